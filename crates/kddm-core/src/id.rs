@@ -1,0 +1,200 @@
+//! Newtypes for everything that has an identity or an order.
+//!
+//! All of them are plain integers on the wire (little endian, see [`crate::wire`]).
+
+use core::fmt;
+
+/// A member's number, 1 to 65,535. Zero is [`NodeId::NOBODY`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub u16);
+
+impl NodeId {
+    /// No node: "the owner is unknown", or "nobody has it".
+    pub const NOBODY: NodeId = NodeId(0);
+
+    /// Whether this names a node at all.
+    pub const fn is_somebody(self) -> bool {
+        self.0 != 0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One life of a node, given out by the view log: a restart is a new incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Incarnation(pub u32);
+
+/// Numbers the views that fence: a message of an older epoch is dropped (`I8`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Epoch(pub u32);
+
+/// Numbers the assignments of shards to homes. It orders, and never fences.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Placement(pub u32);
+
+/// The number of an object inside its set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ObjectId(pub u64);
+
+/// Counts the completed puts of one object. `(tenure, version)` orders all copies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version after one more put.
+    pub const fn next(self) -> Version {
+        Version(self.0.wrapping_add(1))
+    }
+}
+
+/// Numbers the ownerships of one object: `(epoch, n)`, compared lexicographically (`I3`).
+///
+/// Packed in 64 bits, 24 for the epoch and 40 for `n`, so that a comparison is one instruction.
+/// It is also the fencing token of an ownership. `Tenure::NONE` is before every tenure.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Tenure(pub u64);
+
+impl Tenure {
+    const N_BITS: u32 = 40;
+    /// Before every tenure: "never owned", "no hint".
+    pub const NONE: Tenure = Tenure(0);
+
+    /// The tenure `(epoch, n)`; the low 24 bits of the epoch and the low 40 bits of `n` count.
+    pub const fn new(epoch: Epoch, n: u64) -> Tenure {
+        Tenure(((epoch.0 as u64) << Self::N_BITS) | (n & ((1 << Self::N_BITS) - 1)))
+    }
+
+    /// The epoch in which the ownership began.
+    pub const fn epoch(self) -> Epoch {
+        Epoch((self.0 >> Self::N_BITS) as u32)
+    }
+
+    /// The number of the ownership inside its epoch's sequence.
+    pub const fn n(self) -> u64 {
+        self.0 & ((1 << Self::N_BITS) - 1)
+    }
+
+    /// The next tenure when ownership moves in `epoch`: `(epoch, n + 1)`.
+    pub const fn next(self, epoch: Epoch) -> Tenure {
+        Tenure::new(epoch, self.n() + 1)
+    }
+}
+
+impl fmt::Debug for Tenure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch().0, self.n())
+    }
+}
+
+impl fmt::Display for Tenure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Names one request for ever: the asking node, its incarnation, and a counter of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RequestId {
+    /// Who asked.
+    pub node: NodeId,
+    /// In which of its lives.
+    pub incarnation: Incarnation,
+    /// Unique in that life; never zero.
+    pub counter: u64,
+}
+
+/// A point in time in nanoseconds of the home's monotonic clock. The core never reads a clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// This time plus `nanoseconds`, at most the end of time.
+    pub const fn after_ns(self, nanoseconds: u64) -> Time {
+        Time(self.0.saturating_add(nanoseconds))
+    }
+}
+
+/// The cluster-wide number of a set. It carries the placement policy, so that every member can
+/// compute every home without looking anything up.
+///
+/// Bits 63-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SetId(pub u64);
+
+/// How the home of an object is found. A pure function of (placement, set, object).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum PlacementPolicy {
+    /// Rendezvous hashing of the shard over all homes.
+    #[default]
+    Hash,
+    /// One node for all objects; falls back to `Hash` while that node is not a home.
+    Fixed(NodeId),
+    /// The top 16 bits of the object id name the node; falls back to `Hash` likewise.
+    Embedded,
+}
+
+impl SetId {
+    const COUNTER_BITS: u64 = (1 << 40) - 1;
+
+    /// The set of set descriptions and names, present from the first view.
+    pub const SYSTEM: SetId = SetId(1);
+
+    /// The first counter given to a set of an application.
+    pub const FIRST_COUNTER: u64 = 16;
+
+    /// Builds a set id from its policy and its counter.
+    pub const fn new(policy: PlacementPolicy, counter: u64) -> SetId {
+        let (tag, node) = match policy {
+            PlacementPolicy::Hash => (0, 0),
+            PlacementPolicy::Fixed(node) => (1, node.0),
+            PlacementPolicy::Embedded => (2, 0),
+        };
+        SetId((tag << 56) | ((node as u64) << 40) | (counter & Self::COUNTER_BITS))
+    }
+
+    /// The placement policy, or `None` for a number that no member gives out.
+    pub const fn policy(self) -> Option<PlacementPolicy> {
+        match self.0 >> 56 {
+            0 => Some(PlacementPolicy::Hash),
+            1 => Some(PlacementPolicy::Fixed(NodeId((self.0 >> 40) as u16))),
+            2 => Some(PlacementPolicy::Embedded),
+            _ => None,
+        }
+    }
+
+    /// The part that was counted up.
+    pub const fn counter(self) -> u64 {
+        self.0 & Self::COUNTER_BITS
+    }
+}
+
+/// One of the [`SHARDS_PER_SET`] parts of a set; all objects of a shard have one home.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ShardIndex(pub u16);
+
+/// Shards of one set. 1,024 keeps a hand-over short (a million objects: a thousand each) and the
+/// table of homes at 2 KiB a set.
+pub const SHARDS_PER_SET: u16 = 1024;
+
+/// Mixes 64 bits (the finalizer of MurmurHash3): cheap, and every input bit reaches every output bit.
+pub const fn mix(mut x: u64) -> u64 {
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
+}
+
+impl ObjectId {
+    /// The shard of this object in a set of that policy.
+    pub const fn shard(self, policy: PlacementPolicy) -> ShardIndex {
+        match policy {
+            PlacementPolicy::Embedded => ShardIndex((self.0 >> 48) as u16 % SHARDS_PER_SET),
+            _ => ShardIndex((mix(self.0) >> 54) as u16),
+        }
+    }
+}

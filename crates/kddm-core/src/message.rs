@@ -1,0 +1,220 @@
+//! What nodes say to each other about one object. `docs/protocol.md` tells when.
+//!
+//! The numbers of the kinds are part of the wire format and never change; see [`crate::wire`].
+
+use crate::id::{NodeId, RequestId, Tenure, Version};
+use crate::nodeset::NodeSet;
+
+/// What a node asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RequestKind {
+    /// A read copy.
+    Get {
+        /// Answer `NotFound` instead of creating the object.
+        existing: bool,
+    },
+    /// Ownership.
+    Grab {
+        /// Answer `NotFound` instead of creating the object.
+        existing: bool,
+    },
+    /// Ownership if nobody holds the object, else `Busy`.
+    TryGrab,
+    /// Remove the object everywhere.
+    Remove,
+    /// Give up the copy here; ownership and the last copy move first. Never leaves its node.
+    Flush {
+        /// Where ownership goes; [`NodeId::NOBODY`] lets the owner choose.
+        to: NodeId,
+    },
+}
+
+/// A request on its way to the owner.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Request {
+    /// Who asks, and its number.
+    pub id: RequestId,
+    /// What for.
+    pub kind: RequestKind,
+    /// Tenure of the hint that it follows; `Tenure::NONE` follows none.
+    pub tau: Tenure,
+    /// How often it was forwarded. Above [`FORWARDS_BEFORE_FIRST`] the home marks it `first`.
+    pub forwards: u8,
+    /// It waited at a former owner and goes ahead of the new owner's own waiting requests.
+    pub inherited: bool,
+    /// It chased a moving owner for too long: the next owner serves it first.
+    pub first: bool,
+}
+
+/// Forwards after which the home marks a request `first` (five were reached in the search).
+pub const FORWARDS_BEFORE_FIRST: u8 = 4;
+
+/// One message about one object.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Message {
+    /// Asks for access, ownership or removal.
+    Request(Request),
+    /// Home to requester: you own it from now on, it did not exist.
+    Create {
+        /// The first tenure of this life of the object.
+        tenure: Tenure,
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// Owner to requester: a read copy. Body: the object.
+    Data {
+        /// The owner's tenure.
+        tenure: Tenure,
+        /// The version of the body.
+        version: Version,
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// Former owner to new owner. Body: the object, if it has a value.
+    Transfer {
+        /// The new owner's tenure.
+        tenure: Tenure,
+        /// The version of the body.
+        version: Version,
+        /// The tenure at which this life of the object began.
+        born: Tenure,
+        /// Sharers whose acks the new owner must await.
+        sharers: NodeSet,
+        /// Replica holders.
+        replicas: NodeSet,
+        /// False for an object whose first touch has not succeeded anywhere.
+        has_value: bool,
+        /// The request that this answers; counter zero if none (a flush).
+        id: RequestId,
+    },
+    /// Drop your copy and ack to `owner`.
+    Invalidate {
+        /// Tenure from which the copy is invalid.
+        tenure: Tenure,
+        /// The version that the copy has.
+        version: Version,
+        /// Who waits for the ack and is the new hint; the sender of a removal.
+        owner: NodeId,
+        /// The object is being removed: replicas and ghosts go too, and there is no new owner.
+        remove: bool,
+    },
+    /// The copy is gone.
+    Ack {
+        /// As in the `Invalidate`.
+        tenure: Tenure,
+        /// As in the `Invalidate`.
+        version: Version,
+    },
+    /// New owner to former owner: it arrived, free your bytes.
+    Confirm {
+        /// The new owner's tenure.
+        tenure: Tenure,
+    },
+    /// New owner to home.
+    OwnerIs {
+        /// The owner.
+        owner: NodeId,
+        /// Its tenure.
+        tenure: Tenure,
+    },
+    /// Owner to home: a remove has begun, park requests.
+    Removing {
+        /// The tenure of the removal.
+        tenure: Tenure,
+    },
+    /// Owner to home: the remove is done, the object does not exist.
+    Removed {
+        /// The tenure of the removal.
+        tenure: Tenure,
+    },
+    /// The removal that was asked for is done.
+    RemoveDone {
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// The object does not exist, and the request was for an existing one.
+    NotFound {
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// Somebody holds the object.
+    Busy {
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// The newest version cannot be proven present.
+    Lost {
+        /// The request that this answers.
+        id: RequestId,
+    },
+    /// Drop your copy if no local thread holds it (for a try_grab).
+    TryInvalidate {
+        /// The owner's tenure.
+        tenure: Tenure,
+        /// The version of the copies.
+        version: Version,
+        /// The try_grab for which this is asked.
+        id: RequestId,
+    },
+    /// The answer to `TryInvalidate`.
+    TryAnswer {
+        /// The try_grab for which it was asked.
+        id: RequestId,
+        /// A local thread holds the copy; it stays.
+        held: bool,
+    },
+    /// A sharer gave its copy up by itself.
+    Flushed {
+        /// The request whose `Data` made that copy: a late notice must not strike a newer copy.
+        id: RequestId,
+    },
+}
+
+/// How many kinds of [`Message`] there are.
+pub const MESSAGE_KINDS: usize = 17;
+
+impl Message {
+    /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
+    pub const fn kind(&self) -> u8 {
+        match self {
+            Message::Request(_) => 0,
+            Message::Create { .. } => 1,
+            Message::Data { .. } => 2,
+            Message::Transfer { .. } => 3,
+            Message::Invalidate { .. } => 4,
+            Message::Ack { .. } => 5,
+            Message::Confirm { .. } => 6,
+            Message::OwnerIs { .. } => 7,
+            Message::Removing { .. } => 8,
+            Message::Removed { .. } => 9,
+            Message::RemoveDone { .. } => 10,
+            Message::NotFound { .. } => 11,
+            Message::Busy { .. } => 12,
+            Message::Lost { .. } => 13,
+            Message::TryInvalidate { .. } => 14,
+            Message::TryAnswer { .. } => 15,
+            Message::Flushed { .. } => 16,
+        }
+    }
+
+    /// The names of the kinds, in the order of their numbers, for counters and traces.
+    pub const NAMES: [&'static str; MESSAGE_KINDS] = [
+        "request",
+        "create",
+        "data",
+        "transfer",
+        "invalidate",
+        "ack",
+        "confirm",
+        "owner_is",
+        "removing",
+        "removed",
+        "remove_done",
+        "not_found",
+        "busy",
+        "lost",
+        "try_invalidate",
+        "try_answer",
+        "flushed",
+    ];
+}
