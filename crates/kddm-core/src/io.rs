@@ -95,7 +95,8 @@ pub enum Output {
         /// May wait for the next message to that node, for at most [`DEFERRED_NS`].
         deferred: bool,
     },
-    /// Take the body of the message just handed in as this object's bytes, of that version.
+    /// Take the body of the message just handed in as this object's bytes, of that version. A home
+    /// that has a value of just that version keeps it: local threads may be reading it.
     Install {
         /// The object concerned.
         object: ObjectId,
@@ -140,6 +141,13 @@ pub enum Output {
     Discard {
         /// The object concerned.
         object: ObjectId,
+    },
+    /// A peer's message could not be meant: it was dropped and changed nothing. Count it.
+    Dropped {
+        /// The object concerned.
+        object: ObjectId,
+        /// What was wrong with it.
+        what: &'static str,
     },
     /// Something happened that only a bug can cause: fence the node and say so. The text names the
     /// broken invariant.

@@ -4,8 +4,15 @@
 
 extern crate alloc;
 
+pub mod home;
 pub mod id;
 pub mod io;
 pub mod message;
+pub mod node;
 pub mod nodeset;
+mod object;
+pub mod shard;
+mod table;
 pub mod view;
+
+pub use object::state::Main;

@@ -1,0 +1,119 @@
+//! The home of a shard: it answers for objects that nobody points to.
+
+use crate::id::{NodeId, ObjectId, Tenure};
+use crate::message::{Message, Request, RequestKind};
+use crate::object::state::Turn;
+use crate::table::Keyed;
+
+/// What the home knows of an object that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Entry {
+    /// The object.
+    pub object: ObjectId,
+    /// The owner's tenure, or that of the removal.
+    pub tenure: Tenure,
+    /// The owner; nobody during a removal.
+    pub node: NodeId,
+    /// How sure the home is.
+    pub state: EntryState,
+}
+
+/// How an entry of the directory came about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum EntryState {
+    /// The home told the node to create the object; it has not announced itself yet.
+    Predicted,
+    /// The owner has announced itself.
+    Fact,
+    /// A removal is in progress: requests are parked.
+    Removing,
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> ObjectId {
+        self.object
+    }
+}
+
+impl Turn<'_> {
+    /// A request that no hint leads further: create, forward to a newer owner, or park.
+    pub fn ask_home(&mut self, request: Request) {
+        match self.entry {
+            None => self.ask_about_nothing(request),
+            Some(entry) => {
+                let newer = entry.tenure > request.tau && entry.node != self.me();
+                if entry.state == EntryState::Removing || !newer {
+                    self.parked.push_back(request);
+                } else {
+                    self.forward(entry.node, Request { tau: entry.tenure, ..request });
+                }
+            }
+        }
+    }
+
+    /// The object does not exist: the requester is made its owner, unless it wanted what exists.
+    fn ask_about_nothing(&mut self, request: Request) {
+        let id = request.id;
+        match request.kind {
+            RequestKind::Remove => self.send(id.node, Message::RemoveDone { id }),
+            RequestKind::Get { existing: true } | RequestKind::Grab { existing: true } => {
+                self.send(id.node, Message::NotFound { id });
+            }
+            RequestKind::Get { .. } | RequestKind::Grab { .. } | RequestKind::TryGrab => {
+                let tenure = self.floor.next(self.place.epoch);
+                let state = EntryState::Predicted;
+                self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
+                self.send(id.node, Message::Create { tenure, id });
+            }
+            RequestKind::Flush { .. } => self.dropped("a flush never leaves its node"),
+        }
+    }
+
+    /// An owner announces itself: the greatest tenure counts, and parked requests follow it.
+    pub fn owner_is(&mut self, owner: NodeId, tenure: Tenure) {
+        if !self.is_home() {
+            return self.dropped("announced to a node that is not the home");
+        }
+        let known = self.entry.map_or(*self.floor, |entry| entry.tenure);
+        let over = match self.entry {
+            Some(entry) => tenure < known || entry.state == EntryState::Removing,
+            None => tenure <= known,
+        };
+        if over {
+            return; // Overtaken by a newer owner or a removal.
+        }
+        self.entry = Some(Entry { object: self.id, tenure, node: owner, state: EntryState::Fact });
+        for _ in 0..self.parked.len() {
+            let Some(request) = self.parked.pop_front() else { break };
+            if request.tau > tenure {
+                self.parked.push_back(request);
+            } else {
+                self.forward(owner, Request { tau: tenure, ..request });
+            }
+        }
+    }
+
+    pub fn removing(&mut self, from: NodeId, tenure: Tenure) {
+        if !self.is_home() {
+            return self.dropped("a removal announced to a node that is not the home");
+        }
+        if self.entry.is_none_or(|entry| tenure > entry.tenure) {
+            let state = EntryState::Removing;
+            self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state });
+        }
+        self.send(from, Message::Ack { tenure, version: crate::id::Version(0) });
+    }
+
+    /// A removal is done: the object does not exist, and what was parked starts anew.
+    pub fn removed(&mut self, tenure: Tenure) {
+        let matches = |entry: Entry| entry.state == EntryState::Removing && entry.tenure == tenure;
+        if !self.is_home() || !self.entry.is_some_and(matches) {
+            return self.dropped("removed what was not being removed");
+        }
+        self.entry = None;
+        *self.floor = (*self.floor).max(tenure);
+        while let Some(request) = self.parked.pop_front() {
+            self.calls.push_back(Message::Request(request));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What local threads cause: wishes, cancels, and access that comes back.
+
+use crate::id::{NodeId, RequestId, Tenure, Version};
+use crate::io::{Access, Answer};
+use crate::message::{Message, Request, RequestKind};
+use crate::object::state::{LateAck, Main, Revoking, Seen, Turn, Want};
+
+impl Turn<'_> {
+    /// Local threads want what the granted access does not allow.
+    pub fn want(&mut self, kind: RequestKind) {
+        if self.side.want.is_some() {
+            return self.fault("the home asked for an object for which a wish is outstanding");
+        }
+        *self.counter += 1;
+        let id = RequestId { node: self.me(), incarnation: self.place.incarnation, counter: *self.counter };
+        self.side.want = Some(Want { kind, id, asked: self.me() });
+        let request = Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false };
+        match (self.main, kind) {
+            (Main::Owner { .. }, _) => self.accept(request),
+            (Main::Sharer { .. }, RequestKind::Flush { .. }) => self.flush_copy(),
+            (_, RequestKind::Flush { .. }) => {} // `finish_flush` answers as soon as nothing is here.
+            (Main::Tombstone { .. }, _) => self.side.queue.push_back(request),
+            (Main::Sharer { .. }, RequestKind::Get { .. }) if self.copy_is_usable() => {
+                self.side.want = None;
+                self.grant(Access::Read, true);
+            }
+            _ => self.route(request),
+        }
+    }
+
+    fn copy_is_usable(&self) -> bool {
+        self.side.late_ack.is_none() && self.side.revoking.is_none()
+    }
+
+    fn flush_copy(&mut self) {
+        if self.side.late_ack.is_some() || self.side.revoking.is_some() {
+            return; // On its way out already.
+        }
+        if self.access == Access::None { self.give_up_copy() } else { self.revoke(Access::None) }
+    }
+
+    /// A read copy leaves by our own wish; the owner may take us off the copy set.
+    fn give_up_copy(&mut self) {
+        let Main::Sharer { counter, .. } = self.main else { return };
+        let id = RequestId { node: self.me(), incarnation: self.place.incarnation, counter };
+        let owner = self.seen.node;
+        self.discard();
+        if owner.is_somebody() && owner != self.me() {
+            self.send(owner, Message::Flushed { id });
+        }
+    }
+
+    /// The last local thread that waited has given up. Nothing else changes: an answer under way
+    /// still makes this node a correct owner.
+    pub fn cancel(&mut self) {
+        if let Some(want) = self.side.want.take() {
+            // The head of an upgrade whose acks are out may go too: the acks are still awaited.
+            self.side.queue.retain(|request| request.id != want.id);
+            self.parked.retain(|request| request.id != want.id);
+        }
+    }
+
+    /// The access asked back is back.
+    pub fn revoked(&mut self, version: Version, has_value: bool) {
+        let Some(revoking) = self.side.revoking.take() else {
+            return self.fault("the home gave access back that nobody asked for");
+        };
+        if let Main::Owner { version: known, .. } = &mut self.main {
+            *known = version;
+            self.has_value = has_value;
+        }
+        match revoking {
+            Revoking::Lower(to) => {
+                self.access = self.access.min(to);
+                if let Some(late) = self.side.late_ack.take() {
+                    self.drop_copy(late);
+                } else if self.wants_flush() {
+                    self.give_up_copy();
+                }
+                self.serve();
+            }
+            Revoking::TryAsOwner(request) => {
+                self.access = Access::None;
+                self.ask_sharers(request);
+            }
+            Revoking::TryAsSharer { id, owner } => {
+                self.access = Access::None;
+                self.discard();
+                self.send(owner, Message::TryAnswer { id, held: false });
+            }
+        }
+    }
+
+    /// A local thread holds what a try_grab of another node wanted.
+    pub fn held(&mut self) {
+        match self.side.revoking.take() {
+            Some(Revoking::TryAsOwner(request)) => {
+                self.busy(request.id);
+                self.serve();
+            }
+            Some(Revoking::TryAsSharer { id, owner }) => self.send(owner, Message::TryAnswer { id, held: true }),
+            _ => self.fault("the home refused what it was not free to refuse"),
+        }
+    }
+
+    /// Drops the copy that an `Invalidate` struck, and acks.
+    pub fn drop_copy(&mut self, late: LateAck) {
+        self.discard();
+        let node = if late.remove { NodeId::NOBODY } else { late.owner };
+        if late.tenure >= self.seen.tenure {
+            self.seen = Seen { tenure: late.tenure, node };
+        }
+        self.send(late.owner, Message::Ack { tenure: late.tenure, version: late.version });
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.side.want.is_some_and(|want| matches!(want.kind, RequestKind::Flush { .. }))
+    }
+
+    /// A flush is done when nothing of the object is here that could still leave.
+    pub fn finish_flush(&mut self) {
+        let Some(want) = self.side.want else { return };
+        let waits = match self.main {
+            Main::Owner { .. } => self.side.queue.iter().any(|request| request.id == want.id),
+            Main::None => false,
+            _ => true,
+        };
+        if self.wants_flush() && !waits {
+            self.answer(Answer::Flushed);
+        }
+    }
+}

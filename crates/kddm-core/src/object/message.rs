@@ -1,0 +1,176 @@
+//! What each message of another node does, apart from requests.
+
+use crate::id::{NodeId, RequestId, Tenure, Version};
+use crate::io::{Access, Answer, Output};
+use crate::message::{Message, Request, RequestKind};
+use crate::nodeset::NodeSet;
+use crate::object::state::{LateAck, Main, Seen, Turn};
+
+impl Turn<'_> {
+    /// Handles one message. Impossible ones are dropped, counted, and change nothing.
+    pub fn receive(&mut self, from: NodeId, message: Message) {
+        match message {
+            Message::Request(request) => self.request(request),
+            Message::Create { tenure, .. } => self.create(tenure),
+            Message::Data { tenure, version, id } => self.data(from, tenure, version, id),
+            Message::Transfer { tenure, version, born, sharers, has_value, id, .. } => {
+                let main = Main::Owner { tenure, version, born };
+                self.transferred(from, main, sharers, has_value, id);
+            }
+            Message::Invalidate { tenure, version, owner, remove } => {
+                self.invalidate(from, LateAck { tenure, version, owner, remove });
+            }
+            Message::Ack { tenure, .. } => self.ack(from, tenure),
+            Message::Confirm { tenure } => self.confirm(tenure),
+            Message::OwnerIs { owner, tenure } => self.owner_is(owner, tenure),
+            Message::Removing { tenure } => self.removing(from, tenure),
+            Message::Removed { tenure } => self.removed(tenure),
+            Message::RemoveDone { id } => self.answered(id, Answer::Removed),
+            Message::NotFound { id } => self.answered(id, Answer::NotFound),
+            Message::Busy { id } => self.answered(id, Answer::Busy),
+            Message::Lost { id } => self.answered(id, Answer::Lost),
+            Message::TryInvalidate { id, .. } => self.try_invalidate(from, id),
+            Message::TryAnswer { id, held } => self.try_answer(from, id, held),
+            Message::Flushed { id } => self.flushed(from, id),
+        }
+    }
+
+    fn answered(&mut self, id: RequestId, answer: Answer) {
+        if self.wants(id) {
+            self.answer(answer);
+        }
+    }
+
+    /// The home says: it did not exist, you own it.
+    fn create(&mut self, tenure: Tenure) {
+        if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) || tenure <= self.seen.tenure {
+            return self.dropped("created what this node has already");
+        }
+        if self.side.late_ack.is_some() {
+            return self.dropped("created while an ack is owed");
+        }
+        self.has_value = false;
+        self.become_owner(Main::Owner { tenure, version: Version(0), born: tenure }, tenure, RequestId::default());
+    }
+
+    fn transferred(&mut self, from: NodeId, main: Main, sharers: NodeSet, has_value: bool, id: RequestId) {
+        let Main::Owner { tenure, version, .. } = main else { return };
+        if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) || tenure < self.seen.tenure {
+            return self.dropped("transferred to a node that owns it, or of an older tenure");
+        }
+        if self.side.late_ack.is_some() {
+            return self.dropped("transferred to a node that owes an ack");
+        }
+        self.output(Output::Install { object: self.id, version, has_value });
+        self.has_value = has_value;
+        self.side.owed = sharers;
+        self.side.owed.remove(self.place.me);
+        if self.side.early_tenure == tenure {
+            self.side.owed.subtract(&self.side.early);
+        }
+        self.send_deferred(from, Message::Confirm { tenure });
+        self.become_owner(main, tenure, id);
+    }
+
+    fn become_owner(&mut self, main: Main, tenure: Tenure, answers: RequestId) {
+        self.main = main;
+        let owner = self.me();
+        self.seen = Seen { tenure, node: owner };
+        if self.side.early_tenure <= tenure {
+            self.side.early = NodeSet::new();
+            self.side.early_tenure = Tenure::NONE;
+        }
+        self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+        if let Some(want) = self.side.want {
+            let heads = match want.kind {
+                RequestKind::Get { .. } | RequestKind::Grab { .. } => true,
+                RequestKind::TryGrab => want.id == answers || answers == RequestId::default(),
+                RequestKind::Remove | RequestKind::Flush { .. } => false,
+            };
+            if heads {
+                let (id, kind) = (want.id, want.kind);
+                let request = Request { id, kind, tau: tenure, forwards: 0, inherited: true, first: false };
+                self.side.queue.push_front(request);
+            }
+        }
+        self.serve();
+    }
+
+    fn data(&mut self, from: NodeId, tenure: Tenure, version: Version, id: RequestId) {
+        let wanted = self.side.want.is_some_and(|w| w.id == id && matches!(w.kind, RequestKind::Get { .. }));
+        let possible = matches!(self.main, Main::None | Main::Ghost { .. } | Main::Sharer { .. });
+        if !wanted || !possible || self.side.late_ack.is_some() || self.side.revoking.is_some() {
+            return; // Nobody waits for it any more; the copy set stays too large.
+        }
+        if tenure < self.seen.tenure {
+            return self.fault("I2: a newer owner was known before this copy arrived");
+        }
+        self.main = Main::Sharer { tenure, version, counter: id.counter };
+        self.has_value = true;
+        self.seen = Seen { tenure, node: from };
+        self.output(Output::Install { object: self.id, version, has_value: true });
+        self.side.want = None;
+        self.grant(Access::Read, true);
+    }
+
+    fn invalidate(&mut self, from: NodeId, late: LateAck) {
+        match self.main {
+            Main::Sharer { tenure, version, .. } if (tenure, version) <= (late.tenure, late.version) => {
+                if self.access == Access::None && self.side.revoking.is_none() {
+                    return self.drop_copy(late);
+                }
+                self.side.late_ack = Some(late);
+                if self.side.revoking.is_none() {
+                    self.revoke(Access::None);
+                }
+            }
+            Main::Owner { tenure, .. } | Main::Tombstone { tenure, .. } if tenure <= late.tenure => {
+                self.dropped("invalidated at its owner");
+            }
+            _ => {
+                if late.remove && matches!(self.main, Main::Ghost { sent, .. } if sent < late.tenure) {
+                    self.discard();
+                }
+                let node = if late.remove { NodeId::NOBODY } else { late.owner };
+                self.raise_seen(late.tenure, node);
+                let to = if late.remove { from } else { late.owner };
+                self.send(to, Message::Ack { tenure: late.tenure, version: late.version });
+            }
+        }
+    }
+
+    fn ack(&mut self, from: NodeId, tenure: Tenure) {
+        match self.main {
+            Main::Owner { tenure: mine, .. } if mine == tenure => {
+                if self.side.owed.remove(from) && self.side.owed.is_empty() {
+                    self.serve();
+                }
+            }
+            Main::Tombstone { tenure: mine, .. } if mine == tenure => {
+                self.side.owed.remove(from);
+                self.finish_remove();
+            }
+            Main::Owner { .. } | Main::Tombstone { .. } => self.dropped("an ack for another tenure"),
+            _ if tenure >= self.seen.tenure && tenure >= self.side.early_tenure => {
+                if tenure > self.side.early_tenure {
+                    self.side.early.clear();
+                    self.side.early_tenure = tenure;
+                }
+                self.side.early.insert(from);
+            }
+            _ => self.dropped("an ack for a tenure that is over"),
+        }
+    }
+
+    fn confirm(&mut self, tenure: Tenure) {
+        if matches!(self.main, Main::Ghost { sent, .. } if sent <= tenure) {
+            self.discard();
+        }
+    }
+
+    fn flushed(&mut self, from: NodeId, id: RequestId) {
+        if matches!(self.main, Main::Owner { .. }) {
+            self.side.sharers.retain(|sharing| sharing.node != from || sharing.counter != id.counter);
+        }
+    }
+}

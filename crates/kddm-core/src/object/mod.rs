@@ -1,0 +1,9 @@
+//! One object on one node, by the tables of `docs/protocol.md`: its state, and what each event does
+//! to it. A [`Turn`](state::Turn) is an object unpacked for the time of one input.
+
+pub(crate) mod local;
+pub(crate) mod message;
+pub(crate) mod request;
+pub(crate) mod serve;
+pub(crate) mod state;
+pub(crate) mod try_grab;

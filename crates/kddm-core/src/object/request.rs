@@ -1,0 +1,81 @@
+//! A request on its way: where it waits, where it goes next.
+
+use crate::id::{NodeId, Tenure};
+use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request};
+use crate::object::state::{Main, Turn};
+
+impl Turn<'_> {
+    /// A request has arrived, of this node itself or of another.
+    pub fn request(&mut self, request: Request) {
+        if request.id.node == self.me() && !self.wants(request.id) {
+            return; // Cancelled meanwhile: nobody waits for it any more.
+        }
+        let same = |waiting: &Request| waiting.id == request.id;
+        if self.side.queue.iter().any(same) || self.parked.iter().any(same) {
+            return;
+        }
+        match self.main {
+            Main::Owner { .. } => self.accept(request),
+            Main::Tombstone { .. } => self.side.queue.push_back(request),
+            _ => self.route(request),
+        }
+    }
+
+    /// This node is not the owner: on along its own hint if that is newer than the one the request
+    /// followed, else to the home. So every forward is caused by a new change of ownership.
+    pub fn route(&mut self, mut request: Request) {
+        let hint = self.seen;
+        if hint.tenure > request.tau && hint.node.is_somebody() && hint.node != self.me() {
+            request.tau = hint.tenure;
+            self.forward(hint.node, request);
+        } else if self.is_home() {
+            self.ask_home(request);
+        } else {
+            self.forward(self.place.home, request);
+        }
+    }
+
+    /// Sends a request on, and remembers whom we asked if it is our own.
+    pub fn forward(&mut self, to: NodeId, mut request: Request) {
+        match &mut self.side.want {
+            Some(want) if want.id == request.id => want.asked = to,
+            _ => {
+                request.forwards = request.forwards.saturating_add(1);
+                request.first |= self.is_home() && request.forwards > FORWARDS_BEFORE_FIRST;
+            }
+        }
+        self.send(to, Message::Request(request));
+    }
+
+    /// The owner takes a request into its queue: one that travelled behind the `Transfer` after the
+    /// others that did, one that chased the object too long right behind those, any other last.
+    pub fn accept(&mut self, request: Request) {
+        if matches!(request.kind, crate::message::RequestKind::TryGrab) {
+            return self.try_grab(request);
+        }
+        let at = if request.inherited {
+            self.side.queue.iter().take_while(|waiting| waiting.inherited).count()
+        } else if request.first {
+            self.side.queue.iter().take_while(|waiting| waiting.inherited || waiting.first).count()
+        } else {
+            self.side.queue.len()
+        };
+        // An own grab whose acks are out is being served: nothing goes ahead of it.
+        let being_served = usize::from(!self.side.owed.is_empty() && !self.side.queue.is_empty());
+        self.side.queue.insert(at.max(being_served), request);
+        self.serve();
+    }
+
+    /// All that waits here goes to another node, in order.
+    pub fn send_queue(&mut self, to: NodeId, tau: Tenure, inherited: bool) {
+        while let Some(mut request) = self.side.queue.pop_front() {
+            if matches!(request.kind, crate::message::RequestKind::Flush { .. }) {
+                continue; // The copy leaves anyway: `finish_flush` answers.
+            }
+            request.tau = tau;
+            request.inherited = inherited;
+            request.first = false;
+            self.forward(to, request);
+        }
+    }
+}

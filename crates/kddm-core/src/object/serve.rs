@@ -1,0 +1,213 @@
+//! What an owner does with the head of its queue.
+
+use crate::id::{NodeId, RequestId, Tenure};
+use crate::io::{Access, Answer, Body};
+use crate::message::{Message, Request, RequestKind};
+use crate::nodeset::NodeSet;
+use crate::object::state::{Main, Seen, Sharing, Turn};
+
+impl Turn<'_> {
+    /// Serves waiting requests in order until one must wait: for local holders, for acks, or because
+    /// the ownership left with it. An owner with acks outstanding serves nobody.
+    pub fn serve(&mut self) {
+        while let Main::Owner { .. } = self.main {
+            if self.side.revoking.is_some() || !self.side.owed.is_empty() || self.side.asking.is_some() {
+                return;
+            }
+            let Some(head) = self.side.queue.front().copied() else { return };
+            let own = head.id.node == self.me();
+            let goes_on = match head.kind {
+                _ if own && !self.wants(head.id) => self.pop(),
+                RequestKind::Flush { to } => self.serve_flush(to),
+                RequestKind::Remove => self.serve_remove(head.id),
+                RequestKind::Get { existing } | RequestKind::Grab { existing } if existing && !self.has_value => {
+                    self.serve_absent(head.id)
+                }
+                RequestKind::Get { .. } if own => self.serve_own_get(),
+                RequestKind::Get { .. } => self.serve_get(head.id),
+                RequestKind::Grab { .. } | RequestKind::TryGrab if own => self.serve_own_grab(),
+                RequestKind::Grab { .. } | RequestKind::TryGrab => self.serve_grab(head.id),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    fn pop(&mut self) -> bool {
+        self.side.queue.pop_front();
+        true
+    }
+
+    /// Local threads use no more than `level`: true, or ask for it and go on when it is so.
+    fn lowered_to(&mut self, level: Access) -> bool {
+        if self.access > level {
+            self.revoke(level);
+            return false;
+        }
+        true
+    }
+
+    /// An *existing* request at an owner without a value. A first touch may be under way here: its
+    /// outcome decides, so it is awaited.
+    fn serve_absent(&mut self, id: RequestId) -> bool {
+        if !self.lowered_to(Access::None) {
+            return false;
+        }
+        self.pop();
+        if id.node == self.me() {
+            self.answer(Answer::NotFound);
+        } else {
+            self.send(id.node, Message::NotFound { id });
+        }
+        true
+    }
+
+    fn serve_own_get(&mut self) -> bool {
+        self.pop();
+        self.side.want = None;
+        let alone = self.side.sharers.is_empty() && self.side.queue.is_empty();
+        let access = if alone || !self.has_value { Access::Write } else { Access::Read };
+        self.grant(access.max(self.access), true);
+        true
+    }
+
+    fn serve_own_grab(&mut self) -> bool {
+        if !self.side.sharers.is_empty() {
+            self.invalidate_sharers();
+            return false;
+        }
+        // Local readers leave first, so that a granted write can be taken at once.
+        if self.access == Access::Read && !self.lowered_to(Access::None) {
+            return false;
+        }
+        self.pop();
+        self.side.want = None;
+        self.grant(Access::Write, true);
+        true
+    }
+
+    /// The owner upgrades: every sharer drops its copy and acks to this node.
+    fn invalidate_sharers(&mut self) {
+        let Main::Owner { tenure, version, .. } = self.main else { return };
+        let owner = self.me();
+        while let Some(sharing) = self.side.sharers.pop() {
+            self.side.owed.insert(sharing.node);
+            self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: false });
+        }
+    }
+
+    fn serve_get(&mut self, id: RequestId) -> bool {
+        if !self.has_value {
+            return self.serve_grab(id); // The first touch runs where it is wanted.
+        }
+        if !self.lowered_to(Access::Read) {
+            return false;
+        }
+        let Main::Owner { tenure, version, .. } = self.main else { return false };
+        self.pop();
+        match self.side.sharers.iter_mut().find(|sharing| sharing.node == id.node) {
+            Some(sharing) => sharing.counter = id.counter,
+            None => self.side.sharers.push(Sharing { node: id.node, counter: id.counter }),
+        }
+        self.dispatch(id.node, Message::Data { tenure, version, id }, Body::Object, false);
+        true
+    }
+
+    fn serve_grab(&mut self, id: RequestId) -> bool {
+        if !self.lowered_to(Access::None) {
+            return false;
+        }
+        if !self.has_value && self.head_is_existing() {
+            return true; // Looked at again: there is still no value.
+        }
+        self.pop();
+        self.transfer(id.node, id);
+        false
+    }
+
+    fn head_is_existing(&self) -> bool {
+        let existing = |request: &Request| {
+            matches!(request.kind, RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
+        };
+        self.side.queue.front().is_some_and(existing)
+    }
+
+    /// Ownership moves, in one step: bytes and copy set to the new owner, invalidations to all other
+    /// sharers, who ack to the new owner, and the rest of the queue behind.
+    pub fn transfer(&mut self, to: NodeId, id: RequestId) {
+        let Main::Owner { tenure, version, born } = self.main else { return };
+        let next = tenure.next(self.place.epoch);
+        if next.n() == 0 {
+            return self.fault("I3: the tenures of this epoch are used up");
+        }
+        let mut sharers = core::mem::take(&mut self.side.owed);
+        for sharing in &self.side.sharers {
+            if sharing.node != to {
+                sharers.insert(sharing.node);
+            }
+        }
+        let has_value = self.has_value;
+        let body = if has_value { Body::Object } else { Body::None };
+        let replicas = NodeSet::new();
+        let message = Message::Transfer { tenure: next, version, born, sharers, replicas, has_value, id };
+        self.dispatch(to, message, body, false);
+        while let Some(sharing) = self.side.sharers.pop() {
+            if sharing.node != to {
+                let message = Message::Invalidate { tenure: next, version, owner: to, remove: false };
+                self.send(sharing.node, message);
+            }
+        }
+        self.main = Main::Ghost { tenure, version, sent: next, to };
+        self.seen = Seen { tenure: next, node: to };
+        self.send_queue(to, next, true);
+    }
+
+    fn serve_remove(&mut self, id: RequestId) -> bool {
+        if !self.lowered_to(Access::None) {
+            return false;
+        }
+        let Main::Owner { tenure, version, .. } = self.main else { return false };
+        self.pop();
+        let tenure = tenure.next(self.place.epoch);
+        let (owner, home) = (self.me(), self.place.home);
+        self.discard();
+        self.main = Main::Tombstone { tenure, requester: id };
+        self.seen = Seen { tenure, node: NodeId::NOBODY };
+        self.side.owed.insert(home);
+        self.send(home, Message::Removing { tenure });
+        while let Some(sharing) = self.side.sharers.pop() {
+            self.side.owed.insert(sharing.node);
+            self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: true });
+        }
+        false
+    }
+
+    /// The last ack of a removal is in: the home opens, the requester hears, the others start anew.
+    pub fn finish_remove(&mut self) {
+        let Main::Tombstone { tenure, requester } = self.main else { return };
+        if !self.side.owed.is_empty() {
+            return;
+        }
+        self.main = Main::None;
+        let home = self.place.home;
+        self.send(home, Message::Removed { tenure });
+        self.send(requester.node, Message::RemoveDone { id: requester });
+        self.send_queue(home, Tenure::NONE, false);
+    }
+
+    fn serve_flush(&mut self, to: NodeId) -> bool {
+        if !self.lowered_to(Access::None) {
+            return false;
+        }
+        let sharer = self.side.sharers.iter().map(|sharing| sharing.node).min();
+        let to = if to.is_somebody() { to } else { sharer.unwrap_or(self.place.home) };
+        self.pop();
+        if to == self.me() {
+            self.answer(Answer::Flushed); // The only copy, and it is at its home: it stays.
+            return true;
+        }
+        self.transfer(to, RequestId::default());
+        false
+    }
+}

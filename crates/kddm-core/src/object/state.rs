@@ -1,0 +1,310 @@
+//! The state of an object: packed for storage, unpacked for work.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::home::Entry;
+use crate::id::{NodeId, ObjectId, RequestId, Tenure, Version};
+use crate::io::{Access, Body, Output, Outputs};
+use crate::message::{Message, Request, RequestKind};
+use crate::nodeset::NodeSet;
+use crate::shard::Place;
+use crate::table::Keyed;
+
+/// The main role of this node for an object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Main {
+    /// Nothing is here but, perhaps, a hint.
+    #[default]
+    None,
+    /// The one node that holds the newest version and may hand out copies.
+    Owner {
+        /// Its tenure.
+        tenure: Tenure,
+        /// As of the last [`Input::Revoked`](crate::io::Input::Revoked).
+        version: Version,
+        /// The tenure at which this life of the object began.
+        born: Tenure,
+    },
+    /// A valid read copy.
+    Sharer {
+        /// The owner's tenure when it gave the copy.
+        tenure: Tenure,
+        /// The version of the copy.
+        version: Version,
+        /// The counter of the request whose `Data` made the copy.
+        counter: u64,
+    },
+    /// Unreadable bytes, kept until the new owner confirms that they arrived.
+    Ghost {
+        /// The tenure that ended.
+        tenure: Tenure,
+        /// The version handed over.
+        version: Version,
+        /// The tenure that was sent.
+        sent: Tenure,
+        /// To whom.
+        to: NodeId,
+    },
+    /// A removal in progress.
+    Tombstone {
+        /// The tenure of the removal.
+        tenure: Tenure,
+        /// The request that asked for it.
+        requester: RequestId,
+    },
+}
+
+/// The greatest tenure known, and who has it as far as we know: the hint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Seen {
+    pub tenure: Tenure,
+    pub node: NodeId,
+}
+
+/// What local threads want, and the request that carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Want {
+    pub kind: RequestKind,
+    pub id: RequestId,
+    /// To whom the request went first: named when the wait ends at its time limit.
+    pub asked: NodeId,
+}
+
+/// An ack held back by a local reader.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct LateAck {
+    pub tenure: Tenure,
+    pub version: Version,
+    pub owner: NodeId,
+    pub remove: bool,
+}
+
+/// What the home was asked to take back, and what happens once it has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Revoking {
+    Lower(Access),
+    TryAsOwner(Request),
+    TryAsSharer { id: RequestId, owner: NodeId },
+}
+
+/// A try_grab whose sharers are being asked.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Asking {
+    pub request: Request,
+    pub waiting: NodeSet,
+    pub held: bool,
+}
+
+/// A sharer, and the counter of the request whose `Data` it got last.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Sharing {
+    pub node: NodeId,
+    pub counter: u64,
+}
+
+/// What most objects do not have at most times.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Side {
+    pub sharers: Vec<Sharing>,
+    pub owed: NodeSet,
+    /// Acks for `early_tenure` that came before its `Transfer`.
+    pub early: NodeSet,
+    pub early_tenure: Tenure,
+    pub late_ack: Option<LateAck>,
+    pub revoking: Option<Revoking>,
+    pub want: Option<Want>,
+    pub queue: VecDeque<Request>,
+    pub asking: Option<Asking>,
+    pub requester: RequestId,
+    /// Where it differs from what the main role implies.
+    pub seen: Option<Seen>,
+}
+
+impl Side {
+    /// Nothing is outstanding; sharers may remain (`I9`).
+    pub fn is_at_rest(&self) -> bool {
+        self.owed.is_empty()
+            && self.early.is_empty()
+            && self.late_ack.is_none()
+            && self.revoking.is_none()
+            && self.want.is_none()
+            && self.queue.is_empty()
+            && self.asking.is_none()
+            && self.requester.counter == 0
+    }
+
+    pub fn is_trivial(&self) -> bool {
+        self.is_at_rest() && self.sharers.is_empty() && self.seen.is_none()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Role {
+    None,
+    Owner,
+    Sharer,
+    Ghost,
+    Tombstone,
+}
+
+/// An object as it is stored: 40 bytes. `extra` is the owner's `born`, the sharer's `counter`, the
+/// ghost's `sent`; `node` is the hint or the ghost's target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Packed {
+    id: ObjectId,
+    tenure: Tenure,
+    version: Version,
+    extra: u64,
+    node: NodeId,
+    role: Role,
+    pub access: Access,
+    pub has_value: bool,
+    pub has_side: bool,
+}
+
+impl Keyed for Packed {
+    fn key(&self) -> ObjectId {
+        self.id
+    }
+}
+
+impl Packed {
+    pub fn main(&self, requester: RequestId) -> Main {
+        let (tenure, version) = (self.tenure, self.version);
+        match self.role {
+            Role::None => Main::None,
+            Role::Owner => Main::Owner { tenure, version, born: Tenure(self.extra) },
+            Role::Sharer => Main::Sharer { tenure, version, counter: self.extra },
+            Role::Ghost => Main::Ghost { tenure, version, sent: Tenure(self.extra), to: self.node },
+            Role::Tombstone => Main::Tombstone { tenure, requester },
+        }
+    }
+
+    /// What the main role alone says of the greatest tenure.
+    pub fn implied_seen(&self, me: NodeId) -> Seen {
+        match self.role {
+            Role::None | Role::Sharer => Seen { tenure: self.tenure, node: self.node },
+            Role::Owner => Seen { tenure: self.tenure, node: me },
+            Role::Ghost => Seen { tenure: Tenure(self.extra), node: self.node },
+            Role::Tombstone => Seen { tenure: self.tenure, node: NodeId::NOBODY },
+        }
+    }
+
+    /// Only a hint: nothing would be missed but a shorter way.
+    pub fn is_hint(&self) -> bool {
+        self.role == Role::None && !self.has_side
+    }
+
+    pub fn is_ghost(&self) -> bool {
+        self.role == Role::Ghost
+    }
+
+    pub fn pack(id: ObjectId, main: &Main, seen: Seen, access: Access, has_value: bool) -> Packed {
+        let (role, tenure, version, extra, node) = match *main {
+            Main::None => (Role::None, seen.tenure, Version(0), 0, seen.node),
+            Main::Owner { tenure, version, born } => (Role::Owner, tenure, version, born.0, NodeId::NOBODY),
+            Main::Sharer { tenure, version, counter } => (Role::Sharer, tenure, version, counter, seen.node),
+            Main::Ghost { tenure, version, sent, to } => (Role::Ghost, tenure, version, sent.0, to),
+            Main::Tombstone { tenure, .. } => (Role::Tombstone, tenure, Version(0), 0, NodeId::NOBODY),
+        };
+        Packed { id, tenure, version, extra, node, role, access, has_value, has_side: false }
+    }
+}
+
+/// One object, unpacked for one input.
+pub(crate) struct Turn<'a> {
+    pub place: &'a Place,
+    pub counter: &'a mut u64,
+    pub id: ObjectId,
+    pub main: Main,
+    pub seen: Seen,
+    pub access: Access,
+    pub has_value: bool,
+    pub side: Side,
+    /// The directory entry, where this node is the home.
+    pub entry: Option<Entry>,
+    /// Requests that wait at the home for an owner.
+    pub parked: VecDeque<Request>,
+    /// No tenure up to this is ever given out again in this shard.
+    pub floor: &'a mut Tenure,
+    pub outputs: &'a mut Outputs,
+    /// Messages to this node itself: handled in the same turn.
+    pub calls: &'a mut VecDeque<Message>,
+}
+
+impl Turn<'_> {
+    pub fn me(&self) -> NodeId {
+        self.place.me
+    }
+
+    pub fn is_home(&self) -> bool {
+        self.place.home == self.place.me
+    }
+
+    /// Sends a message without a body.
+    pub fn send(&mut self, to: NodeId, message: Message) {
+        self.dispatch(to, message, Body::None, false);
+    }
+
+    /// Sends a message that may wait for the next one to that node.
+    pub fn send_deferred(&mut self, to: NodeId, message: Message) {
+        self.dispatch(to, message, Body::None, true);
+    }
+
+    pub fn dispatch(&mut self, to: NodeId, message: Message, body: Body, deferred: bool) {
+        if to == self.me() {
+            self.calls.push_back(message);
+        } else {
+            self.outputs.push(Output::Send { to, object: self.id, message, body, deferred });
+        }
+    }
+
+    pub fn output(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    pub fn dropped(&mut self, what: &'static str) {
+        self.outputs.push(Output::Dropped { object: self.id, what });
+    }
+
+    pub fn fault(&mut self, what: &'static str) {
+        self.outputs.push(Output::Fault { object: self.id, what });
+    }
+
+    /// Whether local threads still want the answer to this request.
+    pub fn wants(&self, id: RequestId) -> bool {
+        self.side.want.is_some_and(|want| want.id == id)
+    }
+
+    /// Every message that names a greater tenure raises what this node has seen.
+    pub fn raise_seen(&mut self, tenure: Tenure, node: NodeId) {
+        if tenure > self.seen.tenure {
+            self.seen = Seen { tenure, node };
+        }
+    }
+
+    /// Asks the home to take access back; the turn goes on with `Revoked`.
+    pub fn revoke(&mut self, to: Access) {
+        self.side.revoking = Some(Revoking::Lower(to));
+        self.output(Output::Revoke { object: self.id, to });
+    }
+
+    pub fn grant(&mut self, access: Access, answers: bool) {
+        self.access = access;
+        let needs_value = !self.has_value;
+        self.output(Output::Granted { object: self.id, access, needs_value, answers });
+    }
+
+    pub fn answer(&mut self, answer: crate::io::Answer) {
+        self.side.want = None;
+        self.output(Output::Answer { object: self.id, answer });
+    }
+
+    /// Gives up what is here: bytes freed, role none.
+    pub fn discard(&mut self) {
+        self.main = Main::None;
+        self.has_value = false;
+        self.output(Output::Discard { object: self.id });
+    }
+}

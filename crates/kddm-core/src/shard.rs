@@ -1,0 +1,338 @@
+//! A shard: the unit of handling, of ownership by a data-plane thread, of reporting and of hand-over.
+
+use alloc::collections::{TryReserveError, VecDeque};
+use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hash, Hasher};
+
+use hashbrown::HashMap;
+
+use crate::home::Entry;
+use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Tenure, Version, mix};
+use crate::io::{Access, Input, NoMemory, Outputs};
+use crate::message::{Message, Request};
+use crate::object::state::{Main, Packed, Seen, Side, Turn};
+use crate::table::Table;
+
+/// Hints that a shard keeps of objects it no longer has. A forgotten hint costs one message.
+pub const HINTS_PER_SHARD: u32 = 256;
+
+/// Where a shard stands: what its rules need to know of the world.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Place {
+    /// This node.
+    pub me: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The epoch of the installed view.
+    pub epoch: Epoch,
+    /// The home of this shard in that view.
+    pub home: NodeId,
+}
+
+/// A hasher for object ids with a fixed seed: no randomness, no order that reaches the wire.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Mixer(u64);
+
+impl BuildHasher for Mixer {
+    type Hasher = Mixer;
+    fn build_hasher(&self) -> Mixer {
+        Mixer(0)
+    }
+}
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = mix(self.0 ^ u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = mix(self.0 ^ value);
+    }
+}
+
+type Map<V> = HashMap<ObjectId, V, Mixer>;
+
+/// One 1,024th of a set on one node: objects held here, and the directory where this is the home.
+#[derive(Clone, Default, Debug)]
+pub struct Shard {
+    objects: Table<Packed>,
+    sides: Map<Side>,
+    directory: Table<Entry>,
+    parked: Map<VecDeque<Request>>,
+    floor: Tenure,
+    hints: u32,
+    calls: VecDeque<Message>,
+    /// Empty, with room reserved: an object's first queue or copy set cannot fail half-way.
+    spare: Side,
+    spare_parked: VecDeque<Request>,
+}
+
+/// What can be seen of one object on one node; for checkers, tests and `kddmadm`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspection {
+    /// The main role.
+    pub main: Main,
+    /// What local threads may do.
+    pub access: Access,
+    /// Whether there is a value here.
+    pub has_value: bool,
+    /// The greatest tenure known.
+    pub seen: Tenure,
+    /// Who had it.
+    pub hint: NodeId,
+    /// The copy set, in ascending order.
+    pub sharers: Vec<NodeId>,
+    /// Those whose ack is missing.
+    pub owed: Vec<NodeId>,
+    /// Requests waiting here.
+    pub queue: usize,
+    /// A wish of local threads is outstanding.
+    pub wanting: bool,
+    /// Whom it was sent to.
+    pub asked: NodeId,
+    /// The directory entry, at the home.
+    pub entry: Option<Entry>,
+    /// Requests parked at the home.
+    pub parked: usize,
+}
+
+impl Shard {
+    /// An empty shard; allocates nothing.
+    pub fn new() -> Shard {
+        Shard::default()
+    }
+
+    /// Handles one input for one object. On `NoMemory` nothing has changed.
+    ///
+    /// `counter` numbers the requests of this node; it only grows.
+    pub fn handle(
+        &mut self,
+        place: &Place,
+        counter: &mut u64,
+        object: ObjectId,
+        input: Input,
+        outputs: &mut Outputs,
+    ) -> Result<(), NoMemory> {
+        self.reserve(object, &input, outputs)?;
+        let packed = self.objects.get(object).copied();
+        let side = if packed.is_some_and(|p| p.has_side) { self.sides.remove(&object) } else { None };
+        let side = side.unwrap_or_else(|| core::mem::take(&mut self.spare));
+        let implied = packed.map_or(Seen::default(), |p| p.implied_seen(place.me));
+        if packed.is_some_and(|p| p.is_hint()) {
+            self.hints -= 1;
+        }
+        let home = place.home == place.me;
+        let mut turn = Turn {
+            place,
+            counter,
+            id: object,
+            main: packed.map_or(Main::None, |p| p.main(side.requester)),
+            seen: side.seen.unwrap_or(implied),
+            access: packed.map_or(Access::None, |p| p.access),
+            has_value: packed.is_some_and(|p| p.has_value),
+            side,
+            entry: self.directory.get(object).copied(),
+            parked: self.parked.remove(&object).unwrap_or_else(|| core::mem::take(&mut self.spare_parked)),
+            floor: &mut self.floor,
+            outputs,
+            calls: &mut self.calls,
+        };
+        turn.input(input);
+        let Turn { main, seen, access, has_value, side, entry, parked, .. } = turn;
+        match entry {
+            Some(entry) => self.directory.put(entry),
+            None if home => self.directory.remove(object),
+            None => {}
+        }
+        if parked.is_empty() {
+            self.spare_parked = parked;
+        } else {
+            self.parked.insert(object, parked);
+        }
+        self.store(place.me, Packed::pack(object, &main, seen, access, has_value), main, seen, side);
+        Ok(())
+    }
+
+    /// All room that this input could need, before anything changes.
+    fn reserve(&mut self, object: ObjectId, input: &Input, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        let refused = |_: TryReserveError| NoMemory;
+        let travelling = match input {
+            Input::Message { message: Message::Transfer { sharers, .. }, .. } => sharers.len(),
+            _ => 0,
+        };
+        let parked = self.parked.get(&object).map_or(0, VecDeque::len);
+        let mut bound = 2 + parked + travelling;
+        let side = self.sides.get_mut(&object).unwrap_or(&mut self.spare);
+        bound += side.queue.len() + side.sharers.len() + side.owed.len();
+        side.queue.try_reserve(2 + parked).map_err(refused)?;
+        side.sharers.try_reserve(2 + side.queue.len() + parked).map_err(refused)?;
+        side.owed.reserve(2 + side.sharers.len())?;
+        side.early.reserve(1)?;
+        self.parked.get_mut(&object).unwrap_or(&mut self.spare_parked).try_reserve(2).map_err(refused)?;
+        self.objects.reserve_one()?;
+        self.directory.reserve_one()?;
+        self.sides.try_reserve(1).map_err(|_| NoMemory)?;
+        self.parked.try_reserve(1).map_err(|_| NoMemory)?;
+        self.calls.try_reserve(8 + bound).map_err(refused)?;
+        outputs.reserve(16 + 4 * bound)
+    }
+
+    fn store(&mut self, me: NodeId, mut packed: Packed, main: Main, seen: Seen, mut side: Side) {
+        let id = crate::table::Keyed::key(&packed);
+        side.seen = (packed.implied_seen(me) != seen).then_some(seen);
+        side.requester = match main {
+            Main::Tombstone { requester, .. } => requester,
+            _ => Default::default(),
+        };
+        packed.has_side = !side.is_trivial();
+        self.keep_spare(&mut side);
+        if packed.is_hint() {
+            let useful = seen.node.is_somebody() && seen.node != me;
+            if !useful || self.hints >= HINTS_PER_SHARD {
+                self.objects.remove(id);
+                return;
+            }
+            self.hints += 1;
+        }
+        if packed.has_side {
+            self.sides.insert(id, side);
+        } else if self.sides.is_empty() && self.sides.capacity() > 64 {
+            self.sides = Map::default();
+        }
+        self.objects.put(packed);
+    }
+
+    /// Idle room goes from the object to the shard's spare: what is stored is what is used.
+    fn keep_spare(&mut self, side: &mut Side) {
+        if side.queue.is_empty() {
+            self.spare.queue = core::mem::take(&mut side.queue);
+        }
+        if side.sharers.is_empty() {
+            self.spare.sharers = core::mem::take(&mut side.sharers);
+        }
+        if side.owed.is_empty() {
+            self.spare.owed = core::mem::take(&mut side.owed);
+        }
+        if side.early.is_empty() {
+            self.spare.early = core::mem::take(&mut side.early);
+        }
+    }
+
+    /// What can be seen of an object here.
+    pub fn inspect(&self, me: NodeId, object: ObjectId) -> Inspection {
+        let packed = self.objects.get(object);
+        let empty = Side::default();
+        let side = self.sides.get(&object).unwrap_or(&empty);
+        let implied = packed.map_or(Seen::default(), |p| p.implied_seen(me));
+        let seen = side.seen.unwrap_or(implied);
+        let mut sharers: Vec<NodeId> = Vec::with_capacity(side.sharers.len());
+        sharers.extend(side.sharers.iter().map(|sharing| sharing.node));
+        sharers.sort_unstable();
+        Inspection {
+            main: packed.map_or(Main::None, |p| p.main(side.requester)),
+            access: packed.map_or(Access::None, |p| p.access),
+            has_value: packed.is_some_and(|p| p.has_value),
+            seen: seen.tenure,
+            hint: seen.node,
+            sharers,
+            owed: side.owed.as_slice().to_vec(),
+            queue: side.queue.len(),
+            wanting: side.want.is_some(),
+            asked: side.want.map_or(NodeId::NOBODY, |want| want.asked),
+            entry: self.directory.get(object).copied(),
+            parked: self.parked.get(&object).map_or(0, VecDeque::len),
+        }
+    }
+
+    /// Nothing is outstanding here (`I9`): no ghost, no wish, no waiting entry, no missing ack.
+    pub fn is_at_rest(&self) -> bool {
+        self.parked.is_empty()
+            && self.sides.values().all(Side::is_at_rest)
+            && !self.objects.iter().any(|packed| packed.is_ghost())
+    }
+
+    /// The objects of which this node holds or knows something, in no particular order.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.objects.iter().map(crate::table::Keyed::key)
+    }
+
+    /// How many objects this node holds or knows something of.
+    pub fn object_count(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// How many objects exist in this shard, where this node is its home.
+    pub fn directory_count(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Bytes of memory held by records, directory and their indexes.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Shard>() + self.objects.memory_bytes() + self.directory.memory_bytes() + self.sides.allocation_size()
+    }
+}
+
+impl Turn<'_> {
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Want { kind } => self.want(kind),
+            Input::Cancel => self.cancel(),
+            Input::Revoked { version, has_value } => self.revoked(version, has_value),
+            Input::Held => self.held(),
+            Input::Message { from, message } => self.receive(from, message),
+        }
+        while let Some(message) = self.calls.pop_front() {
+            self.receive(self.place.me, message);
+        }
+        self.finish_flush();
+    }
+}
+
+/// Equality and hash are for checkers: maps count as maps, and idle memory does not count.
+impl PartialEq for Shard {
+    fn eq(&self, other: &Shard) -> bool {
+        self.objects == other.objects
+            && self.sides == other.sides
+            && self.directory == other.directory
+            && self.parked == other.parked
+            && self.floor == other.floor
+    }
+}
+
+impl Eq for Shard {}
+
+impl Hash for Shard {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.objects.hash(state);
+        let mut ids: Vec<ObjectId> = Vec::with_capacity(self.sides.len().max(self.parked.len()));
+        ids.extend(self.sides.keys().copied());
+        ids.sort_unstable();
+        for id in &ids {
+            self.sides.get(id).hash(state);
+        }
+        self.directory.hash(state);
+        ids.clear();
+        ids.extend(self.parked.keys().copied());
+        ids.sort_unstable();
+        for id in &ids {
+            self.parked.get(id).hash(state);
+        }
+        self.floor.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_forty_bytes() {
+        assert_eq!(size_of::<Packed>(), 40);
+        assert_eq!(size_of::<Entry>(), 24);
+        assert_eq!(Version(1).next(), Version(2));
+    }
+}
