@@ -4,13 +4,16 @@
 
 extern crate alloc;
 
+pub mod frame;
 pub mod home;
 pub mod id;
 pub mod io;
+pub mod membership;
 pub mod message;
 pub mod node;
 pub mod nodeset;
 mod object;
+pub mod session;
 pub mod shard;
 mod table;
 pub mod view;
