@@ -40,7 +40,13 @@ impl Turn<'_> {
         let id = request.id;
         for node in waiting.iter() {
             let message = Message::TryInvalidate { tenure, version, id };
-            self.outputs.push(Output::Send { to: node, object: self.id, message, body: crate::io::Body::None, deferred: false });
+            self.outputs.push(Output::Send {
+                to: node,
+                object: self.id,
+                message,
+                body: crate::io::Body::None,
+                deferred: false,
+            });
         }
         self.side.asking = Some(Asking { request, waiting, held: false });
     }

@@ -1,0 +1,422 @@
+//! The wire format: fixed little-endian header, node lists, body. Every byte of a peer is hostile
+//! until checked here. `docs/protocol.md` has the table of the fields.
+
+use alloc::vec::Vec;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use crate::io::NoMemory;
+use crate::message::{Message, Request, RequestKind};
+use crate::nodeset::NodeSet;
+
+/// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
+/// a stream that lost its place is noticed.
+pub const FORMAT: u8 = 1;
+
+/// Bytes of the fixed header.
+pub const HEADER_BYTES: usize = size_of::<Header>();
+
+/// Nodes in one list of a frame: there cannot be more members.
+pub const MOST_NODES: usize = 65_535;
+
+/// The largest body: the largest object that can be configured.
+pub const MOST_BODY_BYTES: usize = 1 << 30;
+
+/// What a frame is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Object = 1,
+    Ack = 2,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+struct Header {
+    /// Of header, lists and body.
+    length: U32,
+    /// CRC-32 of everything behind this field up to the body.
+    checksum: U32,
+    format: u8,
+    class: u8,
+    kind: u8,
+    flags: u8,
+    lists: U32,
+    sequence: U64,
+    acknowledged: U64,
+    epoch: U32,
+    placement: U32,
+    incarnation: U32,
+    from: U16,
+    /// The other node that a message names: owner, target.
+    node: U16,
+    set: U64,
+    object: U64,
+    tenure: U64,
+    version: U64,
+    /// A second tenure: `tau` of a request, `born` of a transfer.
+    second: U64,
+    counter: U64,
+    request_incarnation: U32,
+    request_node: U16,
+    forwards: u8,
+    reserved: u8,
+    body: U32,
+    body_checksum: U32,
+}
+
+const CHECKED_FROM: usize = 8;
+
+mod flag {
+    pub const HAS_VALUE: u8 = 1;
+    pub const REMOVE: u8 = 1;
+    pub const HELD: u8 = 1;
+    pub const EXISTING: u8 = 1;
+    pub const INHERITED: u8 = 2;
+    pub const FIRST: u8 = 4;
+    pub const KIND_SHIFT: u8 = 4;
+}
+
+/// What every frame about an object says of its sender and its object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Envelope {
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// The sender's placement number.
+    pub placement: Placement,
+    /// The sender.
+    pub from: NodeId,
+    /// The sender's life.
+    pub incarnation: Incarnation,
+    /// The set.
+    pub set: SetId,
+    /// The object.
+    pub object: ObjectId,
+}
+
+/// Number and acknowledgement of a frame on its link.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Numbers {
+    /// Position among the frames of this link; zero in a bare acknowledgement.
+    pub sequence: u64,
+    /// The greatest position received without a gap.
+    pub acknowledged: u64,
+}
+
+/// Length and checksum of a body; the home computes both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct BodySeal {
+    /// Bytes.
+    pub length: u32,
+    /// CRC-32.
+    pub checksum: u32,
+}
+
+/// A decoded frame; the body is borrowed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame<'a> {
+    /// Sender and object.
+    pub envelope: Envelope,
+    /// Its place on the link.
+    pub numbers: Numbers,
+    /// The message; none in a bare acknowledgement.
+    pub message: Option<Message>,
+    /// The bytes behind header and lists.
+    pub body: &'a [u8],
+    /// What the sender says of them.
+    pub seal: BodySeal,
+}
+
+/// Why bytes are not a frame. The connection is of no more use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecodeError {
+    /// Another format, or a stream that lost its place.
+    Format(u8),
+    /// Header and lists do not have their checksum.
+    Checksum,
+    /// A length that cannot be.
+    Length {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// A value that no sender writes.
+    Value {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// No memory for a list.
+    NoMemory,
+}
+
+/// How much of a frame is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decoded<'a> {
+    /// A whole frame, and its length in bytes.
+    Frame(Frame<'a>, usize),
+    /// This many bytes in all are needed before it is worth looking again.
+    Needs(usize),
+}
+
+/// Appends header and lists of a message. The body follows, `seal.length` bytes of it.
+pub fn encode(
+    envelope: &Envelope,
+    message: &Message,
+    numbers: Numbers,
+    seal: BodySeal,
+    out: &mut Vec<u8>,
+) -> Result<(), NoMemory> {
+    let mut header = blank(numbers);
+    header.class = Class::Object as u8;
+    header.epoch = envelope.epoch.0.into();
+    header.placement = envelope.placement.0.into();
+    header.incarnation = envelope.incarnation.0.into();
+    header.from = envelope.from.0.into();
+    header.set = envelope.set.0.into();
+    header.object = envelope.object.0.into();
+    header.kind = message.kind();
+    let lists = fill(&mut header, message);
+    header.body = seal.length.into();
+    header.body_checksum = seal.checksum.into();
+    let list_bytes = lists.map_or(0, |(a, b)| 4 + 2 * (a.len() + b.len()));
+    header.lists = (list_bytes as u32).into();
+    header.length = ((HEADER_BYTES + list_bytes + seal.length as usize) as u32).into();
+    out.try_reserve(HEADER_BYTES + list_bytes + seal.length as usize).map_err(|_| NoMemory)?;
+    let start = out.len();
+    out.extend_from_slice(header.as_bytes());
+    if let Some((sharers, replicas)) = lists {
+        for list in [sharers, replicas] {
+            out.extend_from_slice(&(list.len() as u16).to_le_bytes());
+            list.iter().for_each(|node| out.extend_from_slice(&node.0.to_le_bytes()));
+        }
+    }
+    seal_header(out, start);
+    Ok(())
+}
+
+/// Appends a bare acknowledgement: no message, no place in the order.
+pub fn encode_ack(from: NodeId, acknowledged: u64, out: &mut Vec<u8>) -> Result<(), NoMemory> {
+    let mut header = blank(Numbers { sequence: 0, acknowledged });
+    header.class = Class::Ack as u8;
+    header.from = from.0.into();
+    header.length = (HEADER_BYTES as u32).into();
+    out.try_reserve(HEADER_BYTES).map_err(|_| NoMemory)?;
+    let start = out.len();
+    out.extend_from_slice(header.as_bytes());
+    seal_header(out, start);
+    Ok(())
+}
+
+fn seal_header(out: &mut [u8], start: usize) {
+    let checksum = crc32fast::hash(out.get(start + CHECKED_FROM..).unwrap_or_default());
+    if let Some(field) = out.get_mut(start + 4..start + CHECKED_FROM) {
+        field.copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
+fn blank(numbers: Numbers) -> Header {
+    let mut header = Header::new_zeroed();
+    header.format = FORMAT;
+    header.sequence = numbers.sequence.into();
+    header.acknowledged = numbers.acknowledged.into();
+    header
+}
+
+fn put_id(header: &mut Header, id: &RequestId) {
+    header.request_node = id.node.0.into();
+    header.request_incarnation = id.incarnation.0.into();
+    header.counter = id.counter.into();
+}
+
+/// Fills the fields that this kind of message has.
+fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &'m NodeSet)> {
+    match message {
+        Message::Request(request) => {
+            put_id(header, &request.id);
+            header.second = request.tau.0.into();
+            header.forwards = request.forwards;
+            let (kind, existing) = match request.kind {
+                RequestKind::Get { existing } => (0, existing),
+                RequestKind::Grab { existing } => (1, existing),
+                RequestKind::TryGrab => (2, false),
+                RequestKind::Remove => (3, false),
+                RequestKind::Flush { .. } => (4, false), // Refused by every receiver.
+            };
+            header.flags = (kind << flag::KIND_SHIFT)
+                | (u8::from(existing) * flag::EXISTING)
+                | (u8::from(request.inherited) * flag::INHERITED)
+                | (u8::from(request.first) * flag::FIRST);
+        }
+        Message::Create { tenure, id } => {
+            header.tenure = tenure.0.into();
+            put_id(header, id);
+        }
+        Message::Data { tenure, version, id } | Message::TryInvalidate { tenure, version, id } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            put_id(header, id);
+        }
+        Message::Transfer { tenure, version, born, sharers, replicas, has_value, id } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.second = born.0.into();
+            header.flags = u8::from(*has_value) * flag::HAS_VALUE;
+            put_id(header, id);
+            return Some((sharers, replicas));
+        }
+        Message::Invalidate { tenure, version, owner, remove } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.node = owner.0.into();
+            header.flags = u8::from(*remove) * flag::REMOVE;
+        }
+        Message::Ack { tenure, version } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+        }
+        Message::Confirm { tenure } | Message::Removing { tenure } | Message::Removed { tenure } => {
+            header.tenure = tenure.0.into();
+        }
+        Message::OwnerIs { owner, tenure } => {
+            header.tenure = tenure.0.into();
+            header.node = owner.0.into();
+        }
+        Message::RemoveDone { id }
+        | Message::NotFound { id }
+        | Message::Busy { id }
+        | Message::Lost { id }
+        | Message::Flushed { id } => put_id(header, id),
+        Message::TryAnswer { id, held } => {
+            header.flags = u8::from(*held) * flag::HELD;
+            put_id(header, id);
+        }
+    }
+    None
+}
+
+/// Decodes the frame at the start of `bytes`. Looks at no byte behind it.
+pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let Ok((header, rest)) = Header::read_from_prefix(bytes) else {
+        return Ok(Decoded::Needs(HEADER_BYTES));
+    };
+    if header.format != FORMAT {
+        return Err(DecodeError::Format(header.format));
+    }
+    let length = header.length.get() as usize;
+    let (lists, body) = (header.lists.get() as usize, header.body.get() as usize);
+    if lists > 4 + 4 * MOST_NODES {
+        return Err(DecodeError::Length { field: "lists", value: lists as u64 });
+    }
+    if body > MOST_BODY_BYTES {
+        return Err(DecodeError::Length { field: "body", value: body as u64 });
+    }
+    if length != HEADER_BYTES + lists + body {
+        return Err(DecodeError::Length { field: "length", value: length as u64 });
+    }
+    let Some(list_bytes) = rest.get(..lists) else { return Ok(Decoded::Needs(HEADER_BYTES + lists)) };
+    let checked = bytes.get(CHECKED_FROM..HEADER_BYTES + lists).unwrap_or_default();
+    if crc32fast::hash(checked) != header.checksum.get() {
+        return Err(DecodeError::Checksum);
+    }
+    let Some(body) = rest.get(lists..lists + body) else { return Ok(Decoded::Needs(length)) };
+    let numbers = Numbers { sequence: header.sequence.get(), acknowledged: header.acknowledged.get() };
+    let message = match header.class {
+        1 => Some(message(&header, list_bytes)?),
+        2 if lists == 0 && body.is_empty() => None,
+        class => return Err(DecodeError::Value { field: "class", value: class.into() }),
+    };
+    let envelope = Envelope {
+        epoch: Epoch(header.epoch.get()),
+        placement: Placement(header.placement.get()),
+        from: NodeId(header.from.get()),
+        incarnation: Incarnation(header.incarnation.get()),
+        set: SetId(header.set.get()),
+        object: ObjectId(header.object.get()),
+    };
+    let seal = BodySeal { length: header.body.get(), checksum: header.body_checksum.get() };
+    Ok(Decoded::Frame(Frame { envelope, numbers, message, body, seal }, length))
+}
+
+fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
+    let tenure = Tenure(header.tenure.get());
+    let version = Version(header.version.get());
+    let second = Tenure(header.second.get());
+    let node = NodeId(header.node.get());
+    let id = RequestId {
+        node: NodeId(header.request_node.get()),
+        incarnation: Incarnation(header.request_incarnation.get()),
+        counter: header.counter.get(),
+    };
+    if header.kind != 3 && !lists.is_empty() {
+        return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+    }
+    Ok(match header.kind {
+        0 => Message::Request(request(header, id, second)?),
+        1 => Message::Create { tenure, id },
+        2 => Message::Data { tenure, version, id },
+        3 => {
+            let (sharers, rest) = list(lists)?;
+            let (replicas, rest) = list(rest)?;
+            if !rest.is_empty() {
+                return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+            }
+            let has_value = header.flags & flag::HAS_VALUE != 0;
+            Message::Transfer { tenure, version, born: second, sharers, replicas, has_value, id }
+        }
+        4 => Message::Invalidate { tenure, version, owner: node, remove: header.flags & flag::REMOVE != 0 },
+        5 => Message::Ack { tenure, version },
+        6 => Message::Confirm { tenure },
+        7 => Message::OwnerIs { owner: node, tenure },
+        8 => Message::Removing { tenure },
+        9 => Message::Removed { tenure },
+        10 => Message::RemoveDone { id },
+        11 => Message::NotFound { id },
+        12 => Message::Busy { id },
+        13 => Message::Lost { id },
+        14 => Message::TryInvalidate { tenure, version, id },
+        15 => Message::TryAnswer { id, held: header.flags & flag::HELD != 0 },
+        16 => Message::Flushed { id },
+        kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
+    })
+}
+
+fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, DecodeError> {
+    let existing = header.flags & flag::EXISTING != 0;
+    let kind = match header.flags >> flag::KIND_SHIFT {
+        0 => RequestKind::Get { existing },
+        1 => RequestKind::Grab { existing },
+        2 => RequestKind::TryGrab,
+        3 => RequestKind::Remove,
+        kind => return Err(DecodeError::Value { field: "request kind", value: kind.into() }),
+    };
+    if !id.node.is_somebody() {
+        return Err(DecodeError::Value { field: "request node", value: 0 });
+    }
+    let inherited = header.flags & flag::INHERITED != 0;
+    let first = header.flags & flag::FIRST != 0;
+    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first })
+}
+
+/// A counted list of nodes in ascending order.
+fn list(bytes: &[u8]) -> Result<(NodeSet, &[u8]), DecodeError> {
+    let short = DecodeError::Length { field: "node list", value: bytes.len() as u64 };
+    let (count, rest) = U16::read_from_prefix(bytes).map_err(|_| short)?;
+    let count = usize::from(count.get());
+    let (nodes, rest) = rest.split_at_checked(2 * count).ok_or(short)?;
+    let mut set = NodeSet::new();
+    set.reserve(count).map_err(|_| DecodeError::NoMemory)?;
+    let mut last = NodeId::NOBODY;
+    for pair in nodes.chunks_exact(2) {
+        let node = NodeId(u16::from_le_bytes([pair[0], pair[1]]));
+        if node <= last {
+            return Err(DecodeError::Value { field: "node list", value: node.0.into() });
+        }
+        set.insert(node);
+        last = node;
+    }
+    Ok((set, rest))
+}
