@@ -1,1 +1,49 @@
-//! Placeholder until the first commit.
+//! KDDM: programs on many machines share objects as if they were local.
+//!
+//! Put a variable into a *set*, [`get`](Set::get) it to read, [`grab`](Set::grab) it to write,
+//! [`put`](WriteGuard::put) it back. A read of a valid copy costs nanoseconds and touches no network;
+//! a write invalidates all copies first; ownership moves to whoever writes.
+//!
+//! ```
+//! fn main() -> Result<(), kddm::Error> {
+//!     let nodes = kddm::Node::local_cluster(2)?; // or Node::join(Config::new().contact(..))
+//!
+//!     let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+//!     let mut note = notes.grab(7).wait()?; // the only copy in the cluster is here now
+//!     note.push_str("hello"); //               an ordinary &mut String
+//!     note.put().wait()?; //                   others may have it
+//!
+//!     let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+//!     let note = elsewhere.get(7).wait()?; //  a read copy: keeps writers out until dropped
+//!     assert_eq!(*note, "hello");
+//!     Ok(())
+//! }
+//! ```
+
+#[doc(hidden)]
+pub mod cell;
+pub mod error;
+mod guard;
+mod node;
+mod object_ref;
+mod operation;
+mod options;
+mod pending;
+mod runtime;
+mod set;
+mod system;
+#[doc(hidden)]
+pub mod transport;
+pub mod value;
+
+pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
+pub use guard::{ReadGuard, WriteGuard};
+pub use node::{MemberInfo, Node, NodeState};
+pub use object_ref::ObjectRef;
+pub use options::Config;
+pub use pending::Pending;
+pub use runtime::lane::Statistics;
+pub use set::Set;
+pub use system::{PlacedBy, SetBuilder};
+pub use transport::Address;
+pub use value::{Pod, Raw, Value};

@@ -1,1 +1,3 @@
-//! Placeholder until the first commit.
+//! The tools around a KDDM cluster. Thin: all logic is the library's.
+
+pub mod demo;

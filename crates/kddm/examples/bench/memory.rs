@@ -1,0 +1,54 @@
+//! What a million objects cost besides their values.
+
+use std::time::Instant;
+
+use kddm::{Config, Node, Pod, Set};
+
+use crate::Failure;
+use crate::remote::Peer;
+use crate::report::Row;
+
+/// An object of 64 bytes.
+pub type Fields = Pod<[u64; 8]>;
+
+const OBJECTS: u64 = 1_000_000;
+const WINDOW: usize = 1024;
+
+pub fn run() -> Result<Vec<Row>, Failure> {
+    let node = Node::join(Config::new())?;
+    let mut reader = Peer::start(&node, None)?;
+    let mut third = Peer::start(&node, None)?;
+    let set: Set<Fields> = node.set("bench/fields").open()?;
+    let start = Instant::now();
+    let ids: Vec<u64> = (0..OBJECTS).collect();
+    for window in ids.chunks(WINDOW) {
+        for pending in window.iter().map(|id| set.acquire(*id)).collect::<Vec<_>>() {
+            pending.wait()?;
+        }
+        for id in window {
+            let mut guard = set.grab(*id).wait()?;
+            guard.0 = [*id; 8];
+            guard.put().wait()?;
+        }
+    }
+    let fill_seconds = start.elapsed().as_secs_f64();
+    let directories = reader.number("metadata")? + third.number("metadata")?;
+    let owned = (set.metadata_bytes() as f64 + directories) / OBJECTS as f64;
+    let start = Instant::now();
+    let copies = reader.number(&format!("fetch {OBJECTS}"))?;
+    let read_seconds = start.elapsed().as_secs_f64();
+    let plain = |name: &str, value: f64, unit: &str| Row {
+        name: name.into(),
+        value,
+        unit: unit.into(),
+        floor: None,
+        ratio: None,
+        p99_ratio: None,
+    };
+    Ok(vec![
+        plain("bytes_per_owned", owned, "B"),
+        plain("bytes_per_copy", copies / OBJECTS as f64, "B"),
+        plain("fill_1m", OBJECTS as f64 / fill_seconds / 1e3, "k/s"),
+        plain("read_back_1m", OBJECTS as f64 / read_seconds / 1e3, "k/s"),
+    ])
+}

@@ -1,0 +1,111 @@
+//! The other process: does what the first one says, a line at a time.
+
+use std::io::{BufRead, Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
+
+use kddm::{Config, Node, Raw, Set};
+
+use crate::Failure;
+use crate::memory::Fields;
+
+/// `bench peer CONTACT PROCESSOR|-`.
+pub fn run(arguments: &[String]) -> Result<(), Failure> {
+    let contact = arguments.get(1).ok_or("peer needs a contact")?.parse()?;
+    if let Some(processor) = arguments.get(2).and_then(|text| text.parse().ok()) {
+        crate::pin(processor);
+    }
+    let node = Node::join(Config::new().contact(contact))?;
+    let echo = TcpListener::bind("127.0.0.1:0")?;
+    answer(&format!("{} {}", node.id(), echo.local_addr()?))?;
+    std::thread::spawn(move || serve_echo(&echo));
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        match words.first().copied() {
+            Some("own") => own(&node, words[1], number(2), number(3), number(4) as usize)?,
+            Some("copy") => copy(&node, words[1], number(2), number(3))?,
+            Some("count") => count(&node, words[1], number(2))?,
+            Some("fetch") => {
+                let bytes = fetch(&node, number(1))?;
+                answer(&bytes.to_string())?;
+                continue;
+            }
+            Some("metadata") => {
+                let set: Set<Fields> = node.set("bench/fields").open()?;
+                answer(&set.metadata_bytes().to_string())?;
+                continue;
+            }
+            _ => return Err(format!("unknown line {line:?}").into()),
+        }
+        answer("done")?;
+    }
+    Ok(())
+}
+
+fn answer(text: &str) -> Result<(), Failure> {
+    println!("{text}");
+    Ok(std::io::stdout().flush()?)
+}
+
+/// Becomes owner of objects of that size.
+fn own(node: &Node, set: &str, from: u64, count: u64, size: usize) -> Result<(), Failure> {
+    let set: Set<Raw> = node.set(set).open()?;
+    for object in from..from + count {
+        let mut guard = set.grab(object).wait()?;
+        guard.0.resize(size, 7);
+        guard.put().wait()?;
+    }
+    Ok(())
+}
+
+fn copy(node: &Node, set: &str, from: u64, count: u64) -> Result<(), Failure> {
+    let set: Set<Raw> = node.set(set).open()?;
+    for object in from..from + count {
+        drop(set.get(object).wait()?);
+    }
+    Ok(())
+}
+
+/// Adds one to object 0 that often.
+fn count(node: &Node, set: &str, times: u64) -> Result<(), Failure> {
+    let set: Set<u64> = node.set(set).open()?;
+    for _ in 0..times {
+        set.update(0, |count| {
+            *count += 1;
+            Ok(())
+        })
+        .wait_for(Duration::from_secs(30))?;
+    }
+    Ok(())
+}
+
+/// Reads all objects of the memory measurement and returns what the copies cost.
+fn fetch(node: &Node, count: u64) -> Result<usize, Failure> {
+    let set: Set<Fields> = node.set("bench/fields").open()?;
+    let before = set.metadata_bytes();
+    let ids: Vec<u64> = (0..count).collect();
+    for window in ids.chunks(1024) {
+        for pending in set.prefetch(window.iter().copied()) {
+            pending.wait()?;
+        }
+    }
+    Ok(set.metadata_bytes() - before)
+}
+
+/// The floor: for each 8 bytes that name a size and are padded to 64, an answer of that size.
+fn serve_echo(listener: &TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept() {
+        let _without_delay = stream.set_nodelay(true);
+        let mut request = [0u8; 64];
+        let mut reply = Vec::new();
+        while stream.read_exact(&mut request).is_ok() {
+            let size = u64::from_le_bytes(request[..8].try_into().expect("eight bytes")) as usize;
+            reply.resize(size, 7);
+            if stream.write_all(&reply).is_err() {
+                break;
+            }
+        }
+    }
+}

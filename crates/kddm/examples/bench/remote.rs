@@ -1,0 +1,179 @@
+//! Misses: two processes, and a plain TCP ping-pong between the same two as the floor.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use kddm::{Config, Node, PlacedBy, Raw, Set};
+
+use crate::Failure;
+use crate::report::{Row, Samples, row};
+
+/// Another process with a node of the same cluster.
+pub struct Peer {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    pub id: u16,
+    echo: String,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ended = self.child.wait();
+    }
+}
+
+impl Peer {
+    pub fn start(node: &Node, processor: Option<usize>) -> Result<Peer, Failure> {
+        let processor = processor.map_or("-".into(), |processor| processor.to_string());
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["peer", &node.address().to_string(), &processor])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().ok_or("no output")?);
+        let mut peer = Peer { child, input, output, id: 0, echo: String::new() };
+        let line = peer.line()?;
+        let (id, echo) = line.split_once(' ').ok_or("the peer did not start")?;
+        peer.id = id.parse()?;
+        peer.echo = echo.trim().into();
+        Ok(peer)
+    }
+
+    fn line(&mut self) -> Result<String, Failure> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Err("the peer has ended".into());
+        }
+        Ok(line.trim().into())
+    }
+
+    pub fn tell(&mut self, line: &str) -> Result<String, Failure> {
+        let input = self.input.as_mut().ok_or("the peer is gone")?;
+        writeln!(input, "{line}")?;
+        input.flush()?;
+        self.line()
+    }
+
+    pub fn number(&mut self, line: &str) -> Result<f64, Failure> {
+        Ok(self.tell(line)?.parse()?)
+    }
+}
+
+const BATCH: u64 = 100;
+
+struct Bench {
+    peer: Peer,
+    other: Peer,
+    echo: TcpStream,
+    set: Set<Raw>,
+    name: &'static str,
+    next: u64,
+}
+
+pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
+    crate::pin(0);
+    let node = Node::join(Config::new())?;
+    let peer = Peer::start(&node, Some(peer_processor))?;
+    let other = Peer::start(&node, Some(peer_processor))?;
+    let echo = TcpStream::connect(&peer.echo)?;
+    echo.set_nodelay(true)?;
+    let name = "bench/remote";
+    // The peer is the home of all objects, so the first hint is right.
+    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open()?;
+    let mut bench = Bench { peer, other, echo, set, name, next: 1 };
+    let mut rows = Vec::new();
+    for (figure, size, rounds) in [("get_miss_64", 64, 60), ("get_miss_4096", 4096, 40), ("get_miss_1m", 1 << 20, 2)] {
+        rows.push(bench.misses(&format!("{figure}@{pinning}"), size, rounds, Miss::Get)?);
+    }
+    rows.push(bench.misses(&format!("grab_remote@{pinning}"), 64, 60, Miss::Grab)?);
+    rows.push(bench.misses(&format!("grab_remote_2@{pinning}"), 64, 40, Miss::GrabWithTwoSharers)?);
+    rows.push(bench.ping_pong(&node, &format!("ping_pong@{pinning}"))?);
+    Ok(rows)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    Get,
+    Grab,
+    GrabWithTwoSharers,
+}
+
+impl Bench {
+    fn ping(&mut self, size: usize, reply: &mut Vec<u8>) -> Result<f64, Failure> {
+        let mut request = [0u8; 64];
+        request[..8].copy_from_slice(&(size as u64).to_le_bytes());
+        reply.resize(size, 0);
+        let start = Instant::now();
+        self.echo.write_all(&request)?;
+        self.echo.read_exact(reply)?;
+        Ok(start.elapsed().as_nanos() as f64)
+    }
+
+    fn misses(&mut self, name: &str, size: usize, rounds: u64, miss: Miss) -> Result<Row, Failure> {
+        let (mut work, mut floor) = (Samples::default(), Samples::default());
+        let mut reply = Vec::new();
+        for round in 0..rounds + 2 {
+            let from = self.next;
+            self.next += BATCH;
+            self.peer.tell(&format!("own {} {from} {BATCH} {size}", self.name))?;
+            if miss == Miss::GrabWithTwoSharers {
+                self.other.tell(&format!("copy {} {from} {BATCH}", self.name))?;
+            }
+            for object in from..from + BATCH {
+                if miss == Miss::GrabWithTwoSharers {
+                    drop(self.set.get(object).wait()?);
+                }
+                let start = Instant::now();
+                match miss {
+                    Miss::Get => drop(self.set.get(object).wait()?),
+                    _ => drop(self.set.grab(object).wait()?),
+                }
+                let work_ns = start.elapsed().as_nanos() as f64;
+                let floor_ns = self.ping(size, &mut reply)?;
+                if round >= 2 {
+                    work.push(work_ns);
+                    floor.push(floor_ns);
+                }
+            }
+        }
+        Ok(row(name, "us", 1e3, work, floor))
+    }
+
+    /// One object written by two nodes as fast as they can: time per move of ownership.
+    fn ping_pong(&mut self, node: &Node, name: &str) -> Result<Row, Failure> {
+        let (mut work, mut floor) = (Samples::default(), Samples::default());
+        let mut reply = Vec::new();
+        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open()?;
+        drop(counter.get(0).wait()?);
+        for _ in 0..20 {
+            let turns = 200u64;
+            let input = self.peer.input.as_mut().ok_or("the peer is gone")?;
+            writeln!(input, "count bench/counter {turns}")?;
+            let moves = node.statistics().moves();
+            let start = Instant::now();
+            for _ in 0..turns {
+                counter
+                    .update(0, |count| {
+                        *count += 1;
+                        Ok(())
+                    })
+                    .wait()?;
+            }
+            let elapsed = start.elapsed().as_nanos() as f64;
+            let moved = 2 * (node.statistics().moves() - moves);
+            self.peer.line()?;
+            if moved > 0 {
+                work.push(elapsed / moved as f64);
+            }
+            for _ in 0..100 {
+                floor.push(self.ping(64, &mut reply)?);
+            }
+        }
+        Ok(row(name, "us", 1e3, work, floor))
+    }
+}

@@ -1,0 +1,64 @@
+//! Rows, medians, and how they are shown.
+
+use serde::{Deserialize, Serialize};
+
+/// One figure.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub name: String,
+    pub value: f64,
+    pub unit: String,
+    pub floor: Option<f64>,
+    pub ratio: Option<f64>,
+    pub p99_ratio: Option<f64>,
+}
+
+/// Nanoseconds of single operations, or of batches divided by their size.
+#[derive(Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    pub fn push(&mut self, nanoseconds: f64) {
+        self.0.push(nanoseconds);
+    }
+
+    pub fn quantile(&mut self, quantile: f64) -> f64 {
+        self.0.sort_by(f64::total_cmp);
+        let at = ((self.0.len().saturating_sub(1)) as f64 * quantile) as usize;
+        self.0.get(at).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// A figure against its floor.
+pub fn row(name: &str, unit: &str, scale: f64, mut value: Samples, mut floor: Samples) -> Row {
+    let (median, base) = (value.quantile(0.5), floor.quantile(0.5));
+    let p99_ratio = value.quantile(0.99) / floor.quantile(0.99);
+    Row {
+        name: name.into(),
+        value: median / scale,
+        unit: unit.into(),
+        floor: Some(base / scale),
+        ratio: Some(median / base),
+        p99_ratio: Some(p99_ratio),
+    }
+}
+
+pub fn print(rows: &[Row], json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(rows).expect("rows are plain data"));
+        return;
+    }
+    println!("{:<26} {:>12} {:<6} {:>12} {:>8} {:>8}", "figure", "value", "unit", "floor", "ratio", "p99");
+    for row in rows {
+        let show = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2}"));
+        println!(
+            "{:<26} {:>12.2} {:<6} {:>12} {:>8} {:>8}",
+            row.name,
+            row.value,
+            row.unit,
+            show(row.floor),
+            show(row.ratio),
+            show(row.p99_ratio)
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! The memory of a table's cells. It never moves, and is freed with the table only.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU32;
+
+use super::CellNumber;
+use super::sync::{AtomicPtr, AtomicU64, Ordering};
+use super::word::Word;
+
+/// One object's cell. Plain old data follows it directly, so that a hit by key touches one page.
+#[repr(C, align(32))]
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub id: AtomicU64,
+    pub word: Word,
+    pub version: AtomicU64,
+    /// See [`super::content`].
+    pub value: AtomicPtr<()>,
+}
+
+impl Cell {
+    /// What stands for the cell in slots.
+    pub fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}
+
+/// Cells in the first bucket; each further bucket has as many as all before it and these. Memory
+/// beyond the cells in use is never touched, so it costs address space only.
+const FIRST_BUCKET: u32 = 1024;
+/// Buckets until a number no longer fits 32 bits.
+const BUCKETS: usize = 22;
+/// Buckets begin on a cache line, so that no cell crosses one.
+const BUCKET_ALIGN: usize = 64;
+
+/// See the module.
+pub(super) struct Arena {
+    buckets: [AtomicPtr<u8>; BUCKETS],
+    /// Cells with a smaller number are initialised.
+    count: AtomicU32,
+    words: usize,
+}
+
+impl Arena {
+    /// For cells with that many words of plain old data.
+    pub fn new(words: usize) -> Arena {
+        Arena { buckets: std::array::from_fn(|_| AtomicPtr::new(null_mut())), count: AtomicU32::new(0), words }
+    }
+
+    /// Bytes from one cell to the next.
+    pub fn stride(&self) -> usize {
+        let data = self.words * size_of::<AtomicU64>();
+        size_of::<Cell>() + data.next_multiple_of(align_of::<Cell>())
+    }
+
+    /// How many cells there have been.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn place(number: CellNumber) -> (usize, usize) {
+        let shifted = number as usize + FIRST_BUCKET as usize;
+        let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
+        (bucket, shifted - ((FIRST_BUCKET as usize) << bucket))
+    }
+
+    fn layout(&self, bucket: usize) -> Layout {
+        let cells = (FIRST_BUCKET as usize) << bucket;
+        self.stride()
+            .checked_mul(cells)
+            .and_then(|bytes| Layout::from_size_align(bytes, BUCKET_ALIGN).ok())
+            .expect("fewer than 2^32 cells of at most a few KiB fit the address space")
+    }
+
+    /// The cell with that number, if there has been one.
+    #[inline(always)]
+    pub fn pointer(&self, number: CellNumber) -> Option<NonNull<Cell>> {
+        if number >= self.count.load(Ordering::Acquire) {
+            return None;
+        }
+        let (bucket, offset) = Arena::place(number);
+        let base = self.buckets[bucket].load(Ordering::Acquire);
+        // SAFETY: a number below the count has its bucket allocated, and its place is inside it.
+        NonNull::new(unsafe { base.add(offset * self.stride()) }.cast())
+    }
+
+    /// As [`Self::pointer`].
+    #[inline(always)]
+    pub fn cell(&self, number: CellNumber) -> Option<&Cell> {
+        // SAFETY: cells below the count are initialised and live as long as the arena.
+        self.pointer(number).map(|pointer| unsafe { pointer.as_ref() })
+    }
+
+    /// Makes one more cell, that belongs to no object. One caller at a time.
+    pub fn grow(&self) -> CellNumber {
+        let number = self.count.load(Ordering::Relaxed);
+        let (bucket, offset) = Arena::place(number);
+        assert!(bucket < BUCKETS, "a table has fewer than 2^32 cells");
+        let mut base = self.buckets[bucket].load(Ordering::Relaxed);
+        if base.is_null() {
+            let layout = self.layout(bucket);
+            // SAFETY: the layout has a size: a bucket has cells, and a cell has bytes.
+            base = unsafe { alloc(layout) };
+            if base.is_null() {
+                handle_alloc_error(layout);
+            }
+            self.buckets[bucket].store(base, Ordering::Release);
+        }
+        // SAFETY: the place is inside the bucket, and aligned: buckets to 64 bytes, strides to 32.
+        let cell = unsafe { base.add(offset * self.stride()) }.cast::<Cell>();
+        // SAFETY: nobody else knows this place: it is not below the count yet.
+        unsafe {
+            cell.write(Cell {
+                id: AtomicU64::new(0),
+                word: Word::free(),
+                version: AtomicU64::new(0),
+                value: AtomicPtr::new(null_mut()),
+            });
+            for at in 0..self.words {
+                cell.add(1).cast::<AtomicU64>().add(at).write(AtomicU64::new(0));
+            }
+        }
+        self.count.store(number + 1, Ordering::Release);
+        number
+    }
+
+    /// Whether that is the address of one of the cells.
+    pub fn contains(&self, address: usize) -> bool {
+        (0..BUCKETS).any(|bucket| {
+            let base = self.buckets[bucket].load(Ordering::Acquire);
+            !base.is_null() && (base.addr()..base.addr() + self.layout(bucket).size()).contains(&address)
+        })
+    }
+
+    /// Frees everything.
+    ///
+    /// # Safety
+    /// Nobody may use a cell afterwards, nor a pointer to one.
+    pub unsafe fn free(&mut self) {
+        for bucket in 0..BUCKETS {
+            let base = self.buckets[bucket].swap(null_mut(), Ordering::AcqRel);
+            if !base.is_null() {
+                // SAFETY: it was allocated by `grow` with this layout, and is forgotten here.
+                unsafe { dealloc(base, self.layout(bucket)) };
+            }
+        }
+        self.count.store(0, Ordering::Release);
+    }
+}
+
+/// The words behind a cell.
+///
+/// # Safety
+/// `cell` comes from [`Arena::pointer`] of a living arena that was made with at least `words` words.
+#[inline(always)]
+pub(super) unsafe fn words_of<'a>(cell: NonNull<Cell>, words: usize) -> &'a [AtomicU64] {
+    // SAFETY: `grow` has initialised that many words directly behind the cell.
+    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), words) }
+}

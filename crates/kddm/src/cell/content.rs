@@ -1,0 +1,75 @@
+//! What the value pointer of a cell points to.
+//!
+//! Null: nothing, or plain old data (then READY is set in the word). Low bit set: [`Bytes`] that are
+//! not decoded. Else: what `Arc::<T>::into_raw` gave, one count of which belongs to the cell.
+//!
+//! The pointer and what it points to change only while nobody else may look at them: by whoever
+//! holds the object to write, or by the driver while no hold is possible. The one exception is the
+//! decoding of bytes, which the driver does while nobody has been let in to them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use crate::value::{DecodeError, Value};
+
+const BYTES: usize = 1;
+
+/// A value as some other node encoded it.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    pub bytes: Box<[u8]>,
+    /// Set once decoding has failed; the bytes are never decoded again.
+    pub error: Option<DecodeError>,
+}
+
+pub(super) fn is_bytes(value: *mut ()) -> bool {
+    value.addr() & BYTES != 0
+}
+
+pub(super) fn from_bytes(bytes: &[u8], error: Option<DecodeError>) -> *mut () {
+    let boxed = Box::new(Bytes { bytes: bytes.into(), error });
+    Box::into_raw(boxed).cast::<()>().map_addr(|address| address | BYTES)
+}
+
+/// A decoded value, as the cell keeps it.
+pub(super) fn from_value<T: Value>(value: T) -> *mut () {
+    Arc::into_raw(Arc::new(value)).cast_mut().cast()
+}
+
+/// The bytes.
+///
+/// # Safety
+/// `value` satisfies [`is_bytes`], belongs to a cell, and does not change while the reference lives.
+pub(super) unsafe fn bytes<'a>(value: *mut ()) -> &'a Bytes {
+    // SAFETY: the tag says that it came from `from_bytes`.
+    unsafe { &*value.map_addr(|address| address & !BYTES).cast::<Bytes>() }
+}
+
+/// Drops what belongs to the cell.
+///
+/// # Safety
+/// `value` was taken out of a cell of values of type `T`, and nobody has a reference into it.
+pub(super) unsafe fn drop_value<T: Value>(value: *mut ()) {
+    if value.is_null() {
+        return;
+    }
+    if is_bytes(value) {
+        // SAFETY: the tag says that it came from `from_bytes`; the cell has forgotten it.
+        drop(unsafe { Box::from_raw(value.map_addr(|address| address & !BYTES).cast::<Bytes>()) });
+    } else {
+        // SAFETY: untagged values came from `Arc::<T>::into_raw`; the cell's count ends here.
+        drop(unsafe { Arc::<T>::from_raw(value.cast()) });
+    }
+}
+
+/// Decodes; a panic of the type's own code is an error of the value, not of the node.
+pub(super) fn decode<T: Value>(bytes: &[u8]) -> Result<T, DecodeError> {
+    catch_unwind(AssertUnwindSafe(|| T::decode(bytes)))
+        .unwrap_or_else(|_| Err(DecodeError::new(format!("decoding a {} panicked", T::type_name()))))
+}
+
+/// No value.
+pub(super) fn none() -> *mut () {
+    null_mut()
+}

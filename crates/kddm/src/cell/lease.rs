@@ -1,0 +1,57 @@
+//! How long this node may use what it holds.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The end of this node's lease on the coarse monotonic clock. Looked at after every local use of a
+/// value, so that a value is returned only if it was valid when it was read (`I1`).
+///
+/// ```
+/// use kddm::cell::Lease;
+/// let lease = Lease::default();
+/// assert!(lease.is_valid(), "no lease is needed until one is set");
+/// lease.set_deadline_ns(Lease::now_ns());
+/// assert!(!lease.is_valid());
+/// ```
+#[derive(Debug)]
+pub struct Lease {
+    deadline_ns: AtomicU64,
+}
+
+impl Default for Lease {
+    fn default() -> Lease {
+        Lease { deadline_ns: AtomicU64::new(Lease::NOT_NEEDED) }
+    }
+}
+
+impl Lease {
+    /// The deadline of a node that needs no lease: a cluster of one voter.
+    pub const NOT_NEEDED: u64 = u64::MAX;
+
+    /// The clock of deadlines: `CLOCK_MONOTONIC_COARSE`, which costs a few ns and is at most one
+    /// tick (1 to 10 ms) behind. The granter of a deadline allows for that.
+    #[inline]
+    pub fn now_ns() -> u64 {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+    }
+
+    /// Whether local copies may be used now. Ask after reading the value.
+    #[inline]
+    pub fn is_valid(&self) -> bool {
+        fence(Ordering::Acquire);
+        let deadline_ns = self.deadline_ns.load(Ordering::Relaxed);
+        deadline_ns == Lease::NOT_NEEDED || Lease::now_ns() < deadline_ns
+    }
+
+    /// Sets the deadline: later at a renewal, 0 to end all use at once.
+    pub fn set_deadline_ns(&self, deadline_ns: u64) {
+        self.deadline_ns.store(deadline_ns, Ordering::Release);
+    }
+
+    /// The deadline.
+    pub fn deadline_ns(&self) -> u64 {
+        self.deadline_ns.load(Ordering::Acquire)
+    }
+}

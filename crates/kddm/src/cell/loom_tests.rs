@@ -1,0 +1,227 @@
+//! The handshakes under every interleaving that loom finds.
+//! `RUSTFLAGS="--cfg loom" cargo test -p kddm --lib loom --release`
+
+use kddm_core::io::Access;
+use loom::sync::Arc;
+use loom::thread;
+
+use super::slots::Slot;
+use super::sync::{AtomicU64, Ordering, heavy_barrier};
+use super::word::{BIASED, Forced, READY, Refusal, Taken, Word};
+
+const ADDRESS: usize = 64;
+
+struct Model {
+    word: Word,
+    slot: Slot,
+    data: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Model {
+    fn new(access: Access, flags: u64) -> Arc<Model> {
+        let model = Model { word: Word::free(), slot: Slot::free(), data: AtomicU64::new(1), told: AtomicU64::new(0) };
+        model.word.begin();
+        model.word.grant(access);
+        model.word.change(|word| word | READY | flags);
+        Arc::new(model)
+    }
+
+    fn swept(&self) -> bool {
+        heavy_barrier();
+        self.slot.reads(ADDRESS)
+    }
+
+    fn tell_if(&self, tell: bool) {
+        if tell {
+            self.told.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// One read by slot, as `Table::try_read_at` does it. Under the hold the data must stay.
+    fn read_by_slot(&self) {
+        match self.word.read_by_slot(&self.slot, ADDRESS, || true) {
+            Ok(true) => {
+                assert_eq!(self.data.load(Ordering::Relaxed), 1, "changed under a hold");
+                self.tell_if(self.word.release_slot(&self.slot));
+            }
+            Ok(false) => self.read_counted(),
+            Err(Refusal::Withdrawn) => self.tell_if(true),
+            Err(Refusal::Slow(_)) => {}
+        }
+    }
+
+    fn read_counted(&self) {
+        if self.word.count_reader(|| true, self.word.load()).is_ok() {
+            assert_eq!(self.data.load(Ordering::Relaxed), 1, "changed under a hold");
+            self.tell_if(self.word.release_counted());
+        }
+    }
+}
+
+/// The driver revokes while a reader comes and goes: it either gets access back, and then changes
+/// the data, or is told.
+fn revoke_against(read: fn(&Model), flags: u64) {
+    loom::model(move || {
+        let model = Model::new(Access::Read, flags);
+        let reader = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || read(&model))
+        };
+        let taken = model.word.revoke(Access::None, || model.swept());
+        if taken == Taken::Back {
+            model.data.store(2, Ordering::Relaxed);
+        }
+        reader.join().expect("the reader does not panic");
+        if taken == Taken::Held {
+            assert!(model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
+            assert_eq!(model.word.revoke(Access::None, || model.swept()), Taken::Back);
+        }
+    });
+}
+
+#[test]
+fn loom_revoke_against_a_slot() {
+    revoke_against(Model::read_by_slot, BIASED);
+}
+
+#[test]
+fn loom_revoke_against_a_count() {
+    revoke_against(Model::read_counted, 0);
+}
+
+/// A writer of the fast path ends the bias while a reader comes and goes.
+#[test]
+fn loom_unbias_against_a_slot() {
+    loom::model(|| {
+        let model = Model::new(Access::Write, BIASED);
+        let reader = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.read_by_slot())
+        };
+        if model.word.take_writer(Forced::No, || true, || model.swept()).is_ok() {
+            model.data.store(2, Ordering::Relaxed);
+            model.data.store(1, Ordering::Relaxed);
+            assert!(!model.word.release_writer(true));
+        }
+        reader.join().expect("the reader does not panic");
+        assert_eq!(model.told.load(Ordering::Acquire), 0, "nobody waits");
+    });
+}
+
+/// A queued writer against a reader by slot: served, or told when the reader has gone.
+#[test]
+fn loom_waiter_against_a_slot() {
+    loom::model(|| {
+        let model = Model::new(Access::Write, BIASED);
+        let reader = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.read_by_slot())
+        };
+        model.word.set_waiters(true);
+        let taken = model.word.take_writer(Forced::Yes, || true, || model.swept()).is_ok();
+        if taken {
+            model.data.store(2, Ordering::Relaxed);
+            model.data.store(1, Ordering::Relaxed);
+            model.word.release_writer(true);
+        }
+        reader.join().expect("the reader does not panic");
+        if !taken {
+            assert!(model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
+            assert!(model.word.take_writer(Forced::Yes, || true, || model.swept()).is_ok());
+        }
+    });
+}
+
+/// The driver revokes while a writer of the fast path ends the bias.
+#[test]
+fn loom_revoke_against_a_writer_that_ends_the_bias() {
+    loom::model(|| {
+        let model = Model::new(Access::Write, BIASED);
+        let writer = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || match model.word.take_writer(Forced::No, || true, || model.swept()) {
+                Ok(()) => {
+                    assert_eq!(model.data.load(Ordering::Relaxed), 1, "revoked under a hold");
+                    model.tell_if(model.word.release_writer(false));
+                }
+                Err(Refusal::Withdrawn) => model.tell_if(true),
+                Err(Refusal::Slow(_)) => {}
+            })
+        };
+        let taken = model.word.revoke(Access::None, || model.swept());
+        if taken == Taken::Back {
+            model.data.store(2, Ordering::Relaxed);
+        }
+        writer.join().expect("the writer does not panic");
+        assert!(taken == Taken::Back || model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
+    });
+}
+
+struct Pair {
+    word: Word,
+    first: AtomicU64,
+    second: AtomicU64,
+}
+
+impl Pair {
+    fn new() -> Arc<Pair> {
+        let pair = Pair { word: Word::free(), first: AtomicU64::new(1), second: AtomicU64::new(1) };
+        pair.word.begin();
+        pair.word.grant(Access::Write);
+        pair.word.change(|word| word | READY);
+        Arc::new(pair)
+    }
+
+    fn set(&self, value: u64) {
+        self.word.before_stores();
+        self.first.store(value, Ordering::Relaxed);
+        self.second.store(value, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Option<(u64, u64)> {
+        self.word.validated(|| (self.first.load(Ordering::Relaxed), self.second.load(Ordering::Relaxed)))
+    }
+}
+
+#[test]
+fn loom_seqlock_against_publish() {
+    loom::model(|| {
+        let pair = Pair::new();
+        let writer = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || {
+                if pair.word.take_writer(Forced::No, || true, || false).is_ok() {
+                    pair.set(2);
+                    pair.word.release_writer(true);
+                }
+            })
+        };
+        if let Some((first, second)) = pair.read() {
+            assert_eq!(first, second, "torn");
+        }
+        writer.join().expect("the writer does not panic");
+        assert_eq!(pair.read(), Some((2, 2)));
+    });
+}
+
+#[test]
+fn loom_seqlock_against_revocation_and_install() {
+    loom::model(|| {
+        let pair = Pair::new();
+        let driver = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || {
+                assert_eq!(pair.word.revoke(Access::None, || false), Taken::Back);
+                pair.set(2);
+                pair.word.set_value(true);
+                pair.word.grant(Access::Read);
+            })
+        };
+        if let Some((first, second)) = pair.read() {
+            assert_eq!(first, second, "torn");
+        }
+        driver.join().expect("the driver does not panic");
+        assert_eq!(pair.read(), Some((2, 2)));
+    });
+}

@@ -1,0 +1,203 @@
+//! Where readers of biased cells leave their mark: each thread in a block of its own, so that a hit
+//! writes no line that another reader writes or reads. A revoker pays instead: it looks through all
+//! blocks of the process.
+//!
+//! Counted and write holds leave a mark too, where there is room. Those are not looked for by a
+//! revoker (the access word has them); they tell a thread what it holds itself.
+
+use super::sync::{AtomicUsize, Ordering};
+
+/// Slots of one thread: two cache lines. Whoever holds more at a time is counted in the word.
+pub(super) const SLOTS_PER_THREAD: usize = 16;
+
+/// What a slot says about the cell whose address it has. Cells are aligned to 32 bytes, so that
+/// the low bits are free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    /// A read hold that only the slot knows of.
+    Read = 0,
+    /// A read hold that is counted in the word.
+    Counted = 1,
+    /// The write hold.
+    Write = 2,
+    /// No hold any more; the holder is about to look at the word once more.
+    Leaving = 3,
+}
+
+const USE_BITS: usize = 0b11;
+
+/// One mark: the address of a cell, and its [`Use`]. Zero is free.
+#[derive(Debug)]
+#[repr(transparent)]
+pub(super) struct Slot(AtomicUsize);
+
+impl Slot {
+    pub fn free() -> Slot {
+        Slot(AtomicUsize::new(0))
+    }
+
+    #[inline(always)]
+    pub fn enter(&self, address: usize, by: Use) {
+        self.0.store(address | by as usize, Ordering::Relaxed);
+    }
+
+    /// Ends the hold. What was read happened before.
+    #[inline(always)]
+    pub fn leave(&self) {
+        let address = self.0.load(Ordering::Relaxed) & !USE_BITS;
+        self.0.store(address | Use::Leaving as usize, Ordering::Release);
+    }
+
+    #[inline(always)]
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn is_free(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether it holds that cell for reading, and only it knows.
+    pub fn reads(&self, address: usize) -> bool {
+        self.0.load(Ordering::Acquire) == address | Use::Read as usize
+    }
+
+    /// What it says: address and use bits.
+    fn content(&self) -> (usize, usize) {
+        let content = self.0.load(Ordering::Acquire);
+        (content & !USE_BITS, content & USE_BITS)
+    }
+}
+
+#[cfg(not(loom))]
+mod registry {
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::{SLOTS_PER_THREAD, Slot, Use};
+
+    /// The slots of one thread. Never freed: a guard may outlive the thread that made it.
+    #[repr(align(128))]
+    struct Block {
+        slots: [Slot; SLOTS_PER_THREAD],
+        owned: AtomicBool,
+        next: OnceLock<&'static Block>,
+    }
+
+    static FIRST: OnceLock<&'static Block> = OnceLock::new();
+
+    thread_local! {
+        static MINE: Cell<Option<&'static Block>> = const { Cell::new(None) };
+        static AT_EXIT: AtExit = const { AtExit };
+    }
+
+    struct AtExit;
+
+    impl Drop for AtExit {
+        fn drop(&mut self) {
+            if let Some(block) = MINE.replace(None) {
+                block.owned.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    fn blocks() -> impl Iterator<Item = &'static Block> {
+        std::iter::successors(FIRST.get().copied(), |block| block.next.get().copied())
+    }
+
+    /// A block for this thread: one whose thread has ended, with no guard left in it, or a new one.
+    #[cold]
+    fn claim() -> Option<&'static Block> {
+        // A thread that is ending gets none: nobody would give it back.
+        AT_EXIT.try_with(|_| ()).ok()?;
+        let block = blocks().find(|block| block.claim()).unwrap_or_else(append);
+        MINE.set(Some(block));
+        Some(block)
+    }
+
+    fn append() -> &'static Block {
+        let block: &'static Block = Box::leak(Box::new(Block {
+            slots: std::array::from_fn(|_| Slot::free()),
+            owned: AtomicBool::new(true),
+            next: OnceLock::new(),
+        }));
+        let mut end = &FIRST;
+        while end.set(block).is_err() {
+            end = &end.get().expect("it was set just now").next;
+        }
+        block
+    }
+
+    impl Block {
+        fn claim(&self) -> bool {
+            if self.owned.swap(true, Ordering::Acquire) {
+                return false;
+            }
+            // Guards of the former thread would look like this one's.
+            let empty = self.slots.iter().all(Slot::is_free);
+            self.owned.store(empty, Ordering::Release);
+            empty
+        }
+    }
+
+    /// A free slot of this thread.
+    #[inline(always)]
+    pub fn free_slot() -> Option<&'static Slot> {
+        let block = match MINE.get() {
+            Some(block) => block,
+            None => claim()?,
+        };
+        block.slots.iter().find(|slot| slot.is_free())
+    }
+
+    /// Whether any thread reads that cell by a slot. Call it after a heavy barrier.
+    pub fn any_reads(address: usize) -> bool {
+        blocks().any(|block| block.slots.iter().any(|slot| slot.reads(address)))
+    }
+
+    /// How this thread holds that cell: the strongest use.
+    pub fn own_use(address: usize) -> Option<Use> {
+        let mut found = None;
+        for slot in MINE.get().iter().flat_map(|block| &block.slots) {
+            let (at, by) = slot.content();
+            if at == address && by == Use::Write as usize {
+                return Some(Use::Write);
+            }
+            if at == address && by != Use::Leaving as usize {
+                found = Some(Use::Read);
+            }
+        }
+        found
+    }
+
+    /// Whether a slot mentions an address of which `inside` says yes.
+    pub fn any_mentions(inside: impl Fn(usize) -> bool) -> bool {
+        blocks().any(|block| block.slots.iter().any(|slot| inside(slot.content().0)))
+    }
+}
+
+/// Under loom every slot is the model's own, and tables count their readers.
+#[cfg(loom)]
+mod registry {
+    use super::{Slot, Use};
+
+    pub fn free_slot() -> Option<&'static Slot> {
+        None
+    }
+
+    pub fn any_reads(_address: usize) -> bool {
+        false
+    }
+
+    pub fn own_use(_address: usize) -> Option<Use> {
+        None
+    }
+
+    pub fn any_mentions(_inside: impl Fn(usize) -> bool) -> bool {
+        false
+    }
+}
+
+pub(super) use registry::{any_mentions, any_reads, free_slot, own_use};

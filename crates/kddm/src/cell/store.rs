@@ -1,0 +1,408 @@
+//! The driver's side of a table.
+
+use std::any::Any;
+
+use kddm_core::io::Access;
+
+use super::CellNumber;
+use super::arena::{Cell, words_of};
+use super::content;
+use super::hold::{Hold, Note};
+use super::slots::Use;
+use super::sync::Ordering;
+use super::table::{Table, swept};
+use super::word::{BIASED, Forced, LIVE, READY, REVOKE, Refusal, Taken, WAITERS, WRITE, WRITER};
+use crate::value::{DecodeError, EncodeError, Value};
+
+/// What came of taking access back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RevokeResult {
+    /// No local thread uses more than the level asked for, and none can begin to.
+    Done {
+        /// Puts that the value has seen.
+        version: u64,
+        /// Whether there is a value.
+        has_value: bool,
+    },
+    /// A local thread holds the object.
+    Held,
+}
+
+/// Why bytes were not taken in as a value.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InstallError {
+    /// They do not fit the type. They are kept, and whoever reads the object gets this error.
+    #[error("the bytes do not fit the type: {0}")]
+    Undecodable(#[from] DecodeError),
+    /// A local thread holds the object: only a bug can ask for this. Nothing was changed.
+    #[error("a local thread holds the object; take access back before installing another version")]
+    Held,
+}
+
+/// What the driver does with the objects of a set, whatever their type.
+///
+/// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
+/// for a cell; memory safety rests on it. Cell numbers are those given by this store for objects that
+/// have not been released. A number that was never given does nothing.
+pub trait Store: Any + Send + Sync {
+    /// The type of the values.
+    fn type_name(&self) -> &'static str;
+
+    /// The cell of an object, if it has one.
+    fn find(&self, id: u64) -> Option<CellNumber>;
+
+    /// The cell of an object; a new one has no access and no value.
+    fn find_or_insert(&self, id: u64) -> CellNumber;
+
+    /// All objects that have a cell. Looks at every cell.
+    fn cells(&self) -> Vec<(u64, CellNumber)>;
+
+    /// The granted access, as lowered by a pending revocation.
+    fn access(&self, cell: CellNumber) -> Access;
+
+    /// Puts that the value has seen.
+    fn version(&self, cell: CellNumber) -> u64;
+
+    /// Whether there is a value, decoded or not.
+    fn has_value(&self, cell: CellNumber) -> bool;
+
+    /// Whether somebody holds the object.
+    fn is_held(&self, cell: CellNumber) -> bool;
+
+    /// Local threads may use the object up to `access`. It only raises.
+    fn grant(&self, cell: CellNumber, access: Access);
+
+    /// Lowers access to `to`. `Held`: new holds beyond it wait, the release of those that are left is
+    /// told, and this is to be called again.
+    fn revoke(&self, cell: CellNumber, to: Access) -> RevokeResult;
+
+    /// Takes all access back if nobody holds the object; else all is as it was.
+    fn try_revoke(&self, cell: CellNumber) -> RevokeResult;
+
+    /// Threads are queued for the object (or no longer): the fast path queues behind them, and
+    /// releases are told. Set it before [`Self::take_read`] and [`Self::take_write`], so that the
+    /// release of whoever is in their way is told.
+    fn set_waiters(&self, cell: CellNumber, waits: bool);
+
+    /// A read hold for a queued thread. Decodes the value at its first use. `None` without read
+    /// access, without a value, or while somebody writes.
+    fn take_read(&self, cell: CellNumber) -> Option<Hold>;
+
+    /// The write hold for a queued thread. `None` without write access or while somebody holds the
+    /// object. The object need not have a value.
+    fn take_write(&self, cell: CellNumber) -> Option<Hold>;
+
+    /// Takes bytes (`None`: no value) as the value of that version. A value of that version that is
+    /// here stays: local threads may be reading it.
+    ///
+    /// # Errors
+    /// See [`InstallError`].
+    fn install(&self, cell: CellNumber, version: u64, bytes: Option<&[u8]>) -> Result<(), InstallError>;
+
+    /// Appends the bytes of the value. False: there is none.
+    ///
+    /// # Errors
+    /// What the type says; or somebody writes at this moment, which only a bug can meet.
+    fn encode(&self, cell: CellNumber, bytes: &mut Vec<u8>) -> Result<bool, EncodeError>;
+
+    /// Drops the value, if nobody holds the object. False: somebody does, and it stays.
+    fn discard(&self, cell: CellNumber) -> bool;
+
+    /// Frees the cell, and its value, if no access is granted and none is being taken back.
+    fn release_cell(&self, cell: CellNumber) -> bool;
+
+    /// As [`Self::release_cell`], only if there is no value and nobody waits.
+    fn release_cell_if_empty(&self, cell: CellNumber) -> bool;
+
+    /// Objects of which this node has a value. Looks at every cell.
+    fn value_count(&self) -> usize;
+
+    /// Bytes of cells and index, without the values.
+    fn metadata_bytes(&self) -> usize;
+}
+
+impl<T: Value> Store for Table<T> {
+    fn type_name(&self) -> &'static str {
+        T::type_name()
+    }
+
+    fn find(&self, id: u64) -> Option<CellNumber> {
+        self.find_cell(id)
+    }
+
+    fn find_or_insert(&self, id: u64) -> CellNumber {
+        if let Some(number) = self.find_cell(id) {
+            return number;
+        }
+        let mut writer = self.writer.lock();
+        if let Some(number) = self.find_cell(id) {
+            return number;
+        }
+        let number = writer.free.pop().unwrap_or_else(|| self.arena.grow());
+        let cell = self.arena.cell(number).expect("a cell that was made stays");
+        cell.id.store(id, Ordering::Release);
+        cell.version.store(0, Ordering::Relaxed);
+        cell.word.begin();
+        self.index.insert(id, number, writer.live, |number| self.id_of(number));
+        writer.live += 1;
+        number
+    }
+
+    fn cells(&self) -> Vec<(u64, CellNumber)> {
+        self.live_cells().map(|(id, number, _)| (id, number)).collect()
+    }
+
+    fn access(&self, cell: CellNumber) -> Access {
+        self.live(cell).map_or(Access::None, |cell| cell.word.load().access())
+    }
+
+    fn version(&self, cell: CellNumber) -> u64 {
+        self.live(cell).map_or(0, |cell| cell.version.load(Ordering::Acquire))
+    }
+
+    fn has_value(&self, cell: CellNumber) -> bool {
+        self.live(cell).is_some_and(has_value)
+    }
+
+    fn is_held(&self, cell: CellNumber) -> bool {
+        self.live(cell).is_some_and(|cell| {
+            let seen = cell.word.load();
+            seen.has(WRITER) || seen.has_counted_readers() || (seen.has(BIASED) && swept(cell))
+        })
+    }
+
+    fn grant(&self, cell: CellNumber, access: Access) {
+        if let Some(cell) = self.live(cell) {
+            cell.word.grant(access);
+        }
+    }
+
+    fn revoke(&self, cell: CellNumber, to: Access) -> RevokeResult {
+        let Some(cell) = self.live(cell) else { return RevokeResult::Done { version: 0, has_value: false } };
+        match cell.word.revoke(to, || swept(cell)) {
+            Taken::Back => done(cell),
+            Taken::Held => RevokeResult::Held,
+        }
+    }
+
+    fn try_revoke(&self, cell: CellNumber) -> RevokeResult {
+        let Some(cell) = self.live(cell) else { return RevokeResult::Done { version: 0, has_value: false } };
+        let before = cell.word.load();
+        match cell.word.revoke(Access::None, || swept(cell)) {
+            Taken::Back => done(cell),
+            Taken::Held => {
+                cell.word.undo_revoke(before);
+                RevokeResult::Held
+            }
+        }
+    }
+
+    fn set_waiters(&self, cell: CellNumber, waits: bool) {
+        if let Some(cell) = self.live(cell) {
+            cell.word.set_waiters(waits);
+        }
+    }
+
+    fn take_read(&self, cell: CellNumber) -> Option<Hold> {
+        let pointer = self.arena.pointer(cell)?;
+        let cell = self.live(cell)?;
+        if !has_value(cell) || !cell.word.take_reader() {
+            return None;
+        }
+        let hold = Hold::in_word(pointer, Use::Counted, self.number(), Note::No);
+        self.decode_at_first_use(cell);
+        Some(hold)
+    }
+
+    fn take_write(&self, cell: CellNumber) -> Option<Hold> {
+        let pointer = self.arena.pointer(cell)?;
+        let cell = self.live(cell)?;
+        match cell.word.take_writer(Forced::Yes, || true, || swept(cell)) {
+            // Withdrawn: the driver is who must be told.
+            Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
+            Ok(()) => {
+                let hold = Hold::in_word(pointer, Use::Write, self.number(), Note::No);
+                self.decode_at_first_use(cell);
+                Some(hold)
+            }
+        }
+    }
+
+    fn install(&self, cell: CellNumber, version: u64, bytes: Option<&[u8]>) -> Result<(), InstallError> {
+        let Some(pointer) = self.arena.pointer(cell) else { return Ok(()) };
+        let Some(cell) = self.live(cell) else { return Ok(()) };
+        if bytes.is_some() && has_value(cell) && cell.version.load(Ordering::Acquire) == version {
+            return Ok(());
+        }
+        let installed = while_unused(cell, || {
+            cell.version.store(version, Ordering::Release);
+            cell.word.before_stores();
+            let (value, ready, result) = match bytes {
+                None => (content::none(), false, Ok(())),
+                Some(bytes) if T::POD_WORDS == 0 => (content::from_bytes(bytes, None), false, Ok(())),
+                Some(bytes) => match content::decode::<T>(bytes) {
+                    Ok(value) => {
+                        // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
+                        let words = unsafe { words_of(pointer, T::POD_WORDS) };
+                        value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
+                        (content::none(), true, Ok(()))
+                    }
+                    Err(error) => (content::from_bytes(bytes, Some(error.clone())), false, Err(error)),
+                },
+            };
+            let old = cell.value.swap(value, Ordering::AcqRel);
+            cell.word.set_value(ready);
+            (old, result)
+        });
+        let (old, result) = installed.ok_or(InstallError::Held)?;
+        // SAFETY: taken out of a cell of `T` while nobody held it.
+        unsafe { content::drop_value::<T>(old) };
+        Ok(result?)
+    }
+
+    fn encode(&self, cell: CellNumber, bytes: &mut Vec<u8>) -> Result<bool, EncodeError> {
+        let Some(pointer) = self.arena.pointer(cell) else { return Ok(false) };
+        let Some(cell) = self.live(cell) else { return Ok(false) };
+        let seen = cell.word.load();
+        // Where a local thread could begin to write, it is kept out meanwhile.
+        let writable = seen.level() == WRITE && !seen.has(REVOKE);
+        if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
+            return Err(EncodeError::new("a local thread is writing the object; take write access back first"));
+        }
+        let _hold = writable.then(|| Hold::in_word(pointer, Use::Counted, self.number(), Note::No));
+        let value = cell.value.load(Ordering::Acquire);
+        if content::is_bytes(value) {
+            // SAFETY: bytes are replaced by the driver only, and this is the driver.
+            bytes.extend_from_slice(&unsafe { content::bytes(value) }.bytes);
+            return Ok(true);
+        }
+        if T::POD_WORDS > 0 && cell.word.load().has(READY) {
+            // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
+            let words = unsafe { words_of(pointer, T::POD_WORDS) };
+            let value = T::from_words(|at| words[at].load(Ordering::Relaxed));
+            return value.map_or(Ok(false), |value| value.encode(bytes).map(|()| true));
+        }
+        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
+        match unsafe { value.cast::<T>().as_ref() } {
+            Some(value) => value.encode(bytes).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn discard(&self, cell: CellNumber) -> bool {
+        let Some(cell) = self.live(cell) else { return true };
+        let old = while_unused(cell, || {
+            cell.version.store(0, Ordering::Release);
+            let old = cell.value.swap(content::none(), Ordering::AcqRel);
+            cell.word.set_value(false);
+            old
+        });
+        let Some(old) = old else { return false };
+        // SAFETY: taken out of a cell of `T` while nobody held it.
+        unsafe { content::drop_value::<T>(old) };
+        true
+    }
+
+    fn release_cell(&self, cell: CellNumber) -> bool {
+        self.free(cell, LIVE, 0)
+    }
+
+    fn release_cell_if_empty(&self, cell: CellNumber) -> bool {
+        self.live(cell).is_some_and(|cell| !has_value(cell)) && self.free(cell, LIVE, WAITERS)
+    }
+
+    fn value_count(&self) -> usize {
+        Table::value_count(self)
+    }
+
+    fn metadata_bytes(&self) -> usize {
+        Table::metadata_bytes(self)
+    }
+}
+
+fn has_value(cell: &Cell) -> bool {
+    cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null()
+}
+
+fn done(cell: &Cell) -> RevokeResult {
+    RevokeResult::Done { version: cell.version.load(Ordering::Acquire), has_value: has_value(cell) }
+}
+
+/// Does `work` while nobody uses the object nor can begin to. `None`: somebody does.
+fn while_unused<R>(cell: &Cell, work: impl FnOnce() -> R) -> Option<R> {
+    let before = cell.word.load();
+    if before.level() == 0 && !before.has(REVOKE) {
+        return Some(work());
+    }
+    let result = match cell.word.revoke(Access::None, || swept(cell)) {
+        Taken::Back => Some(work()),
+        Taken::Held => None,
+    };
+    cell.word.undo_revoke(before);
+    result
+}
+
+impl<T: Value> Table<T> {
+    fn live(&self, cell: CellNumber) -> Option<&Cell> {
+        self.arena.cell(cell).filter(|cell| cell.word.load().has(LIVE))
+    }
+
+    fn id_of(&self, cell: CellNumber) -> u64 {
+        self.arena.cell(cell).map_or(0, |cell| cell.id.load(Ordering::Relaxed))
+    }
+
+    /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
+    /// at them while they are replaced.
+    fn decode_at_first_use(&self, cell: &Cell) {
+        let old = cell.value.load(Ordering::Acquire);
+        if !content::is_bytes(old) {
+            return;
+        }
+        // SAFETY: only the driver replaces bytes, and this is the driver.
+        let raw = unsafe { content::bytes(old) };
+        if raw.error.is_some() {
+            return;
+        }
+        let (new, ready) = match content::decode::<T>(&raw.bytes) {
+            Ok(value) => (content::from_value(value), true),
+            Err(error) => (content::from_bytes(&raw.bytes, Some(error)), false),
+        };
+        cell.value.store(new, Ordering::Release);
+        if ready {
+            cell.word.set_ready();
+        }
+        // SAFETY: taken out of a cell of `T`; bytes without an error have been shown to nobody.
+        unsafe { content::drop_value::<T>(old) };
+    }
+
+    fn free(&self, number: CellNumber, must: u64, must_not: u64) -> bool {
+        let Some(cell) = self.arena.cell(number) else { return false };
+        let seen = cell.word.load();
+        if !seen.has(must) || seen.has(must_not | REVOKE) || seen.level() != 0 {
+            return false;
+        }
+        let old = cell.value.swap(content::none(), Ordering::AcqRel);
+        let mut writer = self.writer.lock();
+        cell.word.end();
+        let id = cell.id.load(Ordering::Relaxed);
+        self.index.remove(id, number, |number| self.id_of(number));
+        writer.live -= 1;
+        writer.free.push(number);
+        drop(writer);
+        // SAFETY: taken out of a cell of `T`; without access and without a revocation nobody holds it.
+        unsafe { content::drop_value::<T>(old) };
+        true
+    }
+
+    /// REVOKE and WAITERS, to move them to another table.
+    pub(super) fn pending(&self, cell: CellNumber) -> u64 {
+        self.live(cell).map_or(0, |cell| cell.word.load().0 & (REVOKE | WAITERS))
+    }
+
+    /// Sets what [`Self::pending`] said.
+    pub(super) fn set_pending(&self, cell: CellNumber, flags: u64) {
+        if let Some(cell) = self.live(cell) {
+            cell.word.change(|word| word | (flags & (REVOKE | WAITERS)));
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The table of one set: the fast path.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::CellNumber;
+use super::arena::{Arena, Cell, words_of};
+use super::content;
+use super::hold::{Hold, Note, ReadHold, WriteHold};
+use super::index::Index;
+use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
+use super::store::{RevokeResult, Store};
+use super::sync::{Ordering, heavy_barrier, prepare};
+use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
+use crate::value::{DecodeError, Raw, Value};
+
+/// All objects of one set of which this node knows something that local threads may need.
+///
+/// ```
+/// use kddm::cell::{Store, Table};
+/// use kddm_core::io::Access;
+/// let table: Table<String> = Table::new();
+/// let cell = table.find_or_insert(7);
+/// table.install(cell, 1, Some(&[2, b'h', b'i']))?;
+/// table.grant(cell, Access::Read);
+/// let hold = table.take_read(cell).expect("nobody writes");
+/// let hold = table.adopt_read(hold)?;
+/// assert_eq!(hold.value(), "hi");
+/// assert!(!hold.release(), "nobody waits");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Table<T: Value> {
+    pub(super) arena: Arena,
+    pub(super) index: Index,
+    pub(super) writer: Mutex<Writer>,
+    /// Tells holds of one table from those of another.
+    number: u64,
+    values: PhantomData<T>,
+}
+
+/// What only inserting and removing cells needs.
+#[derive(Default)]
+pub(super) struct Writer {
+    /// Cells in the index.
+    pub live: usize,
+    pub free: Vec<CellNumber>,
+}
+
+static TABLES: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+impl<T: Value> Default for Table<T> {
+    fn default() -> Table<T> {
+        Table::new()
+    }
+}
+
+#[inline(always)]
+fn is(cell: &Cell, id: u64) -> bool {
+    cell.id.load(Ordering::Relaxed) == id
+}
+
+/// Whether readers sit in slots. Waits for every processor: the revoker's side of the bargain.
+pub(super) fn swept(cell: &Cell) -> bool {
+    heavy_barrier();
+    any_reads(cell.address())
+}
+
+impl<T: Value> Table<T> {
+    /// An empty table.
+    pub fn new() -> Table<T> {
+        let _light_from_now_on = prepare();
+        Table {
+            arena: Arena::new(T::POD_WORDS),
+            index: Index::new(),
+            writer: Mutex::default(),
+            number: TABLES.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            values: PhantomData,
+        }
+    }
+
+    /// The table behind a store, if its values are of type `T`.
+    pub fn from_store(store: &Arc<dyn Store>) -> Option<Arc<Table<T>>> {
+        let any: Arc<dyn Any + Send + Sync> = Arc::clone(store) as _;
+        any.downcast().ok()
+    }
+
+    /// The cell of an object. Remember it, and use [`Self::try_read_at`] and its like.
+    #[inline]
+    pub fn find_cell(&self, id: u64) -> Option<CellNumber> {
+        self.index
+            .find(id, |number| self.arena.cell(number).is_some_and(|cell| is(cell, id) && cell.word.load().has(LIVE)))
+    }
+
+    /// Takes a read hold, if the access that is here allows it and nobody is in the way.
+    ///
+    /// # Errors
+    /// Why the driver must be asked. `Interrupted`: it must be told in any case.
+    #[inline]
+    pub fn try_read(&self, id: u64) -> Result<ReadHold<T>, Slow> {
+        self.try_read_at(self.find_cell(id).ok_or(Slow::NoAccess)?, id)
+    }
+
+    /// As [`Self::try_read`], by the cell in which the object was. If another object is in it now,
+    /// the answer is `NoAccess`.
+    #[inline]
+    pub fn try_read_at(&self, cell: CellNumber, id: u64) -> Result<ReadHold<T>, Slow> {
+        let pointer = self.arena.pointer(cell).ok_or(Slow::NoAccess)?;
+        let cell = self.arena_cell(pointer);
+        let mut seen = cell.word.load();
+        if seen.has(BIASED)
+            && seen.allows_read()
+            && let Some(slot) = free_slot()
+        {
+            match cell.word.read_by_slot(slot, cell.address(), || is(cell, id)) {
+                Ok(true) => return self.read_hold(Hold::by_slot(pointer, slot, self.number), id),
+                Ok(false) => seen = cell.word.load(),
+                Err(refusal) => return Err(refused(cell, refusal)),
+            }
+        }
+        if let Err(slow) = cell.word.count_reader(|| is(cell, id), seen) {
+            return Err(refused(cell, Refusal::Slow(slow)));
+        }
+        self.read_hold(Hold::in_word(pointer, Use::Counted, self.number, Note::Yes), id)
+    }
+
+    #[inline(always)]
+    fn read_hold(&self, hold: Hold, id: u64) -> Result<ReadHold<T>, Slow> {
+        ReadHold::new(hold).map_err(|tell| if tell { Slow::Interrupted(id) } else { Slow::NoValue })
+    }
+
+    /// Takes the write hold, if write access is here and nobody is in the way. An object without a
+    /// value is held too: the first touch.
+    ///
+    /// # Errors
+    /// As [`Self::try_read`].
+    #[inline]
+    pub fn try_write(&self, id: u64) -> Result<WriteHold<T>, Slow> {
+        self.try_write_at(self.find_cell(id).ok_or(Slow::NoAccess)?, id)
+    }
+
+    /// As [`Self::try_write`], by the cell in which the object was.
+    #[inline]
+    pub fn try_write_at(&self, cell: CellNumber, id: u64) -> Result<WriteHold<T>, Slow> {
+        let pointer = self.arena.pointer(cell).ok_or(Slow::NoAccess)?;
+        let cell = self.arena_cell(pointer);
+        if let Err(refusal) = cell.word.take_writer(Forced::No, || is(cell, id), || swept(cell)) {
+            return Err(refused(cell, refusal));
+        }
+        let hold = Hold::in_word(pointer, Use::Write, self.number, Note::Yes);
+        if content::is_bytes(cell.value.load(Ordering::Acquire)) {
+            return Err(if hold.release() { Slow::Interrupted(id) } else { Slow::Undecoded });
+        }
+        Ok(WriteHold::new(hold))
+    }
+
+    /// The value of plain old data as of now, copied out. Writes nothing and keeps nobody out.
+    /// `None`: not here, or somebody holds it to write, or the type is too large to lie in its cell.
+    #[inline]
+    pub fn pod_read(&self, id: u64) -> Option<T> {
+        self.pod_read_at(self.find_cell(id)?, id)
+    }
+
+    /// As [`Self::pod_read`], by the cell in which the object was.
+    #[inline(always)]
+    pub fn pod_read_at(&self, cell: CellNumber, id: u64) -> Option<T> {
+        if T::POD_WORDS == 0 {
+            return None;
+        }
+        let pointer = self.arena.pointer(cell)?;
+        let cell = self.arena_cell(pointer);
+        cell.word.validated(|| {
+            if !is(cell, id) {
+                return None;
+            }
+            // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
+            let words = unsafe { words_of(pointer, T::POD_WORDS) };
+            T::from_words(|at| words[at].load(Ordering::Relaxed))
+        })?
+    }
+
+    /// Whether [`Self::try_read`] would succeed now.
+    pub fn may_read(&self, id: u64) -> bool {
+        let cell = self.find_cell(id).and_then(|cell| self.arena.cell(cell));
+        cell.is_some_and(|cell| cell.word.load().allows_read() && is(cell, id))
+    }
+
+    /// "read" or "write" if a hold of the object was taken by this thread and has not ended. Holds
+    /// beyond the first 16 of a thread are not known; one that was passed on to another thread is.
+    pub fn held_by_this_thread(&self, id: u64) -> Option<&'static str> {
+        let cell = self.arena.cell(self.find_cell(id)?)?;
+        Some(if own_use(cell.address())? == Use::Write { "write" } else { "read" })
+    }
+
+    /// Makes a hold that the driver took a hold to read by.
+    ///
+    /// # Errors
+    /// The value's bytes do not decode, or the hold is not a read hold of this table. It has ended
+    /// then: **tell the driver**.
+    pub fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, DecodeError> {
+        let hold = self.adopted(hold, Use::Counted)?;
+        ReadHold::new(hold).map_err(|_| DecodeError::new("the object has no value to read"))
+    }
+
+    /// Makes a hold that the driver took a hold to write by.
+    ///
+    /// # Errors
+    /// As [`Self::adopt_read`].
+    pub fn adopt_write(&self, hold: Hold) -> Result<WriteHold<T>, DecodeError> {
+        self.adopted(hold, Use::Write).map(WriteHold::new)
+    }
+
+    fn adopted(&self, mut hold: Hold, by: Use) -> Result<Hold, DecodeError> {
+        if hold.table() != self.number || hold.is_write() != (by == Use::Write) {
+            return Err(DecodeError::new("the hold is of another kind or of another table; ask again"));
+        }
+        let value = hold.cell().value.load(Ordering::Acquire);
+        if content::is_bytes(value) {
+            // SAFETY: bytes that somebody holds stay: the driver has tried to decode them before it
+            // gave the hold, and does not try again.
+            let failed = unsafe { content::bytes(value) }.error.clone();
+            return Err(failed.unwrap_or_else(|| DecodeError::new("the value was not decoded; ask again")));
+        }
+        hold.note_here();
+        Ok(hold)
+    }
+
+    /// A table of `T` with all objects of `raw`, a set that nobody had opened here with a type:
+    /// values as bytes, versions, access and flags. `raw` is empty of access and values afterwards.
+    /// `None`, and nothing has changed, if `raw` has another type or somebody holds one of its objects.
+    ///
+    /// The caller holds all lanes.
+    pub fn adopt(raw: &dyn Store) -> Option<Table<T>> {
+        let any: &dyn Any = raw;
+        let raw = any.downcast_ref::<Table<Raw>>()?;
+        let cells = raw.cells();
+        let mut taken = Vec::with_capacity(cells.len());
+        for (id, cell) in cells {
+            let (access, flags) = (raw.access(cell), raw.pending(cell));
+            if raw.try_revoke(cell) == RevokeResult::Held {
+                for (_, cell, access, flags) in taken {
+                    raw.grant(cell, access);
+                    raw.set_pending(cell, flags);
+                }
+                return None;
+            }
+            taken.push((id, cell, access, flags));
+        }
+        let table = Table::new();
+        for (id, cell, access, flags) in taken {
+            let mut bytes = Vec::new();
+            let has_value = raw.encode(cell, &mut bytes).unwrap_or(false);
+            let to = table.find_or_insert(id);
+            // Bytes that do not fit the type stay, and whoever reads them gets the error.
+            let _undecodable = table.install(to, raw.version(cell), has_value.then_some(&bytes));
+            table.grant(to, access);
+            table.set_pending(to, flags);
+            raw.release_cell(cell);
+        }
+        Some(table)
+    }
+
+    #[inline(always)]
+    pub(super) fn arena_cell(&self, pointer: NonNull<Cell>) -> &Cell {
+        // SAFETY: pointers are taken from this table's arena only, which lives as long as `self`.
+        unsafe { pointer.as_ref() }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// What the caller hears.
+#[cold]
+fn refused(cell: &Cell, refusal: Refusal) -> Slow {
+    match refusal {
+        Refusal::Withdrawn => Slow::Interrupted(cell.id.load(Ordering::Acquire)),
+        Refusal::Slow(Slow::NoValue) if content::is_bytes(cell.value.load(Ordering::Acquire)) => Slow::Undecoded,
+        Refusal::Slow(slow) => slow,
+    }
+}
+
+/// How often a table that is dropped lets others run before it takes a hold for one that lasts.
+const DROP_ATTEMPTS: u32 = 100;
+
+impl<T: Value> Table<T> {
+    fn is_used(&self) -> bool {
+        heavy_barrier();
+        let counted = (0..self.arena.count()).filter_map(|number| self.arena.cell(number)).any(|cell| {
+            let seen = cell.word.load();
+            seen.has(WRITER) || seen.has_counted_readers()
+        });
+        counted || any_mentions(|address| self.arena.contains(address))
+    }
+}
+
+impl<T: Value> Drop for Table<T> {
+    fn drop(&mut self) {
+        for _ in 0..DROP_ATTEMPTS {
+            if !self.is_used() {
+                for number in 0..self.arena.count() {
+                    let cell = self.arena.cell(number).expect("it is below the count");
+                    let value = cell.value.swap(content::none(), Ordering::AcqRel);
+                    // SAFETY: taken out of a cell of `T`; nobody holds anything of this table.
+                    unsafe { content::drop_value::<T>(value) };
+                }
+                // SAFETY: nobody holds anything, and nobody can come: `&mut self`.
+                unsafe { self.arena.free() };
+                return;
+            }
+            std::thread::yield_now();
+        }
+        // A guard has outlived its set. Its cell and value must stay: everything is left behind.
+    }
+}
+
+impl<T: Value> std::fmt::Debug for Table<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("type", &T::type_name()).field("cells", &self.arena.count()).finish()
+    }
+}
+
+impl<T: Value> Table<T> {
+    /// All objects that have a cell, with it, in the order of the cells.
+    pub(super) fn live_cells(&self) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
+        (0..self.arena.count()).filter_map(|number| {
+            let cell = self.arena.cell(number)?;
+            cell.word.load().has(LIVE).then(|| (cell.id.load(Ordering::Acquire), number, cell))
+        })
+    }
+
+    /// Objects of which this node has a value. Looks at every cell.
+    pub fn value_count(&self) -> usize {
+        let has_value = |cell: &Cell| cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null();
+        self.live_cells().filter(|(_, _, cell)| has_value(cell)).count()
+    }
+
+    /// Bytes of cells and index, without the values.
+    pub fn metadata_bytes(&self) -> usize {
+        let cells = self.arena.count() as usize * size_of::<Cell>();
+        let free = self.writer.lock().free.capacity() * size_of::<CellNumber>();
+        cells + free + self.index.memory_bytes() + size_of::<Table<T>>()
+    }
+}

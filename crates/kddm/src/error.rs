@@ -1,0 +1,324 @@
+//! What can go wrong, in four families, and what became of the object each time.
+
+use std::fmt;
+
+use crate::transport::Address;
+
+/// What an operation that ended with an error has done to the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Nothing: it is as it was before the call.
+    NothingHappened,
+    /// The change is in force; only the answer went wrong.
+    Happened,
+    /// Not known here: look again before you repeat it.
+    Unknown,
+}
+
+/// The one error of this library.
+///
+/// ```
+/// let error = kddm::Error::from(kddm::AccessError::NotFound);
+/// assert_eq!(error.fate(), kddm::Fate::NothingHappened);
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Getting, grabbing or putting one object.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Opening, finding or destroying a set.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// Joining, being a member, leaving.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// What the caller asked for cannot be, whatever the cluster does.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+}
+
+impl Error {
+    /// What became of the object.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
+            Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
+            _ => Fate::NothingHappened,
+        }
+    }
+
+    /// A stable number for bindings: families in hundreds.
+    pub fn code(&self) -> u16 {
+        match self {
+            Error::Access(error) => 100 + error.number(),
+            Error::Set(error) => 200 + error.number(),
+            Error::Membership(error) => 300 + error.number(),
+            Error::Configuration(error) => 400 + error.number(),
+        }
+    }
+}
+
+/// Why one object could not be had. The object is as it was, unless a variant says otherwise.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// An *existing* operation on an object that does not exist. Nothing was created.
+    #[error("the object does not exist")]
+    NotFound,
+    /// `try_grab` of an object that somebody holds. It left no trace.
+    #[error("somebody holds the object")]
+    Busy,
+    /// The limit of this wait is over. The object stays where it is; a grant that still arrives is
+    /// kept by this node and held by nobody.
+    #[error("no access after {limit_ms} ms; {waiting_for}")]
+    TimedOut {
+        /// The limit that was in force.
+        limit_ms: u64,
+        /// Who was waited for, as far as this node knows.
+        waiting_for: WaitingFor,
+    },
+    /// As `TimedOut`, and the node that was waited for cannot be reached.
+    #[error("no access after {limit_ms} ms: node {node} is unreachable")]
+    Unreachable {
+        /// The node that does not answer.
+        node: u16,
+        /// The limit that was in force.
+        limit_ms: u64,
+    },
+    /// A remove was under way when its limit ended: it may still take effect.
+    #[error("the remove was not confirmed within {limit_ms} ms and may still happen")]
+    RemoveUnconfirmed {
+        /// The limit that was in force.
+        limit_ms: u64,
+    },
+    /// This thread holds the object already in a way that excludes what it asked for.
+    #[error("this thread already holds object {object} ({hold}); put that guard back first")]
+    HeldByThisThread {
+        /// The object.
+        object: u64,
+        /// "read" or "write".
+        hold: &'static str,
+    },
+    /// The bytes of the object do not decode as the set's type. They stay as they are.
+    #[error("the value does not decode as {type_name}: {reason}")]
+    Decode {
+        /// The Rust type of the set here.
+        type_name: &'static str,
+        /// What the codec says.
+        reason: String,
+    },
+    /// The new value cannot be encoded; the old one stays.
+    #[error("the value does not encode: {reason}")]
+    Encode {
+        /// What the codec says.
+        reason: String,
+    },
+    /// The new value is larger than the limit; the old one stays.
+    #[error("the value has {bytes} bytes, the limit is {limit_bytes}; raise `object_limit_bytes`, or split it")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+        /// The limit of this node.
+        limit_bytes: usize,
+    },
+    /// Too much is outstanding here: nothing was sent. Wait for some of it, then try again.
+    #[error("{outstanding} requests are outstanding on this node, the limit is {limit}; wait for some of them first")]
+    Overloaded {
+        /// Requests that wait for an answer.
+        outstanding: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// `wait()` where waiting would stop the node itself.
+    #[error("waiting here would block the node; use `.await` or another thread")]
+    WouldBlock,
+    /// The newest version cannot be proven present.
+    #[error("the newest version of the object cannot be proven present")]
+    Lost,
+    /// This node may not use what it holds any more.
+    #[error("this node has lost its membership; nothing was changed")]
+    Fenced,
+    /// A `get_many` or `grab_many` named one object twice.
+    #[error("object {object} is named twice")]
+    NamedTwice {
+        /// The object.
+        object: u64,
+    },
+}
+
+/// Who a wait was for when its limit ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitingFor {
+    /// Threads of this node hold the object.
+    LocalHolders,
+    /// A node was asked and has not answered.
+    Node(u16),
+}
+
+impl fmt::Display for WaitingFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WaitingFor::LocalHolders => f.write_str("threads of this node hold the object"),
+            WaitingFor::Node(node) => write!(f, "node {node} was asked and has not answered yet"),
+        }
+    }
+}
+
+impl AccessError {
+    fn number(&self) -> u16 {
+        match self {
+            AccessError::NotFound => 1,
+            AccessError::Busy => 2,
+            AccessError::TimedOut { .. } => 3,
+            AccessError::Unreachable { .. } => 4,
+            AccessError::RemoveUnconfirmed { .. } => 5,
+            AccessError::HeldByThisThread { .. } => 6,
+            AccessError::Decode { .. } => 7,
+            AccessError::Encode { .. } => 8,
+            AccessError::TooLarge { .. } => 9,
+            AccessError::Overloaded { .. } => 10,
+            AccessError::WouldBlock => 11,
+            AccessError::Lost => 12,
+            AccessError::Fenced => 13,
+            AccessError::NamedTwice { .. } => 14,
+        }
+    }
+}
+
+/// Why a set could not be had.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetError {
+    /// No set of that name exists. Nothing was created.
+    #[error("there is no set {name:?}; create it with `node.set({name:?}).open()`")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// The set exists with another setting. Nothing was changed.
+    #[error("set {name:?} has {setting} {has}, not {wanted}")]
+    SettingsDiffer {
+        /// The set.
+        name: String,
+        /// Which setting.
+        setting: &'static str,
+        /// What it has.
+        has: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The set has been destroyed; its objects do not exist any more.
+    #[error("the set has been destroyed")]
+    Destroyed,
+    /// Not every node has confirmed the destroy: the set refuses new operations already.
+    #[error("node {node} has not confirmed the destroy of {name:?}: {reason}")]
+    DestroyUnconfirmed {
+        /// The set.
+        name: String,
+        /// Who is missing.
+        node: u16,
+        /// Why.
+        reason: String,
+    },
+    /// A name is 1 to 64 bytes, with `/` between name spaces.
+    #[error("a set's name has 1 to 64 bytes and no empty part between slashes, {name:?} has not")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+}
+
+impl SetError {
+    fn number(&self) -> u16 {
+        match self {
+            SetError::Unknown { .. } => 1,
+            SetError::SettingsDiffer { .. } => 2,
+            SetError::Destroyed => 3,
+            SetError::DestroyUnconfirmed { .. } => 4,
+            SetError::BadName { .. } => 5,
+        }
+    }
+}
+
+/// Why this node is not, or not any more, a member.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// Nobody could be contacted.
+    #[error("no contact answered: {reason}")]
+    NoContact {
+        /// What each contact said.
+        reason: String,
+    },
+    /// The cluster refused this node.
+    #[error("the cluster refused this node: {reason}")]
+    Refused {
+        /// Its reason.
+        reason: String,
+    },
+    /// The members could not all be reached in time.
+    #[error("not a full member after {limit_ms} ms: {reason}")]
+    JoinTimedOut {
+        /// The limit.
+        limit_ms: u64,
+        /// What is missing.
+        reason: String,
+    },
+    /// The node has been stopped.
+    #[error("the node has been stopped")]
+    Stopped,
+}
+
+impl MembershipError {
+    fn number(&self) -> u16 {
+        match self {
+            MembershipError::NoContact { .. } => 1,
+            MembershipError::Refused { .. } => 2,
+            MembershipError::JoinTimedOut { .. } => 3,
+            MembershipError::Stopped => 4,
+        }
+    }
+}
+
+/// Why a configuration cannot work.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigurationError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: Address,
+        /// Why.
+        reason: String,
+    },
+    /// A value is out of its range.
+    #[error("{setting} is {value}; {rule}")]
+    OutOfRange {
+        /// The setting.
+        setting: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// The operating system refused something that a node needs.
+    #[error("cannot start: {what}: {reason}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl ConfigurationError {
+    fn number(&self) -> u16 {
+        match self {
+            ConfigurationError::Listen { .. } => 1,
+            ConfigurationError::OutOfRange { .. } => 2,
+            ConfigurationError::System { .. } => 3,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A node: this process's part in a cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use kddm_core::id::SetId;
+
+use crate::error::Error;
+use crate::operation::Make;
+use crate::options::Config;
+use crate::runtime::Runtime;
+use crate::runtime::lane::Statistics;
+use crate::set::{Set, Shared};
+use crate::system::SetBuilder;
+use crate::transport::Address;
+use crate::value::Value;
+
+/// The state of a node, in ascending order: **possible is the highest here**.
+pub use kddm_core::view::NodeState;
+
+/// What a node knows of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its number.
+    pub id: u16,
+    /// Its life.
+    pub incarnation: u32,
+    /// Its state in the agreed view.
+    pub state: NodeState,
+    /// Where it listens.
+    pub address: String,
+    /// Whether this node has a connection to it now; always true for the node itself.
+    pub reachable: bool,
+}
+
+/// A member of a cluster, in this process. Clones are the same node; it stops with
+/// [`stop`](Node::stop) or when the last clone and all sets are dropped.
+///
+/// ```
+/// let nodes = kddm::Node::local_cluster(2)?; // two nodes in this process, no ports
+/// let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+/// let mut note = notes.grab(7).wait()?; // this node now holds the only copy in the cluster
+/// note.push_str("hello"); // an ordinary &mut String
+/// note.put().wait()?; // others may have it now
+///
+/// let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+/// assert_eq!(*elsewhere.get(7).wait()?, "hello");
+/// # Ok::<(), kddm::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Node(pub(crate) Arc<Owner>);
+
+/// Stops the node when the last handle is gone.
+pub(crate) struct Owner(pub(crate) Arc<Runtime>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Node {
+    /// Joins the cluster of the first contact that answers, or begins one if none is given. Returns
+    /// when this node is a full member. Blocks.
+    ///
+    /// # Errors
+    /// `NoContact`, `Refused` with the cluster's reason, `JoinTimedOut`, `Listen`.
+    pub fn join(config: Config) -> Result<Node, Error> {
+        crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))))
+    }
+
+    /// `count` nodes in this process, connected without ports: for documents and tests.
+    ///
+    /// # Errors
+    /// As [`join`](Node::join).
+    pub fn local_cluster(count: usize) -> Result<Vec<Node>, Error> {
+        static CLUSTERS: AtomicU64 = AtomicU64::new(0);
+        let cluster = CLUSTERS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut nodes: Vec<Node> = Vec::new();
+        for number in 0..count {
+            let listen = Address::local(&format!("cluster-{}-{cluster}-{number}", std::process::id()));
+            let mut config = Config::new().listen(listen);
+            if let Some(first) = nodes.first() {
+                config = config.contact(first.address().clone());
+            }
+            nodes.push(Node::join(config)?);
+        }
+        Ok(nodes)
+    }
+
+    pub(crate) fn runtime(&self) -> &Arc<Runtime> {
+        &self.0.0
+    }
+
+    /// This node's number.
+    pub fn id(&self) -> u16 {
+        self.runtime().identity.id.0
+    }
+
+    /// Where this node listens.
+    pub fn address(&self) -> &Address {
+        &self.runtime().address
+    }
+
+    /// The epoch of the installed view.
+    pub fn epoch(&self) -> u32 {
+        self.runtime().view().epoch.0
+    }
+
+    /// All members as this node knows them.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        self.runtime().members()
+    }
+
+    /// Waits until `count` members are `possible` here.
+    ///
+    /// # Errors
+    /// `JoinTimedOut` says how many are.
+    pub fn wait_for_members(&self, count: usize, limit: Duration) -> Result<(), Error> {
+        self.runtime().wait_for_members(count, limit)
+    }
+
+    /// The set of that name: `.open()` opens it, and creates it if it does not exist.
+    pub fn set<T: Value>(&self, name: &str) -> SetBuilder<T> {
+        SetBuilder::new(self.clone(), name)
+    }
+
+    /// What this node has counted so far.
+    pub fn statistics(&self) -> Statistics {
+        self.runtime().statistics()
+    }
+
+    /// Ends this node: waiting operations end with `Stopped`, connections are closed. What it holds
+    /// is not handed over; leaving a running cluster cleanly is not built yet.
+    pub fn stop(&self) {
+        self.runtime().stop();
+    }
+
+    pub(crate) fn attach<T: Value>(
+        &self,
+        set: SetId,
+        name: String,
+        first_touch: Make<T>,
+        wait_limit: Duration,
+    ) -> Result<Set<T>, Error> {
+        let table = self.runtime().table::<T>(set)?;
+        let discarded = AtomicU64::new(0);
+        let runtime = Arc::clone(self.runtime());
+        Ok(Set(Arc::new(Shared { runtime, set, name, table, first_touch, wait_limit, discarded })))
+    }
+}

@@ -1,0 +1,134 @@
+//! What can be set when a node starts, with the limits and their reasons.
+
+use std::time::Duration;
+
+use crate::transport::Address;
+
+/// How a node joins and what it may use.
+///
+/// ```
+/// use kddm::Config;
+///
+/// let config = Config::new().contact("127.0.0.1:7600".parse().unwrap()).session(4711);
+/// assert_eq!(config.session, 4711);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Members to ask for admission, in order. None: this node begins a cluster of its own.
+    pub contacts: Vec<Address>,
+    /// Where this node listens. Default: a free TCP port on loopback.
+    pub listen: Address,
+    /// Listen beyond loopback without encryption.
+    pub insecure: bool,
+    /// This node's number, 1 to 65,535. Default: the cluster gives one.
+    pub node_id: Option<u16>,
+    /// Keeps clusters on one network apart, 1 to 9,999.
+    pub session: u16,
+    /// The limit of every wait that has none of its own.
+    pub wait_limit: Duration,
+    /// How long admission may take.
+    pub join_limit: Duration,
+    /// Largest encoded object.
+    pub object_limit_bytes: usize,
+    /// Requests of this node that may wait for an answer at one time.
+    pub outstanding_limit: usize,
+    /// Bytes that may wait for one peer to take them.
+    pub peer_buffer_limit_bytes: usize,
+}
+
+/// The default session id, as in the original.
+pub const DEFAULT_SESSION: u16 = 4711;
+
+/// Default limit of a wait: long enough for a busy object, short enough to be noticed.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// Default largest object: 16 MiB.
+pub const DEFAULT_OBJECT_LIMIT_BYTES: usize = 16 << 20;
+
+/// The largest object that can be configured: 1 GiB.
+pub const MOST_OBJECT_LIMIT_BYTES: usize = 1 << 30;
+
+/// Default bound on outstanding requests: at some hundred bytes each this is a few MiB.
+pub const DEFAULT_OUTSTANDING: usize = 65_536;
+
+/// Default bound on bytes waiting for one peer: four objects of the largest default size.
+pub const DEFAULT_PEER_BUFFER_BYTES: usize = 64 << 20;
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            contacts: Vec::new(),
+            listen: Address::loopback(),
+            insecure: false,
+            node_id: None,
+            session: DEFAULT_SESSION,
+            wait_limit: DEFAULT_WAIT,
+            join_limit: DEFAULT_WAIT,
+            object_limit_bytes: DEFAULT_OBJECT_LIMIT_BYTES,
+            outstanding_limit: DEFAULT_OUTSTANDING,
+            peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
+        }
+    }
+}
+
+impl Config {
+    /// The defaults: a cluster of its own on a free loopback port.
+    pub fn new() -> Config {
+        Config::default()
+    }
+
+    /// Asks this member for admission.
+    pub fn contact(mut self, contact: Address) -> Config {
+        self.contacts.push(contact);
+        self
+    }
+
+    /// Listens there.
+    pub fn listen(mut self, listen: Address) -> Config {
+        self.listen = listen;
+        self
+    }
+
+    /// Asks for this number.
+    pub fn node_id(mut self, node_id: u16) -> Config {
+        self.node_id = Some(node_id);
+        self
+    }
+
+    /// Sets the session id.
+    pub fn session(mut self, session: u16) -> Config {
+        self.session = session;
+        self
+    }
+
+    /// Sets the limit of every wait that has none of its own.
+    pub fn wait_limit(mut self, limit: Duration) -> Config {
+        self.wait_limit = limit;
+        self
+    }
+
+    /// Sets how long admission may take.
+    pub fn join_limit(mut self, limit: Duration) -> Config {
+        self.join_limit = limit;
+        self
+    }
+
+    /// Sets the largest encoded object, up to 1 GiB.
+    pub fn object_limit_bytes(mut self, limit_bytes: usize) -> Config {
+        self.object_limit_bytes = limit_bytes;
+        self
+    }
+
+    /// Sets how many requests may wait for an answer at one time.
+    pub fn outstanding_limit(mut self, limit: usize) -> Config {
+        self.outstanding_limit = limit;
+        self
+    }
+
+    /// Allows listening beyond loopback without encryption.
+    pub fn insecure(mut self) -> Config {
+        self.insecure = true;
+        self
+    }
+}

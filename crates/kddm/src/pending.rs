@@ -1,0 +1,135 @@
+//! The answer to a request that is already on its way.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::error::{AccessError, Error};
+use crate::runtime::wait::{Op, WaitResult, may_block};
+
+/// One kind of operation: how it finishes once its [`Op`] has news.
+pub(crate) trait Operation<O>: Send {
+    /// The answer, if it is there. Asks (again) where that is needed.
+    fn finish(&mut self) -> Option<Result<O, Error>>;
+    /// What to wait on while `finish` has no answer.
+    fn op(&self) -> &Op;
+    /// Loses interest; says why the wait ended.
+    fn give_up(&mut self, limit: Duration) -> Error;
+    /// The limit where the caller gives none.
+    fn limit(&self) -> Duration;
+}
+
+enum State<O> {
+    Ready(Option<Result<O, Error>>),
+    Asked(Box<dyn Operation<O>>, Option<Instant>),
+}
+
+/// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
+/// and breaks nothing.
+///
+/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one.
+///
+/// ```
+/// # let nodes = kddm::Node::local_cluster(2)?;
+/// # let set: kddm::Set<u64> = nodes[0].set("pending").open()?;
+/// let first = set.grab(1); // both requests are on their way
+/// let second = set.grab(2);
+/// first.wait()?.put().wait()?;
+/// second.wait()?.put().wait()?;
+/// # Ok::<(), kddm::Error>(())
+/// ```
+#[must_use = "a pending answer that is dropped is lost; `.await` it or call `wait()`"]
+pub struct Pending<O>(State<O>);
+
+impl<O> Pending<O> {
+    pub(crate) fn ready(result: Result<O, Error>) -> Pending<O> {
+        Pending(State::Ready(Some(result)))
+    }
+
+    pub(crate) fn asked(operation: impl Operation<O> + 'static) -> Pending<O> {
+        Pending(State::Asked(Box::new(operation), None))
+    }
+
+    /// Whether the answer is here: `wait` would return at once.
+    pub fn is_ready(&self) -> bool {
+        match &self.0 {
+            State::Ready(_) => true,
+            State::Asked(operation, _) => operation.op().is_done(),
+        }
+    }
+
+    /// Waits, at most for the limit of the set or node. The thread that waits polls the network
+    /// itself when nobody else does, so an answer costs no hand-off between threads.
+    ///
+    /// # Errors
+    /// What the operation says, `TimedOut` or `Unreachable` after the limit, `WouldBlock` inside a
+    /// thread of the node.
+    pub fn wait(self) -> Result<O, Error> {
+        match self.0 {
+            State::Ready(result) => result.expect("a pending answer is taken once"),
+            State::Asked(operation, _) => {
+                let limit = operation.limit();
+                wait_on(operation, limit)
+            }
+        }
+    }
+
+    /// Waits at most `limit`.
+    ///
+    /// # Errors
+    /// As [`wait`](Pending::wait).
+    pub fn wait_for(self, limit: Duration) -> Result<O, Error> {
+        match self.0 {
+            State::Ready(result) => result.expect("a pending answer is taken once"),
+            State::Asked(operation, _) => wait_on(operation, limit),
+        }
+    }
+
+    /// Loses interest. What is granted all the same stays with this node, held by nobody.
+    pub fn cancel(self) {}
+}
+
+fn wait_on<O>(mut operation: Box<dyn Operation<O>>, limit: Duration) -> Result<O, Error> {
+    if !may_block() {
+        return Err(AccessError::WouldBlock.into());
+    }
+    let deadline = Instant::now() + limit;
+    loop {
+        operation.op().claim();
+        if let Some(result) = operation.finish() {
+            return result;
+        }
+        operation.op().claim();
+        if operation.op().wait(deadline) == WaitResult::TimedOut {
+            return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
+        }
+    }
+}
+
+impl<O: Unpin> Future for Pending<O> {
+    type Output = Result<O, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Ready(result) => Poll::Ready(result.take().expect("a finished future is not polled again")),
+            State::Asked(operation, deadline) => {
+                let limit = operation.limit();
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+                loop {
+                    operation.op().claim();
+                    if let Some(result) = operation.finish() {
+                        return Poll::Ready(result);
+                    }
+                    operation.op().claim();
+                    if Instant::now() >= deadline {
+                        return Poll::Ready(Err(operation.give_up(limit)));
+                    }
+                    if operation.op().wake_by(context.waker(), deadline) {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
+//! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::io::Outputs;
+use kddm_core::message::MESSAGE_KINDS;
+use kddm_core::node::Node as Core;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::cell::{RevokeResult, Store, Table};
+use crate::error::{Error, MembershipError, SetError};
+use crate::runtime::local::Local;
+use crate::runtime::peer::Peer;
+use crate::runtime::wait::Outcome;
+use crate::transport::Poller;
+use crate::transport::poll::{TIMER, WAKE};
+use crate::value::Raw;
+
+/// Limits of a lane, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub outstanding: usize,
+    pub object_bytes: usize,
+    pub peer_buffer_bytes: usize,
+}
+
+/// What a lane counts. Reads that hit are counted by nobody: that would cost them.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Statistics {
+    /// Requests that left a local thread waiting.
+    pub misses: u64,
+    /// Messages sent, by kind (the names are `kddm_core::message::Message::NAMES`).
+    pub sent: [u64; MESSAGE_KINDS],
+    /// Messages received, by kind.
+    pub received: [u64; MESSAGE_KINDS],
+    /// Copies of objects taken in.
+    pub installs: u64,
+    /// Messages and inputs that could not be meant, or came for a destroyed set.
+    pub dropped: u64,
+    /// Frames that were malformed.
+    pub malformed: u64,
+    /// Objects whose bytes do not fit the type that the set has here.
+    pub undecodable: u64,
+    /// Broken invariants; the node fences itself at the first.
+    pub faults: u64,
+    /// Connections that ended and were made again.
+    pub reconnects: u64,
+}
+
+impl Statistics {
+    /// Ownerships that moved away from this node.
+    pub fn moves(&self) -> u64 {
+        self.sent[3]
+    }
+
+    /// All messages sent.
+    pub fn messages(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, other: &Statistics) {
+        self.misses += other.misses;
+        self.installs += other.installs;
+        self.dropped += other.dropped;
+        self.malformed += other.malformed;
+        self.undecodable += other.undecodable;
+        self.faults += other.faults;
+        self.reconnects += other.reconnects;
+        for kind in 0..MESSAGE_KINDS {
+            self.sent[kind] += other.sent[kind];
+            self.received[kind] += other.received[kind];
+        }
+    }
+}
+
+/// What the lock of a lane protects.
+pub(crate) struct LaneState {
+    pub core: Core,
+    pub outputs: Outputs,
+    pub stores: HashMap<SetId, Arc<dyn Store>>,
+    pub destroyed: HashSet<SetId>,
+    pub locals: HashMap<(SetId, ObjectId), Local>,
+    pub peers: HashMap<NodeId, Peer>,
+    /// Peers with frames that have not been offered to the socket.
+    pub dirty: Vec<NodeId>,
+    /// Deferred frames or acks wait for company until then.
+    pub deferred_until: Option<Instant>,
+    pub wakers: BinaryHeap<Reverse<Alarm>>,
+    pub outstanding: usize,
+    pub limits: Limits,
+    pub stopped: bool,
+    pub faulted: bool,
+    pub statistics: Statistics,
+    pub scratch: Vec<u8>,
+    /// A connection has ended since the links were last looked after.
+    pub lost_links: bool,
+}
+
+/// A task to wake at its limit.
+pub(crate) struct Alarm {
+    at: Instant,
+    waker: Waker,
+}
+
+impl PartialEq for Alarm {
+    fn eq(&self, other: &Alarm) -> bool {
+        self.at == other.at
+    }
+}
+impl Eq for Alarm {}
+impl PartialOrd for Alarm {
+    fn partial_cmp(&self, other: &Alarm) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Alarm {
+    fn cmp(&self, other: &Alarm) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+impl LaneState {
+    pub fn new(core: Core, limits: Limits) -> LaneState {
+        LaneState {
+            core,
+            outputs: Outputs::new(),
+            stores: HashMap::new(),
+            destroyed: HashSet::new(),
+            locals: HashMap::new(),
+            peers: HashMap::new(),
+            dirty: Vec::new(),
+            deferred_until: None,
+            wakers: BinaryHeap::new(),
+            outstanding: 0,
+            limits,
+            stopped: false,
+            faulted: false,
+            statistics: Statistics::default(),
+            scratch: Vec::new(),
+            lost_links: false,
+        }
+    }
+
+    /// The memory of a set here. A set that nobody has opened here is kept as raw bytes: this node
+    /// may be its home, or be handed an object.
+    pub fn store(&mut self, set: SetId) -> Arc<dyn Store> {
+        Arc::clone(self.stores.entry(set).or_insert_with(|| Arc::new(Table::<Raw>::new())))
+    }
+
+    /// Who was asked for an object for which somebody waits here, and whether it is connected.
+    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> Option<(NodeId, bool)> {
+        let seen = self.core.inspect(set, object)?;
+        let me = self.core.id();
+        let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
+        let home = self.core.home(set, object).unwrap_or(me);
+        let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
+        let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(|node| !connected(*node));
+        match silent {
+            Some(node) => Some((node, false)),
+            None => (seen.wanting && asked != me && asked.is_somebody()).then_some((asked, true)),
+        }
+    }
+
+    /// New operations on a set are refused from now on, and waiting ones end.
+    pub fn begin_destroy(&mut self, set: SetId) {
+        self.destroyed.insert(set);
+        self.fail_waiters(Some(set), &SetError::Destroyed.into());
+    }
+
+    pub fn is_set_held(&self, set: SetId) -> bool {
+        let Some(store) = self.stores.get(&set) else { return false };
+        store.cells().iter().any(|(_, cell)| store.is_held(*cell))
+    }
+
+    /// Forgets all objects of a set. Guards that are left keep their value and can publish nothing.
+    pub fn end_destroy(&mut self, set: SetId) {
+        self.core.destroy(set);
+        self.locals.retain(|(of, _), _| *of != set);
+        if let Some(store) = self.stores.remove(&set) {
+            for (_, cell) in store.cells() {
+                if store.try_revoke(cell) != RevokeResult::Held {
+                    store.discard(cell);
+                } else {
+                    let _when_the_holder_puts = store.revoke(cell, kddm_core::io::Access::None);
+                }
+            }
+        }
+    }
+
+    /// Everything that waits here ends; connections close.
+    pub fn stop(&mut self, poller: &Poller) {
+        self.stopped = true;
+        self.fail_waiters(None, &MembershipError::Stopped.into());
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.disconnect(peer, poller);
+        }
+    }
+
+    fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
+        for ((of, _), local) in &mut self.locals {
+            if set.is_none_or(|set| set == *of) {
+                for waiter in local.waiters.drain(..) {
+                    self.outstanding -= 1;
+                    waiter.op.complete(Outcome::Failed(error.clone()));
+                }
+            }
+        }
+    }
+
+    pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
+        self.locals.entry((set, object)).or_default()
+    }
+}
+
+/// One lane of a node.
+pub(crate) struct Lane {
+    pub poller: Poller,
+    state: Mutex<LaneState>,
+    /// An application thread sits in the poller besides the lane's own thread.
+    guest: AtomicBool,
+    guest_left: Condvar,
+    guest_gate: Mutex<()>,
+    pub stopping: AtomicBool,
+}
+
+impl Lane {
+    pub fn new(poller: Poller, state: LaneState) -> Lane {
+        Lane {
+            poller,
+            state: Mutex::new(state),
+            guest: AtomicBool::new(false),
+            guest_left: Condvar::new(),
+            guest_gate: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the lane: run the protocol, and call [`Self::finish`] with the guard.
+    pub fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock()
+    }
+
+    /// Writes what the turn has produced, and arms the timer where something was deferred.
+    pub fn finish(&self, mut state: MutexGuard<'_, LaneState>) {
+        state.write_dirty(&self.poller);
+        self.arm(&state);
+    }
+
+    fn arm(&self, state: &LaneState) {
+        let alarm = state.wakers.peek().map(|alarm| alarm.0.at);
+        let next = match (alarm, state.deferred_until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let Some(at) = next {
+            self.poller.arm_at(at);
+        }
+    }
+
+    /// One application thread at a time may poll as a guest.
+    pub fn enter_poll(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed) && !self.guest.swap(true, Ordering::Acquire)
+    }
+
+    pub fn leave_poll(&self) {
+        self.guest.store(false, Ordering::Release);
+        drop(self.guest_gate.lock());
+        self.guest_left.notify_one();
+    }
+
+    /// Wakes the guest out of the poller.
+    pub fn wake_poller(&self) {
+        self.poller.wake();
+    }
+
+    /// Waits for events and handles them.
+    pub fn poll(&self, limit: Option<Duration>) -> bool {
+        let mut woken = false;
+        let polled = self.poller.wait(limit, |event| match event.token {
+            WAKE => woken = true,
+            TIMER => self.timer(),
+            token => self.socket(NodeId(token as u16), event.readable, event.writable),
+        });
+        if let Err(error) = polled {
+            tracing::error!(%error, "polling failed");
+        }
+        woken
+    }
+
+    /// The lane's own thread: polls whenever no guest gets there first.
+    pub fn drive(&self) {
+        crate::runtime::wait::mark_part_of_node();
+        while !self.stopping.load(Ordering::Acquire) {
+            let woken = self.poll(None);
+            if woken && self.guest.load(Ordering::Acquire) && !self.stopping.load(Ordering::Acquire) {
+                // The wake-up was meant for the guest. It is the only one in the poller now: pass it
+                // on, and stay out until the guest has left, so that it cannot come here again.
+                let mut gate = self.guest_gate.lock();
+                self.poller.wake();
+                if self.guest.load(Ordering::Acquire) {
+                    self.guest_left.wait_for(&mut gate, GUEST_LIMIT);
+                }
+            }
+        }
+    }
+
+    fn socket(&self, peer: NodeId, readable: bool, writable: bool) {
+        let mut state = self.lock();
+        if readable {
+            state.read_peer(peer, &self.poller);
+        }
+        if writable {
+            state.write_peer(peer, &self.poller);
+        }
+        self.finish(state);
+    }
+
+    fn timer(&self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        let mut state = self.lock();
+        if state.deferred_until.is_some_and(|at| at <= now) {
+            state.deferred_until = None;
+            state.flush_deferred();
+        }
+        while state.wakers.peek().is_some_and(|alarm| alarm.0.at <= now) {
+            due.extend(state.wakers.pop().map(|alarm| alarm.0.waker));
+        }
+        self.finish(state);
+        for waker in due {
+            waker.wake();
+        }
+    }
+
+    /// Wakes a task at its limit.
+    pub fn wake_at(&self, at: Instant, waker: Waker) {
+        let mut state = self.lock();
+        state.wakers.push(Reverse(Alarm { at, waker }));
+        self.finish(state);
+    }
+}
+
+/// How long the lane's thread leaves the poller to a guest that was woken: longer than any guest
+/// needs to leave, short enough that a guest that is not scheduled does not stop the lane.
+const GUEST_LIMIT: Duration = Duration::from_millis(1);

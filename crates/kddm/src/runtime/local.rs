@@ -1,0 +1,71 @@
+//! Local threads and one object: who waits here, in which order, and what the core was asked.
+//! The simulator's agent does the same over modelled values.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kddm_core::io::Access;
+use kddm_core::message::RequestKind;
+
+use crate::runtime::wait::Op;
+
+/// What a local thread wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wish {
+    /// As the core's request; a get or grab ends with a hold if somebody waits for it.
+    Request(RequestKind),
+    /// Make a copy local and hold nothing.
+    Fetch,
+    /// Make ownership local and hold nothing.
+    Acquire,
+}
+
+impl Wish {
+    /// What the core is asked for.
+    pub fn kind(self) -> RequestKind {
+        match self {
+            Wish::Request(kind) => kind,
+            Wish::Fetch => RequestKind::Get { existing: false },
+            Wish::Acquire => RequestKind::Grab { existing: false },
+        }
+    }
+
+    /// The access that satisfies it, for those that are satisfied by access.
+    pub fn level(self) -> Option<Access> {
+        match self.kind() {
+            RequestKind::Get { .. } => Some(Access::Read),
+            RequestKind::Grab { .. } | RequestKind::TryGrab => Some(Access::Write),
+            RequestKind::Remove | RequestKind::Flush { .. } => None,
+        }
+    }
+
+    pub fn is_existing(self) -> bool {
+        matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
+    }
+
+    pub fn is_try(self) -> bool {
+        self.kind() == RequestKind::TryGrab
+    }
+}
+
+/// A local thread that waits.
+pub(crate) struct Waiter {
+    pub wish: Wish,
+    pub op: Arc<Op>,
+}
+
+/// An object for which somebody waits here, or whose access is being taken back.
+#[derive(Default)]
+pub(crate) struct Local {
+    pub waiters: VecDeque<Waiter>,
+    /// The core has been asked, for the first waiter, and has not answered.
+    pub outstanding: bool,
+    /// The core wants access back to this level, and a local thread still uses more.
+    pub revoking: Option<Access>,
+}
+
+impl Local {
+    pub fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && !self.outstanding && self.revoking.is_none()
+    }
+}

@@ -1,0 +1,301 @@
+//! One input to the core and all that follows: outputs done in order, waiting threads served.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use kddm_core::id::{NodeId, ObjectId, SetId, Version};
+use kddm_core::io::{Access, Answer, Body, Input, Output};
+use kddm_core::message::{Message, RequestKind};
+use kddm_core::node::Refused;
+
+use crate::cell::{CellNumber, RevokeResult, Store};
+use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::runtime::lane::LaneState;
+use crate::runtime::local::{Waiter, Wish};
+use crate::runtime::wait::{Op, Outcome};
+
+impl LaneState {
+    /// A local thread asks. The request is on its way when this returns.
+    pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
+        if let Some(error) = self.refusal(set) {
+            return op.complete(Outcome::Failed(error));
+        }
+        let store = self.store(set);
+        let cell = store.find_or_insert(object.0);
+        store.set_waiters(cell, true);
+        self.outstanding += 1;
+        self.local(set, object).waiters.push_back(Waiter { wish, op });
+        self.run(set, object, None, None);
+    }
+
+    fn refusal(&self, set: SetId) -> Option<Error> {
+        if self.stopped {
+            return Some(MembershipError::Stopped.into());
+        }
+        if self.faulted {
+            return Some(AccessError::Fenced.into());
+        }
+        if self.destroyed.contains(&set) {
+            return Some(SetError::Destroyed.into());
+        }
+        let (outstanding, limit) = (self.outstanding, self.limits.outstanding);
+        (outstanding >= limit).then(|| AccessError::Overloaded { outstanding, limit }.into())
+    }
+
+    /// A local thread gives up.
+    pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
+        let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
+        local.waiters.remove(at);
+        self.outstanding -= 1;
+        let withdraw = at == 0 && local.outstanding;
+        if withdraw {
+            local.outstanding = false;
+        }
+        self.run(set, object, withdraw.then_some(Input::Cancel), None);
+    }
+
+    /// A hold was released while somebody waited or access was being taken back.
+    pub fn released(&mut self, set: SetId, object: ObjectId) {
+        self.run(set, object, None, None);
+    }
+
+    /// A message of another node.
+    pub fn message(&mut self, from: NodeId, set: SetId, object: ObjectId, message: Message, body: &[u8]) {
+        if self.destroyed.contains(&set) {
+            self.statistics.dropped += 1;
+            return;
+        }
+        self.run(set, object, Some(Input::Message { from, message }), Some(body));
+    }
+
+    /// Hands an input to the core and does all that follows from it.
+    fn run(&mut self, set: SetId, object: ObjectId, input: Option<Input>, body: Option<&[u8]>) {
+        let mut todo: VecDeque<Input> = VecDeque::new();
+        todo.extend(input);
+        let mut body = body;
+        loop {
+            while let Some(input) = todo.pop_front() {
+                self.step(set, object, input, body.take(), &mut todo);
+            }
+            self.serve_local(set, object, &mut todo);
+            if todo.is_empty() {
+                break;
+            }
+        }
+        self.tidy(set, object);
+    }
+
+    fn step(&mut self, set: SetId, object: ObjectId, input: Input, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        if let Err(refused) = self.core.handle(set, object, input, &mut outputs) {
+            self.refused(set, object, refused);
+        }
+        for output in outputs.drain() {
+            self.act(set, output, body, todo);
+        }
+        self.outputs = outputs;
+    }
+
+    /// The core could not take an input. Whoever waits here hears of it.
+    fn refused(&mut self, set: SetId, object: ObjectId, refused: Refused) {
+        self.statistics.dropped += 1;
+        let error: Error = match refused {
+            Refused::UnknownSet => SetError::Destroyed.into(),
+            Refused::NoHome => MembershipError::Stopped.into(),
+            Refused::NoMemory => {
+                AccessError::Overloaded { outstanding: self.outstanding, limit: self.limits.outstanding }.into()
+            }
+        };
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
+        local.outstanding = false;
+        for waiter in local.waiters.drain(..) {
+            self.outstanding -= 1;
+            waiter.op.complete(Outcome::Failed(error.clone()));
+        }
+    }
+
+    fn act(&mut self, set: SetId, output: Output, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+        match output {
+            Output::Send { to, object, message, body, deferred } => {
+                self.send(set, object, to, &message, body == Body::Object, deferred);
+            }
+            Output::Install { object, version, has_value } => {
+                let store = self.store(set);
+                let cell = store.find_or_insert(object.0);
+                let bytes = if has_value { body } else { None };
+                if store.install(cell, version.0, bytes).is_err() {
+                    self.statistics.undecodable += 1;
+                }
+                self.statistics.installs += 1;
+            }
+            Output::Granted { object, access, answers, .. } => {
+                let store = self.store(set);
+                let cell = store.find_or_insert(object.0);
+                store.grant(cell, access);
+                if answers {
+                    self.local(set, object).outstanding = false;
+                }
+                self.serve_local(set, object, todo);
+            }
+            Output::Revoke { object, to } => {
+                self.local(set, object).revoking = Some(to);
+                self.try_to_lower(set, object, todo);
+            }
+            Output::TryRevoke { object } => {
+                let store = self.store(set);
+                let cell = store.find_or_insert(object.0);
+                let result = store.try_revoke(cell);
+                todo.push_back(match result {
+                    RevokeResult::Done { version, has_value } => {
+                        Input::Revoked { version: Version(version), has_value }
+                    }
+                    RevokeResult::Held => Input::Held,
+                });
+            }
+            Output::Answer { object, answer } => self.answered(set, object, answer),
+            Output::Discard { object } => {
+                let store = self.store(set);
+                if let Some(cell) = store.find(object.0) {
+                    store.discard(cell);
+                }
+            }
+            Output::Dropped { object, what } => {
+                self.statistics.dropped += 1;
+                tracing::debug!(?set, ?object, what, "dropped a message that cannot be meant");
+            }
+            Output::Fault { object, what } => {
+                self.faulted = true;
+                self.statistics.faults += 1;
+                tracing::error!(?set, ?object, what, "broken invariant: this node fences itself");
+            }
+        }
+    }
+
+    /// Takes access back if no local thread uses more; else the last release comes here again.
+    fn try_to_lower(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        let store = self.store(set);
+        let cell = store.find_or_insert(object.0);
+        let local = self.local(set, object);
+        let Some(to) = local.revoking else { return };
+        if let RevokeResult::Done { version, has_value } = store.revoke(cell, to) {
+            local.revoking = None;
+            todo.push_back(Input::Revoked { version: Version(version), has_value });
+        }
+    }
+
+    /// The first waiter's request ended without access.
+    fn answered(&mut self, set: SetId, object: ObjectId, answer: Answer) {
+        let local = self.local(set, object);
+        local.outstanding = false;
+        let Some(waiter) = local.waiters.pop_front() else { return };
+        self.outstanding -= 1;
+        waiter.op.complete(match answer {
+            Answer::Removed | Answer::Flushed => Outcome::Done,
+            Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
+            Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
+            Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
+        });
+    }
+
+    /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
+    fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        self.try_to_lower_again(set, object, todo);
+        while let Some(local) = self.locals.get_mut(&(set, object)) {
+            let Some(head) = local.waiters.front() else { return };
+            if local.outstanding || !todo.is_empty() {
+                return;
+            }
+            let (wish, claimed) = (head.wish, head.op.is_claimed());
+            let store = self.store(set);
+            let cell = store.find_or_insert(object.0);
+            match serve_one(&*store, cell, wish, claimed) {
+                Served::Yes(outcome) => {
+                    let local = self.local(set, object);
+                    let waiter = local.waiters.pop_front().expect("the head was just looked at");
+                    self.outstanding -= 1;
+                    waiter.op.complete(outcome);
+                }
+                Served::Ask(kind) => {
+                    let local = self.local(set, object);
+                    if local.revoking.is_none() || wish.level().is_none() {
+                        local.outstanding = true;
+                        self.statistics.misses += 1;
+                        todo.push_back(Input::Want { kind });
+                    }
+                    return;
+                }
+                Served::Waits => return,
+            }
+        }
+    }
+
+    fn try_to_lower_again(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        let revoking = self.locals.get(&(set, object)).is_some_and(|local| local.revoking.is_some());
+        if revoking && todo.is_empty() {
+            self.try_to_lower(set, object, todo);
+        }
+    }
+
+    /// Nothing is left behind of an object for which nobody waits here (`I9`).
+    fn tidy(&mut self, set: SetId, object: ObjectId) {
+        let store = self.store(set);
+        let waits = match self.locals.get(&(set, object)) {
+            Some(local) if local.is_idle() => {
+                self.locals.remove(&(set, object));
+                false
+            }
+            Some(local) => !local.waiters.is_empty(),
+            None => false,
+        };
+        if let Some(cell) = store.find(object.0) {
+            store.set_waiters(cell, waits);
+            if !waits && !self.locals.contains_key(&(set, object)) {
+                store.release_cell_if_empty(cell);
+            }
+        }
+    }
+}
+
+enum Served {
+    Yes(Outcome),
+    Ask(RequestKind),
+    Waits,
+}
+
+/// What can be done for the first waiter with the access that is here.
+fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
+    let Some(level) = wish.level() else { return Served::Ask(wish.kind()) };
+    if wish.is_try() && store.is_held(cell) {
+        return Served::Yes(Outcome::Failed(AccessError::Busy.into()));
+    }
+    if store.access(cell) < level {
+        return Served::Ask(wish.kind());
+    }
+    if store.access(cell) == Access::Write && !store.has_value(cell) {
+        return first_touch(store, cell, wish, claimed);
+    }
+    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire);
+    if holds_nothing {
+        return Served::Yes(Outcome::Available);
+    }
+    let outcome = match level {
+        Access::Write => store.take_write(cell).map(Outcome::Write),
+        _ => store.take_read(cell).map(Outcome::Read),
+    };
+    outcome.map_or(Served::Waits, Served::Yes)
+}
+
+/// The object has no value: the waiting thread makes one, in its own time, under the write hold.
+fn first_touch(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
+    if store.is_held(cell) {
+        return Served::Waits;
+    }
+    if wish.is_existing() {
+        return Served::Yes(Outcome::Failed(AccessError::NotFound.into()));
+    }
+    if !claimed {
+        return Served::Yes(Outcome::Available);
+    }
+    store.take_write(cell).map_or(Served::Waits, |hold| Served::Yes(Outcome::Write(hold)))
+}

@@ -1,0 +1,322 @@
+//! The link to one peer on one lane: frames in, frames out, reconnects in between.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use kddm_core::frame::{BodySeal, Decoded, Envelope, Frame, Numbers, decode, encode, encode_ack};
+use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::io::DEFERRED_NS;
+use kddm_core::message::Message;
+use kddm_core::session::{Accept, Session};
+
+use crate::runtime::lane::LaneState;
+use crate::transport::{Poller, Stream};
+
+/// Bytes read at once where no larger frame is expected.
+const READ_BYTES: usize = 64 << 10;
+
+/// How long an acknowledgement may wait for a frame to ride on: far below the time in which an
+/// unacknowledged buffer fills, far above the time between frames of a busy link.
+const ACK_DELAY: Duration = Duration::from_millis(20);
+
+/// A peer, connected or not.
+#[derive(Default)]
+pub(crate) struct Peer {
+    pub session: Session,
+    stream: Option<Stream>,
+    /// Bytes received; from `parsed` on they are not handled yet.
+    received: Vec<u8>,
+    filled: usize,
+    is_dirty: bool,
+    /// A bare acknowledgement that the socket did not take whole.
+    rest_of_ack: Vec<u8>,
+}
+
+impl Peer {
+    pub fn unconnected() -> Peer {
+        Peer { session: Session::new(), ..Peer::default() }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Room for at least `needed` bytes of one frame.
+    fn make_room(&mut self, needed: usize) {
+        let size = needed.max(READ_BYTES);
+        if self.received.len() < size {
+            self.received.resize(size, 0);
+        } else if self.received.len() > 16 * READ_BYTES && needed <= READ_BYTES && self.filled == 0 {
+            self.received = vec![0; READ_BYTES];
+        }
+    }
+}
+
+impl LaneState {
+    /// Puts a message on its way; it is written when the turn ends.
+    pub fn send(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        to: NodeId,
+        message: &Message,
+        with_object: bool,
+        deferred: bool,
+    ) {
+        self.scratch.clear();
+        if with_object {
+            let store = self.store(set);
+            let cell = store.find_or_insert(object.0);
+            if store.encode(cell, &mut self.scratch).is_err() {
+                self.statistics.undecodable += 1;
+                self.scratch.clear();
+            }
+        }
+        let view = self.core.view();
+        let envelope = Envelope {
+            epoch: view.epoch,
+            placement: view.placement,
+            from: self.core.id(),
+            incarnation: self.core.incarnation(),
+            set,
+            object,
+        };
+        let Some(peer) = self.peers.get_mut(&to) else {
+            self.statistics.dropped += 1;
+            return;
+        };
+        if peer.session.unacknowledged_bytes() > 4 * self.limits.peer_buffer_bytes {
+            // Sources are limited, so only a peer that never reads can get here.
+            tracing::error!(peer = to.0, "the buffer for this peer is beyond its hard limit: fencing this node");
+            self.faulted = true;
+            return;
+        }
+        let seal = BodySeal { length: self.scratch.len() as u32, checksum: crc32fast::hash(&self.scratch) };
+        let numbers = Numbers { sequence: peer.session.next_sequence(), acknowledged: peer.session.received() };
+        let body = &self.scratch;
+        let pushed = peer.session.push(!deferred, |out| {
+            encode(&envelope, message, numbers, seal, out)?;
+            out.extend_from_slice(body);
+            Ok(())
+        });
+        if pushed.is_err() {
+            self.faulted = true;
+            return;
+        }
+        self.statistics.sent[usize::from(message.kind())] += 1;
+        if deferred {
+            self.defer(Duration::from_nanos(DEFERRED_NS));
+        } else if !peer.is_dirty {
+            peer.is_dirty = true;
+            self.dirty.push(to);
+        }
+        if self.scratch.capacity() > 1 << 20 {
+            self.scratch = Vec::new();
+        }
+    }
+
+    fn defer(&mut self, delay: Duration) {
+        if self.deferred_until.is_none() {
+            self.deferred_until = Some(Instant::now() + delay);
+        }
+    }
+
+    /// Deferred frames and acknowledgements have waited long enough.
+    pub fn flush_deferred(&mut self) {
+        let mut waiting = Vec::new();
+        for (id, peer) in &mut self.peers {
+            if peer.session.has_deferred() {
+                peer.session.flush_deferred();
+                waiting.push(*id);
+            } else if peer.session.owes_ack() {
+                write_ack(self.core.id(), peer);
+            }
+            if !peer.rest_of_ack.is_empty() || (!peer.is_dirty && waiting.last() == Some(id)) {
+                peer.is_dirty = true;
+                self.dirty.push(*id);
+            }
+        }
+    }
+
+    pub fn write_dirty(&mut self, poller: &Poller) {
+        while let Some(id) = self.dirty.pop() {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.is_dirty = false;
+            }
+            self.write_peer(id, poller);
+        }
+    }
+
+    /// Writes until all is written or the socket is full; then its next event goes on.
+    pub fn write_peer(&mut self, id: NodeId, poller: &Poller) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(stream) = &peer.stream else { return };
+        let mut broken = false;
+        loop {
+            let ack_first = !peer.rest_of_ack.is_empty();
+            let bytes: &[u8] = if ack_first { &peer.rest_of_ack } else { peer.session.to_write() };
+            if bytes.is_empty() {
+                break;
+            }
+            match (&mut &*stream).write(bytes) {
+                Ok(0) => broken = true,
+                Ok(count) if ack_first => {
+                    peer.rest_of_ack.drain(..count);
+                    continue;
+                }
+                Ok(count) => {
+                    peer.session.wrote(count);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => broken = true,
+            }
+            break;
+        }
+        if broken {
+            self.disconnect(id, poller);
+        }
+    }
+
+    /// Reads until nothing is left, handling each frame as soon as it is whole.
+    pub fn read_peer(&mut self, id: NodeId, poller: &Poller) {
+        loop {
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            let Some(stream) = &peer.stream else { return };
+            let room = &mut peer.received[peer.filled..];
+            let room_bytes = room.len();
+            match (&mut &*stream).read(room) {
+                Ok(0) => return self.disconnect(id, poller),
+                Ok(count) => {
+                    peer.filled += count;
+                    if let Err(reason) = self.handle_received(id) {
+                        self.statistics.malformed += 1;
+                        tracing::warn!(peer = id.0, reason, "ending a connection");
+                        return self.disconnect(id, poller);
+                    }
+                    // A short read means the socket is empty: its next event comes by itself.
+                    if count < room_bytes {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.disconnect(id, poller),
+            }
+        }
+    }
+
+    /// Handles all whole frames in the receive buffer.
+    fn handle_received(&mut self, id: NodeId) -> Result<(), &'static str> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let buffer = std::mem::take(&mut peer.received);
+        let filled = std::mem::take(&mut peer.filled);
+        let mut parsed = 0;
+        let mut needed = 0;
+        let mut result = Ok(());
+        while parsed < filled {
+            match decode(&buffer[parsed..filled]) {
+                Ok(Decoded::Frame(frame, length)) => {
+                    parsed += length;
+                    result = self.handle_frame(id, &frame, length);
+                    if result.is_err() {
+                        break;
+                    }
+                }
+                Ok(Decoded::Needs(bytes)) => {
+                    needed = bytes;
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(?error, "malformed frame");
+                    result = Err("a malformed frame");
+                    break;
+                }
+            }
+        }
+        if needed > self.limits.object_bytes + READ_BYTES {
+            result = Err("a frame larger than the object limit of this node");
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return result };
+        peer.received = buffer;
+        peer.received.copy_within(parsed..filled, 0);
+        peer.filled = filled - parsed;
+        peer.make_room(needed);
+        if peer.session.must_ack_now() {
+            write_ack(self.core.id(), peer);
+            if !peer.is_dirty {
+                peer.is_dirty = true;
+                self.dirty.push(id);
+            }
+        } else if peer.session.owes_ack() {
+            self.defer(ACK_DELAY);
+        }
+        result
+    }
+
+    fn handle_frame(&mut self, id: NodeId, frame: &Frame<'_>, length: usize) -> Result<(), &'static str> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        if peer.session.acknowledged(frame.numbers.acknowledged).is_err() {
+            return Err("an acknowledgement of what was never sent");
+        }
+        let Some(message) = &frame.message else { return Ok(()) };
+        if frame.envelope.from != id {
+            return Err("a frame that names another sender");
+        }
+        match peer.session.accept(frame.numbers.sequence, length) {
+            Accept::New => {}
+            Accept::Duplicate => return Ok(()),
+            Accept::Gap => return Err("a missing frame"),
+        }
+        if crc32fast::hash(frame.body) != frame.seal.checksum {
+            return Err("a body with a wrong checksum");
+        }
+        self.statistics.received[usize::from(message.kind())] += 1;
+        if frame.envelope.epoch < self.core.epoch() {
+            self.statistics.dropped += 1; // I8: nothing from an older epoch changes any state.
+            return Ok(());
+        }
+        let Envelope { set, object, .. } = frame.envelope;
+        self.message(id, set, object, message.clone(), frame.body);
+        Ok(())
+    }
+
+    /// A new connection: what the peer has not received is written again.
+    pub fn connect(&mut self, id: NodeId, stream: Stream, received: u64, poller: &Poller) -> std::io::Result<()> {
+        self.disconnect(id, poller);
+        let peer = self.peers.entry(id).or_insert_with(Peer::unconnected);
+        let invalid = |_| std::io::Error::other("the peer acknowledges what was never sent");
+        peer.session.resume(received).map_err(invalid)?;
+        stream.set_limit(None)?;
+        stream.set_nonblocking(true)?;
+        peer.filled = 0;
+        peer.make_room(0);
+        peer.rest_of_ack.clear();
+        poller.add(&stream, u64::from(id.0))?;
+        peer.stream = Some(stream);
+        self.statistics.reconnects += 1;
+        self.write_peer(id, poller);
+        self.read_peer(id, poller);
+        Ok(())
+    }
+
+    pub fn disconnect(&mut self, id: NodeId, poller: &Poller) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(stream) = peer.stream.take() {
+            poller.remove(&stream);
+            stream.shutdown();
+            self.lost_links = true;
+        }
+    }
+}
+
+/// Writes a bare acknowledgement, unless a frame is half written: then the next frame carries it.
+fn write_ack(me: NodeId, peer: &mut Peer) {
+    if peer.session.is_between_frames() && peer.rest_of_ack.is_empty() {
+        let received = peer.session.received();
+        if encode_ack(me, received, &mut peer.rest_of_ack).is_ok() {
+            peer.session.sent_ack();
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One wait for one object: the meeting point of the thread or task that waits and the lane that
+//! answers.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::cell::Hold;
+use crate::error::Error;
+use crate::runtime::lane::Lane;
+
+/// How a wait ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// A read hold, handed over.
+    Read(Hold),
+    /// The write hold, handed over. Without a value in the cell it is the first touch.
+    Write(Hold),
+    /// Access is here, held by nobody: look again.
+    Available,
+    /// The object was removed, or flushed.
+    Done,
+    /// No access.
+    Failed(Error),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WaitResult {
+    News,
+    TimedOut,
+}
+
+#[derive(Default)]
+struct Shared {
+    outcome: Option<Outcome>,
+    waker: Option<Waker>,
+    /// The waiting thread sits in the lane's poller, not on the condition variable.
+    polling: bool,
+}
+
+/// See the module.
+pub(crate) struct Op {
+    lane: Arc<Lane>,
+    shared: Mutex<Shared>,
+    woken: Condvar,
+    done: AtomicBool,
+    claimed: AtomicBool,
+}
+
+impl Op {
+    pub fn new(lane: Arc<Lane>) -> Op {
+        Op {
+            lane,
+            shared: Mutex::default(),
+            woken: Condvar::new(),
+            done: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
+        }
+    }
+
+    /// Somebody really waits: a grant may be handed over as a hold.
+    pub fn claim(&self) {
+        self.claimed.store(true, Ordering::Release);
+    }
+
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Acquire)
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// The lane's side: the wait is over.
+    pub fn complete(&self, outcome: Outcome) {
+        let (waker, polling) = {
+            let mut shared = self.shared.lock();
+            shared.outcome = Some(outcome);
+            self.done.store(true, Ordering::Release);
+            (shared.waker.take(), shared.polling)
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if polling && !on_own_poll(self) {
+            self.lane.wake_poller();
+        }
+        self.woken.notify_all();
+    }
+
+    /// The waiting side takes the outcome; the wait is then as if it had never begun.
+    pub fn take(&self) -> Option<Outcome> {
+        if !self.is_done() {
+            return None;
+        }
+        self.shared.lock().outcome.take()
+    }
+
+    /// Blocks until there is news or the deadline has passed. Polls the lane if nobody else does.
+    pub fn wait(&self, deadline: Instant) -> WaitResult {
+        loop {
+            if self.is_done() {
+                return WaitResult::News;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return WaitResult::TimedOut;
+            }
+            if self.lane.enter_poll() {
+                self.poll_lane(deadline);
+                self.lane.leave_poll();
+                continue;
+            }
+            let mut shared = self.shared.lock();
+            if !self.is_done() {
+                self.woken.wait_until(&mut shared, deadline);
+            }
+        }
+    }
+
+    fn poll_lane(&self, deadline: Instant) {
+        self.shared.lock().polling = true;
+        POLLING_FOR.set(std::ptr::from_ref(self).addr());
+        while !self.is_done() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.lane.poll(Some(left));
+        }
+        POLLING_FOR.set(0);
+        self.shared.lock().polling = false;
+    }
+
+    /// Leaves a waker behind. False if there is news already.
+    pub fn wake_by(&self, waker: &Waker, deadline: Instant) -> bool {
+        let mut shared = self.shared.lock();
+        if self.is_done() {
+            return false;
+        }
+        let new = shared.waker.is_none();
+        shared.waker = Some(waker.clone());
+        drop(shared);
+        if new {
+            self.lane.wake_at(deadline, waker.clone());
+        }
+        true
+    }
+}
+
+thread_local! {
+    /// The address of the op for which this thread polls: it need not wake itself.
+    static POLLING_FOR: Cell<usize> = const { Cell::new(0) };
+    /// This thread must never wait for the node: it is part of it.
+    static PART_OF_NODE: Cell<bool> = const { Cell::new(false) };
+}
+
+fn on_own_poll(op: &Op) -> bool {
+    POLLING_FOR.get() == std::ptr::from_ref(op).addr()
+}
+
+/// Marks this thread as one that the node itself needs.
+pub(crate) fn mark_part_of_node() {
+    PART_OF_NODE.set(true);
+}
+
+/// Whether a wait on this thread cannot stop the node or an async executor.
+pub(crate) fn may_block() -> bool {
+    !PART_OF_NODE.get()
+}

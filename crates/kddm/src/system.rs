@@ -1,0 +1,253 @@
+//! Names and descriptions of sets, kept in a set themselves: creation is a grab.
+
+use std::sync::Arc;
+
+use kddm_core::id::{PlacementPolicy, SetId, mix};
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Store;
+use crate::error::{ConfigurationError, Error, SetError};
+use crate::node::Node;
+use crate::operation::Make;
+use crate::set::Set;
+use crate::value::Value;
+
+/// Longest name of a set, in bytes.
+pub const NAME_LIMIT_BYTES: usize = 64;
+
+/// The object of the system set that counts set ids. Names hash to other objects.
+const COUNTER: u64 = 0;
+
+/// Where the objects of a set have their home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum PlacedBy {
+    /// By rendezvous hashing over all members.
+    #[default]
+    Hash,
+    /// At one node, as long as it is a member.
+    Fixed(u16),
+    /// At the node that the top 16 bits of the object id name, as long as it is a member.
+    Embedded,
+}
+
+impl PlacedBy {
+    fn policy(self) -> PlacementPolicy {
+        match self {
+            PlacedBy::Hash => PlacementPolicy::Hash,
+            PlacedBy::Fixed(node) => PlacementPolicy::Fixed(kddm_core::id::NodeId(node)),
+            PlacedBy::Embedded => PlacementPolicy::Embedded,
+        }
+    }
+}
+
+/// What the cluster remembers of a set.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub name: String,
+    pub set: u64,
+    pub codec: String,
+    pub type_name: String,
+    pub placed_by: PlacedBy,
+    pub destroying: bool,
+}
+
+/// An object of the system set: the sets whose names hash to it, or the counter.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SystemObject {
+    pub counter: u64,
+    pub sets: Vec<Description>,
+}
+
+fn bucket(name: &str) -> u64 {
+    name.bytes().fold(0x6b64_646d, |hash, byte| mix(hash ^ u64::from(byte))) | 1
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let fits = !name.is_empty() && name.len() <= NAME_LIMIT_BYTES && name.split('/').all(|part| !part.is_empty());
+    if fits { Ok(()) } else { Err(SetError::BadName { name: name.into() }.into()) }
+}
+
+/// Opens a set, and creates it if it does not exist. Made by [`Node::set`].
+///
+/// ```
+/// # let nodes = kddm::Node::local_cluster(1)?;
+/// let words: kddm::Set<String> = nodes[0].set("book/words").open()?;
+/// let differs = nodes[0].set::<u64>("book/words").open();
+/// assert!(differs.unwrap_err().to_string().contains("type"));
+/// # Ok::<(), kddm::Error>(())
+/// ```
+#[must_use = "the set is opened by `open()`"]
+pub struct SetBuilder<T: Value> {
+    node: Node,
+    name: String,
+    first_touch: Option<Make<T>>,
+    placed_by: Option<PlacedBy>,
+    wait_limit: Option<std::time::Duration>,
+}
+
+impl<T: Value> SetBuilder<T> {
+    pub(crate) fn new(node: Node, name: &str) -> SetBuilder<T> {
+        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None }
+    }
+
+    /// How an object gets its first value, where `T::default()` is not it.
+    pub fn first_touch(mut self, make: impl Fn(u64) -> T + Send + Sync + 'static) -> SetBuilder<T> {
+        self.first_touch = Some(Arc::new(make));
+        self
+    }
+
+    /// Where the objects have their home. Compared with an existing set only if given.
+    pub fn placement(mut self, placed_by: PlacedBy) -> SetBuilder<T> {
+        self.placed_by = Some(placed_by);
+        self
+    }
+
+    /// The limit of every wait on this handle that has none of its own.
+    pub fn wait_limit(mut self, limit: std::time::Duration) -> SetBuilder<T> {
+        self.wait_limit = Some(limit);
+        self
+    }
+
+    /// Opens the set with that name, or creates it: cluster-wide and atomic.
+    ///
+    /// # Errors
+    /// `SettingsDiffer` names what differs; `BadName`; and what an access can meet.
+    pub fn open(self) -> Result<Set<T>, Error>
+    where
+        T: Default,
+    {
+        let first_touch = self.first_touch.clone().unwrap_or_else(|| Arc::new(|_| T::default()));
+        self.open_as(first_touch, true)
+    }
+
+    /// As [`open`](SetBuilder::open), for a type without a default value.
+    ///
+    /// # Errors
+    /// As `open`, and `OutOfRange` if no [`first_touch`](SetBuilder::first_touch) was given.
+    pub fn open_without_default(self) -> Result<Set<T>, Error> {
+        let Some(first_touch) = self.first_touch.clone() else {
+            let rule = "a type without a default needs `.first_touch(..)`";
+            return Err(ConfigurationError::OutOfRange { setting: "first_touch", value: "none".into(), rule }.into());
+        };
+        self.open_as(first_touch, true)
+    }
+
+    /// Opens the set only if it exists.
+    ///
+    /// # Errors
+    /// `Unknown` if it does not; else as [`open`](SetBuilder::open).
+    pub fn open_existing(self) -> Result<Set<T>, Error>
+    where
+        T: Default,
+    {
+        let first_touch = self.first_touch.clone().unwrap_or_else(|| Arc::new(|_| T::default()));
+        self.open_as(first_touch, false)
+    }
+
+    fn open_as(self, first_touch: Make<T>, create: bool) -> Result<Set<T>, Error> {
+        check_name(&self.name)?;
+        let system = self.node.system()?;
+        let found = system.get(bucket(&self.name)).wait()?.sets.iter().find(|d| d.name == self.name).cloned();
+        let description = match found {
+            Some(description) => description,
+            None if !create => return Err(SetError::Unknown { name: self.name }.into()),
+            None => self.create(&system)?,
+        };
+        self.compare(&description)?;
+        let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
+        self.node.attach(SetId(description.set), self.name, first_touch, limit)
+    }
+
+    fn create(&self, system: &Set<SystemObject>) -> Result<Description, Error> {
+        self.node.runtime().seal()?;
+        let mut names = system.grab(bucket(&self.name)).wait()?;
+        if let Some(description) = names.sets.iter().find(|d| d.name == self.name) {
+            return Ok(description.clone());
+        }
+        let placed_by = self.placed_by.unwrap_or_default();
+        let counter = system
+            .update(COUNTER, |object| {
+                object.counter = object.counter.max(SetId::FIRST_COUNTER - 1) + 1;
+                Ok(object.counter)
+            })
+            .wait()?;
+        let description = Description {
+            name: self.name.clone(),
+            set: SetId::new(placed_by.policy(), counter).0,
+            codec: T::CODEC.into(),
+            type_name: T::type_name().into(),
+            placed_by,
+            destroying: false,
+        };
+        names.sets.push(description.clone());
+        names.put().wait()?;
+        Ok(description)
+    }
+
+    /// Only what was given explicitly is compared; the type always is.
+    fn compare(&self, description: &Description) -> Result<(), Error> {
+        let differs = |setting, has: String, wanted: String| {
+            Err(SetError::SettingsDiffer { name: self.name.clone(), setting, has, wanted }.into())
+        };
+        if description.destroying {
+            return Err(SetError::Destroyed.into());
+        }
+        if description.codec != T::CODEC {
+            return differs("codec", description.codec.clone(), T::CODEC.into());
+        }
+        if description.type_name != T::type_name() {
+            return differs("type", description.type_name.clone(), T::type_name().into());
+        }
+        match self.placed_by {
+            Some(wanted) if wanted != description.placed_by => {
+                differs("placement", format!("{:?}", description.placed_by), format!("{wanted:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Node {
+    /// Destroys a set: every node refuses new operations at once, waits for holders up to `limit`,
+    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation.
+    ///
+    /// # Errors
+    /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
+    pub fn destroy_set(&self, name: &str, limit: std::time::Duration) -> Result<(), Error> {
+        check_name(name)?;
+        let system = self.system()?;
+        let mut names = system.grab_existing(bucket(name)).wait().map_err(|_| unknown(name))?;
+        let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
+        found.destroying = true;
+        let set = SetId(found.set);
+        names.put().wait()?;
+        self.runtime().destroy_everywhere(set, name, limit)?;
+        let mut names = system.grab(bucket(name)).wait()?;
+        names.sets.retain(|d| d.name != name);
+        names.put().wait()
+    }
+
+    /// The system set of this node's cluster.
+    pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
+        let limit = self.runtime().config.wait_limit;
+        self.attach(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    SetError::Unknown { name: name.into() }.into()
+}
+
+/// What a lane does when a set is opened with a type for the first time here: the raw bytes that
+/// were kept so far become values of that type.
+pub(crate) fn typed_store<T: Value>(old: Option<&Arc<dyn Store>>) -> Result<Arc<crate::cell::Table<T>>, Error> {
+    use crate::cell::Table;
+    let Some(old) = old else { return Ok(Arc::new(Table::new())) };
+    if let Some(same) = Table::<T>::from_store(old) {
+        return Ok(same);
+    }
+    Table::<T>::adopt(&**old).map(Arc::new).ok_or_else(|| {
+        let (has, wanted) = (old.type_name().to_string(), T::type_name().to_string());
+        SetError::SettingsDiffer { name: "of this node".into(), setting: "type", has, wanted }.into()
+    })
+}

@@ -1,0 +1,11 @@
+//! Byte streams between nodes: TCP, Unix sockets, and pairs inside one process. All three are stream
+//! sockets, so everything above is one code.
+
+pub mod address;
+pub mod greeting;
+pub mod poll;
+pub mod stream;
+
+pub use address::{Address, AddressError};
+pub use poll::{Event, Poller};
+pub use stream::{DialError, Listener, Stream};

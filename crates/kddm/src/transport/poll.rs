@@ -1,0 +1,156 @@
+//! What a lane waits on: its sockets, a wake-up, a timer. Several threads may wait at once; the
+//! kernel wakes the one that came last, so a thread that waits for an answer gets it itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Whose.
+    pub token: u64,
+    /// There is something to read, or the end.
+    pub readable: bool,
+    /// There is room to write.
+    pub writable: bool,
+}
+
+/// Events taken at once.
+const EVENTS: usize = 64;
+
+/// See the module. Edge-triggered: whoever gets an event reads until nothing is left.
+#[derive(Debug)]
+pub struct Poller {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    timer: OwnedFd,
+    origin: Instant,
+    /// When the timer will fire, in nanoseconds since `origin`; zero if it is not armed.
+    armed: AtomicU64,
+}
+
+/// Token of a wake-up.
+pub const WAKE: u64 = u64::MAX;
+/// Token of the timer.
+pub const TIMER: u64 = u64::MAX - 1;
+
+impl Poller {
+    /// A poller that watches nothing yet.
+    ///
+    /// # Errors
+    /// The system's, when it is out of file descriptors.
+    pub fn new() -> std::io::Result<Poller> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edge)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge)?;
+        Ok(Poller { epoll, wake, timer, origin: Instant::now(), armed: AtomicU64::new(0) })
+    }
+
+    /// Watches a socket for both directions.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn add(&self, socket: impl AsFd, token: u64) -> std::io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?)
+    }
+
+    /// Watches it no more.
+    pub fn remove(&self, socket: impl AsFd) {
+        let _already_closed = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Waits at most `limit` and hands each event to `handle`.
+    ///
+    /// # Errors
+    /// The system's; an interruption is not one.
+    pub fn wait(&self, limit: Option<Duration>, mut handle: impl FnMut(Event)) -> std::io::Result<()> {
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        });
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), limit.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            let token = event.data.u64();
+            if token == TIMER {
+                self.armed.store(0, Ordering::Release);
+            }
+            let flags = event.flags;
+            let ended = epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
+            let readable = flags.intersects(epoll::EventFlags::IN | ended);
+            handle(Event { token, readable, writable: flags.contains(epoll::EventFlags::OUT) });
+        }
+        Ok(())
+    }
+
+    /// Wakes one thread that waits.
+    pub fn wake(&self) {
+        let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Makes the timer fire at that time, unless it fires earlier anyway.
+    pub fn arm_at(&self, at: Instant) {
+        let at_ns = (at.saturating_duration_since(self.origin).as_nanos() as u64).max(1);
+        let armed = self.armed.load(Ordering::Acquire);
+        if armed != 0 && armed <= at_ns {
+            return;
+        }
+        self.armed.store(at_ns, Ordering::Release);
+        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _valid_times =
+            timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn an_event_wakes_one_thread() {
+        let poller = Arc::new(Poller::new().expect("a poller"));
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+        poller.add(&theirs, 7).expect("added");
+        poller.wait(Some(Duration::ZERO), |_| {}).expect("the first writable edge");
+        let (sender, receiver) = channel();
+        let waiting = Arc::clone(&poller);
+        let thread = std::thread::spawn(move || {
+            waiting.wait(Some(Duration::from_secs(10)), |event| sender.send(event).expect("heard")).expect("waits");
+        });
+        ours.write_all(b"x").expect("written");
+        let event = receiver.recv_timeout(Duration::from_secs(10)).expect("an event");
+        assert!(event.token == 7 && event.readable);
+        thread.join().expect("ends");
+    }
+
+    #[test]
+    fn the_timer_fires_and_the_wake_up_wakes() {
+        let poller = Poller::new().expect("a poller");
+        poller.arm_at(Instant::now() + Duration::from_millis(1));
+        let mut tokens = Vec::new();
+        poller.wait(Some(Duration::from_secs(10)), |event| tokens.push(event.token)).expect("waits");
+        poller.wake();
+        poller.wait(Some(Duration::from_secs(10)), |event| tokens.push(event.token)).expect("waits");
+        assert_eq!(tokens, [TIMER, WAKE]);
+    }
+}

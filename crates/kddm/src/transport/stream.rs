@@ -1,0 +1,300 @@
+//! Listening, dialling, and the streams that come of it.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{LazyLock, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, eventfd, poll};
+
+use super::address::Address;
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over the network.
+    Tcp(TcpStream),
+    /// On this host, or in this process.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Reads and writes return at once, or block.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_nonblocking(nonblocking),
+            Stream::Unix(stream) => stream.set_nonblocking(nonblocking),
+        }
+    }
+
+    /// The limit of a blocking read or write.
+    pub fn set_limit(&self, limit: Option<Duration>) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)),
+            Stream::Unix(stream) => stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)),
+        }
+    }
+
+    /// Ends both directions; the other side sees the end.
+    pub fn shutdown(&self) {
+        let _already_ended = match self {
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Both),
+        };
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
+            Stream::Unix(stream) => (&mut &*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).write(buffer),
+            Stream::Unix(stream) => (&mut &*stream).write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// Why nobody answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// The address answers, but nobody listens.
+    #[error("nobody listens on {0}; is the node started, and the port right?")]
+    NobodyListens(Address),
+    /// Nothing came back in time.
+    #[error("{0} does not answer; is the host up, and no firewall between?")]
+    TimedOut(Address),
+    /// Anything else the system says.
+    #[error("cannot reach {address}: {reason}")]
+    Unreachable {
+        /// Whom.
+        address: Address,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// Connects, within a limit.
+///
+/// # Errors
+/// Each names the address and what to look at.
+pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
+    let unreachable = |error: io::Error| match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => DialError::NobodyListens(address.clone()),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => DialError::TimedOut(address.clone()),
+        _ => DialError::Unreachable { address: address.clone(), reason: error.to_string() },
+    };
+    match address {
+        Address::Tcp { .. } => {
+            let targets = address.to_string().to_socket_addrs().map_err(unreachable)?;
+            let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+            for target in targets {
+                match TcpStream::connect_timeout(&target, limit) {
+                    Ok(stream) => {
+                        stream.set_nodelay(true).map_err(unreachable)?;
+                        return Ok(Stream::Tcp(stream));
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            Err(unreachable(last))
+        }
+        Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(unreachable),
+        Address::Local(name) => {
+            let (ours, theirs) = UnixStream::pair().map_err(unreachable)?;
+            let listeners = LOCAL.lock();
+            let Some(listener) = listeners.get(name) else { return Err(DialError::NobodyListens(address.clone())) };
+            match listener.queue.try_send(theirs) {
+                Ok(()) => {
+                    listener.wake();
+                    Ok(Stream::Unix(ours))
+                }
+                Err(TrySendError::Full(_)) => Err(DialError::TimedOut(address.clone())),
+                Err(TrySendError::Disconnected(_)) => Err(DialError::NobodyListens(address.clone())),
+            }
+        }
+    }
+}
+
+/// Connections to a `local:` listener that wait to be accepted, as a socket's backlog.
+const LOCAL_BACKLOG: usize = 128;
+
+struct LocalListener {
+    queue: SyncSender<UnixStream>,
+    wake: std::os::fd::OwnedFd,
+}
+
+impl LocalListener {
+    fn wake(&self) {
+        let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// The `local:` names of this process.
+static LOCAL: LazyLock<Mutex<HashMap<String, LocalListener>>> = LazyLock::new(Mutex::default);
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+    Local(Mutex<Receiver<UnixStream>>, String),
+}
+
+/// Listens on an address until it is dropped.
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+    wake: std::os::fd::OwnedFd,
+    closed: OnceLock<()>,
+}
+
+impl Listener {
+    /// Listens. TCP port 0 takes a free one. A Unix socket whose process is gone is replaced.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub fn bind(address: &Address, insecure: bool) -> Result<Listener, String> {
+        if !address.is_loopback() && !insecure {
+            return Err("it is reachable from other machines, and there is no encryption yet; allow that explicitly \
+                        (`insecure`), or listen on 127.0.0.1"
+                .into());
+        }
+        let in_use =
+            || "the address is in use; stop the other process or choose another port (0 takes a free one)".to_string();
+        let explain = |error: io::Error| match error.kind() {
+            ErrorKind::AddrInUse => in_use(),
+            _ => error.to_string(),
+        };
+        let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
+        let wake = eventfd(0, flags).map_err(|error| error.to_string())?;
+        let (socket, address) = match address {
+            Address::Tcp { .. } => {
+                let socket = TcpListener::bind(address.to_string()).map_err(explain)?;
+                let real = Address::of_socket(socket.local_addr().map_err(explain)?);
+                socket.set_nonblocking(true).map_err(explain)?;
+                (Socket::Tcp(socket), real)
+            }
+            Address::Unix(path) => {
+                let bound = UnixListener::bind(path).or_else(|error| {
+                    let stale = error.kind() == ErrorKind::AddrInUse && UnixStream::connect(path).is_err();
+                    if !stale {
+                        return Err(error);
+                    }
+                    std::fs::remove_file(path)?;
+                    UnixListener::bind(path)
+                });
+                let socket = bound.map_err(explain)?;
+                socket.set_nonblocking(true).map_err(explain)?;
+                (Socket::Unix(socket, path.clone()), address.clone())
+            }
+            Address::Local(name) => {
+                let (queue, receiver) = sync_channel(LOCAL_BACKLOG);
+                let copy = rustix::io::dup(&wake).map_err(|error| error.to_string())?;
+                let mut listeners = LOCAL.lock();
+                if listeners.contains_key(name) {
+                    return Err(in_use());
+                }
+                listeners.insert(name.clone(), LocalListener { queue, wake: copy });
+                (Socket::Local(Mutex::new(receiver), name.clone()), address.clone())
+            }
+        };
+        Ok(Listener { socket, address, wake, closed: OnceLock::new() })
+    }
+
+    /// The address, with the real port.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Waits for the next connection. `None` once the listener is closed.
+    ///
+    /// # Errors
+    /// What the system says; trying again may work.
+    pub fn accept(&self) -> io::Result<Option<Stream>> {
+        loop {
+            if self.closed.get().is_some() {
+                return Ok(None);
+            }
+            let accepted = match &self.socket {
+                Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
+                    stream.set_nodelay(true)?;
+                    stream.set_nonblocking(false)?;
+                    Ok(Stream::Tcp(stream))
+                }),
+                Socket::Unix(socket, _) => socket.accept().and_then(|(stream, _)| {
+                    stream.set_nonblocking(false)?;
+                    Ok(Stream::Unix(stream))
+                }),
+                Socket::Local(queue, _) => {
+                    let next = queue.lock().try_recv();
+                    next.map(Stream::Unix).map_err(|_| ErrorKind::WouldBlock.into())
+                }
+            };
+            match accepted {
+                Ok(stream) => return Ok(Some(stream)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        match &self.socket {
+            Socket::Tcp(socket) => fds.push(PollFd::new(socket, PollFlags::IN)),
+            Socket::Unix(socket, _) => fds.push(PollFd::new(socket, PollFlags::IN)),
+            Socket::Local(..) => {}
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut count = [0u8; 8];
+        let _nothing_to_read = rustix::io::read(&self.wake, &mut count);
+        Ok(())
+    }
+
+    /// Ends `accept`, now and for ever.
+    pub fn close(&self) {
+        let _closed_before = self.closed.set(());
+        let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if let Socket::Local(_, name) = &self.socket {
+            LOCAL.lock().remove(name);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+        if let Socket::Unix(_, path) = &self.socket {
+            let _already_gone = std::fs::remove_file(path);
+        }
+    }
+}
