@@ -1,12 +1,14 @@
 //! The memory of a table's cells. It never moves, and is freed with the table only.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::AtomicU32;
 
 use super::CellNumber;
 use super::sync::{AtomicPtr, AtomicU64, Ordering};
 use super::word::Word;
+use crate::value::Value;
 
 /// One object's cell. Plain old data follows it directly, so that a hit by key touches one page.
 #[repr(C, align(32))]
@@ -35,23 +37,25 @@ const BUCKETS: usize = 22;
 const BUCKET_ALIGN: usize = 64;
 
 /// See the module.
-pub(super) struct Arena {
+pub(super) struct Arena<T: Value> {
     buckets: [AtomicPtr<u8>; BUCKETS],
     /// Cells with a smaller number are initialised.
     count: AtomicU32,
-    words: usize,
+    values: PhantomData<T>,
 }
 
-impl Arena {
-    /// For cells with that many words of plain old data.
-    pub fn new(words: usize) -> Arena {
-        Arena { buckets: std::array::from_fn(|_| AtomicPtr::new(null_mut())), count: AtomicU32::new(0), words }
-    }
-
+impl<T: Value> Arena<T> {
     /// Bytes from one cell to the next.
-    pub fn stride(&self) -> usize {
-        let data = self.words * size_of::<AtomicU64>();
-        size_of::<Cell>() + data.next_multiple_of(align_of::<Cell>())
+    const STRIDE: usize =
+        size_of::<Cell>() + (T::POD_WORDS * size_of::<AtomicU64>()).next_multiple_of(align_of::<Cell>());
+
+    /// No cells, no memory.
+    pub fn new() -> Arena<T> {
+        Arena {
+            buckets: std::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            count: AtomicU32::new(0),
+            values: PhantomData,
+        }
     }
 
     /// How many cells there have been.
@@ -59,15 +63,16 @@ impl Arena {
         self.count.load(Ordering::Acquire)
     }
 
+    #[inline(always)]
     fn place(number: CellNumber) -> (usize, usize) {
         let shifted = number as usize + FIRST_BUCKET as usize;
         let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
         (bucket, shifted - ((FIRST_BUCKET as usize) << bucket))
     }
 
-    fn layout(&self, bucket: usize) -> Layout {
+    fn layout(bucket: usize) -> Layout {
         let cells = (FIRST_BUCKET as usize) << bucket;
-        self.stride()
+        Self::STRIDE
             .checked_mul(cells)
             .and_then(|bytes| Layout::from_size_align(bytes, BUCKET_ALIGN).ok())
             .expect("fewer than 2^32 cells of at most a few KiB fit the address space")
@@ -79,10 +84,10 @@ impl Arena {
         if number >= self.count.load(Ordering::Acquire) {
             return None;
         }
-        let (bucket, offset) = Arena::place(number);
+        let (bucket, offset) = Self::place(number);
         let base = self.buckets[bucket].load(Ordering::Acquire);
         // SAFETY: a number below the count has its bucket allocated, and its place is inside it.
-        NonNull::new(unsafe { base.add(offset * self.stride()) }.cast())
+        NonNull::new(unsafe { base.add(offset * Self::STRIDE) }.cast())
     }
 
     /// As [`Self::pointer`].
@@ -95,11 +100,11 @@ impl Arena {
     /// Makes one more cell, that belongs to no object. One caller at a time.
     pub fn grow(&self) -> CellNumber {
         let number = self.count.load(Ordering::Relaxed);
-        let (bucket, offset) = Arena::place(number);
+        let (bucket, offset) = Self::place(number);
         assert!(bucket < BUCKETS, "a table has fewer than 2^32 cells");
         let mut base = self.buckets[bucket].load(Ordering::Relaxed);
         if base.is_null() {
-            let layout = self.layout(bucket);
+            let layout = Self::layout(bucket);
             // SAFETY: the layout has a size: a bucket has cells, and a cell has bytes.
             base = unsafe { alloc(layout) };
             if base.is_null() {
@@ -108,7 +113,7 @@ impl Arena {
             self.buckets[bucket].store(base, Ordering::Release);
         }
         // SAFETY: the place is inside the bucket, and aligned: buckets to 64 bytes, strides to 32.
-        let cell = unsafe { base.add(offset * self.stride()) }.cast::<Cell>();
+        let cell = unsafe { base.add(offset * Self::STRIDE) }.cast::<Cell>();
         // SAFETY: nobody else knows this place: it is not below the count yet.
         unsafe {
             cell.write(Cell {
@@ -117,7 +122,7 @@ impl Arena {
                 version: AtomicU64::new(0),
                 value: AtomicPtr::new(null_mut()),
             });
-            for at in 0..self.words {
+            for at in 0..T::POD_WORDS {
                 cell.add(1).cast::<AtomicU64>().add(at).write(AtomicU64::new(0));
             }
         }
@@ -129,7 +134,7 @@ impl Arena {
     pub fn contains(&self, address: usize) -> bool {
         (0..BUCKETS).any(|bucket| {
             let base = self.buckets[bucket].load(Ordering::Acquire);
-            !base.is_null() && (base.addr()..base.addr() + self.layout(bucket).size()).contains(&address)
+            !base.is_null() && (base.addr()..base.addr() + Self::layout(bucket).size()).contains(&address)
         })
     }
 
@@ -142,7 +147,7 @@ impl Arena {
             let base = self.buckets[bucket].swap(null_mut(), Ordering::AcqRel);
             if !base.is_null() {
                 // SAFETY: it was allocated by `grow` with this layout, and is forgotten here.
-                unsafe { dealloc(base, self.layout(bucket)) };
+                unsafe { dealloc(base, Self::layout(bucket)) };
             }
         }
         self.count.store(0, Ordering::Release);
@@ -152,9 +157,9 @@ impl Arena {
 /// The words behind a cell.
 ///
 /// # Safety
-/// `cell` comes from [`Arena::pointer`] of a living arena that was made with at least `words` words.
+/// `cell` comes from [`Arena::pointer`] of a living arena of `T`.
 #[inline(always)]
-pub(super) unsafe fn words_of<'a>(cell: NonNull<Cell>, words: usize) -> &'a [AtomicU64] {
+pub(super) unsafe fn words_of<'a, T: Value>(cell: NonNull<Cell>) -> &'a [AtomicU64] {
     // SAFETY: `grow` has initialised that many words directly behind the cell.
-    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), words) }
+    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), T::POD_WORDS) }
 }

@@ -138,8 +138,8 @@ impl<T: Value> Seen<T> {
         if !hold.cell().word.load().has(super::word::READY) {
             return Seen::Nothing;
         }
-        // SAFETY: the hold belongs to a table of `T`, whose arena has `T::POD_WORDS` words a cell.
-        let words = unsafe { words_of(hold.cell, T::POD_WORDS) };
+        // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
+        let words = unsafe { words_of::<T>(hold.cell) };
         T::from_words(|at| words[at].load(Ordering::Relaxed)).map_or(Seen::Nothing, Seen::Copied)
     }
 
@@ -256,8 +256,8 @@ impl<T: Value> WriteHold<T> {
             self.replace(value);
         } else {
             let word = &self.hold.cell().word;
-            // SAFETY: the hold belongs to a table of `T`, whose arena has `T::POD_WORDS` words a cell.
-            let words = unsafe { words_of(self.hold.cell, T::POD_WORDS) };
+            // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
+            let words = unsafe { words_of::<T>(self.hold.cell) };
             word.before_stores();
             value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
             self.seen = Seen::Copied(value);

@@ -242,8 +242,8 @@ impl<T: Value> Store for Table<T> {
                 Some(bytes) if T::POD_WORDS == 0 => (content::from_bytes(bytes, None), false, Ok(())),
                 Some(bytes) => match content::decode::<T>(bytes) {
                     Ok(value) => {
-                        // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
-                        let words = unsafe { words_of(pointer, T::POD_WORDS) };
+                        // SAFETY: the pointer is from this table's arena of `T`.
+                        let words = unsafe { words_of::<T>(pointer) };
                         value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
                         (content::none(), true, Ok(()))
                     }
@@ -277,8 +277,8 @@ impl<T: Value> Store for Table<T> {
             return Ok(true);
         }
         if T::POD_WORDS > 0 && cell.word.load().has(READY) {
-            // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
-            let words = unsafe { words_of(pointer, T::POD_WORDS) };
+            // SAFETY: the pointer is from this table's arena of `T`.
+            let words = unsafe { words_of::<T>(pointer) };
             let value = T::from_words(|at| words[at].load(Ordering::Relaxed));
             return value.map_or(Ok(false), |value| value.encode(bytes).map(|()| true));
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::value::Pod;
 
 /// Grants and revocations the driver makes.
-const ROUNDS: u64 = if cfg!(miri) { 20 } else { 3_000 };
+const ROUNDS: u64 = if cfg!(miri) { 20 } else { 1_000 };
 const READERS: usize = 3;
 const ID: u64 = 42;
 

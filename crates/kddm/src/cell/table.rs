@@ -1,7 +1,6 @@
 //! The table of one set: the fast path.
 
 use std::any::Any;
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -34,12 +33,11 @@ use crate::value::{DecodeError, Raw, Value};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Table<T: Value> {
-    pub(super) arena: Arena,
+    pub(super) arena: Arena<T>,
     pub(super) index: Index,
     pub(super) writer: Mutex<Writer>,
     /// Tells holds of one table from those of another.
     number: u64,
-    values: PhantomData<T>,
 }
 
 /// What only inserting and removing cells needs.
@@ -74,11 +72,10 @@ impl<T: Value> Table<T> {
     pub fn new() -> Table<T> {
         let _light_from_now_on = prepare();
         Table {
-            arena: Arena::new(T::POD_WORDS),
+            arena: Arena::new(),
             index: Index::new(),
             writer: Mutex::default(),
             number: TABLES.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            values: PhantomData,
         }
     }
 
@@ -176,8 +173,8 @@ impl<T: Value> Table<T> {
             if !is(cell, id) {
                 return None;
             }
-            // SAFETY: the arena was made for `T::POD_WORDS` words a cell.
-            let words = unsafe { words_of(pointer, T::POD_WORDS) };
+            // SAFETY: the pointer is from this table's arena of `T`.
+            let words = unsafe { words_of::<T>(pointer) };
             T::from_words(|at| words[at].load(Ordering::Relaxed))
         })?
     }
