@@ -1,8 +1,8 @@
 //! The home of a shard: it answers for objects that nobody points to.
 
-use crate::id::{NodeId, ObjectId, Tenure};
+use crate::id::{NodeId, ObjectId, Tenure, Version};
 use crate::message::{Message, Request, RequestKind};
-use crate::object::state::Turn;
+use crate::object::state::{LateAck, Turn};
 use crate::table::Keyed;
 
 /// What the home knows of an object that exists.
@@ -93,6 +93,7 @@ impl Turn<'_> {
         }
     }
 
+    /// A removal begins: requests are parked, and a copy that is here goes like any other.
     pub fn removing(&mut self, from: NodeId, tenure: Tenure) {
         if !self.is_home() {
             return self.dropped("a removal announced to a node that is not the home");
@@ -101,7 +102,13 @@ impl Turn<'_> {
             let state = EntryState::Removing;
             self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state });
         }
-        self.send(from, Message::Ack { tenure, version: crate::id::Version(0) });
+        if from == self.me() {
+            self.send(from, Message::Ack { tenure, version: Version(0) });
+        } else {
+            // One message closes the home and strikes its copy: two acks of one node could not be
+            // told apart.
+            self.invalidate(from, LateAck { tenure, version: Version(0), owner: from, remove: true });
+        }
     }
 
     /// A removal is done: the object does not exist, and what was parked starts anew.

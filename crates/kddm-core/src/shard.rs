@@ -10,7 +10,8 @@ use crate::home::Entry;
 use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Tenure, mix};
 use crate::io::{Access, Input, NoMemory, Outputs};
 use crate::message::{Message, Request};
-use crate::object::state::{Main, Packed, Seen, Side, Turn};
+pub use crate::object::state::Main;
+use crate::object::state::{Packed, Seen, Side, Turn};
 use crate::table::Table;
 
 /// Hints that a shard keeps of objects it no longer has. A forgotten hint costs one message.

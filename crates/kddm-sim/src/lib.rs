@@ -1,1 +1,11 @@
-//! Placeholder until the first commit.
+//! The world of KDDM, simulated: whole clusters in one thread, on the real core.
+//!
+//! [`model`] searches every interleaving of small cases; [`run`] drives large ones from a seed.
+//! Both step the same [`world::World`], and the same checkers watch it ([`check`]).
+
+pub mod agent;
+pub mod check;
+pub mod model;
+pub mod run;
+pub mod trace;
+pub mod world;

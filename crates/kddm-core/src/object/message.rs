@@ -49,6 +49,7 @@ impl Turn<'_> {
         if self.side.late_ack.is_some() {
             return self.dropped("created while an ack is owed");
         }
+        self.lay_ghost();
         self.has_value = false;
         self.become_owner(Main::Owner { tenure, version: Version(0), born: tenure }, tenure, RequestId::default());
     }
@@ -61,6 +62,7 @@ impl Turn<'_> {
         if self.side.late_ack.is_some() {
             return self.dropped("transferred to a node that owes an ack");
         }
+        self.lay_ghost();
         self.output(Output::Install { object: self.id, version, has_value });
         self.has_value = has_value;
         self.side.owed = sharers;
@@ -70,6 +72,14 @@ impl Turn<'_> {
         }
         self.send_deferred(from, Message::Confirm { tenure });
         self.become_owner(main, tenure, id);
+    }
+
+    /// The bytes of a ghost may be of an earlier life of the object, where versions mean other
+    /// values: they go before anything else comes in their place.
+    fn lay_ghost(&mut self) {
+        if matches!(self.main, Main::Ghost { .. }) {
+            self.discard();
+        }
     }
 
     fn become_owner(&mut self, main: Main, tenure: Tenure, answers: RequestId) {
@@ -105,6 +115,7 @@ impl Turn<'_> {
         if tenure < self.seen.tenure {
             return self.fault("I2: a newer owner was known before this copy arrived");
         }
+        self.lay_ghost();
         self.main = Main::Sharer { tenure, version, counter: id.counter };
         self.has_value = true;
         self.seen = Seen { tenure, node: from };
@@ -113,7 +124,7 @@ impl Turn<'_> {
         self.grant(Access::Read, true);
     }
 
-    fn invalidate(&mut self, from: NodeId, late: LateAck) {
+    pub fn invalidate(&mut self, from: NodeId, late: LateAck) {
         match self.main {
             Main::Sharer { tenure, version, .. } if (tenure, version) <= (late.tenure, late.version) => {
                 if self.access == Access::None && self.side.revoking.is_none() {

@@ -177,8 +177,9 @@ impl Turn<'_> {
         self.side.owed.insert(home);
         self.send(home, Message::Removing { tenure });
         while let Some(sharing) = self.side.sharers.pop() {
-            self.side.owed.insert(sharing.node);
-            self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: true });
+            if self.side.owed.insert(sharing.node) {
+                self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: true });
+            }
         }
         false
     }

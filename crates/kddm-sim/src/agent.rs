@@ -1,0 +1,446 @@
+//! One simulated node: the real core, and local threads over modelled values. It does with the
+//! core's outputs what the library's runtime does, step by step; only memory and sockets differ.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kddm_core::id::{NodeId, ObjectId, Version};
+use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
+use kddm_core::message::{Message, RequestKind};
+use kddm_core::shard::{Place, Shard};
+
+/// Number of a client in the world.
+pub type ClientNumber = u16;
+
+/// A value: every put of a run makes one of its own.
+pub type Value = u32;
+
+/// What a client may ask of its node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Wish {
+    /// As the core's request; a get or grab ends with a hold.
+    Request(RequestKind),
+    /// Make a copy local and hold nothing.
+    Fetch,
+    /// Make ownership local and hold nothing.
+    Acquire,
+}
+
+impl Wish {
+    /// What the core is asked for.
+    pub fn kind(self) -> RequestKind {
+        match self {
+            Wish::Request(kind) => kind,
+            Wish::Fetch => RequestKind::Get { existing: false },
+            Wish::Acquire => RequestKind::Grab { existing: false },
+        }
+    }
+
+    /// The access that satisfies it, for those that access satisfies.
+    pub fn level(self) -> Option<Access> {
+        match self.kind() {
+            RequestKind::Get { .. } => Some(Access::Read),
+            RequestKind::Grab { .. } | RequestKind::TryGrab => Some(Access::Write),
+            RequestKind::Remove | RequestKind::Flush { .. } => None,
+        }
+    }
+
+    fn is_existing(self) -> bool {
+        matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
+    }
+}
+
+/// How a wish ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// The client holds the object to read it.
+    Reading,
+    /// The client holds the object to change it.
+    Writing,
+    /// Done, and nothing is held.
+    Done,
+    /// Ended without access.
+    Failed(Answer),
+}
+
+/// A message under way, with the bytes it carries.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Packet {
+    /// The object concerned.
+    pub object: ObjectId,
+    /// What is said.
+    pub message: Message,
+    /// The value that goes with it.
+    pub body: Option<Value>,
+}
+
+/// What came of one step of an agent.
+#[derive(Clone, Default, Debug)]
+pub struct Effects {
+    /// Messages, in the order in which they were sent.
+    pub packets: Vec<(NodeId, Packet)>,
+    /// Wishes that ended.
+    pub ended: Vec<(ClientNumber, Outcome)>,
+    /// Invariants that the agent or the core found broken.
+    pub broken: Vec<String>,
+    /// Messages that the core dropped because they could not be meant.
+    pub dropped: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Waiter {
+    client: ClientNumber,
+    wish: Wish,
+}
+
+/// What a node has of one object besides the core's record.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Cell {
+    /// What local threads may use.
+    pub access: Access,
+    /// The value, readable or not.
+    pub value: Option<Value>,
+    /// Puts that the value has seen.
+    pub version: Version,
+    /// Clients that read it.
+    pub readers: Vec<ClientNumber>,
+    /// The client that writes it.
+    pub writer: Option<ClientNumber>,
+    waiters: VecDeque<Waiter>,
+    outstanding: bool,
+    revoking: Option<Access>,
+}
+
+impl Cell {
+    /// What local threads use or may begin to use.
+    pub fn in_use(&self) -> Access {
+        let held = match (self.writer, self.readers.is_empty()) {
+            (Some(_), _) => Access::Write,
+            (None, false) => Access::Read,
+            (None, true) => Access::None,
+        };
+        held.max(self.access)
+    }
+
+    fn is_held(&self) -> bool {
+        self.writer.is_some() || !self.readers.is_empty()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && !self.outstanding && self.revoking.is_none() && !self.is_held()
+    }
+
+    /// Lowers access; true once nobody uses more.
+    fn lower(&mut self, to: Access) -> bool {
+        let level = to.min(self.access);
+        self.access = level;
+        let in_the_way =
+            (level < Access::Write && self.writer.is_some()) || (level == Access::None && !self.readers.is_empty());
+        !in_the_way
+    }
+
+    fn fast_path_is_open(&self) -> bool {
+        self.revoking.is_none() && self.waiters.is_empty() && self.writer.is_none()
+    }
+}
+
+/// One node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Agent {
+    me: NodeId,
+    homes: Vec<NodeId>,
+    shards: Vec<Shard>,
+    counter: u64,
+    cells: BTreeMap<ObjectId, Cell>,
+}
+
+impl Agent {
+    /// A node with nothing; object `n` is in shard `n % homes.len()`, whose home is given.
+    pub fn new(me: NodeId, homes: &[NodeId]) -> Agent {
+        let shards = homes.iter().map(|_| Shard::new()).collect();
+        Agent { me, homes: homes.to_vec(), shards, counter: 0, cells: BTreeMap::new() }
+    }
+
+    /// This node's number.
+    pub fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// What is here of an object besides the core's record.
+    pub fn cell(&self, object: ObjectId) -> Option<&Cell> {
+        self.cells.get(&object)
+    }
+
+    /// The core's view of an object.
+    pub fn inspect(&self, object: ObjectId) -> kddm_core::shard::Inspection {
+        self.shards[self.shard_of(object)].inspect(self.me, object)
+    }
+
+    /// Nothing is outstanding here (`I9`).
+    pub fn is_at_rest(&self) -> bool {
+        self.shards.iter().all(Shard::is_at_rest) && self.cells.values().all(Cell::is_idle)
+    }
+
+    fn shard_of(&self, object: ObjectId) -> usize {
+        (object.0 % self.homes.len() as u64) as usize
+    }
+
+    /// A client asks: served from here if the access allows it, else the core is asked.
+    pub fn begin(&mut self, client: ClientNumber, object: ObjectId, wish: Wish, effects: &mut Effects) {
+        let cell = self.cells.entry(object).or_default();
+        if let Wish::Request(kind) = wish
+            && cell.fast_path_is_open()
+        {
+            match kind {
+                RequestKind::Get { .. } if cell.access >= Access::Read && cell.value.is_some() => {
+                    cell.readers.push(client);
+                    return effects.ended.push((client, Outcome::Reading));
+                }
+                // An *existing* grab of an object without a value is refused above the fast path.
+                RequestKind::Grab { .. } | RequestKind::TryGrab
+                    if cell.access == Access::Write
+                        && cell.readers.is_empty()
+                        && (cell.value.is_some() || !wish.is_existing()) =>
+                {
+                    cell.writer = Some(client);
+                    return effects.ended.push((client, Outcome::Writing));
+                }
+                _ => {}
+            }
+        }
+        cell.waiters.push_back(Waiter { client, wish });
+        self.run(object, None, None, effects);
+    }
+
+    /// A waiting client gives up.
+    pub fn cancel(&mut self, client: ClientNumber, object: ObjectId, effects: &mut Effects) {
+        let cell = self.cells.entry(object).or_default();
+        let Some(at) = cell.waiters.iter().position(|waiter| waiter.client == client) else { return };
+        cell.waiters.remove(at);
+        let withdraw = at == 0 && cell.outstanding;
+        if withdraw {
+            cell.outstanding = false;
+        }
+        self.run(object, withdraw.then_some(Input::Cancel), None, effects);
+    }
+
+    /// A client ends its hold; a writer may leave a new value, or make the first one.
+    pub fn release(&mut self, client: ClientNumber, object: ObjectId, left: Left, effects: &mut Effects) {
+        let cell = self.cells.entry(object).or_default();
+        if cell.writer == Some(client) {
+            cell.writer = None;
+            match left {
+                Left::Nothing => {}
+                Left::First(value) => cell.value = Some(value),
+                Left::Put(value) => {
+                    cell.value = Some(value);
+                    cell.version = cell.version.next();
+                }
+            }
+        }
+        cell.readers.retain(|reader| *reader != client);
+        self.run(object, None, None, effects);
+    }
+
+    /// A message has arrived.
+    pub fn receive(&mut self, from: NodeId, packet: Packet, effects: &mut Effects) {
+        let Packet { object, message, body } = packet;
+        self.run(object, Some(Input::Message { from, message }), body, effects);
+    }
+
+    fn run(&mut self, object: ObjectId, input: Option<Input>, body: Option<Value>, effects: &mut Effects) {
+        let mut todo: VecDeque<Input> = input.into_iter().collect();
+        let mut body = body;
+        loop {
+            while let Some(input) = todo.pop_front() {
+                self.step(object, input, body.take(), &mut todo, effects);
+            }
+            self.serve(object, &mut todo, effects);
+            if todo.is_empty() {
+                break;
+            }
+        }
+        let forget = |cell: &Cell| cell.is_idle() && cell.value.is_none() && cell.access == Access::None;
+        if self.cells.get(&object).is_some_and(forget) {
+            self.cells.remove(&object);
+        }
+    }
+
+    fn step(
+        &mut self,
+        object: ObjectId,
+        input: Input,
+        body: Option<Value>,
+        todo: &mut VecDeque<Input>,
+        effects: &mut Effects,
+    ) {
+        let shard = self.shard_of(object);
+        let home = self.homes[shard];
+        let place = Place { me: self.me, incarnation: Default::default(), epoch: kddm_core::id::Epoch(1), home };
+        let mut outputs = Outputs::new();
+        if self.shards[shard].handle(&place, &mut self.counter, object, input, &mut outputs).is_err() {
+            return effects.broken.push("memory was refused to the simulator".into());
+        }
+        for output in outputs.drain() {
+            self.act(output, body, todo, effects);
+        }
+    }
+
+    fn act(&mut self, output: Output, arrived: Option<Value>, todo: &mut VecDeque<Input>, effects: &mut Effects) {
+        match output {
+            Output::Send { to, object, message, body, .. } => {
+                let value = self.cells.get(&object).and_then(|cell| cell.value);
+                let body = if body == Body::Object { value } else { None };
+                if body.is_none() && carries_object(&message) {
+                    effects.broken.push(format!("node {} sends an object's value that it does not have", self.me));
+                }
+                effects.packets.push((to, Packet { object, message, body }));
+            }
+            Output::Install { object, version, has_value } => {
+                let cell = self.cells.entry(object).or_default();
+                let same = has_value && cell.value.is_some() && cell.version == version;
+                if same && cell.value != arrived {
+                    effects.broken.push(format!("I2: two values of version {} met at node {}", version.0, self.me));
+                }
+                if !same && cell.is_held() {
+                    effects.broken.push(format!("I1: a value was replaced under a holder at node {}", self.me));
+                }
+                cell.version = version;
+                cell.value = if has_value { arrived } else { None };
+            }
+            Output::Granted { object, access, answers, .. } => {
+                let cell = self.cells.entry(object).or_default();
+                cell.access = cell.access.max(access);
+                if answers {
+                    cell.outstanding = false;
+                }
+                self.serve(object, todo, effects);
+            }
+            Output::Revoke { object, to } => {
+                self.cells.entry(object).or_default().revoking = Some(to);
+                self.try_to_lower(object, todo);
+            }
+            Output::TryRevoke { object } => {
+                let cell = self.cells.entry(object).or_default();
+                todo.push_back(if cell.is_held() {
+                    Input::Held
+                } else {
+                    cell.access = Access::None;
+                    Input::Revoked { version: cell.version, has_value: cell.value.is_some() }
+                });
+            }
+            Output::Answer { object, answer } => self.answered(object, answer, effects),
+            Output::Discard { object } => self.discard(object, effects),
+            Output::Dropped { what, .. } => effects.dropped.push(what),
+            Output::Fault { what, .. } => effects.broken.push(format!("fault at node {}: {what}", self.me)),
+        }
+    }
+
+    fn discard(&mut self, object: ObjectId, effects: &mut Effects) {
+        let Some(cell) = self.cells.get_mut(&object) else { return };
+        if cell.is_held() || cell.access != Access::None {
+            effects.broken.push(format!("I1: a value in use was discarded at node {}", self.me));
+        }
+        cell.value = None;
+    }
+
+    fn try_to_lower(&mut self, object: ObjectId, todo: &mut VecDeque<Input>) {
+        let Some(cell) = self.cells.get_mut(&object) else { return };
+        let Some(to) = cell.revoking else { return };
+        if cell.lower(to) {
+            cell.revoking = None;
+            todo.push_back(Input::Revoked { version: cell.version, has_value: cell.value.is_some() });
+        }
+    }
+
+    fn answered(&mut self, object: ObjectId, answer: Answer, effects: &mut Effects) {
+        let cell = self.cells.entry(object).or_default();
+        cell.outstanding = false;
+        let Some(waiter) = cell.waiters.pop_front() else { return };
+        let outcome = match answer {
+            Answer::Removed | Answer::Flushed => Outcome::Done,
+            failed => Outcome::Failed(failed),
+        };
+        effects.ended.push((waiter.client, outcome));
+    }
+
+    /// Serves waiting clients in order, and asks the core for what is missing.
+    fn serve(&mut self, object: ObjectId, todo: &mut VecDeque<Input>, effects: &mut Effects) {
+        if todo.is_empty() {
+            self.try_to_lower(object, todo);
+        }
+        while let Some(cell) = self.cells.get_mut(&object) {
+            let Some(Waiter { client, wish }) = cell.waiters.front().copied() else { return };
+            if cell.outstanding || !todo.is_empty() {
+                return;
+            }
+            match serve_one(cell, client, wish) {
+                Served::Yes(outcome) => {
+                    cell.waiters.pop_front();
+                    effects.ended.push((client, outcome));
+                }
+                Served::Ask => {
+                    if cell.revoking.is_none() || wish.level().is_none() {
+                        cell.outstanding = true;
+                        todo.push_back(Input::Want { kind: wish.kind() });
+                    }
+                    return;
+                }
+                Served::Waits => return,
+            }
+        }
+    }
+}
+
+/// What a writer leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Left {
+    /// What it found.
+    Nothing,
+    /// The first value, not put: the version stays.
+    First(Value),
+    /// A new value.
+    Put(Value),
+}
+
+fn carries_object(message: &Message) -> bool {
+    matches!(message, Message::Data { .. } | Message::Transfer { has_value: true, .. })
+}
+
+enum Served {
+    Yes(Outcome),
+    Ask,
+    Waits,
+}
+
+fn serve_one(cell: &mut Cell, client: ClientNumber, wish: Wish) -> Served {
+    let Some(level) = wish.level() else { return Served::Ask };
+    if wish.kind() == RequestKind::TryGrab && cell.is_held() {
+        return Served::Yes(Outcome::Failed(Answer::Busy));
+    }
+    if cell.access < level {
+        return Served::Ask;
+    }
+    if cell.access == Access::Write && cell.value.is_none() {
+        if cell.is_held() {
+            return Served::Waits;
+        }
+        if wish.is_existing() {
+            return Served::Yes(Outcome::Failed(Answer::NotFound));
+        }
+    }
+    if matches!(wish, Wish::Fetch | Wish::Acquire) {
+        return Served::Yes(Outcome::Done);
+    }
+    if level == Access::Write || cell.value.is_none() {
+        if cell.access < Access::Write || cell.is_held() {
+            return Served::Waits;
+        }
+        cell.writer = Some(client);
+        return Served::Yes(Outcome::Writing);
+    }
+    if cell.writer.is_some() {
+        return Served::Waits;
+    }
+    cell.readers.push(client);
+    Served::Yes(Outcome::Reading)
+}

@@ -1,0 +1,138 @@
+//! The checkers. They stand outside, see every node at once, and know the invariants of
+//! `docs/protocol.md` by their names.
+
+use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::io::Access;
+use kddm_core::shard::Main;
+
+use crate::agent::Agent;
+use crate::world::{Doing, World};
+
+/// What must hold after each step.
+pub fn each_step(world: &mut World) {
+    let objects: Vec<ObjectId> = world.truth.keys().copied().collect();
+    for object in objects {
+        one_writer(world, object);
+        owners(world, object);
+        value_survives(world, object);
+    }
+}
+
+/// `I1`: nobody uses an object while another may write it. `I2`: whoever may read it reads the last
+/// completed put.
+fn one_writer(world: &mut World, object: ObjectId) {
+    let using: Vec<(NodeId, Access)> = world
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node.id(), node.cell(object)?.in_use())))
+        .filter(|(_, access)| *access != Access::None)
+        .collect();
+    if using.len() > 1 && using.iter().any(|(_, access)| *access == Access::Write) {
+        world.breaks(format!("I1: object {} is used at once: {using:?}", object.0));
+    }
+    let truth = world.truth.get(&object).and_then(|truth| truth.value);
+    for (node, _) in using {
+        let value = world.node(node).cell(object).and_then(|cell| cell.value);
+        if value.is_some() && value != truth && truth.is_some() {
+            world.breaks(format!("I2: node {node} may use {value:?} of object {}, the truth is {truth:?}", object.0));
+        }
+    }
+}
+
+/// `I3`: one owner at a time, each with a greater tenure than any before; `I9`: an owner knows all
+/// who have a valid copy.
+fn owners(world: &mut World, object: ObjectId) {
+    let mut owner = None;
+    for node in 0..world.nodes.len() {
+        let (id, seen) = (world.nodes[node].id(), world.nodes[node].inspect(object));
+        if let Main::Owner { tenure, .. } = seen.main {
+            if let Some((other, _)) = owner {
+                return world.breaks(format!("I3: object {} has two owners, {other} and {id}", object.0));
+            }
+            let greatest = world.truth.entry(object).or_default().greatest;
+            if tenure < greatest.0 || (tenure == greatest.0 && greatest.1 != id) {
+                let was = format!("after node {} had {}", greatest.1, greatest.0);
+                world.breaks(format!("I3: node {id} owns object {} with tenure {tenure} {was}", object.0));
+            }
+            world.truth.entry(object).or_default().greatest = (tenure, id);
+            owner = Some((id, seen));
+        }
+    }
+    let Some((owner, seen)) = owner else { return };
+    for node in 0..world.nodes.len() {
+        let id = world.nodes[node].id();
+        let shares = matches!(world.nodes[node].inspect(object).main, Main::Sharer { .. });
+        if shares && !seen.sharers.contains(&id) && !seen.owed.contains(&id) {
+            world.breaks(format!("I9: owner {owner} does not know that node {id} shares object {}", object.0));
+        }
+    }
+}
+
+/// Nothing is lost: the last completed put is at some node, or under way.
+fn value_survives(world: &mut World, object: ObjectId) {
+    let Some(value) = world.truth.get(&object).and_then(|truth| truth.value) else { return };
+    let removing = (1..=world.nodes.len() as u16).any(|node| is_being_removed_at(world, NodeId(node), object));
+    let here = |node: &Agent| node.cell(object).is_some_and(|cell| cell.value == Some(value));
+    let mut under_way = world.links.values().flatten().filter(|packet| packet.object == object);
+    if !removing && !world.nodes.iter().any(here) && !under_way.any(|packet| packet.body == Some(value)) {
+        world.breaks(format!("I4: value {value} of object {} is nowhere", object.0));
+    }
+}
+
+/// A removal is in progress at that node.
+pub fn is_being_removed_at(world: &World, node: NodeId, object: ObjectId) -> bool {
+    matches!(world.node(node).inspect(object).main, Main::Tombstone { .. })
+}
+
+/// Whether an owner has, in one step, finished the removal of the object.
+pub fn ended_its_life(before: Main, after: Main) -> bool {
+    match (before, after) {
+        (Main::Owner { born, .. }, Main::Owner { born: now, .. }) => born != now,
+        (Main::Owner { .. } | Main::Tombstone { .. }, Main::None | Main::Sharer { .. }) => true,
+        // Removed, created again, and given away: the tenure that ended is not the one it had.
+        (Main::Owner { tenure, .. }, Main::Ghost { tenure: ended, .. }) => tenure != ended,
+        (Main::Tombstone { .. }, Main::Owner { .. } | Main::Ghost { .. }) => true,
+        _ => false,
+    }
+}
+
+/// `I10`: when its owner has finished a removal, no other node can use the object.
+pub fn nobody_holds(world: &mut World, object: ObjectId, owner: NodeId) {
+    let using = |node: &&Agent| {
+        node.id() != owner && node.cell(object).is_some_and(|cell| cell.in_use() != Access::None)
+    };
+    if let Some(node) = world.nodes.iter().find(using) {
+        let what = format!("I10: object {} was removed, and node {} still uses it", object.0, node.id());
+        world.breaks(what);
+    }
+}
+
+/// `I6`: every wish has ended. `I9`: nothing is outstanding. And what exists has one owner with it.
+pub fn at_the_end(world: &mut World) {
+    let waiting = world.clients.iter().position(|client| client.doing == Doing::Waiting);
+    if let Some(client) = waiting {
+        return world.breaks(format!("I6: client {client} waits for ever: {:?}", world.clients[client]));
+    }
+    if let Some(node) = world.nodes.iter().find(|node| !node.is_at_rest()) {
+        let what = format!("I9: node {} has something outstanding at rest: {node:?}", node.id());
+        return world.breaks(what);
+    }
+    let objects: Vec<ObjectId> = world.truth.keys().copied().collect();
+    for object in objects {
+        owner_has_it(world, object);
+    }
+}
+
+fn owner_has_it(world: &mut World, object: ObjectId) {
+    let truth = world.truth.get(&object).and_then(|truth| truth.value);
+    let owner = world.nodes.iter().find(|node| matches!(node.inspect(object).main, Main::Owner { .. }));
+    let value = owner.and_then(|node| node.cell(object)).and_then(|cell| cell.value);
+    let owner = owner.map(Agent::id);
+    if value != truth {
+        world.breaks(format!("I4: at rest the owner has {value:?} of object {}, the truth is {truth:?}", object.0));
+    }
+    let home = world.nodes.iter().find_map(|node| node.inspect(object).entry).map(|entry| entry.node);
+    if owner != home {
+        world.breaks(format!("I9: at rest the home of object {} knows {home:?}, its owner is {owner:?}", object.0));
+    }
+}

@@ -1,0 +1,202 @@
+//! Every interleaving of a small case, searched on the real core.
+
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::message::RequestKind;
+use serde::Serialize;
+use stateright::{Checker, Model, Property};
+
+use crate::agent::Wish;
+use crate::world::{Action, Operation, Plan, World};
+
+/// A named case to search.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it is called, on the command line and in reports.
+    pub name: String,
+    /// The world at its beginning.
+    pub plan: Plan,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The case.
+    pub name: String,
+    /// Different states.
+    pub states: usize,
+    /// The longest path looked at, in steps.
+    pub depth: usize,
+    /// Time taken.
+    pub seconds: f64,
+    /// All states were seen, and none was bad.
+    pub clean: bool,
+    /// What was broken, if anything.
+    pub broken: Option<String>,
+    /// The steps that lead there.
+    pub trace: Vec<String>,
+}
+
+struct Search(Plan);
+
+impl Model for Search {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new(&self.0)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = world.clone();
+        next.apply(action);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Search>> {
+        vec![Property::always(INVARIANTS, |_, world: &World| world.broken.is_none())]
+    }
+}
+
+const INVARIANTS: &str = "I1-I3, I6, I9, I10";
+
+/// Searches one case until all is seen, something is broken, or the limit is over.
+pub fn search(case: &Case, limit: Duration) -> Report {
+    let start = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let checker = Search(case.plan.clone()).checker().threads(threads).timeout(limit).spawn_bfs().join();
+    let found = checker.discovery(INVARIANTS);
+    let broken = found.as_ref().and_then(|path| path.last_state().broken.clone());
+    let trace = found.map_or_else(Vec::new, |path| crate::trace::steps(&case.plan, path.into_actions()));
+    Report {
+        name: case.name.clone(),
+        states: checker.unique_state_count(),
+        depth: checker.max_depth(),
+        seconds: start.elapsed().as_secs_f64(),
+        clean: broken.is_none() && start.elapsed() < limit,
+        broken,
+        trace,
+    }
+}
+
+const OBJECT: ObjectId = ObjectId(0);
+
+/// The kinds of operations, by the letter that stands for them in names of cases.
+const KINDS: &[(char, Wish)] = &[
+    ('r', Wish::Request(RequestKind::Get { existing: false })),
+    ('e', Wish::Request(RequestKind::Get { existing: true })),
+    ('w', Wish::Request(RequestKind::Grab { existing: false })),
+    ('g', Wish::Request(RequestKind::Grab { existing: true })),
+    ('t', Wish::Request(RequestKind::TryGrab)),
+    ('x', Wish::Request(RequestKind::Remove)),
+    ('f', Wish::Request(RequestKind::Flush { to: NodeId::NOBODY })),
+    ('F', Wish::Request(RequestKind::Flush { to: NodeId(2) })),
+    ('p', Wish::Fetch),
+    ('a', Wish::Acquire),
+];
+
+/// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
+/// divided by `|`), a letter for each operation, digits switch to another object.
+/// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch.
+///
+/// ```
+/// let case = kddm_sim::model::case("3:wr,r,x+c").expect("it is well formed");
+/// assert_eq!(case.plan.nodes, 3);
+/// ```
+pub fn case(name: &str) -> Option<Case> {
+    let mut parts = name.split('+');
+    let (homes, plans) = parts.next()?.split_once(':')?;
+    let homes: Vec<NodeId> = homes.chars().map(|home| Some(NodeId(home.to_digit(10)? as u16))).collect::<Option<_>>()?;
+    let mut clients = Vec::new();
+    let mut nodes = 0;
+    for plan in plans.split(',') {
+        nodes += 1;
+        for client in plan.split('|').filter(|client| !client.is_empty()) {
+            clients.push((NodeId(nodes), operations(client)?));
+        }
+    }
+    if homes.is_empty() || homes.iter().any(|home| home.0 == 0 || home.0 > nodes) {
+        return None;
+    }
+    let mut plan = Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0 };
+    for option in parts {
+        match option {
+            "c" => plan.cancels += 1,
+            "d" => plan.discards += 1,
+            "n" => plan.failed_touches += 1,
+            _ => return None,
+        }
+    }
+    Some(Case { name: name.to_owned(), plan })
+}
+
+fn operations(letters: &str) -> Option<Vec<Operation>> {
+    let mut object = OBJECT;
+    let mut operations = Vec::new();
+    for letter in letters.chars() {
+        if let Some(digit) = letter.to_digit(10) {
+            object = ObjectId(u64::from(digit));
+        } else {
+            let (_, wish) = KINDS.iter().find(|(of, _)| *of == letter)?;
+            operations.push((object, *wish));
+        }
+    }
+    Some(operations)
+}
+
+/// Every pair of kinds of operations on 3 nodes, after a write and a read elsewhere.
+pub fn pairs() -> Vec<Case> {
+    let letters = KINDS.iter().map(|(letter, _)| *letter);
+    letters
+        .clone()
+        .flat_map(|a| letters.clone().map(move |b| (a, b)))
+        .flat_map(|(a, b)| [format!("3:w{a},r{b},"), format!("1:w,{a},{b}"), format!("2:w{a},r,{b}+c")])
+        .filter_map(|name| case(&name))
+        .collect()
+}
+
+/// Cases that mean more than a pair.
+pub fn named() -> Vec<Case> {
+    [
+        "3:ww,ww,ww",
+        "1:wr,rw,ww",
+        "1:wr,wr,wr",
+        "3:wx,rw,rx",
+        "1:wx,xw,rr",
+        "2:wf,rf,wr",
+        "3:wF,rw,rf",
+        "1:wt,rt,rt",
+        "3:tr,tw,tt",
+        "2:ag,ex,pt",
+        "3:w|r,r|w,w",
+        "1:w|w,r|x,r",
+        "2:r|t,t|w,rf",
+        "3:w|f,r|x,x",
+        "3:ww,rw,rx+c",
+        "1:wt,rw,rw+c",
+        "3:rw,we,rx+n",
+        "2:te,ag,rr+n",
+        "1:ww,rw,rw+d",
+        "3:wf,rf,wx+c",
+        "12:w1w,1w0w",
+        "21:w1r,1w0r",
+        "12:w1x0r,1w0x1r",
+        "12:w|1w,r|1r",
+    ]
+    .iter()
+    .filter_map(|name| case(name))
+    .collect()
+}
+
+/// The cases that fit into a check of every change.
+pub fn quick() -> Vec<Case> {
+    let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
+    let small = ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
+    cases.extend(small.iter().filter_map(|name| case(name)));
+    cases
+}

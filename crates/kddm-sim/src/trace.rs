@@ -1,0 +1,54 @@
+//! A path through a world, told so that a person can follow one object.
+
+use std::fmt::Write as _;
+
+use crate::world::{Action, Plan, World};
+
+/// The steps of a path, each with what it changed.
+pub fn steps(plan: &Plan, actions: Vec<Action>) -> Vec<String> {
+    let mut world = World::new(plan);
+    actions.into_iter().map(|action| step(&mut world, action)).collect()
+}
+
+/// Does one step and tells it in a line or a few.
+pub fn step(world: &mut World, action: Action) -> String {
+    let mut told = String::new();
+    let concerns = world.concerns(action);
+    match action {
+        Action::Deliver(from, to) => {
+            let packet = world.links.get(&(from, to)).and_then(|link| link.front());
+            let _ = match packet {
+                Some(packet) => write!(told, "{from} -> {to}  {:?} body {:?}", packet.message, packet.body),
+                None => write!(told, "{from} -> {to}  nothing"),
+            };
+        }
+        Action::Begin(client) | Action::Cancel(client) => {
+            let client = world.clients.get(usize::from(client));
+            let _ = write!(told, "{action:?} {:?}", client.map(|client| (client.node, client.plan.front())));
+        }
+        _ => {
+            let _ = write!(told, "{action:?}");
+        }
+    }
+    world.apply(action);
+    if let Some((node, object)) = concerns {
+        let seen = world.node(node).inspect(object);
+        let cell = world.node(node).cell(object);
+        let _ = write!(
+            told,
+            "\n      object {} at {node}: {:?} access {:?} sharers {:?} owed {:?} queue {} seen {} at {} entry {:?} parked {} cell {:?}",
+            object.0,
+            seen.main,
+            seen.access,
+            seen.sharers,
+            seen.owed,
+            seen.queue,
+            seen.seen,
+            seen.hint,
+            seen.entry.map(|entry| (entry.node, entry.tenure, entry.state)),
+            seen.parked,
+            cell
+        );
+    }
+    told
+}

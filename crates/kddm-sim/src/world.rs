@@ -1,0 +1,365 @@
+//! A whole cluster as one value: nodes, what is under way between them, clients, and what an
+//! observer outside knows to be true. Every step is an [`Action`]; there is no other change.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kddm_core::id::{NodeId, ObjectId, Tenure, Version};
+use kddm_core::io::Answer;
+use kddm_core::message::{Message, RequestKind};
+use kddm_core::shard::Main;
+
+use crate::agent::{Agent, ClientNumber, Effects, Left, Outcome, Packet, Value, Wish};
+use crate::check;
+
+/// One operation of a client.
+pub type Operation = (ObjectId, Wish);
+
+/// What a client is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Doing {
+    /// About to begin its next operation, or at the end of its plan.
+    Nothing,
+    /// It has asked and waits.
+    Waiting,
+    /// It holds the object to read it.
+    Reading,
+    /// It holds the object to change it.
+    Writing,
+}
+
+/// A program on a node that does one operation after the other.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Client {
+    /// Its node.
+    pub node: NodeId,
+    /// What it will do, first one first.
+    pub plan: VecDeque<Operation>,
+    /// What it does now, with the head of its plan.
+    pub doing: Doing,
+    /// The object existed at every moment since the operation began.
+    existed: bool,
+}
+
+/// What an observer knows of an object.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Truth {
+    /// The last completed put of this life of the object.
+    pub value: Option<Value>,
+    /// Values made so far.
+    made: Value,
+    /// The greatest tenure of any owner, and who it was.
+    pub greatest: (Tenure, NodeId),
+}
+
+/// Everything that can happen next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// A client begins the next operation of its plan.
+    Begin(ClientNumber),
+    /// A client ends its hold; a writer puts a new value.
+    Finish(ClientNumber),
+    /// A writer ends its hold and puts nothing.
+    Discard(ClientNumber),
+    /// A first touch fails: the writer leaves the object without a value.
+    Abandon(ClientNumber),
+    /// A waiting client gives up.
+    Cancel(ClientNumber),
+    /// The next message from one node to another arrives.
+    Deliver(NodeId, NodeId),
+}
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many nodes; they are numbered from 1.
+    pub nodes: u16,
+    /// The home of each shard; object `n` is in shard `n % homes.len()`.
+    pub homes: Vec<NodeId>,
+    /// The clients: their node and their operations.
+    pub clients: Vec<(NodeId, Vec<Operation>)>,
+    /// How often a waiting client may give up.
+    pub cancels: u8,
+    /// How often a writer may put nothing.
+    pub discards: u8,
+    /// How often a first touch may fail.
+    pub failed_touches: u8,
+}
+
+/// The cluster. Equal worlds have equal futures.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct World {
+    /// The nodes, by number less one.
+    pub nodes: Vec<Agent>,
+    /// Messages under way, in order, for each pair.
+    pub links: BTreeMap<(NodeId, NodeId), VecDeque<Packet>>,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// What is true of each object.
+    pub truth: BTreeMap<ObjectId, Truth>,
+    cancels: u8,
+    discards: u8,
+    failed_touches: u8,
+    /// The first broken invariant; nothing happens any more after it.
+    pub broken: Option<String>,
+}
+
+impl World {
+    /// The world at its beginning: nothing exists.
+    pub fn new(plan: &Plan) -> World {
+        let nodes = (1..=plan.nodes).map(|node| Agent::new(NodeId(node), &plan.homes)).collect();
+        let client = |(node, operations): &(NodeId, Vec<Operation>)| Client {
+            node: *node,
+            plan: operations.iter().copied().collect(),
+            doing: Doing::Nothing,
+            existed: false,
+        };
+        let operations = plan.clients.iter().flat_map(|(_, operations)| operations);
+        World {
+            nodes,
+            links: BTreeMap::new(),
+            clients: plan.clients.iter().map(client).collect(),
+            truth: operations.map(|(object, _)| (*object, Truth::default())).collect(),
+            cancels: plan.cancels,
+            discards: plan.discards,
+            failed_touches: plan.failed_touches,
+            broken: None,
+        }
+    }
+
+    /// All that can happen next.
+    pub fn actions(&self, actions: &mut Vec<Action>) {
+        if self.broken.is_some() {
+            return;
+        }
+        actions.extend(self.links.keys().map(|(from, to)| Action::Deliver(*from, *to)));
+        for (number, client) in self.clients.iter().enumerate() {
+            let number = number as ClientNumber;
+            match (client.doing, client.plan.front()) {
+                (_, None) => {}
+                (Doing::Nothing, Some(_)) => actions.push(Action::Begin(number)),
+                (Doing::Waiting, Some(_)) if self.cancels > 0 => actions.push(Action::Cancel(number)),
+                (Doing::Waiting, Some(_)) => {}
+                (Doing::Reading, Some(_)) => actions.push(Action::Finish(number)),
+                (Doing::Writing, Some((object, wish))) => {
+                    actions.push(Action::Finish(number));
+                    let empty = self.value_at(client.node, *object).is_none();
+                    if self.discards > 0 && !reads(*wish) {
+                        actions.push(Action::Discard(number));
+                    }
+                    if self.failed_touches > 0 && empty {
+                        actions.push(Action::Abandon(number));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does one thing, and looks at every invariant.
+    pub fn apply(&mut self, action: Action) {
+        let mut effects = Effects::default();
+        let Some((node, object)) = self.concerns(action) else { return };
+        let mut before = self.node(node).inspect(object).main;
+        let arriving = self.arriving_owner(action);
+        match action {
+            Action::Begin(number) => self.begin(number, &mut effects),
+            Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
+            Action::Discard(number) => {
+                self.discards -= 1;
+                self.finish(number, Ending::Keep, &mut effects);
+            }
+            Action::Abandon(number) => {
+                self.failed_touches -= 1;
+                self.finish(number, Ending::Fail, &mut effects);
+            }
+            Action::Cancel(number) => self.cancel(number, &mut effects),
+            Action::Deliver(from, to) => self.deliver(from, to, &mut effects),
+        }
+        if effects.dropped.is_empty() {
+            before = arriving.unwrap_or(before);
+        }
+        if check::ended_its_life(before, self.node(node).inspect(object).main) {
+            self.removed(object, node);
+        }
+        self.settle(node, effects);
+        check::each_step(self);
+        if self.broken.is_none() && self.is_stuck_or_done() {
+            check::at_the_end(self);
+        }
+    }
+
+    /// The node at which an action happens, and the object.
+    pub fn concerns(&self, action: Action) -> Option<(NodeId, ObjectId)> {
+        match action {
+            Action::Deliver(from, to) => Some((to, self.links.get(&(from, to))?.front()?.object)),
+            Action::Begin(number)
+            | Action::Finish(number)
+            | Action::Discard(number)
+            | Action::Abandon(number)
+            | Action::Cancel(number) => {
+                let client = self.clients.get(usize::from(number))?;
+                Some((client.node, client.plan.front()?.0))
+            }
+        }
+    }
+
+    /// What the receiver of an ownership is first, whatever follows in the same step.
+    fn arriving_owner(&self, action: Action) -> Option<Main> {
+        let Action::Deliver(from, to) = action else { return None };
+        match self.links.get(&(from, to))?.front()?.message {
+            Message::Transfer { tenure, version, born, .. } => Some(Main::Owner { tenure, version, born }),
+            Message::Create { tenure, .. } => Some(Main::Owner { tenure, version: Version(0), born: tenure }),
+            _ => None,
+        }
+    }
+
+    /// Nothing can happen any more but cancels.
+    fn is_stuck_or_done(&self) -> bool {
+        let moves = |client: &Client| !client.plan.is_empty() && client.doing != Doing::Waiting;
+        self.links.is_empty() && !self.clients.iter().any(moves)
+    }
+
+    fn value_at(&self, node: NodeId, object: ObjectId) -> Option<Value> {
+        self.node(node).cell(object).and_then(|cell| cell.value)
+    }
+
+    /// A node by its number.
+    pub fn node(&self, node: NodeId) -> &Agent {
+        &self.nodes[usize::from(node.0) - 1]
+    }
+
+    fn node_mut(&mut self, node: NodeId) -> &mut Agent {
+        &mut self.nodes[usize::from(node.0) - 1]
+    }
+
+    /// Notes a broken invariant.
+    pub fn breaks(&mut self, what: impl Into<String>) {
+        self.broken.get_or_insert(what.into());
+    }
+
+    fn begin(&mut self, number: ClientNumber, effects: &mut Effects) {
+        let client = &self.clients[usize::from(number)];
+        let (node, Some((object, wish))) = (client.node, client.plan.front().copied()) else { return };
+        let existed = self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
+        let client = &mut self.clients[usize::from(number)];
+        client.doing = Doing::Waiting;
+        client.existed = existed;
+        self.node_mut(node).begin(number, object, wish, effects);
+    }
+
+    fn cancel(&mut self, number: ClientNumber, effects: &mut Effects) {
+        self.cancels -= 1;
+        let client = &mut self.clients[usize::from(number)];
+        let (node, Some((object, _))) = (client.node, client.plan.pop_front()) else { return };
+        client.doing = Doing::Nothing;
+        self.node_mut(node).cancel(number, object, effects);
+    }
+
+    fn finish(&mut self, number: ClientNumber, ending: Ending, effects: &mut Effects) {
+        let client = &self.clients[usize::from(number)];
+        let (node, Some((object, wish))) = (client.node, client.plan.front().copied()) else { return };
+        let mut left = Left::Nothing;
+        let first_touch_to_read = client.doing == Doing::Writing && reads(wish);
+        if client.doing == Doing::Writing {
+            left = self.left_behind(node, object, ending, first_touch_to_read);
+        }
+        let client = &mut self.clients[usize::from(number)];
+        client.doing = Doing::Nothing;
+        // A read that had to make the first value asks again for what it wanted: the read.
+        if !(first_touch_to_read && ending != Ending::Fail) {
+            client.plan.pop_front();
+        }
+        self.node_mut(node).release(number, object, left, effects);
+    }
+
+    fn left_behind(&mut self, node: NodeId, object: ObjectId, ending: Ending, first_touch_to_read: bool) -> Left {
+        let empty = self.value_at(node, object).is_none();
+        let truth = self.truth.entry(object).or_default();
+        let mut make = || {
+            truth.made += 1;
+            truth.value = Some(truth.made);
+            truth.made
+        };
+        match ending {
+            Ending::Fail => Left::Nothing,
+            Ending::Keep if !empty => Left::Nothing,
+            Ending::Keep => Left::First(make()),
+            Ending::Put if first_touch_to_read => Left::First(make()),
+            Ending::Put => Left::Put(make()),
+        }
+    }
+
+    fn deliver(&mut self, from: NodeId, to: NodeId, effects: &mut Effects) {
+        let Some(link) = self.links.get_mut(&(from, to)) else { return };
+        let Some(packet) = link.pop_front() else { return };
+        if link.is_empty() {
+            self.links.remove(&(from, to));
+        }
+        self.node_mut(to).receive(from, packet, effects);
+    }
+
+    /// The owner has every ack of a removal: from now on the object does not exist.
+    fn removed(&mut self, object: ObjectId, owner: NodeId) {
+        if let Some(truth) = self.truth.get_mut(&object) {
+            truth.value = None;
+        }
+        for client in &mut self.clients {
+            if client.plan.front().is_some_and(|(of, _)| *of == object) {
+                client.existed = false;
+            }
+        }
+        check::nobody_holds(self, object, owner);
+    }
+
+    fn settle(&mut self, at: NodeId, effects: Effects) {
+        for (to, packet) in effects.packets {
+            self.links.entry((at, to)).or_default().push_back(packet);
+        }
+        for what in effects.broken {
+            self.breaks(what);
+        }
+        for (number, outcome) in effects.ended {
+            self.ended(number, outcome);
+        }
+    }
+
+    fn ended(&mut self, number: ClientNumber, outcome: Outcome) {
+        let client = &self.clients[usize::from(number)];
+        let (node, existed) = (client.node, client.existed);
+        let Some((object, _)) = client.plan.front().copied() else { return };
+        let here = self.value_at(node, object);
+        let truth = self.truth.get(&object).and_then(|truth| truth.value);
+        match outcome {
+            Outcome::Reading if here != truth || here.is_none() => {
+                self.breaks(format!("I2: node {node} reads {here:?} of object {}, the truth is {truth:?}", object.0));
+            }
+            Outcome::Writing if here != truth => {
+                self.breaks(format!("I2: node {node} grabs {here:?} of object {}, the truth is {truth:?}", object.0));
+            }
+            Outcome::Failed(Answer::NotFound) if existed => {
+                self.breaks(format!("I5: node {node} did not find object {}, which existed all the time", object.0));
+            }
+            Outcome::Failed(Answer::Lost) => self.breaks("I4: lost, although nothing failed"),
+            _ => {}
+        }
+        let client = &mut self.clients[usize::from(number)];
+        client.doing = match outcome {
+            Outcome::Reading => Doing::Reading,
+            Outcome::Writing => Doing::Writing,
+            Outcome::Done | Outcome::Failed(_) => {
+                client.plan.pop_front();
+                Doing::Nothing
+            }
+        };
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Put,
+    Keep,
+    Fail,
+}
+
+fn reads(wish: Wish) -> bool {
+    matches!(wish.kind(), RequestKind::Get { .. })
+}
