@@ -98,9 +98,8 @@ pub fn ended_its_life(before: Main, after: Main) -> bool {
 
 /// `I10`: when its owner has finished a removal, no other node can use the object.
 pub fn nobody_holds(world: &mut World, object: ObjectId, owner: NodeId) {
-    let using = |node: &&Agent| {
-        node.id() != owner && node.cell(object).is_some_and(|cell| cell.in_use() != Access::None)
-    };
+    let using =
+        |node: &&Agent| node.id() != owner && node.cell(object).is_some_and(|cell| cell.in_use() != Access::None);
     if let Some(node) = world.nodes.iter().find(using) {
         let what = format!("I10: object {} was removed, and node {} still uses it", object.0, node.id());
         world.breaks(what);

@@ -114,7 +114,10 @@ fn search(names: &[String], full: bool, limit: Duration, json: bool) -> ExitCode
     for case in &cases {
         let report = model::search(case, limit);
         let word = if report.clean { "clean" } else { "NOT CLEAN" };
-        eprintln!("{:<20} {:>10} states, depth {:>3}, {:>6.1} s  {word}", case.name, report.states, report.depth, report.seconds);
+        eprintln!(
+            "{:<20} {:>10} states, depth {:>3}, {:>6.1} s  {word}",
+            case.name, report.states, report.depth, report.seconds
+        );
         if !report.clean {
             for step in &report.trace {
                 eprintln!("  {step}");

@@ -111,7 +111,8 @@ const KINDS: &[(char, Wish)] = &[
 pub fn case(name: &str) -> Option<Case> {
     let mut parts = name.split('+');
     let (homes, plans) = parts.next()?.split_once(':')?;
-    let homes: Vec<NodeId> = homes.chars().map(|home| Some(NodeId(home.to_digit(10)? as u16))).collect::<Option<_>>()?;
+    let homes: Vec<NodeId> =
+        homes.chars().map(|home| Some(NodeId(home.to_digit(10)? as u16))).collect::<Option<_>>()?;
     let mut clients = Vec::new();
     let mut nodes = 0;
     for plan in plans.split(',') {
@@ -196,7 +197,8 @@ pub fn named() -> Vec<Case> {
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
-    let small = ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
+    let small =
+        ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
     cases.extend(small.iter().filter_map(|name| case(name)));
     cases
 }

@@ -158,12 +158,7 @@ fn operation(random: &mut fastrand::Rng, objects: u64, nodes: u16, kinds: &[u32]
 
 fn weights(random: &mut fastrand::Rng, nodes: u16) -> Weights {
     let mut one = || [1, 1, 3, 10, 30][random.usize(0..5)];
-    Weights {
-        begin: one(),
-        finish: one(),
-        cancel: one().min(3),
-        links: (0..nodes * nodes).map(|_| one()).collect(),
-    }
+    Weights { begin: one(), finish: one(), cancel: one().min(3), links: (0..nodes * nodes).map(|_| one()).collect() }
 }
 
 fn choose(random: &mut fastrand::Rng, actions: &[Action], weights: &Weights, nodes: u16) -> Option<Action> {
