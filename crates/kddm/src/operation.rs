@@ -117,7 +117,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.table.try_read(self.0.object) {
+        match self.0.shared.try_read(self.0.object) {
             Ok(hold) => Some(Ok(self.guard(hold))),
             Err(_) => {
                 self.0.ask_again();
@@ -157,7 +157,7 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
             Outcome::Read(_) | Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.table.try_write(self.0.object) {
+        match self.0.shared.try_write(self.0.object) {
             Ok(hold) => Some(self.guard(hold)),
             Err(_) => {
                 self.0.ask_again();

@@ -8,7 +8,7 @@ use kddm_core::io::{Access, Answer, Body, Input, Output};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::Refused;
 
-use crate::cell::{CellNumber, RevokeResult, Store};
+use crate::cell::{CellNumber, Hold, RevokeResult, Store};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Waiter, Wish};
@@ -53,6 +53,15 @@ impl LaneState {
             local.outstanding = false;
         }
         self.run(set, object, withdraw.then_some(Input::Cancel), None);
+    }
+
+    /// A read hold of the copy that is here, decoded, if nobody writes it or waits to.
+    pub fn take_read(&mut self, set: SetId, object: ObjectId) -> Option<Hold> {
+        if self.locals.contains_key(&(set, object)) {
+            return None;
+        }
+        let store = self.stores.get(&set)?;
+        store.take_read(store.find(object.0)?)
     }
 
     /// A hold was released while somebody waited or access was being taken back.
