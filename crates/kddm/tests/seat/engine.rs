@@ -89,6 +89,10 @@ pub enum Op {
     Find {
         object: u64,
     },
+    /// Looks for the local copy again and again, until it is gone.
+    FindUntilGone {
+        object: u64,
+    },
     Snapshot {
         object: u64,
     },
@@ -302,6 +306,11 @@ impl Hand {
             Op::Add { object, times } => add(&self.set(name), object, times).map(done),
             Op::Find { object } => {
                 Ok(self.set(name).find(object).map_or(Reply::Absent, |guard| Guard::Read(guard).seen()))
+            }
+            Op::FindUntilGone { object } => {
+                let set = self.set(name);
+                while set.find(object).is_some() {}
+                Ok(Reply::Done)
             }
             Op::Snapshot { object } => {
                 let note = Note::clone(&*self.set(name).snapshot(object).wait()?);

@@ -4,6 +4,7 @@
 pub mod engine;
 pub mod process;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -140,7 +141,7 @@ impl Seat {
         let (sender, first) = channel();
         waiting.lock().expect("no panic under this lock").insert(process::FIRST, sender);
         let process = Process::start(start, Arc::clone(&waiting));
-        let first = Ticket { reply: first, seat: id, op: "start".into() };
+        let first = Ticket { reply: first, early: OnceCell::new(), seat: id, op: "start".into() };
         let address = match first.wait() {
             Reply::Text(address) => address,
             Reply::Failed(failure) => return Err(failure),
@@ -201,12 +202,26 @@ pub struct Hand<'a> {
 /// A command on its way.
 pub struct Ticket {
     reply: Receiver<Reply>,
+    early: OnceCell<Reply>,
     seat: u16,
     op: String,
 }
 
 impl Ticket {
+    /// Whether the answer is here already.
+    pub fn is_answered(&self) -> bool {
+        if self.early.get().is_none()
+            && let Ok(reply) = self.reply.try_recv()
+        {
+            let _it_was_empty = self.early.set(reply);
+        }
+        self.early.get().is_some()
+    }
+
     pub fn wait(self) -> Reply {
+        if let Some(reply) = self.early.into_inner() {
+            return reply;
+        }
         match self.reply.recv_timeout(LIMIT) {
             Ok(reply) => reply,
             Err(RecvTimeoutError::Timeout) => panic!("node {}: no answer after {LIMIT:?}: {}", self.seat, self.op),
@@ -249,7 +264,7 @@ impl<'a> Hand<'a> {
             Link::Here(engine) => engine.command(command),
             Link::There(process) => process.command(&command),
         }
-        Ticket { reply, seat: self.seat.id, op: text }
+        Ticket { reply, early: OnceCell::new(), seat: self.seat.id, op: text }
     }
 
     pub fn try_done(self, op: Op) -> Result<(), Failure> {
@@ -282,6 +297,11 @@ impl<'a> Hand<'a> {
 
     pub fn try_grab(self, object: u64) -> Result<Seen, Failure> {
         self.ask(Op::Grab { object, how: How::Try }).seen()
+    }
+
+    /// Sends a grab on its way that keeps the guard.
+    pub fn ask_grab(self, object: u64) -> Ticket {
+        self.ask(Op::Grab { object, how: How::Plain })
     }
 
     /// Gets and keeps nothing.

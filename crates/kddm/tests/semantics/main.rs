@@ -6,6 +6,7 @@
 mod seat;
 
 mod first_touch;
+mod readers_and_writers;
 
 /// In a process that a case has started, this is the seat; else it is an empty test.
 #[test]
