@@ -59,6 +59,15 @@ impl Error {
     }
 }
 
+impl From<crate::cell::Ended> for Error {
+    fn from(ended: crate::cell::Ended) -> Error {
+        match ended {
+            crate::cell::Ended::Destroyed => SetError::Destroyed.into(),
+            crate::cell::Ended::Stopped => MembershipError::Stopped.into(),
+        }
+    }
+}
+
 /// Why one object could not be had. The object is as it was, unless a variant says otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -9,12 +9,12 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::Outputs;
+use kddm_core::io::{Access, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::cell::{RevokeResult, Store, Table};
+use crate::cell::{Ended, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError};
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
@@ -168,9 +168,13 @@ impl LaneState {
         }
     }
 
-    /// New operations on a set are refused from now on, and waiting ones end.
+    /// New operations on a set are refused from now on, on copies that are here too, and waiting ones
+    /// end. Those who hold an object keep it.
     pub fn begin_destroy(&mut self, set: SetId) {
         self.destroyed.insert(set);
+        if let Some(store) = self.stores.get(&set) {
+            store.close();
+        }
         self.fail_waiters(Some(set), &SetError::Destroyed.into());
     }
 
@@ -184,11 +188,10 @@ impl LaneState {
         self.core.destroy(set);
         self.locals.retain(|(of, _), _| *of != set);
         if let Some(store) = self.stores.remove(&set) {
+            store.end(Ended::Destroyed);
             for (_, cell) in store.cells() {
-                if store.try_revoke(cell) != RevokeResult::Held {
+                if store.revoke(cell, Access::None) != RevokeResult::Held {
                     store.discard(cell);
-                } else {
-                    let _when_the_holder_puts = store.revoke(cell, kddm_core::io::Access::None);
                 }
             }
         }
@@ -197,6 +200,10 @@ impl LaneState {
     /// Everything that waits here ends; connections close.
     pub fn stop(&mut self, poller: &Poller) {
         self.stopped = true;
+        for store in self.stores.values() {
+            store.close();
+            store.end(Ended::Stopped);
+        }
         self.fail_waiters(None, &MembershipError::Stopped.into());
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {

@@ -66,6 +66,9 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
+        if self.stopped || self.destroyed.contains(&set) {
+            return; // Nobody waits any more, and the core knows the object no more.
+        }
         self.run(set, object, None, None);
     }
 
