@@ -6,7 +6,11 @@
 mod seat;
 
 mod first_touch;
+mod flush;
+mod ownership;
 mod readers_and_writers;
+mod removal;
+mod sets;
 
 /// In a process that a case has started, this is the seat; else it is an empty test.
 #[test]
