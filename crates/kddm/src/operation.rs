@@ -81,7 +81,7 @@ impl<T: Value> Asked<T> {
 
     /// The hold went back with the failed decoding; whoever waits behind it goes on.
     fn undecodable(&self, error: crate::value::DecodeError) -> Error {
-        self.shared.released(self.object);
+        self.shared.undecodable(self.object);
         AccessError::Decode { type_name: T::type_name(), reason: error.to_string() }.into()
     }
 }

@@ -29,7 +29,7 @@ pub struct Config {
     pub wait_limit: Duration,
     /// How long admission may take.
     pub join_limit: Duration,
-    /// Largest encoded object.
+    /// Largest encoded object that may be put at this node. What others have put is always taken.
     pub object_limit_bytes: usize,
     /// Requests of this node that may wait for an answer at one time.
     pub outstanding_limit: usize,

@@ -58,6 +58,12 @@ impl<T: Value> Shared<T> {
         lane.finish(state);
     }
 
+    /// A hold went back because its bytes do not decode.
+    pub fn undecodable(&self, object: u64) {
+        self.lane(object).lock().statistics.undecodable += 1;
+        self.released(object);
+    }
+
     /// The table's fast path to read.
     #[inline]
     pub fn try_read(&self, object: u64) -> Result<ReadHold<T>, Slow> {
@@ -266,7 +272,7 @@ impl<T: Value> Set<T> {
                 self.0.lease().is_valid().then_some(guard)
             }
             Err(_) => {
-                self.0.released(object);
+                self.0.undecodable(object);
                 None
             }
         }

@@ -44,9 +44,9 @@ pub struct Statistics {
     pub installs: u64,
     /// Messages and inputs that could not be meant, or came for a destroyed set.
     pub dropped: u64,
-    /// Frames that were malformed.
+    /// Frames and greetings that were malformed; each ended its connection.
     pub malformed: u64,
-    /// Objects whose bytes do not fit the type that the set has here.
+    /// Objects that arrived, or were read, with bytes that do not fit the type that the set has here.
     pub undecodable: u64,
     /// Broken invariants; the node fences itself at the first.
     pub faults: u64,

@@ -41,9 +41,11 @@ impl Peer {
         self.stream.is_some()
     }
 
-    /// Room for at least `needed` bytes of one frame.
-    fn make_room(&mut self, needed: usize) {
-        let size = needed.max(READ_BYTES);
+    /// Room for a frame of `needed` bytes. One beyond `usual_bytes` gets room as its bytes arrive, so
+    /// that nobody makes us reserve what they only announce.
+    fn make_room(&mut self, needed: usize, usual_bytes: usize) {
+        let at_once = needed.min(usual_bytes.max(2 * self.filled));
+        let size = at_once.max(READ_BYTES);
         if self.received.len() < size {
             self.received.resize(size, 0);
         } else if self.received.len() > 16 * READ_BYTES && needed <= READ_BYTES && self.filled == 0 {
@@ -235,14 +237,11 @@ impl LaneState {
                 }
             }
         }
-        if needed > self.limits.object_bytes + READ_BYTES {
-            result = Err("a frame larger than the object limit of this node");
-        }
         let Some(peer) = self.peers.get_mut(&id) else { return result };
         peer.received = buffer;
         peer.received.copy_within(parsed..filled, 0);
         peer.filled = filled - parsed;
-        peer.make_room(needed);
+        peer.make_room(needed, self.limits.object_bytes);
         if peer.session.must_ack_now() {
             write_ack(self.core.id(), peer);
             if !peer.is_dirty {
@@ -291,7 +290,7 @@ impl LaneState {
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
         peer.filled = 0;
-        peer.make_room(0);
+        peer.make_room(0, 0);
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
         peer.stream = Some(stream);
