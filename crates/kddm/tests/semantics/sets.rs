@@ -4,7 +4,7 @@ use kddm::PlacedBy;
 
 use crate::cases;
 use crate::seat::engine::Op;
-use crate::seat::{Cluster, Place};
+use crate::seat::{Cluster, Place, until};
 
 const UNKNOWN: u16 = 201;
 const SETTINGS_DIFFER: u16 = 202;
@@ -84,7 +84,7 @@ fn t20(place: Place) {
     there.hand(0).write(2, 2);
     here.hand(0).grab(1);
     let destroy = here.hand(1).ask(Op::Destroy { limit_ms: 20_000 });
-    crate::seat::until("new operations are refused", || match here.hand(2).ask(Op::Read { object: 3 }).seen() {
+    until("new operations are refused", || match here.hand(2).ask(Op::Read { object: 3 }).seen() {
         Ok(_) => false,
         Err(failure) => failure.code == DESTROYED,
     });
