@@ -19,8 +19,8 @@ use crate::error::{Error, MembershipError, SetError};
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::wait::Outcome;
-use crate::transport::Poller;
 use crate::transport::poll::{TIMER, WAKE};
+use crate::transport::{Event, Poller};
 use crate::value::Raw;
 
 /// Limits of a lane, from the configuration.
@@ -294,7 +294,7 @@ impl Lane {
         let polled = self.poller.wait(limit, |event| match event.token {
             WAKE => woken = true,
             TIMER => self.timer(),
-            token => self.socket(NodeId(token as u16), event.readable, event.writable),
+            token => self.socket(NodeId(token as u16), event),
         });
         if let Err(error) = polled {
             tracing::error!(%error, "polling failed");
@@ -319,12 +319,12 @@ impl Lane {
         }
     }
 
-    fn socket(&self, peer: NodeId, readable: bool, writable: bool) {
+    fn socket(&self, peer: NodeId, event: Event) {
         let mut state = self.lock();
-        if readable {
-            state.read_peer(peer, &self.poller);
+        if event.readable {
+            state.read_peer(peer, event.ended, &self.poller);
         }
-        if writable {
+        if event.writable {
             state.write_peer(peer, &self.poller);
         }
         self.finish(state);

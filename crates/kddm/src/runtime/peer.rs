@@ -181,8 +181,9 @@ impl LaneState {
         }
     }
 
-    /// Reads until nothing is left, handling each frame as soon as it is whole.
-    pub fn read_peer(&mut self, id: NodeId, poller: &Poller) {
+    /// Reads until nothing is left, handling each frame as soon as it is whole. A connection that has
+    /// `ended` is read up to its end: nothing tells of that end again.
+    pub fn read_peer(&mut self, id: NodeId, ended: bool, poller: &Poller) {
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let Some(stream) = &peer.stream else { return };
@@ -198,7 +199,7 @@ impl LaneState {
                         return self.disconnect(id, poller);
                     }
                     // A short read means the socket is empty: its next event comes by itself.
-                    if count < room_bytes {
+                    if count < room_bytes && !ended {
                         return;
                     }
                 }
@@ -296,7 +297,7 @@ impl LaneState {
         peer.stream = Some(stream);
         self.statistics.reconnects += 1;
         self.write_peer(id, poller);
-        self.read_peer(id, poller);
+        self.read_peer(id, false, poller);
         Ok(())
     }
 
