@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod seat;
 
+mod links;
+mod proxy;
 mod strangers;
 mod values;
 
