@@ -96,10 +96,12 @@ pub enum AccessError {
         limit_ms: u64,
     },
     /// A remove was under way when its limit ended: it may still take effect.
-    #[error("the remove was not confirmed within {limit_ms} ms and may still happen")]
+    #[error("the remove was not confirmed within {limit_ms} ms and may still happen; {waiting_for}")]
     RemoveUnconfirmed {
         /// The limit that was in force.
         limit_ms: u64,
+        /// Who was waited for, as far as this node knows.
+        waiting_for: WaitingFor,
     },
     /// This thread holds the object already in a way that excludes what it asked for.
     #[error("this thread already holds object {object} ({hold}); put that guard back first")]
@@ -163,6 +165,15 @@ pub enum WaitingFor {
     LocalHolders,
     /// A node was asked and has not answered.
     Node(u16),
+    /// A node is needed that cannot be reached.
+    Unreachable(u16),
+    /// A node was asked and has not answered, and another cannot be reached: it may have the object.
+    Behind {
+        /// Who was asked.
+        asked: u16,
+        /// Who cannot be reached.
+        unreachable: u16,
+    },
 }
 
 impl fmt::Display for WaitingFor {
@@ -170,6 +181,12 @@ impl fmt::Display for WaitingFor {
         match self {
             WaitingFor::LocalHolders => f.write_str("threads of this node hold the object"),
             WaitingFor::Node(node) => write!(f, "node {node} was asked and has not answered yet"),
+            WaitingFor::Unreachable(node) => write!(f, "node {node} is unreachable"),
+            WaitingFor::Behind { asked, unreachable } => write!(
+                f,
+                "node {asked} was asked and has not answered yet; \
+                 node {unreachable} is unreachable and may have the object"
+            ),
         }
     }
 }

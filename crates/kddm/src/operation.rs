@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kddm_core::id::NodeId;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, ReadHold, WriteHold};
@@ -56,19 +55,15 @@ impl<T: Value> Asked<T> {
     }
 
     fn timed_out(&mut self, limit: Duration) -> Error {
-        let asked = self.shared.waiting_for(self.object);
+        let waiting_for = self.shared.waiting_for(self.object);
         self.lose_interest();
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
-        if matches!(self.wish, Wish::Request(RequestKind::Remove)) {
-            return AccessError::RemoveUnconfirmed { limit_ms }.into();
-        }
-        match asked {
-            Some((node, false)) => AccessError::Unreachable { node: node.0, limit_ms }.into(),
-            Some((NodeId(node), true)) => {
-                AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::Node(node) }.into()
-            }
-            None => AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::LocalHolders }.into(),
-        }
+        let error = match (self.wish, waiting_for) {
+            (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
+            (_, WaitingFor::Unreachable(node)) => AccessError::Unreachable { node, limit_ms },
+            _ => AccessError::TimedOut { limit_ms, waiting_for },
+        };
+        error.into()
     }
 
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {

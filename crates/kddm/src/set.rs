@@ -8,7 +8,7 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
-use crate::error::{AccessError, Error};
+use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard, no_duplicates};
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Then};
@@ -85,8 +85,8 @@ impl<T: Value> Shared<T> {
         }
     }
 
-    /// Who was asked for the object, and whether it is connected.
-    pub fn waiting_for(&self, object: u64) -> Option<(NodeId, bool)> {
+    /// Who is waited for by whoever wants the object.
+    pub fn waiting_for(&self, object: u64) -> WaitingFor {
         self.lane(object).lock().waiting_for(self.set, ObjectId(object))
     }
 
@@ -345,7 +345,7 @@ impl<T: Value> Set<T> {
     /// to a sharer, else to the object's home. The only copy at its home stays.
     pub fn flush(&self, object: u64, to: Option<u16>) -> Pending<()> {
         let to = NodeId(to.unwrap_or(0));
-        if let Some(error) = self.0.runtime.not_a_member(to) {
+        if let Some(error) = self.0.runtime.not_to_be_reached(to) {
             return Pending::ready(Err(error));
         }
         match self.0.conflict(object, true) {

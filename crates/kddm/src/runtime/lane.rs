@@ -15,7 +15,7 @@ use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Ended, RevokeResult, Store, Table};
-use crate::error::{Error, MembershipError, SetError};
+use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::wait::Outcome;
@@ -154,17 +154,24 @@ impl LaneState {
         Arc::clone(self.stores.entry(set).or_insert_with(|| Arc::new(Table::<Raw>::new())))
     }
 
-    /// Who was asked for an object for which somebody waits here, and whether it is connected.
-    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> Option<(NodeId, bool)> {
-        let seen = self.core.inspect(set, object)?;
+    /// Who is waited for by whoever wants an object here.
+    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> WaitingFor {
+        let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
         let home = self.core.home(set, object).unwrap_or(me);
         let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
         let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(|node| !connected(*node));
-        match silent {
-            Some(node) => Some((node, false)),
-            None => (seen.wanting && asked != me && asked.is_somebody()).then_some((asked, true)),
+        if let Some(node) = silent {
+            return WaitingFor::Unreachable(node.0);
+        }
+        if !seen.wanting || asked == me || !asked.is_somebody() {
+            return WaitingFor::LocalHolders;
+        }
+        // Whoever was asked has sent the request on, perhaps to a node that is not there.
+        match self.peers.iter().filter(|(_, peer)| !peer.is_connected()).map(|(node, _)| node.0).min() {
+            Some(unreachable) => WaitingFor::Behind { asked: asked.0, unreachable },
+            None => WaitingFor::Node(asked.0),
         }
     }
 
