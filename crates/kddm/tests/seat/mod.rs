@@ -59,8 +59,7 @@ pub struct Seat {
     tickets: AtomicU64,
 }
 
-/// The nodes of a case. When it is dropped after a case that went well, it looks for broken
-/// invariants.
+/// The nodes of a case.
 pub struct Cluster {
     seats: Vec<Seat>,
 }
@@ -75,24 +74,30 @@ impl std::ops::Deref for Cluster {
 impl Cluster {
     /// So many members that know each other.
     pub fn new(place: Place, count: usize) -> Cluster {
-        let seats: Vec<Seat> = match place {
+        match place {
             Place::Local => {
                 let nodes = Node::local_cluster(count).expect("nodes of one process find each other");
-                nodes.into_iter().map(Seat::here).collect()
+                Cluster::of(nodes.into_iter().map(Seat::here).collect())
             }
-            Place::Processes => {
-                let mut seats: Vec<Seat> = Vec::new();
-                for _ in 0..count {
-                    let contact = seats.first().map(|seat| seat.address.clone());
-                    let seat = Seat::there(&Start { contact, ..Start::default() }, seats.len() as u16 + 1);
-                    seats.push(seat.expect("a free port and a live contact"));
-                }
-                seats
-            }
-        };
+            Place::Processes => Cluster::of_processes(count, &Start::default()),
+        }
+    }
+
+    /// So many processes; all but the first join it, and start like `start` else.
+    pub fn of_processes(count: usize, start: &Start) -> Cluster {
+        let mut seats: Vec<Seat> = Vec::new();
+        for id in 1..=count as u16 {
+            let contact = seats.first().map(|seat| seat.address.clone());
+            let seat = Seat::there(&Start { contact, ..start.clone() }, id);
+            seats.push(seat.expect("a free port and a live contact"));
+        }
+        Cluster::of(seats)
+    }
+
+    fn of(seats: Vec<Seat>) -> Cluster {
         let cluster = Cluster { seats };
         for seat in cluster.iter() {
-            seat.hand(0).done(Op::WaitForMembers { count });
+            seat.hand(0).done(Op::WaitForMembers { count: cluster.len() });
         }
         cluster
     }
@@ -163,6 +168,14 @@ impl Seat {
         }
     }
 
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        match &self.link {
+            Link::There(process) => process.signal(signal),
+            Link::Here(_) => panic!("a node of this process cannot be sent a signal"),
+        }
+    }
+
     pub fn counters(&self) -> Counters {
         match self.hand(LOOKER).ask(Op::Counters).wait() {
             Reply::Counters(counters) => counters,
@@ -178,7 +191,7 @@ impl Seat {
         self.counters().received[number(kind)]
     }
 
-    /// Waits until the node has received and handled so many more messages of a kind than `before`.
+    /// Waits until the node has received and handled so many messages of a kind.
     pub fn until_received(&self, kind: &str, count: u64) {
         until(&format!("node {} has {count} messages {kind}", self.id), || self.received(kind) >= count);
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kddm::{Config, Node};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Answer, Command, Engine, Reply};
@@ -22,7 +23,7 @@ pub struct Start {
     pub contact: Option<String>,
     pub node_id: Option<u16>,
     pub session: Option<u16>,
-    pub join_limit_ms: Option<u64>,
+    pub wait_limit_ms: Option<u64>,
 }
 
 impl Start {
@@ -37,8 +38,8 @@ impl Start {
         if let Some(session) = self.session {
             config = config.session(session);
         }
-        if let Some(limit_ms) = self.join_limit_ms {
-            config = config.join_limit(Duration::from_millis(limit_ms));
+        if let Some(limit_ms) = self.wait_limit_ms {
+            config = config.wait_limit(Duration::from_millis(limit_ms));
         }
         config
     }
@@ -117,6 +118,11 @@ impl Process {
         }
     }
 
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.lock().expect("no panic under this lock");
+        kill_process(Pid::from_child(&child), signal).expect("it is our child, and not waited for");
+    }
+
     /// kill -9.
     pub fn kill(&self) {
         let mut child = self.child.lock().expect("no panic under this lock");
@@ -128,6 +134,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.input.lock().expect("no panic under this lock").take());
-        let _ended = self.child.lock().expect("no panic under this lock").wait();
+        let mut child = self.child.lock().expect("no panic under this lock");
+        if std::thread::panicking() {
+            // It may be stopped, and would not end by itself.
+            let _already_dead = child.kill();
+        }
+        let _ended = child.wait();
     }
 }
