@@ -113,10 +113,11 @@ fn an_end_right_behind_the_last_bytes_is_noticed() {
 #[test]
 fn a_flipped_bit_is_noticed_wherever_it_is() {
     let linked = Linked::new();
-    for at in (0..16).chain([17, 20, 27, 31, 40, 47, 50, 60, 75, 90, 105, 120, 127, 130, usize::MAX]) {
+    let places = (0..16).chain([17, 20, 27, 31, 40, 47, 50, 60, 75, 90, 105, 120, 127, 130, usize::MAX]);
+    for tamper in places.map(Tamper::Flip).chain([Tamper::FlipBody, Tamper::FlipBody]) {
         linked.exchange();
         let (malformed, made) = (linked.nodes[0].statistics().malformed, linked.proxy.made());
-        linked.proxy.tamper(Tamper::Flip(at));
+        linked.proxy.tamper(tamper);
         linked.exchange();
         until("the next bytes have been changed", || linked.proxy.has_tampered());
         until("it is counted", || linked.nodes[0].statistics().malformed > malformed);

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kddm::transport::greeting::{Hello, Purpose};
+use kddm_core::frame::{Decoded, decode};
 
 /// What is done, once, to the next bytes that a dialling node sends on its link.
 #[derive(Clone, Debug)]
 pub enum Tamper {
     /// Flips a bit of the byte at that place, or of the last one before it.
     Flip(usize),
+    /// Flips a bit of the body of the first frame that has one.
+    FlipBody,
     /// These bytes go ahead of them.
     Inject(Vec<u8>),
 }
@@ -115,8 +118,14 @@ impl State {
     }
 
     fn tamper_with(&self, bytes: &mut Vec<u8>) {
-        match self.tamper.lock().expect("no panic under this lock").take() {
+        let mut tamper = self.tamper.lock().expect("no panic under this lock");
+        let body = body_of(bytes);
+        if matches!(*tamper, Some(Tamper::FlipBody)) && body.is_none() {
+            return;
+        }
+        match tamper.take() {
             None => {}
+            Some(Tamper::FlipBody) => bytes[body.expect("just looked at")] ^= 0x10,
             Some(Tamper::Flip(at)) => {
                 let last = bytes.len() - 1;
                 bytes[at.min(last)] ^= 0x10;
@@ -145,9 +154,20 @@ fn pump(
     }
 }
 
+/// Where the first body is.
+fn body_of(mut bytes: &[u8]) -> Option<usize> {
+    let whole = bytes.len();
+    while let Ok(Decoded::Frame(frame, length)) = decode(bytes) {
+        if !frame.body.is_empty() {
+            return Some(whole - bytes.len() + length - 1);
+        }
+        bytes = &bytes[length..];
+    }
+    None
+}
+
 fn is_bare_ack(bytes: &[u8]) -> bool {
-    let frame = kddm_core::frame::decode(bytes);
-    matches!(frame, Ok(kddm_core::frame::Decoded::Frame(frame, _)) if frame.message.is_none())
+    matches!(decode(bytes), Ok(Decoded::Frame(frame, _)) if frame.message.is_none())
 }
 
 /// The first word of a connection, and its bytes.
