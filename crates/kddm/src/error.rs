@@ -141,6 +141,16 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// The node that would be asked takes nothing any more: nothing was sent.
+    #[error("node {node} has yet to take {bytes} bytes from this node, the limit is {limit_bytes}; is it alive?")]
+    PeerFull {
+        /// The node.
+        node: u16,
+        /// What waits for it here.
+        bytes: usize,
+        /// From where on more is refused.
+        limit_bytes: usize,
+    },
     /// `wait()` where waiting would stop the node itself.
     #[error("waiting here would block the node; use `.await` or another thread")]
     WouldBlock,
@@ -208,6 +218,7 @@ impl AccessError {
             AccessError::Lost => 12,
             AccessError::Fenced => 13,
             AccessError::NamedTwice { .. } => 14,
+            AccessError::PeerFull { .. } => 15,
         }
     }
 }

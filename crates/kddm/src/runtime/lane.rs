@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Ended, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError, WaitingFor};
+use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::wait::Outcome;
@@ -90,6 +91,8 @@ pub(crate) struct LaneState {
     pub peers: HashMap<NodeId, Peer>,
     /// Peers with frames that have not been offered to the socket.
     pub dirty: Vec<NodeId>,
+    /// Peers that have more to take first; their requests wait.
+    pub full: FullPeers,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub wakers: BinaryHeap<Reverse<Alarm>>,
@@ -136,6 +139,7 @@ impl LaneState {
             locals: HashMap::new(),
             peers: HashMap::new(),
             dirty: Vec::new(),
+            full: FullPeers::default(),
             deferred_until: None,
             wakers: BinaryHeap::new(),
             outstanding: 0,

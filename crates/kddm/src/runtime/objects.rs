@@ -17,7 +17,7 @@ use crate::runtime::wait::{Op, Outcome};
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
-        if let Some(error) = self.refusal(set) {
+        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             return op.complete(Outcome::Failed(error));
         }
         let store = self.store(set);

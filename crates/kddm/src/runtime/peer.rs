@@ -9,6 +9,7 @@ use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
 use kddm_core::session::{Accept, Session};
 
+use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
 use crate::transport::{Poller, Stream};
 
@@ -30,6 +31,7 @@ pub(crate) struct Peer {
     is_dirty: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
+    pub backlog: Backlog,
 }
 
 impl Peer {
@@ -65,6 +67,10 @@ impl LaneState {
         with_object: bool,
         deferred: bool,
     ) {
+        if self.is_wasted(to, message) {
+            self.statistics.dropped += 1;
+            return;
+        }
         self.scratch.clear();
         if with_object {
             let store = self.store(set);
@@ -87,8 +93,8 @@ impl LaneState {
             self.statistics.dropped += 1;
             return;
         };
-        if peer.session.unacknowledged_bytes() > 4 * self.limits.peer_buffer_bytes {
-            // Sources are limited, so only a peer that never reads can get here.
+        if peer.session.unacknowledged_bytes() > self.limits.fence_bytes() {
+            // Sources are limited (see `backlog`), so only a peer that never reads can get here.
             tracing::error!(peer = to.0, "the buffer for this peer is beyond its hard limit: fencing this node");
             self.faulted = true;
             return;
@@ -106,6 +112,9 @@ impl LaneState {
             return;
         }
         self.statistics.sent[usize::from(message.kind())] += 1;
+        if peer.backlog.fills(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.filled(to);
+        }
         if deferred {
             self.defer(Duration::from_nanos(DEFERRED_NS));
         } else if !peer.is_dirty {
@@ -238,6 +247,7 @@ impl LaneState {
                 }
             }
         }
+        self.serve_relieved();
         let Some(peer) = self.peers.get_mut(&id) else { return result };
         peer.received = buffer;
         peer.received.copy_within(parsed..filled, 0);
@@ -260,6 +270,9 @@ impl LaneState {
         if peer.session.acknowledged(frame.numbers.acknowledged).is_err() {
             return Err("an acknowledgement of what was never sent");
         }
+        if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.relieved(id);
+        }
         let Some(message) = &frame.message else { return Ok(()) };
         if frame.envelope.from != id {
             return Err("a frame that names another sender");
@@ -278,7 +291,10 @@ impl LaneState {
             self.statistics.dropped += 1; // I8: nothing from an older epoch changes any state.
             return Ok(());
         }
-        let Envelope { set, object, .. } = frame.envelope;
+        let Envelope { set, object, epoch, .. } = frame.envelope;
+        if self.holds_back(id, epoch, set, object, message) {
+            return Ok(());
+        }
         self.message(id, set, object, message.clone(), frame.body);
         Ok(())
     }
@@ -295,8 +311,12 @@ impl LaneState {
         peer.make_room(0, 0);
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
-        peer.stream = Some(stream);
         self.statistics.reconnects += 1;
+        if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.relieved(id);
+        }
+        peer.stream = Some(stream);
+        self.serve_relieved();
         self.write_peer(id, poller);
         self.read_peer(id, false, poller);
         Ok(())

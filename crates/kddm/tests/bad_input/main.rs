@@ -7,6 +7,7 @@ mod seat;
 
 mod death;
 mod links;
+mod overload;
 mod proxy;
 mod strangers;
 mod values;
