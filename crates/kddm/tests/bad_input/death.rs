@@ -6,20 +6,19 @@ use kddm::PlacedBy;
 use rustix::process::Signal;
 
 use crate::seat::engine::{Failure, Op};
-use crate::seat::process::Start;
-use crate::seat::{Cluster, Hand, LIMIT, until};
+use crate::seat::{Cluster, Hand, LIMIT, Place};
 
 const TIMED_OUT: u16 = 103;
 const UNREACHABLE: u16 = 104;
 const REMOVE_UNCONFIRMED: u16 = 105;
+const DESTROY_UNCONFIRMED: u16 = 204;
 
 /// The limit of the waits that must end.
 const WAIT: Duration = Duration::from_millis(400);
 
 /// Three processes. One set has its home at the first, the other at the third.
 fn cluster() -> Cluster {
-    let wait_limit_ms = Some(WAIT.as_millis() as u64);
-    let cluster = Cluster::of_processes(3, &Start { wait_limit_ms, ..Start::default() });
+    let cluster = Cluster::new(Place::Processes, 3);
     for seat in cluster.iter() {
         for (set, home) in [(crate::seat::SET, 1), (AT_THIRD, 3)] {
             let opened = seat.hand(0).in_set(set).open(Some(PlacedBy::Fixed(home)));
@@ -35,7 +34,7 @@ const AT_THIRD: &str = "at the third";
 fn ends_at_its_limit(hand: Hand<'_>, op: Op) -> Failure {
     let start = Instant::now();
     let text = format!("{op:?}");
-    let failure = match hand.ask(op).wait() {
+    let failure = match hand.within(WAIT).ask(op).wait() {
         crate::seat::engine::Reply::Failed(failure) => failure,
         other => panic!("{text}: {other:?}"),
     };
@@ -68,7 +67,7 @@ fn a_killed_process_is_named_and_the_others_go_on() {
     first.hand(0).write(4, 4);
     third.hand(0).grab(1);
     let requests = third.received("request");
-    let waits = [first, second].map(|seat| seat.hand(1).ask_grab(1));
+    let waits = [first, second].map(|seat| seat.hand(1).within(WAIT).ask_grab(1));
     third.until_received("request", requests + 1);
     third.kill();
     for ticket in waits {
@@ -99,9 +98,10 @@ fn a_killed_process_is_named_and_the_others_go_on() {
     assert_eq!(grab.code, UNREACHABLE);
     assert!(grab.text.contains("node 3"), "{grab:?}");
     assert_eq!(second.hand(0).read(2).note.number, 2);
-    let destroy = ends_at_its_limit(first.hand(0), Op::Destroy { limit_ms: 50 });
-    assert!(destroy.text.contains("node 3"), "{destroy:?}");
     the_others_go_on_in(&cluster, "another set");
+    let destroy = ends_at_its_limit(first.hand(0).in_set("another set"), Op::Destroy { limit_ms: 50 });
+    assert_eq!(destroy.code, DESTROY_UNCONFIRMED);
+    assert!(destroy.text.contains("node 3") && !destroy.nothing_happened, "{destroy:?}");
     for seat in [first, second] {
         let counters = seat.counters();
         assert_eq!((counters.faults, counters.malformed, counters.dropped), (0, 0, 0));
@@ -134,7 +134,7 @@ fn a_stopped_process_is_named_and_comes_back() {
         the_others_go_on(&cluster, 4);
     }
     third.signal(Signal::CONT);
-    until("it answers again", || first.hand(0).try_done(Op::Add { object: 1, times: 1 }).is_ok());
+    first.hand(0).done(Op::Add { object: 1, times: 1 });
     for seat in cluster.iter() {
         assert_eq!(seat.hand(0).read(1).note.number, 8, "what was given up has not happened");
     }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
 
 use kddm::{Address, Config, ConfigurationError, Error, MembershipError, Node, Set};
 
@@ -153,11 +152,9 @@ fn an_address_in_use_is_named() {
 #[test]
 fn contacts_that_are_none_are_named() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
-    let start = Instant::now();
     let error = refusal(Config::new().contact(Address::of_socket(free)));
     assert!(matches!(error, Error::Membership(MembershipError::NoContact { .. })), "{error:?}");
     assert!(error.to_string().contains(&free.to_string()), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(2), "nobody to wait for");
 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");

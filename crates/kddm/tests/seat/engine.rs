@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kddm::{Error, Fate, Node, PlacedBy, ReadGuard, Set, WriteGuard};
+use kddm::{Error, Fate, Node, Pending, PlacedBy, ReadGuard, Set, WriteGuard};
 use serde::{Deserialize, Serialize};
 
 /// The shared value of all cases.
@@ -28,6 +28,8 @@ pub struct Command {
     pub hand: u32,
     pub set: String,
     pub op: Op,
+    /// A limit of its own for what the operation waits for.
+    pub limit_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -215,7 +217,7 @@ impl Engine {
             let (sender, commands) = channel::<Command>();
             let shared = Arc::clone(&self.shared);
             std::thread::spawn(move || {
-                let mut hand = Hand { shared, guards: HashMap::new() };
+                let mut hand = Hand { shared, guards: HashMap::new(), limit: None };
                 for command in commands {
                     let ticket = command.ticket;
                     let reply = hand.command(command).unwrap_or_else(|error| Reply::Failed(failure(&error)));
@@ -250,6 +252,7 @@ impl Guard {
 struct Hand {
     shared: Arc<Shared>,
     guards: HashMap<(String, u64), Guard>,
+    limit: Option<Duration>,
 }
 
 impl Hand {
@@ -258,16 +261,24 @@ impl Hand {
         sets.get(name).unwrap_or_else(|| panic!("set {name} is not open at this seat")).clone()
     }
 
-    fn command(&mut self, Command { set: name, op, .. }: Command) -> Result<Reply, Error> {
+    fn wait<O>(&self, pending: Pending<O>) -> Result<O, Error> {
+        match self.limit {
+            Some(limit) => pending.wait_for(limit),
+            None => pending.wait(),
+        }
+    }
+
+    fn command(&mut self, Command { set: name, op, limit_ms, .. }: Command) -> Result<Reply, Error> {
+        self.limit = limit_ms.map(Duration::from_millis);
         match op {
             Op::Open { placed_by, existing, wait_limit_ms } => self.open(name, placed_by, existing, wait_limit_ms),
             Op::OpenAsText => self.shared.node.set::<String>(&name).open().map(|_| Reply::Done),
             Op::Get { object, existing: false } => {
-                let guard = Guard::Read(self.set(&name).get(object).wait()?);
+                let guard = Guard::Read(self.wait(self.set(&name).get(object))?);
                 Ok(self.keep(name, object, guard))
             }
             Op::Get { object, existing: true } => {
-                let guard = Guard::Read(self.set(&name).get_existing(object).wait()?);
+                let guard = Guard::Read(self.wait(self.set(&name).get_existing(object))?);
                 Ok(self.keep(name, object, guard))
             }
             Op::Grab { object, how } => {
@@ -278,7 +289,7 @@ impl Hand {
                     How::Try => set.try_grab(object),
                     How::Insert(number) => set.grab_or_insert_with(object, move || Note { number, ..Note::default() }),
                 };
-                let guard = Guard::Write(pending.wait()?);
+                let guard = Guard::Write(self.wait(pending)?);
                 Ok(self.keep(name, object, guard))
             }
             Op::Change { object, number } => {
@@ -302,8 +313,8 @@ impl Hand {
     fn without_guard(&self, name: &str, op: Op) -> Result<Reply, Error> {
         let done = |()| Reply::Done;
         match op {
-            Op::Read { object } => self.set(name).get(object).wait().map(|guard| Guard::Read(guard).seen()),
-            Op::Add { object, times } => add(&self.set(name), object, times).map(done),
+            Op::Read { object } => self.wait(self.set(name).get(object)).map(|guard| Guard::Read(guard).seen()),
+            Op::Add { object, times } => self.add(&self.set(name), object, times).map(done),
             Op::Find { object } => {
                 Ok(self.set(name).find(object).map_or(Reply::Absent, |guard| Guard::Read(guard).seen()))
             }
@@ -316,13 +327,13 @@ impl Hand {
                 let note = Note::clone(&*self.set(name).snapshot(object).wait()?);
                 Ok(Reply::Seen(Seen { note, version: 0, tenure: 0 }))
             }
-            Op::Fetch { object } => self.set(name).fetch(object).wait().map(done),
+            Op::Fetch { object } => self.wait(self.set(name).fetch(object)).map(done),
             Op::Prefetch { from, to } => {
-                self.set(name).prefetch(from..to).into_iter().try_for_each(kddm::Pending::wait).map(done)
+                self.set(name).prefetch(from..to).into_iter().try_for_each(Pending::wait).map(done)
             }
-            Op::Acquire { object } => self.set(name).acquire(object).wait().map(done),
-            Op::Remove { object } => self.set(name).remove(object).wait().map(done),
-            Op::Flush { object, to } => self.set(name).flush(object, to).wait().map(done),
+            Op::Acquire { object } => self.wait(self.set(name).acquire(object)).map(done),
+            Op::Remove { object } => self.wait(self.set(name).remove(object)).map(done),
+            Op::Flush { object, to } => self.wait(self.set(name).flush(object, to)).map(done),
             Op::Produce { object, from, to, most } => produce(&self.set(name), object, from..to, most).map(done),
             Op::Consume { object, all } => consume(&self.set(name), object, all).map(Reply::Items),
             Op::Destroy { limit_ms } => self.shared.node.destroy_set(name, Duration::from_millis(limit_ms)).map(done),
@@ -355,6 +366,16 @@ impl Hand {
         let set = if existing { builder.open_existing()? } else { builder.open()? };
         self.shared.sets.lock().expect("no panic under this lock").insert(name, set);
         Ok(Reply::Done)
+    }
+
+    fn add(&self, set: &Set<Note>, object: u64, times: u64) -> Result<(), Error> {
+        for _ in 0..times {
+            self.wait(set.update(object, |note| {
+                note.number += 1;
+                Ok(())
+            }))?;
+        }
+        Ok(())
     }
 
     fn keep(&mut self, name: String, object: u64, guard: Guard) -> Reply {
@@ -394,17 +415,6 @@ fn counters(node: &Node) -> Counters {
         faults: of.faults,
         reconnects: of.reconnects,
     }
-}
-
-fn add(set: &Set<Note>, object: u64, times: u64) -> Result<(), Error> {
-    for _ in 0..times {
-        set.update(object, |note| {
-            note.number += 1;
-            Ok(())
-        })
-        .wait()?;
-    }
-    Ok(())
 }
 
 /// A full queue is tried again until a consumer has made room.

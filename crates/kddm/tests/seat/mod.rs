@@ -157,7 +157,7 @@ impl Seat {
 
     /// One thread of the node: it does one command after the other.
     pub fn hand(&self, number: u32) -> Hand<'_> {
-        Hand { seat: self, number, set: SET }
+        Hand { seat: self, number, set: SET, limit: None }
     }
 
     /// kill -9 of its process.
@@ -210,6 +210,7 @@ pub struct Hand<'a> {
     seat: &'a Seat,
     number: u32,
     set: &'a str,
+    limit: Option<Duration>,
 }
 
 /// A command on its way.
@@ -266,13 +267,19 @@ impl<'a> Hand<'a> {
         Hand { set, ..self }
     }
 
+    /// With that limit for what its operations wait for.
+    pub fn within(self, limit: Duration) -> Hand<'a> {
+        Hand { limit: Some(limit), ..self }
+    }
+
     /// Sends a command on its way.
     pub fn ask(self, op: Op) -> Ticket {
         let ticket = self.seat.tickets.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = channel();
         self.seat.waiting.lock().expect("no panic under this lock").insert(ticket, sender);
         let text = format!("{op:?}");
-        let command = Command { ticket, hand: self.number, set: self.set.into(), op };
+        let limit_ms = self.limit.map(|limit| limit.as_millis() as u64);
+        let command = Command { ticket, hand: self.number, set: self.set.into(), op, limit_ms };
         match &self.seat.link {
             Link::Here(engine) => engine.command(command),
             Link::There(process) => process.command(&command),

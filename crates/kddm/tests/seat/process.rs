@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use kddm::{Config, Node};
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,7 +22,6 @@ pub struct Start {
     pub contact: Option<String>,
     pub node_id: Option<u16>,
     pub session: Option<u16>,
-    pub wait_limit_ms: Option<u64>,
 }
 
 impl Start {
@@ -37,9 +35,6 @@ impl Start {
         }
         if let Some(session) = self.session {
             config = config.session(session);
-        }
-        if let Some(limit_ms) = self.wait_limit_ms {
-            config = config.wait_limit(Duration::from_millis(limit_ms));
         }
         config
     }
