@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use kddm::PlacedBy;
-use rustix::process::Signal;
 
 use crate::seat::engine::{Failure, Op};
 use crate::seat::{Cluster, Hand, LIMIT, Place};
@@ -69,7 +68,7 @@ fn a_killed_process_is_named_and_the_others_go_on() {
     let requests = third.received("request");
     let waits = [first, second].map(|seat| seat.hand(1).within(WAIT).ask_grab(1));
     third.until_received("request", requests + 1);
-    third.kill();
+    third.process().kill();
     for ticket in waits {
         let failure = ticket.seen().expect_err("its owner is dead");
         assert!(failure.text.contains("node 3"), "{failure:?}");
@@ -125,7 +124,7 @@ fn a_stopped_process_is_named_and_comes_back() {
     let cluster = cluster();
     let [first, second, third] = &cluster[..] else { panic!("three seats") };
     third.hand(0).write(1, 7);
-    third.signal(Signal::STOP);
+    third.process().stop();
     for seat in [first, second] {
         let failure = ends_at_its_limit(seat.hand(0), Op::Add { object: 1, times: 1 });
         assert_eq!(failure.code, TIMED_OUT, "{failure:?}");
@@ -133,7 +132,7 @@ fn a_stopped_process_is_named_and_comes_back() {
         assert!(failure.text.contains(asked), "{failure:?}");
         the_others_go_on(&cluster, 4);
     }
-    third.signal(Signal::CONT);
+    third.process().go_on();
     first.hand(0).done(Op::Add { object: 1, times: 1 });
     for seat in cluster.iter() {
         assert_eq!(seat.hand(0).read(1).note.number, 8, "what was given up has not happened");

@@ -160,19 +160,11 @@ impl Seat {
         Hand { seat: self, number, set: SET, limit: None }
     }
 
-    /// kill -9 of its process.
-    pub fn kill(&self) {
+    /// Its process, of which it must have one of its own.
+    pub fn process(&self) -> &Process {
         match &self.link {
-            Link::There(process) => process.kill(),
-            Link::Here(_) => panic!("a node of this process cannot be killed"),
-        }
-    }
-
-    /// Sends its process a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        match &self.link {
-            Link::There(process) => process.signal(signal),
-            Link::Here(_) => panic!("a node of this process cannot be sent a signal"),
+            Link::There(process) => process,
+            Link::Here(_) => panic!("node {} is in this process", self.id),
         }
     }
 

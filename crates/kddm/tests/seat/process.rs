@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use kddm::{Config, Node};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Answer, Command, Engine, Reply};
@@ -113,9 +113,19 @@ impl Process {
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    /// Stops it; returns when it does nothing any more.
+    pub fn stop(&self) {
         let child = self.child.lock().expect("no panic under this lock");
-        kill_process(Pid::from_child(&child), signal).expect("it is our child, and not waited for");
+        let id = Pid::from_child(&child);
+        kill_process(id, Signal::STOP).expect("it is our child, and not waited for");
+        let waited = waitpid(Some(id), WaitOptions::UNTRACED).expect("it is our child");
+        assert!(waited.is_some_and(|(_, status)| status.stopped()), "it has ended instead");
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        let child = self.child.lock().expect("no panic under this lock");
+        kill_process(Pid::from_child(&child), Signal::CONT).expect("it is our child, and not waited for");
     }
 
     /// kill -9.
