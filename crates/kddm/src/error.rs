@@ -59,6 +59,15 @@ impl Error {
     }
 }
 
+impl From<crate::cell::Ended> for Error {
+    fn from(ended: crate::cell::Ended) -> Error {
+        match ended {
+            crate::cell::Ended::Destroyed => SetError::Destroyed.into(),
+            crate::cell::Ended::Stopped => MembershipError::Stopped.into(),
+        }
+    }
+}
+
 /// Why one object could not be had. The object is as it was, unless a variant says otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,10 +96,12 @@ pub enum AccessError {
         limit_ms: u64,
     },
     /// A remove was under way when its limit ended: it may still take effect.
-    #[error("the remove was not confirmed within {limit_ms} ms and may still happen")]
+    #[error("the remove was not confirmed within {limit_ms} ms and may still happen; {waiting_for}")]
     RemoveUnconfirmed {
         /// The limit that was in force.
         limit_ms: u64,
+        /// Who was waited for, as far as this node knows.
+        waiting_for: WaitingFor,
     },
     /// This thread holds the object already in a way that excludes what it asked for.
     #[error("this thread already holds object {object} ({hold}); put that guard back first")]
@@ -130,6 +141,16 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// The node that would be asked takes nothing any more: nothing was sent.
+    #[error("node {node} has yet to take {bytes} bytes from this node, the limit is {limit_bytes}; is it alive?")]
+    PeerFull {
+        /// The node.
+        node: u16,
+        /// What waits for it here.
+        bytes: usize,
+        /// From where on more is refused.
+        limit_bytes: usize,
+    },
     /// `wait()` where waiting would stop the node itself.
     #[error("waiting here would block the node; use `.await` or another thread")]
     WouldBlock,
@@ -154,6 +175,15 @@ pub enum WaitingFor {
     LocalHolders,
     /// A node was asked and has not answered.
     Node(u16),
+    /// A node is needed that cannot be reached.
+    Unreachable(u16),
+    /// A node was asked and has not answered, and another cannot be reached: it may have the object.
+    Behind {
+        /// Who was asked.
+        asked: u16,
+        /// Who cannot be reached.
+        unreachable: u16,
+    },
 }
 
 impl fmt::Display for WaitingFor {
@@ -161,6 +191,12 @@ impl fmt::Display for WaitingFor {
         match self {
             WaitingFor::LocalHolders => f.write_str("threads of this node hold the object"),
             WaitingFor::Node(node) => write!(f, "node {node} was asked and has not answered yet"),
+            WaitingFor::Unreachable(node) => write!(f, "node {node} is unreachable"),
+            WaitingFor::Behind { asked, unreachable } => write!(
+                f,
+                "node {asked} was asked and has not answered yet; \
+                 node {unreachable} is unreachable and may have the object"
+            ),
         }
     }
 }
@@ -182,6 +218,7 @@ impl AccessError {
             AccessError::Lost => 12,
             AccessError::Fenced => 13,
             AccessError::NamedTwice { .. } => 14,
+            AccessError::PeerFull { .. } => 15,
         }
     }
 }

@@ -113,12 +113,19 @@ impl<T: Value> WriteGuard<T> {
     /// Publishes the value and releases the object. Others may have it now.
     ///
     /// # Errors
-    /// `TooLarge` or `Encode`: the old value stays, and the object is released.
+    /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed` or
+    /// `Stopped`: the set or the node has ended meanwhile.
     pub fn put(mut self) -> Pending<()> {
         let mut hold = self.hold.take().expect("a guard is put once");
-        let result = match self.changed.take() {
-            Some(value) => self.shared.check_size(&value).map(|()| hold.publish(value)),
-            None => {
+        let result = match (self.shared.table.ended(), self.changed.take()) {
+            (Some(ended), changed) => {
+                if changed.is_some() {
+                    self.shared.count_discarded();
+                }
+                Err(ended.into())
+            }
+            (None, Some(value)) => self.shared.check_size(&value).map(|()| hold.publish(value)),
+            (None, None) => {
                 hold.touch();
                 Ok(())
             }

@@ -47,11 +47,14 @@ impl<T: Value> ObjectRef<T> {
     /// As [`Set::grab`].
     pub fn grab(&self) -> Pending<WriteGuard<T>> {
         let cell = self.cell.load(Ordering::Relaxed);
-        if cell != 0
-            && let Ok(hold) = self.set.0.table.try_write_at(cell - 1, self.object)
-        {
-            let wish = Wish::Request(RequestKind::Grab { existing: false });
-            return Pending::ready(self.set.0.guard(hold, self.object, wish, None));
+        if cell != 0 {
+            match self.set.0.table.try_write_at(cell - 1, self.object) {
+                Ok(hold) => {
+                    let wish = Wish::Request(RequestKind::Grab { existing: false });
+                    return Pending::ready(self.set.0.guard(hold, self.object, wish, None));
+                }
+                Err(slow) => self.set.0.tell(slow),
+            }
         }
         let pending = self.set.grab(self.object);
         self.look_up();

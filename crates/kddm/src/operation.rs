@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kddm_core::id::NodeId;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, ReadHold, WriteHold};
@@ -56,19 +55,15 @@ impl<T: Value> Asked<T> {
     }
 
     fn timed_out(&mut self, limit: Duration) -> Error {
-        let asked = self.shared.waiting_for(self.object);
+        let waiting_for = self.shared.waiting_for(self.object);
         self.lose_interest();
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
-        if matches!(self.wish, Wish::Request(RequestKind::Remove)) {
-            return AccessError::RemoveUnconfirmed { limit_ms }.into();
-        }
-        match asked {
-            Some((node, false)) => AccessError::Unreachable { node: node.0, limit_ms }.into(),
-            Some((NodeId(node), true)) => {
-                AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::Node(node) }.into()
-            }
-            None => AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::LocalHolders }.into(),
-        }
+        let error = match (self.wish, waiting_for) {
+            (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
+            (_, WaitingFor::Unreachable(node)) => AccessError::Unreachable { node, limit_ms },
+            _ => AccessError::TimedOut { limit_ms, waiting_for },
+        };
+        error.into()
     }
 
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {
@@ -81,7 +76,7 @@ impl<T: Value> Asked<T> {
 
     /// The hold went back with the failed decoding; whoever waits behind it goes on.
     fn undecodable(&self, error: crate::value::DecodeError) -> Error {
-        self.shared.released(self.object);
+        self.shared.undecodable(self.object);
         AccessError::Decode { type_name: T::type_name(), reason: error.to_string() }.into()
     }
 }
@@ -117,7 +112,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.table.try_read(self.0.object) {
+        match self.0.shared.try_read(self.0.object) {
             Ok(hold) => Some(Ok(self.guard(hold))),
             Err(_) => {
                 self.0.ask_again();
@@ -157,7 +152,7 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
             Outcome::Read(_) | Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.table.try_write(self.0.object) {
+        match self.0.shared.try_write(self.0.object) {
             Ok(hold) => Some(self.guard(hold)),
             Err(_) => {
                 self.0.ask_again();

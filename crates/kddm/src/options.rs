@@ -29,11 +29,12 @@ pub struct Config {
     pub wait_limit: Duration,
     /// How long admission may take.
     pub join_limit: Duration,
-    /// Largest encoded object.
+    /// Largest encoded object that may be put at this node. What others have put is always taken.
     pub object_limit_bytes: usize,
     /// Requests of this node that may wait for an answer at one time.
     pub outstanding_limit: usize,
-    /// Bytes that may wait for one peer to take them.
+    /// Bytes that may wait for one peer to take them before its own requests wait here. Beyond twice
+    /// this and the largest object, requests to it are refused.
     pub peer_buffer_limit_bytes: usize,
 }
 

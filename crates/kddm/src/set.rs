@@ -7,8 +7,8 @@ use std::time::Duration;
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Lease, Slow, Table, WriteHold};
-use crate::error::{AccessError, Error};
+use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
+use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard, no_duplicates};
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Then};
@@ -58,8 +58,35 @@ impl<T: Value> Shared<T> {
         lane.finish(state);
     }
 
-    /// Who was asked for the object, and whether it is connected.
-    pub fn waiting_for(&self, object: u64) -> Option<(NodeId, bool)> {
+    /// A hold went back because its bytes do not decode.
+    pub fn undecodable(&self, object: u64) {
+        self.lane(object).lock().statistics.undecodable += 1;
+        self.released(object);
+    }
+
+    /// The table's fast path to read.
+    #[inline]
+    pub fn try_read(&self, object: u64) -> Result<ReadHold<T>, Slow> {
+        self.table.try_read(object).inspect_err(|slow| self.tell(*slow))
+    }
+
+    /// The table's fast path to write.
+    #[inline]
+    pub fn try_write(&self, object: u64) -> Result<WriteHold<T>, Slow> {
+        self.table.try_write(object).inspect_err(|slow| self.tell(*slow))
+    }
+
+    /// An attempt may have been seen for a moment by a driver that looked for holders: it waits to be
+    /// told, even if the caller goes away.
+    #[cold]
+    pub fn tell(&self, slow: Slow) {
+        if let Slow::Interrupted(object) = slow {
+            self.released(object);
+        }
+    }
+
+    /// Who is waited for by whoever wants the object.
+    pub fn waiting_for(&self, object: u64) -> WaitingFor {
         self.lane(object).lock().waiting_for(self.set, ObjectId(object))
     }
 
@@ -167,7 +194,7 @@ impl<T: Value> Set<T> {
     fn get_kind(&self, object: u64, existing: bool) -> Pending<ReadGuard<T>> {
         match self.try_read(object) {
             Ok(guard) => Pending::ready(Ok(guard)),
-            Err(slow) => match self.slow(slow, object, false) {
+            Err(_) => match self.0.conflict(object, false) {
                 Some(error) => Pending::ready(Err(error)),
                 None => Pending::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing })))),
             },
@@ -175,16 +202,9 @@ impl<T: Value> Set<T> {
     }
 
     fn try_read(&self, object: u64) -> Result<ReadGuard<T>, Slow> {
-        let hold = self.0.table.try_read(object)?;
+        let hold = self.0.try_read(object)?;
         let guard = ReadGuard { hold: Some(hold), shared: Arc::clone(&self.0), object };
         if self.0.lease().is_valid() { Ok(guard) } else { Err(Slow::NoAccess) }
-    }
-
-    fn slow(&self, slow: Slow, object: u64, wants_write: bool) -> Option<Error> {
-        match slow {
-            Slow::Held => self.0.conflict(object, wants_write),
-            _ => self.0.conflict(object, wants_write),
-        }
     }
 
     fn asked(&self, object: u64, wish: Wish) -> Asked<T> {
@@ -221,12 +241,12 @@ impl<T: Value> Set<T> {
     }
 
     fn grab_wish(&self, object: u64, wish: Wish, make: Option<Make<T>>) -> Pending<WriteGuard<T>> {
-        match self.0.table.try_write(object) {
+        match self.0.try_write(object) {
             Ok(hold) => Pending::ready(self.0.guard(hold, object, wish, make.as_ref())),
             Err(_) if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() => {
                 Pending::ready(Err(AccessError::Busy.into()))
             }
-            Err(slow) => match self.slow(slow, object, true) {
+            Err(_) => match self.0.conflict(object, true) {
                 Some(error) => Pending::ready(Err(error)),
                 None => Pending::asked(Grab(Asked::new(&self.0, object, wish, make))),
             },
@@ -235,7 +255,27 @@ impl<T: Value> Set<T> {
 
     /// The local copy, if there is one that may be read: never a message, never a wait.
     pub fn find(&self, object: u64) -> Option<ReadGuard<T>> {
-        self.try_read(object).ok()
+        match self.try_read(object) {
+            Ok(guard) => Some(guard),
+            Err(Slow::Undecoded) => self.decode(object),
+            Err(_) => None,
+        }
+    }
+
+    /// A copy that has just arrived is bytes: its first reader has the lane decode it.
+    #[cold]
+    fn decode(&self, object: u64) -> Option<ReadGuard<T>> {
+        let hold = self.0.lane(object).lock().take_read(self.0.set, ObjectId(object))?;
+        match self.0.table.adopt_read(hold) {
+            Ok(hold) => {
+                let guard = ReadGuard { hold: Some(hold), shared: Arc::clone(&self.0), object };
+                self.0.lease().is_valid().then_some(guard)
+            }
+            Err(_) => {
+                self.0.undecodable(object);
+                None
+            }
+        }
     }
 
     /// The value as of now, for as long as you like; keeps nobody out.
@@ -260,12 +300,12 @@ impl<T: Value> Set<T> {
             guard.put().wait()?;
             Ok(result)
         };
-        match self.0.table.try_write(object) {
+        match self.0.try_write(object) {
             Ok(hold) => {
                 let wish = Wish::Request(RequestKind::Grab { existing: false });
                 Pending::ready(self.0.guard(hold, object, wish, None).and_then(then))
             }
-            Err(slow) => match self.slow(slow, object, true) {
+            Err(_) => match self.0.conflict(object, true) {
                 Some(error) => Pending::ready(Err(error)),
                 None => {
                     let asked = self.asked(object, Wish::Request(RequestKind::Grab { existing: false }));
@@ -305,7 +345,7 @@ impl<T: Value> Set<T> {
     /// to a sharer, else to the object's home. The only copy at its home stays.
     pub fn flush(&self, object: u64, to: Option<u16>) -> Pending<()> {
         let to = NodeId(to.unwrap_or(0));
-        if let Some(error) = self.0.runtime.not_a_member(to) {
+        if let Some(error) = self.0.runtime.not_to_be_reached(to) {
             return Pending::ready(Err(error));
         }
         match self.0.conflict(object, true) {

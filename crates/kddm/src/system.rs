@@ -6,7 +6,7 @@ use kddm_core::id::{PlacementPolicy, SetId, mix};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Store;
-use crate::error::{ConfigurationError, Error, SetError};
+use crate::error::{AccessError, ConfigurationError, Error, SetError};
 use crate::node::Node;
 use crate::operation::Make;
 use crate::set::Set;
@@ -216,7 +216,11 @@ impl Node {
     pub fn destroy_set(&self, name: &str, limit: std::time::Duration) -> Result<(), Error> {
         check_name(name)?;
         let system = self.system()?;
-        let mut names = system.grab_existing(bucket(name)).wait().map_err(|_| unknown(name))?;
+        let found = system.grab_existing(bucket(name)).wait();
+        let mut names = found.map_err(|error| match error {
+            Error::Access(AccessError::NotFound) => unknown(name),
+            other => other,
+        })?;
         let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
         found.destroying = true;
         let set = SetId(found.set);

@@ -51,6 +51,12 @@ impl Turn<'_> {
     /// An *existing* request at an owner without a value. A first touch may be under way here: its
     /// outcome decides, so it is awaited.
     fn serve_absent(&mut self, id: RequestId) -> bool {
+        if !self.knows_value() {
+            return false;
+        }
+        if self.has_value {
+            return true; // Looked at again, as a request for what exists.
+        }
         if !self.lowered_to(Access::None) {
             return false;
         }
@@ -97,12 +103,18 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether the first touch of this node has succeeded is known once write access is back: then
+    /// true. Local readers may stay, so that a get held here never keeps remote readers waiting.
+    fn knows_value(&mut self) -> bool {
+        self.lowered_to(Access::Read)
+    }
+
     fn serve_get(&mut self, id: RequestId) -> bool {
+        if !self.knows_value() {
+            return false;
+        }
         if !self.has_value {
             return self.serve_grab(id); // The first touch runs where it is wanted.
-        }
-        if !self.lowered_to(Access::Read) {
-            return false;
         }
         let Main::Owner { tenure, version, .. } = self.main else { return false };
         self.pop();

@@ -28,6 +28,15 @@ pub enum RevokeResult {
     Held,
 }
 
+/// Why a table is of no more use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The set has been destroyed.
+    Destroyed = 1,
+    /// The node has been stopped.
+    Stopped = 2,
+}
+
 /// Why bytes were not taken in as a value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InstallError {
@@ -113,6 +122,16 @@ pub trait Store: Any + Send + Sync {
 
     /// As [`Self::release_cell`], only if there is no value and nobody waits.
     fn release_cell_if_empty(&self, cell: CellNumber) -> bool;
+
+    /// Takes all access back. New holds wait, and those that are left are not waited for.
+    fn close(&self) {
+        for (_, cell) in self.cells() {
+            let _holders_keep_what_they_have = self.revoke(cell, Access::None);
+        }
+    }
+
+    /// Nothing that is put from now on can reach anybody.
+    fn end(&self, why: Ended);
 
     /// Objects of which this node has a value. Looks at every cell.
     fn value_count(&self) -> usize;
@@ -309,6 +328,10 @@ impl<T: Value> Store for Table<T> {
 
     fn release_cell_if_empty(&self, cell: CellNumber) -> bool {
         self.live(cell).is_some_and(|cell| !has_value(cell)) && self.free(cell, LIVE, WAITERS)
+    }
+
+    fn end(&self, why: Ended) {
+        self.ended.store(why as u8, Ordering::Release);
     }
 
     fn value_count(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use parking_lot::Mutex;
 
@@ -12,7 +13,7 @@ use super::content;
 use super::hold::{Hold, Note, ReadHold, WriteHold};
 use super::index::Index;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
-use super::store::{RevokeResult, Store};
+use super::store::{Ended, RevokeResult, Store};
 use super::sync::{Ordering, heavy_barrier, prepare};
 use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
 use crate::value::{DecodeError, Raw, Value};
@@ -38,6 +39,8 @@ pub struct Table<T: Value> {
     pub(super) writer: Mutex<Writer>,
     /// Tells holds of one table from those of another.
     number: u64,
+    /// Zero, or an [`Ended`].
+    pub(super) ended: AtomicU8,
 }
 
 /// What only inserting and removing cells needs.
@@ -76,6 +79,17 @@ impl<T: Value> Table<T> {
             index: Index::new(),
             writer: Mutex::default(),
             number: TABLES.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            ended: AtomicU8::new(0),
+        }
+    }
+
+    /// Why nothing that is put here can reach anybody, if that is so.
+    #[inline]
+    pub fn ended(&self) -> Option<Ended> {
+        match self.ended.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Ended::Destroyed),
+            _ => Some(Ended::Stopped),
         }
     }
 

@@ -9,18 +9,19 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::Outputs;
+use kddm_core::io::{Access, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::cell::{RevokeResult, Store, Table};
-use crate::error::{Error, MembershipError, SetError};
+use crate::cell::{Ended, RevokeResult, Store, Table};
+use crate::error::{Error, MembershipError, SetError, WaitingFor};
+use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::wait::Outcome;
-use crate::transport::Poller;
 use crate::transport::poll::{TIMER, WAKE};
+use crate::transport::{Event, Poller};
 use crate::value::Raw;
 
 /// Limits of a lane, from the configuration.
@@ -44,9 +45,9 @@ pub struct Statistics {
     pub installs: u64,
     /// Messages and inputs that could not be meant, or came for a destroyed set.
     pub dropped: u64,
-    /// Frames that were malformed.
+    /// Frames and greetings that were malformed; each ended its connection.
     pub malformed: u64,
-    /// Objects whose bytes do not fit the type that the set has here.
+    /// Objects that arrived, or were read, with bytes that do not fit the type that the set has here.
     pub undecodable: u64,
     /// Broken invariants; the node fences itself at the first.
     pub faults: u64,
@@ -90,6 +91,8 @@ pub(crate) struct LaneState {
     pub peers: HashMap<NodeId, Peer>,
     /// Peers with frames that have not been offered to the socket.
     pub dirty: Vec<NodeId>,
+    /// Peers that have more to take first; their requests wait.
+    pub full: FullPeers,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub wakers: BinaryHeap<Reverse<Alarm>>,
@@ -136,6 +139,7 @@ impl LaneState {
             locals: HashMap::new(),
             peers: HashMap::new(),
             dirty: Vec::new(),
+            full: FullPeers::default(),
             deferred_until: None,
             wakers: BinaryHeap::new(),
             outstanding: 0,
@@ -154,23 +158,34 @@ impl LaneState {
         Arc::clone(self.stores.entry(set).or_insert_with(|| Arc::new(Table::<Raw>::new())))
     }
 
-    /// Who was asked for an object for which somebody waits here, and whether it is connected.
-    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> Option<(NodeId, bool)> {
-        let seen = self.core.inspect(set, object)?;
+    /// Who is waited for by whoever wants an object here.
+    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> WaitingFor {
+        let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
         let home = self.core.home(set, object).unwrap_or(me);
         let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
         let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(|node| !connected(*node));
-        match silent {
-            Some(node) => Some((node, false)),
-            None => (seen.wanting && asked != me && asked.is_somebody()).then_some((asked, true)),
+        if let Some(node) = silent {
+            return WaitingFor::Unreachable(node.0);
+        }
+        if !seen.wanting || asked == me || !asked.is_somebody() {
+            return WaitingFor::LocalHolders;
+        }
+        // Whoever was asked has sent the request on, perhaps to a node that is not there.
+        match self.peers.iter().filter(|(_, peer)| !peer.is_connected()).map(|(node, _)| node.0).min() {
+            Some(unreachable) => WaitingFor::Behind { asked: asked.0, unreachable },
+            None => WaitingFor::Node(asked.0),
         }
     }
 
-    /// New operations on a set are refused from now on, and waiting ones end.
+    /// New operations on a set are refused from now on, on copies that are here too, and waiting ones
+    /// end. Those who hold an object keep it.
     pub fn begin_destroy(&mut self, set: SetId) {
         self.destroyed.insert(set);
+        if let Some(store) = self.stores.get(&set) {
+            store.close();
+        }
         self.fail_waiters(Some(set), &SetError::Destroyed.into());
     }
 
@@ -184,11 +199,10 @@ impl LaneState {
         self.core.destroy(set);
         self.locals.retain(|(of, _), _| *of != set);
         if let Some(store) = self.stores.remove(&set) {
+            store.end(Ended::Destroyed);
             for (_, cell) in store.cells() {
-                if store.try_revoke(cell) != RevokeResult::Held {
+                if store.revoke(cell, Access::None) != RevokeResult::Held {
                     store.discard(cell);
-                } else {
-                    let _when_the_holder_puts = store.revoke(cell, kddm_core::io::Access::None);
                 }
             }
         }
@@ -197,6 +211,10 @@ impl LaneState {
     /// Everything that waits here ends; connections close.
     pub fn stop(&mut self, poller: &Poller) {
         self.stopped = true;
+        for store in self.stores.values() {
+            store.close();
+            store.end(Ended::Stopped);
+        }
         self.fail_waiters(None, &MembershipError::Stopped.into());
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -287,7 +305,7 @@ impl Lane {
         let polled = self.poller.wait(limit, |event| match event.token {
             WAKE => woken = true,
             TIMER => self.timer(),
-            token => self.socket(NodeId(token as u16), event.readable, event.writable),
+            token => self.socket(NodeId(token as u16), event),
         });
         if let Err(error) = polled {
             tracing::error!(%error, "polling failed");
@@ -312,12 +330,12 @@ impl Lane {
         }
     }
 
-    fn socket(&self, peer: NodeId, readable: bool, writable: bool) {
+    fn socket(&self, peer: NodeId, event: Event) {
         let mut state = self.lock();
-        if readable {
-            state.read_peer(peer, &self.poller);
+        if event.readable {
+            state.read_peer(peer, event.ended, &self.poller);
         }
-        if writable {
+        if event.writable {
             state.write_peer(peer, &self.poller);
         }
         self.finish(state);

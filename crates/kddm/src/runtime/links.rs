@@ -53,6 +53,9 @@ impl Runtime {
             // A thread of its own, so that a silent stranger keeps nobody waiting.
             let served = std::thread::Builder::new().name("kddm-greet".into()).spawn(move || {
                 if let Err(error) = runtime.serve(stream) {
+                    if error.kind() == std::io::ErrorKind::InvalidData {
+                        runtime.lanes[0].lock().statistics.malformed += 1;
+                    }
                     tracing::debug!(%error, "a connection ended before it was of use");
                 }
                 GREETED.fetch_sub(1, Ordering::Relaxed);

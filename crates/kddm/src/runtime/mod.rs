@@ -1,5 +1,6 @@
 //! What runs a node: its lanes, its links, its part in the membership.
 
+pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod join;
 pub(crate) mod lane;
@@ -19,7 +20,7 @@ use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex};
 
 use crate::cell::{Lease, Table};
-use crate::error::{ConfigurationError, Error, MembershipError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
 use crate::runtime::control::Cluster;
 use crate::runtime::lane::{Lane, Limits, Statistics};
@@ -106,8 +107,9 @@ impl Runtime {
         self.cluster.lock().view()
     }
 
-    /// An error if `node` names one that shares no objects; nobody is always allowed.
-    pub fn not_a_member(&self, node: NodeId) -> Option<Error> {
+    /// An error if `node` names one that shares no objects, or that cannot be reached: what is sent
+    /// there could not come back. Nobody is always allowed.
+    pub fn not_to_be_reached(&self, node: NodeId) -> Option<Error> {
         if !node.is_somebody() {
             return None;
         }
@@ -115,7 +117,12 @@ impl Runtime {
         let member = view.member(node).is_some_and(|member| member.state.can_share());
         let rule = "it must be the number of a member that is `possible`";
         let error = ConfigurationError::OutOfRange { setting: "to", value: node.0.to_string(), rule };
-        (!member).then(|| error.into())
+        if !member {
+            return Some(error.into());
+        }
+        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(peer::Peer::is_connected);
+        let reached = node == self.identity.id || self.lanes.iter().all(reached);
+        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0 }.into())
     }
 
     pub fn statistics(&self) -> Statistics {

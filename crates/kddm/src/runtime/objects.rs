@@ -8,7 +8,7 @@ use kddm_core::io::{Access, Answer, Body, Input, Output};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::Refused;
 
-use crate::cell::{CellNumber, RevokeResult, Store};
+use crate::cell::{CellNumber, Hold, RevokeResult, Store};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Waiter, Wish};
@@ -17,7 +17,7 @@ use crate::runtime::wait::{Op, Outcome};
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
-        if let Some(error) = self.refusal(set) {
+        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             return op.complete(Outcome::Failed(error));
         }
         let store = self.store(set);
@@ -55,8 +55,20 @@ impl LaneState {
         self.run(set, object, withdraw.then_some(Input::Cancel), None);
     }
 
+    /// A read hold of the copy that is here, decoded, if nobody writes it or waits to.
+    pub fn take_read(&mut self, set: SetId, object: ObjectId) -> Option<Hold> {
+        if self.locals.contains_key(&(set, object)) {
+            return None;
+        }
+        let store = self.stores.get(&set)?;
+        store.take_read(store.find(object.0)?)
+    }
+
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
+        if self.stopped || self.destroyed.contains(&set) {
+            return; // Nobody waits any more, and the core knows the object no more.
+        }
         self.run(set, object, None, None);
     }
 

@@ -9,6 +9,7 @@ use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
 use kddm_core::session::{Accept, Session};
 
+use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
 use crate::transport::{Poller, Stream};
 
@@ -30,6 +31,7 @@ pub(crate) struct Peer {
     is_dirty: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
+    pub backlog: Backlog,
 }
 
 impl Peer {
@@ -41,9 +43,11 @@ impl Peer {
         self.stream.is_some()
     }
 
-    /// Room for at least `needed` bytes of one frame.
-    fn make_room(&mut self, needed: usize) {
-        let size = needed.max(READ_BYTES);
+    /// Room for a frame of `needed` bytes. One beyond `usual_bytes` gets room as its bytes arrive, so
+    /// that nobody makes us reserve what they only announce.
+    fn make_room(&mut self, needed: usize, usual_bytes: usize) {
+        let at_once = needed.min(usual_bytes.max(2 * self.filled));
+        let size = at_once.max(READ_BYTES);
         if self.received.len() < size {
             self.received.resize(size, 0);
         } else if self.received.len() > 16 * READ_BYTES && needed <= READ_BYTES && self.filled == 0 {
@@ -63,6 +67,10 @@ impl LaneState {
         with_object: bool,
         deferred: bool,
     ) {
+        if self.is_wasted(to, message) {
+            self.statistics.dropped += 1;
+            return;
+        }
         self.scratch.clear();
         if with_object {
             let store = self.store(set);
@@ -85,8 +93,8 @@ impl LaneState {
             self.statistics.dropped += 1;
             return;
         };
-        if peer.session.unacknowledged_bytes() > 4 * self.limits.peer_buffer_bytes {
-            // Sources are limited, so only a peer that never reads can get here.
+        if peer.session.unacknowledged_bytes() > self.limits.fence_bytes() {
+            // Sources are limited (see `backlog`), so only a peer that never reads can get here.
             tracing::error!(peer = to.0, "the buffer for this peer is beyond its hard limit: fencing this node");
             self.faulted = true;
             return;
@@ -104,6 +112,9 @@ impl LaneState {
             return;
         }
         self.statistics.sent[usize::from(message.kind())] += 1;
+        if peer.backlog.fills(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.filled(to);
+        }
         if deferred {
             self.defer(Duration::from_nanos(DEFERRED_NS));
         } else if !peer.is_dirty {
@@ -179,8 +190,9 @@ impl LaneState {
         }
     }
 
-    /// Reads until nothing is left, handling each frame as soon as it is whole.
-    pub fn read_peer(&mut self, id: NodeId, poller: &Poller) {
+    /// Reads until nothing is left, handling each frame as soon as it is whole. A connection that has
+    /// `ended` is read up to its end: nothing tells of that end again.
+    pub fn read_peer(&mut self, id: NodeId, ended: bool, poller: &Poller) {
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let Some(stream) = &peer.stream else { return };
@@ -196,7 +208,7 @@ impl LaneState {
                         return self.disconnect(id, poller);
                     }
                     // A short read means the socket is empty: its next event comes by itself.
-                    if count < room_bytes {
+                    if count < room_bytes && !ended {
                         return;
                     }
                 }
@@ -235,14 +247,12 @@ impl LaneState {
                 }
             }
         }
-        if needed > self.limits.object_bytes + READ_BYTES {
-            result = Err("a frame larger than the object limit of this node");
-        }
+        self.serve_relieved();
         let Some(peer) = self.peers.get_mut(&id) else { return result };
         peer.received = buffer;
         peer.received.copy_within(parsed..filled, 0);
         peer.filled = filled - parsed;
-        peer.make_room(needed);
+        peer.make_room(needed, self.limits.object_bytes);
         if peer.session.must_ack_now() {
             write_ack(self.core.id(), peer);
             if !peer.is_dirty {
@@ -260,24 +270,31 @@ impl LaneState {
         if peer.session.acknowledged(frame.numbers.acknowledged).is_err() {
             return Err("an acknowledgement of what was never sent");
         }
+        if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.relieved(id);
+        }
         let Some(message) = &frame.message else { return Ok(()) };
         if frame.envelope.from != id {
             return Err("a frame that names another sender");
+        }
+        // Before it is accepted: what is not received is written again on the next connection.
+        if crc32fast::hash(frame.body) != frame.seal.checksum {
+            return Err("a body with a wrong checksum");
         }
         match peer.session.accept(frame.numbers.sequence, length) {
             Accept::New => {}
             Accept::Duplicate => return Ok(()),
             Accept::Gap => return Err("a missing frame"),
         }
-        if crc32fast::hash(frame.body) != frame.seal.checksum {
-            return Err("a body with a wrong checksum");
-        }
         self.statistics.received[usize::from(message.kind())] += 1;
         if frame.envelope.epoch < self.core.epoch() {
             self.statistics.dropped += 1; // I8: nothing from an older epoch changes any state.
             return Ok(());
         }
-        let Envelope { set, object, .. } = frame.envelope;
+        let Envelope { set, object, epoch, .. } = frame.envelope;
+        if self.holds_back(id, epoch, set, object, message) {
+            return Ok(());
+        }
         self.message(id, set, object, message.clone(), frame.body);
         Ok(())
     }
@@ -291,13 +308,17 @@ impl LaneState {
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
         peer.filled = 0;
-        peer.make_room(0);
+        peer.make_room(0, 0);
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
-        peer.stream = Some(stream);
         self.statistics.reconnects += 1;
+        if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
+            self.full.relieved(id);
+        }
+        peer.stream = Some(stream);
+        self.serve_relieved();
         self.write_peer(id, poller);
-        self.read_peer(id, poller);
+        self.read_peer(id, false, poller);
         Ok(())
     }
 

@@ -19,6 +19,8 @@ pub struct Event {
     pub readable: bool,
     /// There is room to write.
     pub writable: bool,
+    /// The other side has ended it; what it had sent before may still be to read.
+    pub ended: bool,
 }
 
 /// Events taken at once.
@@ -90,9 +92,10 @@ impl Poller {
                 self.armed.store(0, Ordering::Release);
             }
             let flags = event.flags;
-            let ended = epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
-            let readable = flags.intersects(epoll::EventFlags::IN | ended);
-            handle(Event { token, readable, writable: flags.contains(epoll::EventFlags::OUT) });
+            let end = epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
+            let readable = flags.intersects(epoll::EventFlags::IN | end);
+            let writable = flags.contains(epoll::EventFlags::OUT);
+            handle(Event { token, readable, writable, ended: flags.intersects(end) });
         }
         Ok(())
     }

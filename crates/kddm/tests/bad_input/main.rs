@@ -1,0 +1,19 @@
+//! What should not come, and what a node does when it comes: a clear error, a counter, and everybody
+//! else goes on.
+
+#[path = "../seat/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
+mod seat;
+
+mod death;
+mod links;
+mod overload;
+mod proxy;
+mod strangers;
+mod values;
+
+/// In a process that a test has started, this is the seat; else it is an empty test.
+#[test]
+fn seat_process() {
+    seat::process::serve_if_asked();
+}

@@ -1,0 +1,35 @@
+//! The semantic cases of KDDM, by their numbers. Each is one function over seats and runs twice: on
+//! nodes of this process, and on nodes in processes of their own, over TCP.
+
+#[path = "../seat/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
+mod seat;
+
+mod first_touch;
+mod flush;
+mod ownership;
+mod readers_and_writers;
+mod removal;
+mod sets;
+
+/// In a process that a case has started, this is the seat; else it is an empty test.
+#[test]
+fn seat_process() {
+    seat::process::serve_if_asked();
+}
+
+/// Makes two tests of each case.
+macro_rules! cases {
+    ($($case:ident => $local:ident, $processes:ident;)*) => {$(
+        #[test]
+        fn $local() {
+            $case(crate::seat::Place::Local);
+        }
+
+        #[test]
+        fn $processes() {
+            $case(crate::seat::Place::Processes);
+        }
+    )*};
+}
+pub(crate) use cases;
