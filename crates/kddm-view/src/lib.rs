@@ -4,11 +4,12 @@
 //! sends what [`ViewLog::take_outgoing`] gives it, and applies what was decided:
 //!
 //! ```text
-//!  propose -> ViewLog -> decided entries -> State -> View
+//!  propose -> ViewLog -> decided entries -> State -> View -> events -> Notifiers
 //! ```
 //!
-//! What is here is the cluster without failures: a log with one voter, and the state machine that
-//! turns its entries into views. Members come in, begin to share and leave when they say so. Nobody is expelled: leases, the detection of silent nodes and several voters come with
+//! What is here is the cluster without failures: a log with one voter, the state machine that turns
+//! its entries into views, and the notifiers. Members come in, begin to share and leave when they
+//! say so. Nobody is expelled: leases, the detection of silent nodes and several voters come with
 //! the handling of failures, and until then the loss of a node needs a restart of the cluster.
 //!
 //! ```
@@ -32,6 +33,7 @@
 mod change;
 mod identity;
 mod log;
+mod notifier;
 mod single_voter;
 mod state;
 mod state_bytes;
@@ -39,6 +41,10 @@ mod state_bytes;
 pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Change, MalformedChange};
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
+pub use notifier::{
+    Call, Callback, Chain, Event, NOTIFIER_LIMIT_NS, NOTIFIER_NAME_BYTES, NOTIFIERS, Notifiers, Overrun, Registration,
+    RegistryError, VIEWS_WAITING,
+};
 pub use single_voter::{
     ENTRIES_KEPT, ENTRIES_PER_MESSAGE, FOLLOW_INTERVAL_NS, FOLLOWER_SILENCE_NS, MESSAGE_BYTES, PROPOSALS, SingleVoter,
 };
