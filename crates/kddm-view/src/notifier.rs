@@ -263,6 +263,12 @@ impl Notifiers {
         Some(Overrun { name: Arc::clone(&running.name), event, running_ns })
     }
 
+    /// When the running notifier overruns its limit, unless that has been reported.
+    pub fn overrun_at(&self) -> Option<Time> {
+        let running = self.running.as_ref().filter(|running| !running.is_reported)?;
+        Some(running.since.after_ns(self.limit_ns))
+    }
+
     /// The name of the notifier that is running.
     pub fn running(&self) -> Option<Arc<str>> {
         self.running.as_ref().map(|running| Arc::clone(&running.name))

@@ -151,6 +151,11 @@ impl State {
         self.sealed
     }
 
+    /// The last life given out: a node with a later one is not known here yet.
+    pub fn last_life(&self) -> Incarnation {
+        Incarnation(self.lives)
+    }
+
     /// One member.
     pub fn member(&self, node: NodeId) -> Option<&MemberEntry> {
         self.members.get(&node)

@@ -105,10 +105,12 @@ fn an_overrun_is_reported_once_and_waited_for() {
     notifiers.register(Chain::Online, Priority::LOCKS, "next", listener(&heard, "next")).unwrap();
     notifiers.installed(view(&[(1, 1, Online)]));
     assert_eq!(&*notifiers.next_call(Time(1000)).unwrap().name, "slow");
+    assert_eq!(notifiers.overrun_at(), Some(Time(1100)));
     assert_eq!(notifiers.overrun(Time(1099)), None);
     let overrun = notifiers.overrun(Time(1100)).unwrap();
     assert_eq!((&*overrun.name, overrun.running_ns), ("slow", 100));
     assert!(overrun.to_string().contains("`slow`"), "{overrun}");
+    assert_eq!(notifiers.overrun_at(), None);
     assert_eq!(notifiers.overrun(Time(2000)), None);
     assert!(notifiers.next_call(Time(2000)).is_none(), "order comes before speed");
     assert!(notifiers.is_running(slow));

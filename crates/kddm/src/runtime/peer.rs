@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use kddm_core::frame::{BodySeal, Decoded, Envelope, Frame, Numbers, decode, encode, encode_ack};
-use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
 use kddm_core::session::{Accept, Session};
@@ -20,9 +20,12 @@ const READ_BYTES: usize = 64 << 10;
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// A peer, connected or not.
-#[derive(Default)]
 pub(crate) struct Peer {
+    /// The life that the installed view gives it.
+    pub incarnation: Incarnation,
     pub session: Session,
+    since: Instant,
+    was_connected: bool,
     stream: Option<Stream>,
     /// Bytes received; from `parsed` on they are not handled yet.
     received: Vec<u8>,
@@ -33,8 +36,23 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub fn unconnected() -> Peer {
-        Peer { session: Session::new(), ..Peer::default() }
+    pub fn unconnected(incarnation: Incarnation) -> Peer {
+        Peer {
+            incarnation,
+            session: Session::new(),
+            since: Instant::now(),
+            was_connected: false,
+            stream: None,
+            received: Vec::new(),
+            filled: 0,
+            is_dirty: false,
+            rest_of_ack: Vec::new(),
+        }
+    }
+
+    /// Whether its connection has ended, or has not come for that long.
+    pub fn is_gone(&self, first_connection: Duration) -> bool {
+        self.stream.is_none() && (self.was_connected || self.since.elapsed() >= first_connection)
     }
 
     pub fn is_connected(&self) -> bool {
@@ -285,7 +303,8 @@ impl LaneState {
     /// A new connection: what the peer has not received is written again.
     pub fn connect(&mut self, id: NodeId, stream: Stream, received: u64, poller: &Poller) -> std::io::Result<()> {
         self.disconnect(id, poller);
-        let peer = self.peers.entry(id).or_insert_with(Peer::unconnected);
+        let left = || std::io::Error::other("the peer has left meanwhile");
+        let peer = self.peers.get_mut(&id).ok_or_else(left)?;
         let invalid = |_| std::io::Error::other("the peer acknowledges what was never sent");
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;
@@ -295,6 +314,7 @@ impl LaneState {
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
         peer.stream = Some(stream);
+        peer.was_connected = true;
         self.statistics.reconnects += 1;
         self.write_peer(id, poller);
         self.read_peer(id, poller);
