@@ -17,6 +17,35 @@ fn a_local_cluster_is_possible_at_once() {
     assert_eq!(lives, [1, 2, 3]);
 }
 
+/// Many join and open a set at the same time: all agree on the homes, and no increment is lost.
+#[test]
+fn joins_and_first_sets_at_the_same_time_agree() {
+    const NODES: u64 = 4;
+    const OBJECTS: u64 = 32;
+    let first = Node::join(Config::new()).expect("a free port");
+    let add = |number: &mut u64| {
+        *number += 1;
+        Ok(())
+    };
+    let join_and_add = || {
+        let node = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
+        let set: Set<u64> = node.set("numbers").open().expect("the set opens");
+        for object in 0..OBJECTS {
+            set.update(object, add).wait().expect("the owner is alive");
+        }
+        node
+    };
+    std::thread::scope(|scope| {
+        let joining: Vec<_> = (0..NODES).map(|_| scope.spawn(join_and_add)).collect();
+        let nodes: Vec<Node> = joining.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+        let set: Set<u64> = first.set("numbers").open().expect("the set opens");
+        for object in 0..OBJECTS {
+            assert_eq!(*set.get(object).wait().expect("a copy"), NODES);
+        }
+        assert!(nodes.iter().chain([&first]).all(|node| node.statistics().faults == 0));
+    });
+}
+
 /// Who comes when sets exist shares objects, and is no home.
 #[test]
 fn a_late_joiner_shares_what_is_there() {
