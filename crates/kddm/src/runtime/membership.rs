@@ -382,3 +382,6 @@ impl Runtime {
 
 /// How often a node asks again whether all members know that sets exist.
 const SEAL_ROUND: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests;
