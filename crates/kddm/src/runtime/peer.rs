@@ -20,11 +20,12 @@ const READ_BYTES: usize = 64 << 10;
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// A peer, connected or not.
+#[derive(Default)]
 pub(crate) struct Peer {
     /// The life that the installed view gives it.
     pub incarnation: Incarnation,
     pub session: Session,
-    since: Instant,
+    since: Option<Instant>,
     was_connected: bool,
     stream: Option<Stream>,
     /// Bytes received; from `parsed` on they are not handled yet.
@@ -37,22 +38,13 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub fn unconnected(incarnation: Incarnation) -> Peer {
-        Peer {
-            incarnation,
-            session: Session::new(),
-            since: Instant::now(),
-            was_connected: false,
-            stream: None,
-            received: Vec::new(),
-            filled: 0,
-            is_dirty: false,
-            rest_of_ack: Vec::new(),
-        }
+        Peer { incarnation, since: Some(Instant::now()), session: Session::new(), ..Peer::default() }
     }
 
     /// Whether its connection has ended, or has not come for that long.
     pub fn is_gone(&self, first_connection: Duration) -> bool {
-        self.stream.is_none() && (self.was_connected || self.since.elapsed() >= first_connection)
+        let has_waited = self.since.is_none_or(|since| since.elapsed() >= first_connection);
+        self.stream.is_none() && (self.was_connected || has_waited)
     }
 
     pub fn is_connected(&self) -> bool {
@@ -305,6 +297,7 @@ impl LaneState {
         self.disconnect(id, poller);
         let left = || std::io::Error::other("the peer has left meanwhile");
         let peer = self.peers.get_mut(&id).ok_or_else(left)?;
+        peer.was_connected = true;
         let invalid = |_| std::io::Error::other("the peer acknowledges what was never sent");
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;
@@ -314,7 +307,6 @@ impl LaneState {
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
         peer.stream = Some(stream);
-        peer.was_connected = true;
         self.statistics.reconnects += 1;
         self.write_peer(id, poller);
         self.read_peer(id, poller);
