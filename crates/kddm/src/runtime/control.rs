@@ -156,7 +156,8 @@ impl Runtime {
                 let mut membership = self.membership.lock();
                 match self.wait_for_seal(&mut membership, Instant::now() + ANSWER_LIMIT) {
                     Ok(()) => Answer::Done,
-                    Err(reason) => Answer::No(reason.to_string()),
+                    Err(Error::Membership(MembershipError::Refused { reason })) => Answer::No(reason),
+                    Err(error) => Answer::No(error.to_string()),
                 }
             }
             Question::Destroy { set, limit_ms } => {

@@ -341,7 +341,7 @@ impl Runtime {
     /// The voter waits until all members know that sets exist.
     pub fn wait_for_seal(&self, membership: &mut Guard<'_>, deadline: Instant) -> Result<(), Error> {
         while let Some(node) = membership.unaware_of_seal() {
-            self.still_going(deadline, || format!("node {node} has not heard yet that sets exist; is it alive?"))?;
+            self.still_going(deadline, || format!("node {node} has not confirmed that sets exist; is it alive?"))?;
             self.wait_for_change(membership, deadline);
         }
         Ok(())
