@@ -1,1 +1,52 @@
-//! Placeholder until the first commit.
+//! Who is in: one agreed sequence of views, the same on every member (`I7`).
+//!
+//! Sans-IO: nothing here opens a socket or reads a clock. The node hands in messages and the time,
+//! sends what [`ViewLog::take_outgoing`] gives it, and applies what was decided:
+//!
+//! ```text
+//!  propose -> ViewLog -> decided entries -> State -> View -> events -> Notifiers
+//! ```
+//!
+//! What is here is the cluster without failures: a log with one voter, the state machine that turns
+//! its entries into views, and the notifiers. Members come in, begin to share and leave when they
+//! say so. Nobody is expelled: leases, the detection of silent nodes and several voters come with
+//! the handling of failures, and until then the loss of a node needs a restart of the cluster.
+//!
+//! ```
+//! use kddm_core::id::NodeId;
+//! use kddm_core::view::NodeState;
+//! use kddm_view::{Change, ClusterId, Identity, SessionId, SingleVoter, State, ViewLog};
+//!
+//! let identity = Identity { cluster: ClusterId(1), session: SessionId::DEFAULT };
+//! let mut state = State::new(identity, NodeId(1));
+//! let mut log = SingleVoter::voter(NodeId(1), state.applied());
+//! log.propose(Change::Join { node: Some(NodeId(1)), address: "127.0.0.1:7600".into(), nonce: 42 })?;
+//! for entry in log.decided_since(state.applied())? {
+//!     state.apply(&entry)?;
+//! }
+//! let view = state.view();
+//! assert_eq!(view.member(NodeId(1)).map(|member| member.state), Some(NodeState::Online));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod change;
+mod identity;
+mod log;
+mod notifier;
+mod single_voter;
+mod state;
+mod state_bytes;
+
+pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Change, MalformedChange};
+pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
+pub use log::{Decided, LogError, Outgoing, ViewLog};
+pub use notifier::{
+    Call, Callback, Chain, Event, NOTIFIER_LIMIT_NS, NOTIFIER_NAME_BYTES, NOTIFIERS, Notifiers, Overrun, Registration,
+    RegistryError, VIEWS_WAITING,
+};
+pub use single_voter::{
+    ENTRIES_KEPT, ENTRIES_PER_MESSAGE, FOLLOW_INTERVAL_NS, FOLLOWER_SILENCE_NS, MESSAGE_BYTES, PROPOSALS, SingleVoter,
+};
+pub use state::{EPOCHS, Gap, MEMBERS, MemberEntry, Outcome, Refused, State};
+pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kddm_core::id::SetId;
 
 use crate::error::Error;
+use crate::notifier::{Chain, MemberEvent, Notifier, Priority, Wanted, refused};
 use crate::operation::Make;
 use crate::options::Config;
 use crate::runtime::Runtime;
@@ -121,6 +122,23 @@ impl Node {
         self.runtime().wait_for_members(count, limit)
     }
 
+    /// Registers a notifier, as [`Config::notifier`] does, for what comes from now on.
+    ///
+    /// # Errors
+    /// `OutOfRange` for a name that cannot stand in a log, or beyond 256 notifiers.
+    pub fn notifier(
+        &self,
+        chain: Chain,
+        priority: Priority,
+        name: &str,
+        function: impl Fn(&MemberEvent) + Send + Sync + 'static,
+    ) -> Result<Notifier, Error> {
+        let wanted = Wanted { chain, priority, name: name.into(), function: Arc::new(function) };
+        let registered = self.runtime().notify.register(self.id(), &wanted);
+        let registration = registered.map_err(|error| refused(name, &error))?;
+        Ok(Notifier { runtime: Arc::downgrade(self.runtime()), registration })
+    }
+
     /// The set of that name: `.open()` opens it, and creates it if it does not exist.
     pub fn set<T: Value>(&self, name: &str) -> SetBuilder<T> {
         SetBuilder::new(self.clone(), name)
@@ -131,8 +149,10 @@ impl Node {
         self.runtime().statistics()
     }
 
-    /// Ends this node: waiting operations end with `Stopped`, connections are closed. What it holds
-    /// is not handed over; leaving a running cluster cleanly is not built yet.
+    /// Ends this node. While no sets are in use it leaves the cluster first, and the others hear of it;
+    /// afterwards what it holds is not handed over: leaving a cluster in use is not built yet. Its own
+    /// notifiers hear of its way down (up to 60 s are waited for them). Then waiting operations end
+    /// with `Stopped`, and connections are closed.
     pub fn stop(&self) {
         self.runtime().stop();
     }

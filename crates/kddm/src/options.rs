@@ -1,7 +1,9 @@
 //! What can be set when a node starts, with the limits and their reasons.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::notifier::{Chain, MemberEvent, Priority, Wanted};
 use crate::transport::Address;
 
 /// How a node joins and what it may use.
@@ -36,6 +38,10 @@ pub struct Config {
     /// Bytes that may wait for one peer to take them before its own requests wait here. Beyond twice
     /// this and the largest object, requests to it are refused.
     pub peer_buffer_limit_bytes: usize,
+    /// How long a notifier may run before it is reported. It is waited for all the same.
+    pub notifier_limit: Duration,
+    /// Notifiers that hear of everything from the beginning.
+    pub(crate) notifiers: Vec<Wanted>,
 }
 
 /// The default session id, as in the original.
@@ -56,6 +62,9 @@ pub const DEFAULT_OUTSTANDING: usize = 65_536;
 /// Default bound on bytes waiting for one peer: four objects of the largest default size.
 pub const DEFAULT_PEER_BUFFER_BYTES: usize = 64 << 20;
 
+/// Default limit of a notifier, 1 s: as long as a hold before it is warned about.
+pub const DEFAULT_NOTIFIER_LIMIT: Duration = Duration::from_nanos(kddm_view::NOTIFIER_LIMIT_NS);
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -69,6 +78,8 @@ impl Default for Config {
             object_limit_bytes: DEFAULT_OBJECT_LIMIT_BYTES,
             outstanding_limit: DEFAULT_OUTSTANDING,
             peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
+            notifier_limit: DEFAULT_NOTIFIER_LIMIT,
+            notifiers: Vec::new(),
         }
     }
 }
@@ -130,6 +141,41 @@ impl Config {
     /// Allows listening beyond loopback without encryption.
     pub fn insecure(mut self) -> Config {
         self.insecure = true;
+        self
+    }
+
+    /// Has `function` told of members that come and go, from the first view on: of every member that
+    /// comes online or goes offline, or of every one that becomes possible or steps back.
+    ///
+    /// All notifiers of a node run in one order, one at a time: a lower priority first on the way up,
+    /// in exact reverse on the way down. A node goes up and down one level at a time, also when it
+    /// vanishes at once. Parts of an application use [`Priority::APPLICATION`]. A notifier must not
+    /// wait for objects: that answers `WouldBlock`, and views would stand still.
+    ///
+    /// ```
+    /// use kddm::{Chain, Config, Node, Priority};
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let config = Config::new().notifier(Chain::Possible, Priority::APPLICATION, "greet", move |event| {
+    ///     let _nobody_listens = sender.send(event.node);
+    /// });
+    /// let node = Node::join(config)?; // returns when all its notifiers have heard of it
+    /// assert_eq!(receiver.try_recv(), Ok(node.id()));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn notifier(
+        mut self,
+        chain: Chain,
+        priority: Priority,
+        name: &str,
+        function: impl Fn(&MemberEvent) + Send + Sync + 'static,
+    ) -> Config {
+        self.notifiers.push(Wanted { chain, priority, name: name.into(), function: Arc::new(function) });
+        self
+    }
+
+    /// Sets how long a notifier may run before it is reported.
+    pub fn notifier_limit(mut self, limit: Duration) -> Config {
+        self.notifier_limit = limit;
         self
     }
 }

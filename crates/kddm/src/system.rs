@@ -159,7 +159,6 @@ impl<T: Value> SetBuilder<T> {
     }
 
     fn create(&self, system: &Set<SystemObject>) -> Result<Description, Error> {
-        self.node.runtime().seal()?;
         let mut names = system.grab(bucket(&self.name)).wait()?;
         if let Some(description) = names.sets.iter().find(|d| d.name == self.name) {
             return Ok(description.clone());
@@ -231,8 +230,10 @@ impl Node {
         names.put().wait()
     }
 
-    /// The system set of this node's cluster.
+    /// The system set of this node's cluster. Even to look for a name makes objects of it, so that
+    /// homes must not move from here on.
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
+        self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
         self.attach(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
     }

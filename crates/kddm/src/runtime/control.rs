@@ -1,126 +1,61 @@
-//! The membership, as far as it goes today: one voter, the first node, decides; the others learn.
+//! Questions between nodes outside the links: admission, the view log, the end of a set.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, SetId};
-use kddm_core::view::{Member, NodeState, View};
+use kddm_core::id::{Incarnation, NodeId, SetId};
+use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, MembershipError, SetError};
+use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::node::MemberInfo;
 use crate::runtime::Runtime;
-use crate::transport::greeting::{self, GreetError, Hello, PROTOCOL, Purpose, Reply};
+use crate::runtime::peer::Peer;
+use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
-
-/// Most members: a view of them fits one word of a control exchange many times.
-pub(crate) const MOST_MEMBERS: usize = 1024;
 
 /// How long one control exchange may take.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(2);
 
-/// A member as the log of views knows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct Entry {
-    pub id: u16,
-    pub incarnation: u32,
-    pub possible: bool,
-    pub address: String,
-    pub nonce: u64,
-}
+/// How long the voter lets one question wait for others: well within [`CONTROL_LIMIT`].
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// The newest decided view and what belongs to it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Cluster {
-    pub id: u64,
-    /// The node that decides.
-    pub voter: u16,
-    pub epoch: u32,
-    pub placement: u32,
-    pub members: Vec<Entry>,
-    pub homes: Vec<u16>,
-    /// Sets of applications exist: homes stay where they are.
-    pub sealed: bool,
-    pub next_incarnation: u32,
-}
-
-impl Cluster {
-    pub fn view(&self) -> View {
-        let state = |entry: &Entry| if entry.possible { NodeState::Possible } else { NodeState::Online };
-        let member = |entry: &Entry| Member {
-            id: NodeId(entry.id),
-            incarnation: Incarnation(entry.incarnation),
-            state: state(entry),
-        };
-        View {
-            epoch: Epoch(self.epoch),
-            placement: Placement(self.placement),
-            members: self.members.iter().map(member).collect(),
-            homes: self.homes.iter().map(|id| NodeId(*id)).collect(),
-        }
-    }
-
-    pub fn entry(&self, id: u16) -> Option<&Entry> {
-        self.members.iter().find(|entry| entry.id == id)
-    }
-
-    /// Decides on an admission: the voter's side.
-    pub fn admit(&mut self, wanted: Option<u16>, address: String, nonce: u64) -> Result<u16, String> {
-        if let Some(same) = self.members.iter().find(|entry| entry.nonce == nonce) {
-            return Ok(same.id);
-        }
-        if self.members.len() >= MOST_MEMBERS {
-            return Err(format!("the cluster has {MOST_MEMBERS} members, which is the most it can have"));
-        }
-        if let Some(first) = wanted.and_then(|id| self.entry(id)) {
-            return Err(format!(
-                "node id {} is taken by the process at {}; choose another id",
-                first.id, first.address
-            ));
-        }
-        let free = || (1..=u16::MAX).find(|id| self.entry(*id).is_none());
-        let Some(id) = wanted.or_else(free) else { return Err("no node id is free".into()) };
-        self.next_incarnation += 1;
-        self.members.push(Entry { id, incarnation: self.next_incarnation, possible: false, address, nonce });
-        self.members.sort_by_key(|entry| entry.id);
-        self.placement += 1;
-        Ok(id)
-    }
-
-    /// A member has met all others and shares objects from now on.
-    pub fn make_possible(&mut self, id: u16) {
-        if let Some(entry) = self.members.iter_mut().find(|entry| entry.id == id && !entry.possible) {
-            entry.possible = true;
-            self.placement += 1;
-            if !self.sealed {
-                self.homes = self.members.iter().filter(|entry| entry.possible).map(|entry| entry.id).collect();
-            }
-        }
-    }
-
-    pub fn seal(&mut self) {
-        if !self.sealed {
-            self.sealed = true;
-            self.placement += 1;
-        }
-    }
-}
+/// How long a link of a new member waits here until this node hears of its admission: far longer than
+/// the voter needs to tell, short beside the limit of a join.
+const LEARN_LIMIT: Duration = Duration::from_millis(500);
 
 /// What is asked in a control exchange.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
+    /// Let me in. For the voter.
     Join { wanted: Option<u16>, address: String, nonce: u64 },
-    Possible { id: u16 },
-    Seal,
-    Learn(Cluster),
+    /// A message of the view log.
+    Log(Vec<u8>),
+    /// The whole state. For the voter.
+    State,
+    /// Does every member know that sets exist? For the voter.
+    Sealed,
+    /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
 }
 
+/// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    Admitted { id: u16, cluster: Cluster },
+    /// You are that node, in this state of the cluster.
+    Admitted {
+        node: u16,
+        state: Vec<u8>,
+    },
+    /// Ask the node at that address.
     Ask(String),
+    /// What the view log has to say to you.
+    Log(Vec<Vec<u8>>),
+    /// The state of the cluster.
+    State(Vec<u8>),
+    /// Another process has your number by now.
+    NotAMember,
     Done,
     No(String),
 }
@@ -130,16 +65,12 @@ impl Runtime {
         Hello {
             protocol: PROTOCOL,
             session: self.config.session,
-            cluster: self.identity.cluster,
+            cluster: self.identity.cluster.cluster.0,
             node: self.identity.id.0,
             incarnation: self.identity.incarnation.0,
             nonce: self.identity.nonce,
             purpose,
         }
-    }
-
-    pub fn is_voter(&self, cluster: &Cluster) -> bool {
-        cluster.voter == self.identity.id.0
     }
 
     /// Serves one connection: greets, then answers a question or hands the stream to its lane.
@@ -152,17 +83,20 @@ impl Runtime {
         match hello.purpose {
             Purpose::Control => {
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: 0 })?;
-                let answer = self.answer(greeting::receive(&stream)?);
+                let answer = self.answer(&hello, greeting::receive(&stream)?);
                 stream.set_limit(Some(CONTROL_LIMIT))?;
                 greeting::send(&stream, &answer)
             }
             Purpose::Link { lane, received, .. } => {
                 let lane = &self.lanes[usize::from(lane)];
+                let node = NodeId(hello.node);
                 let mut state = lane.lock();
-                let peer = state.peers.entry(NodeId(hello.node)).or_insert_with(super::peer::Peer::unconnected);
-                let mine = peer.session.received();
+                let peer = state.peers.get(&node).filter(|peer| peer.incarnation.0 == hello.incarnation);
+                let Some(mine) = peer.map(|peer| peer.session.received()) else {
+                    return greeting::send(&stream, &Reply::Refused(not_a_member(&hello)));
+                };
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: mine })?;
-                let connected = state.connect(NodeId(hello.node), stream, received, &lane.poller);
+                let connected = state.connect(node, stream, received, &lane.poller);
                 lane.finish(state);
                 self.changed.notify_all();
                 connected
@@ -170,16 +104,20 @@ impl Runtime {
         }
     }
 
+    /// Whether this node talks to a caller at all.
     fn admits(&self, hello: &Hello) -> Result<(), String> {
-        let session = self.config.session;
         if hello.protocol != PROTOCOL {
-            return Err(format!("this node speaks protocol {PROTOCOL}, not {}", hello.protocol));
+            return Err(format!(
+                "this node speaks protocol {PROTOCOL}, not {}; run one version of the program on all nodes",
+                hello.protocol
+            ));
         }
-        if hello.session != session {
-            return Err(format!("this cluster has session {session}, not {}; give the same session", hello.session));
-        }
-        if hello.cluster != 0 && hello.cluster != self.identity.cluster {
-            return Err("this is another cluster with the same session; it may have been started anew".into());
+        let ours = self.identity.cluster;
+        let session = SessionId::new(hello.session).map_err(|error| error.to_string())?;
+        ours.admits_session(session).map_err(|foreign| foreign.to_string())?;
+        if hello.cluster != 0 && hello.cluster != ours.cluster.0 {
+            let foreign = Foreign::Cluster { ours: ours.cluster, theirs: ClusterId(hello.cluster) };
+            return Err(format!("{foreign}; one of them may have been started anew"));
         }
         let Purpose::Link { lane, lanes, .. } = hello.purpose else { return Ok(()) };
         if usize::from(lanes) != self.lanes.len() || lane >= lanes {
@@ -188,114 +126,69 @@ impl Runtime {
                 self.lanes.len()
             ));
         }
-        let cluster = self.cluster.lock();
-        match cluster.entry(hello.node) {
-            Some(entry) if entry.incarnation == hello.incarnation && entry.nonce == hello.nonce => Ok(()),
-            _ => Err(format!("node {} is not a member here yet, or another process has its number", hello.node)),
+        if self.knows(hello) { Ok(()) } else { Err(not_a_member(hello)) }
+    }
+
+    /// Whether the caller is a member. One that has just been let in may be ahead of the news of it.
+    fn knows(&self, hello: &Hello) -> bool {
+        let deadline = Instant::now() + LEARN_LIMIT;
+        let mut membership = self.membership.lock();
+        loop {
+            if membership.state.has_life(NodeId(hello.node), Incarnation(hello.incarnation), hello.nonce) {
+                return true;
+            }
+            let is_from_the_future = hello.incarnation > membership.state.last_life().0;
+            if !is_from_the_future || self.is_stopping() || !self.wait_for_change(&mut membership, deadline) {
+                return false;
+            }
         }
     }
 
-    fn answer(self: &Arc<Self>, question: Question) -> Answer {
+    fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
-            Question::Learn(cluster) => {
-                self.learn(cluster);
-                Answer::Done
+            Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
+            Question::Log(message) if self.is_from_member(hello) => {
+                Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
+            }
+            Question::Log(_) => Answer::NotAMember,
+            Question::State => Answer::State(self.membership.lock().state.encode()),
+            Question::Sealed => {
+                let mut membership = self.membership.lock();
+                match self.wait_for_seal(&mut membership, Instant::now() + ANSWER_LIMIT) {
+                    Ok(()) => Answer::Done,
+                    Err(Error::Membership(MembershipError::Refused { reason })) => Answer::No(reason),
+                    Err(error) => Answer::No(error.to_string()),
+                }
             }
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done
             }
-            question => {
-                let mut cluster = self.cluster.lock();
-                if !self.is_voter(&cluster) {
-                    let voter = cluster.voter;
-                    return Answer::Ask(cluster.entry(voter).map_or(String::new(), |entry| entry.address.clone()));
-                }
-                let before = cluster.clone();
-                let mut next = cluster.clone();
-                let answer = match question {
-                    Question::Join { wanted, address, nonce } => match next.admit(wanted, address, nonce) {
-                        Ok(id) => Answer::Admitted { id, cluster: next.clone() },
-                        Err(reason) => Answer::No(reason),
-                    },
-                    Question::Possible { id } => {
-                        next.make_possible(id);
-                        Answer::Done
-                    }
-                    _ => {
-                        next.seal();
-                        Answer::Done
-                    }
-                };
-                if next != before {
-                    self.install(&mut cluster, next);
-                }
-                answer
-            }
         }
     }
 
-    /// Takes in a view that the voter decided; older ones are old news.
-    pub fn learn(&self, new: Cluster) {
-        let mut cluster = self.cluster.lock();
-        if new.placement > cluster.placement && new.id == cluster.id {
-            self.install(&mut cluster, new);
-        }
+    fn is_from_member(&self, hello: &Hello) -> bool {
+        let life = Incarnation(hello.incarnation);
+        self.membership.lock().state.has_life(NodeId(hello.node), life, hello.nonce)
     }
 
-    pub fn install(&self, cluster: &mut Cluster, new: Cluster) {
-        let view = new.view();
-        for lane in &self.lanes {
-            let mut state = lane.lock();
-            for member in &view.members {
-                if member.id != self.identity.id {
-                    state.peers.entry(member.id).or_insert_with(super::peer::Peer::unconnected);
-                }
-            }
-            if let Ok(copy) = view.try_clone() {
-                let _always_fits = state.core.install_view(copy);
-            }
+    fn answer_join(&self, wanted: Option<u16>, address: String, nonce: u64) -> Answer {
+        let mut membership = self.membership.lock();
+        if !self.is_voter(&membership) {
+            let voter = membership.state.member(membership.state.voter());
+            return Answer::Ask(voter.map_or(String::new(), |entry| entry.address.clone()));
         }
-        *cluster = new;
-        self.changed.notify_all();
-    }
-
-    /// Asks the voter, wherever it is.
-    pub fn ask_voter(self: &Arc<Self>, question: Question) -> Result<Answer, Error> {
-        let (is_voter, address) = {
-            let cluster = self.cluster.lock();
-            let address = cluster.entry(cluster.voter).map(|entry| entry.address.clone());
-            (self.is_voter(&cluster), address.unwrap_or_default())
-        };
-        if is_voter {
-            return Ok(self.answer(question));
+        let join = Change::Join { node: wanted.map(NodeId), address, nonce };
+        match self.let_in(&mut membership, &join, nonce) {
+            Ok(node) => Answer::Admitted { node: node.0, state: membership.state.encode() },
+            Err(reason) => Answer::No(reason),
         }
-        let refused = |error: &dyn std::fmt::Display| {
-            Error::from(MembershipError::Refused { reason: format!("the first node must agree: {error}") })
-        };
-        let address: Address = address.parse().map_err(|error| refused(&error))?;
-        greeting::call(&address, &self.hello(Purpose::Control), &question, CONTROL_LIMIT)
-            .map_err(|error: GreetError| refused(&error))
-    }
-
-    /// From the first set of an application on, homes stay where they are. Waits until every member
-    /// knows, so that no two disagree about a home.
-    pub fn seal(self: &Arc<Self>) -> Result<(), Error> {
-        if self.cluster.lock().sealed {
-            return Ok(());
-        }
-        self.ask_voter(Question::Seal)?;
-        let deadline = Instant::now() + self.config.wait_limit;
-        let mut cluster = self.cluster.lock();
-        while !cluster.sealed && self.wait_for_change(&mut cluster, deadline) {}
-        let reason = || "the first node has not told this one that sets exist".to_string();
-        if cluster.sealed { Ok(()) } else { Err(MembershipError::Refused { reason: reason() }.into()) }
     }
 
     pub fn destroy_everywhere(self: &Arc<Self>, set: SetId, name: &str, limit: Duration) -> Result<(), Error> {
-        let members = self.cluster.lock().members.clone();
+        let members = self.membership.lock().state.clone();
         self.destroy_here(set, limit);
-        for member in members.iter().filter(|member| member.id != self.identity.id.0) {
+        for (node, member) in members.members().filter(|(node, _)| *node != self.identity.id) {
             let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
             let told = member.address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
                 let hello = self.hello(Purpose::Control);
@@ -303,38 +196,47 @@ impl Runtime {
                     .map_err(|error| error.to_string())
             });
             if let Err(reason) = told {
-                return Err(SetError::DestroyUnconfirmed { name: name.into(), node: member.id, reason }.into());
+                return Err(SetError::DestroyUnconfirmed { name: name.into(), node: node.0, reason }.into());
             }
         }
         Ok(())
     }
 
     pub fn members(&self) -> Vec<MemberInfo> {
-        let cluster = self.cluster.lock().clone();
+        let members = self.membership.lock().state.clone();
         let state = self.lanes[0].lock();
-        let info = |entry: &Entry| MemberInfo {
-            id: entry.id,
-            incarnation: entry.incarnation,
-            state: if entry.possible { NodeState::Possible } else { NodeState::Online },
+        let info = |(node, entry): (NodeId, &MemberEntry)| MemberInfo {
+            id: node.0,
+            incarnation: entry.incarnation.0,
+            state: entry.state,
             address: entry.address.clone(),
-            reachable: entry.id == self.identity.id.0
-                || state.peers.get(&NodeId(entry.id)).is_some_and(super::peer::Peer::is_connected),
+            reachable: node == self.identity.id || state.peers.get(&node).is_some_and(Peer::is_connected),
         };
-        cluster.members.iter().map(info).collect()
+        members.members().map(info).collect()
     }
 
     pub fn wait_for_members(&self, count: usize, limit: Duration) -> Result<(), Error> {
+        if !super::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
         let deadline = Instant::now() + limit;
-        let mut cluster = self.cluster.lock();
+        let mut membership = self.membership.lock();
         loop {
-            let possible = cluster.members.iter().filter(|entry| entry.possible).count();
+            let possible = membership.state.members().filter(|(_, entry)| entry.state.can_share()).count();
             if possible >= count {
                 return Ok(());
             }
-            if !self.wait_for_change(&mut cluster, deadline) {
+            if self.is_stopping() {
+                return Err(MembershipError::Stopped.into());
+            }
+            if !self.wait_for_change(&mut membership, deadline) {
                 let reason = format!("{possible} of {count} members are possible");
                 return Err(MembershipError::JoinTimedOut { limit_ms: limit.as_millis() as u64, reason }.into());
             }
         }
     }
+}
+
+fn not_a_member(hello: &Hello) -> String {
+    format!("node {} is not a member here yet, or another process has its number", hello.node)
 }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::id::NodeId;
 use kddm_core::node::Node as Core;
+use kddm_core::view::NodeState;
+use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, State};
 
-use crate::cell::Lease;
-use crate::error::{ConfigurationError, Error, MembershipError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
-use crate::runtime::control::{Answer, CONTROL_LIMIT, Cluster, Question};
+use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
-use crate::runtime::{Identity, Runtime};
-use crate::transport::greeting::{Hello, PROTOCOL, Purpose, call};
+use crate::runtime::membership::Membership;
+use crate::runtime::notify::Notify;
+use crate::runtime::{Identity, Parts, Runtime};
+use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
 
 /// Lanes of a node. One thread keeps up with one processor's worth of messages.
@@ -22,37 +25,50 @@ const LANES: usize = 1;
 const JOIN_ROUND: Duration = Duration::from_millis(5);
 
 pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
-    check(&config)?;
+    if !super::wait::may_block() {
+        return Err(AccessError::WouldBlock.into());
+    }
+    let session = check(&config)?;
     let listen = |reason: String| ConfigurationError::Listen { address: config.listen.clone(), reason };
     let listener = Arc::new(Listener::bind(&config.listen, config.insecure).map_err(listen)?);
     let nonce = random();
     let address = listener.address().to_string();
-    let (id, cluster) = if config.contacts.is_empty() {
-        let id = config.node_id.unwrap_or(1);
-        let mut cluster = Cluster { id: random(), voter: id, epoch: 1, placement: 1, ..Cluster::default() };
-        cluster.admit(Some(id), address, nonce).map_err(|reason| MembershipError::Refused { reason })?;
-        cluster.make_possible(id);
-        (id, cluster)
+    let refused = |reason: String| MembershipError::Refused { reason };
+    let (identity, membership) = if config.contacts.is_empty() {
+        let id = NodeId(config.node_id.unwrap_or(1));
+        let cluster = ClusterIdentity { cluster: ClusterId(random()), session };
+        let membership = Membership::found(cluster, id, address, nonce).map_err(|error| refused(error.to_string()))?;
+        (identity_of(&membership.state, id)?, membership)
     } else {
-        ask_for_admission(&config, address, nonce)?
+        let (id, state) = ask_for_admission(&config, &address, nonce)?;
+        let identity = identity_of(&state, id)?;
+        (identity, Membership::follow(state, id, identity.incarnation))
     };
-    let runtime = start(config, id, nonce, listener, cluster)?;
-    become_possible(&runtime).inspect_err(|_| runtime.stop())?;
+    let runtime = start(config, identity, listener, membership)?;
+    // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
+    become_possible(&runtime).inspect_err(|_| runtime.stop_within(Duration::ZERO))?;
     Ok(runtime)
 }
 
-fn check(config: &Config) -> Result<(), Error> {
+/// Who the member `id` is.
+fn identity_of(state: &State, id: NodeId) -> Result<Identity, Error> {
+    let missing = || MembershipError::Refused { reason: format!("node {id} is not in the state that it was given") };
+    let entry = state.member(id).ok_or_else(missing)?;
+    Ok(Identity { id, incarnation: entry.incarnation, cluster: state.identity(), nonce: entry.nonce })
+}
+
+fn check(config: &Config) -> Result<SessionId, Error> {
     let out = |setting, value: String, rule| Err(ConfigurationError::OutOfRange { setting, value, rule }.into());
-    if !(1..=9999).contains(&config.session) {
+    let Ok(session) = SessionId::new(config.session) else {
         return out("session", config.session.to_string(), "it must be from 1 to 9999");
-    }
+    };
     if config.node_id == Some(0) {
         return out("node_id", "0".into(), "it must be from 1 to 65535");
     }
     if config.object_limit_bytes == 0 || config.object_limit_bytes > MOST_OBJECT_LIMIT_BYTES {
         return out("object_limit_bytes", config.object_limit_bytes.to_string(), "it must be from 1 to 1 GiB");
     }
-    Ok(())
+    Ok(session)
 }
 
 /// A number that no other process has: from the standard library's random hasher.
@@ -63,27 +79,35 @@ fn random() -> u64 {
     hasher.finish().max(1)
 }
 
-fn ask_for_admission(config: &Config, address: String, nonce: u64) -> Result<(u16, Cluster), Error> {
+fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(NodeId, State), Error> {
     let purpose = Purpose::Control;
     let hello =
         Hello { protocol: PROTOCOL, session: config.session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
+    let deadline = Instant::now() + config.join_limit;
     let mut reasons = Vec::new();
     let mut contacts = config.contacts.clone();
     let mut at = 0;
     while let Some(contact) = contacts.get(at).cloned() {
         at += 1;
-        let question = Question::Join { wanted: config.node_id, address: address.clone(), nonce };
-        match call(&contact, &hello, &question, CONTROL_LIMIT) {
-            Ok(Answer::Admitted { id, cluster }) => return Ok((id, cluster)),
-            Ok(Answer::No(reason)) => return Err(MembershipError::Refused { reason }.into()),
+        let limit = deadline.saturating_duration_since(Instant::now()).min(CONTROL_LIMIT);
+        if limit.is_zero() {
+            reasons.push(format!("{contact} was not asked any more: the limit of this join is over"));
+            continue;
+        }
+        let question = Question::Join { wanted: config.node_id, address: address.into(), nonce };
+        match call(&contact, &hello, &question, limit) {
+            Ok(Answer::Admitted { node, state }) => match State::decode(&state) {
+                Ok(state) => return Ok((NodeId(node), state)),
+                Err(error) => reasons.push(format!("{contact}: {error}")),
+            },
+            Ok(Answer::No(reason)) | Err(GreetError::Refused(reason)) => {
+                return Err(MembershipError::Refused { reason }.into());
+            }
             Ok(Answer::Ask(voter)) => match voter.parse::<Address>() {
                 Ok(voter) if !contacts.contains(&voter) => contacts.push(voter),
                 _ => reasons.push(format!("{contact} names no other node to ask")),
             },
             Ok(_) => reasons.push(format!("{contact} gave an answer to another question")),
-            Err(crate::transport::greeting::GreetError::Refused(reason)) => {
-                return Err(MembershipError::Refused { reason }.into());
-            }
             Err(error) => reasons.push(error.to_string()),
         }
     }
@@ -92,10 +116,9 @@ fn ask_for_admission(config: &Config, address: String, nonce: u64) -> Result<(u1
 
 fn start(
     config: Config,
-    id: u16,
-    nonce: u64,
+    identity: Identity,
     listener: Arc<Listener>,
-    cluster: Cluster,
+    membership: Membership,
 ) -> Result<Arc<Runtime>, Error> {
     let system = |what| move |error: std::io::Error| ConfigurationError::System { what, reason: error.to_string() };
     let limits = Limits {
@@ -103,42 +126,49 @@ fn start(
         object_bytes: config.object_limit_bytes,
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
     };
-    let incarnation = Incarnation(cluster.entry(id).map_or(0, |entry| entry.incarnation));
-    let identity = Identity { id: NodeId(id), incarnation, cluster: cluster.id, nonce };
     let mut lanes = Vec::new();
     for number in 0..LANES {
         let poller = Poller::new().map_err(system("polling"))?;
-        let core = Core::new(identity.id, incarnation, number as u8);
+        let core = Core::new(identity.id, identity.incarnation, number as u8);
         lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits))));
     }
-    let empty = Cluster { id: cluster.id, ..Cluster::default() };
-    let runtime = Arc::new(Runtime::new(config, identity, listener, lanes, limits, Lease::default(), empty));
-    runtime.learn(cluster);
+    let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
+    let first = membership.state.view();
+    let runtime = Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify }));
+    runtime.install(&first);
     runtime.start_threads().map_err(system("threads"))?;
     Ok(runtime)
 }
 
-/// Online: waits for links with all members, then asks to share objects.
+/// Online: waits for links with all members and for the notifiers, then asks to share objects.
+/// Possible once the notifiers have heard of that too.
 fn become_possible(runtime: &Arc<Runtime>) -> Result<(), Error> {
     let limit = runtime.config.join_limit;
     let deadline = Instant::now() + limit;
-    let id = runtime.identity.id.0;
-    let mut asked = false;
+    let Identity { id: node, incarnation, .. } = runtime.identity;
+    let mut is_asked = false;
     loop {
-        if runtime.cluster.lock().entry(id).is_some_and(|entry| entry.possible) {
+        let told = runtime.notify.told(node, incarnation);
+        if told == NodeState::Possible {
             return Ok(());
         }
         let missing = runtime.unlinked();
-        if missing.is_empty() && !asked {
-            runtime.ask_voter(Question::Possible { id })?;
-            asked = true;
+        if told == NodeState::Online && missing.is_empty() && !is_asked {
+            runtime.propose(Change::SetState { node, incarnation, state: NodeState::Possible })?;
+            is_asked = true;
+        }
+        if runtime.is_stopping() {
+            return Err(MembershipError::Stopped.into());
         }
         if Instant::now() >= deadline {
-            let limit_ms = limit.as_millis() as u64;
-            let reason = format!("no connection with nodes {missing:?}");
-            return Err(MembershipError::JoinTimedOut { limit_ms, reason }.into());
+            let reason = match runtime.notify.running() {
+                Some(name) => format!("the notifier `{name}` has not returned"),
+                None if missing.is_empty() => "the first node has not agreed; is it alive?".into(),
+                None => format!("no connection with nodes {missing:?}"),
+            };
+            return Err(MembershipError::JoinTimedOut { limit_ms: limit.as_millis() as u64, reason }.into());
         }
-        let mut cluster = runtime.cluster.lock();
-        runtime.wait_for_change(&mut cluster, Instant::now() + JOIN_ROUND);
+        let mut membership = runtime.membership.lock();
+        runtime.wait_for_change(&mut membership, deadline.min(Instant::now() + JOIN_ROUND));
     }
 }

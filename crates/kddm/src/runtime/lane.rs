@@ -53,6 +53,10 @@ pub struct Statistics {
     pub faults: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Notifiers that overran their limit.
+    pub notifier_overruns: u64,
+    /// Notifiers that panicked.
+    pub notifier_panics: u64,
 }
 
 impl Statistics {

@@ -1,15 +1,15 @@
-//! Threads of a node besides its lanes: one accepts, one keeps the links and tells of new views.
+//! Threads of a node besides its lanes: one accepts, one keeps the links.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
+use kddm_view::MemberEntry;
 
 use crate::runtime::Runtime;
-use crate::runtime::control::{Answer, CONTROL_LIMIT, Entry, Question};
-use crate::transport::greeting::{Purpose, call, greet};
+use crate::runtime::control::CONTROL_LIMIT;
+use crate::transport::greeting::{Purpose, greet};
 use crate::transport::{Address, Stream};
 
 /// How often the links are looked after when nothing changes.
@@ -30,6 +30,11 @@ impl Runtime {
         threads.push(named("accept").spawn(move || runtime.accept_all())?);
         let runtime = Arc::clone(self);
         threads.push(named("links").spawn(move || runtime.keep_links())?);
+        let runtime = Arc::clone(self);
+        threads.push(named("views").spawn(move || runtime.keep_views())?);
+        let runtime = Arc::clone(self);
+        // Not among those that a stop waits for: it waits for the notifiers, up to a limit.
+        named("notify").spawn(move || runtime.run_notifiers())?;
         Ok(())
     }
 
@@ -67,41 +72,28 @@ impl Runtime {
     }
 
     fn keep_links(self: &Arc<Self>) {
-        let mut told: HashMap<u16, u32> = HashMap::new();
         while !self.is_stopping() {
-            let cluster = self.cluster.lock().clone();
-            let me = cluster.entry(self.identity.id.0).map_or(0, |entry| entry.incarnation);
-            for member in cluster.members.iter().filter(|member| member.id != self.identity.id.0) {
-                // The later life dials, so that two nodes never dial each other.
-                if member.incarnation < me {
-                    self.connect_to(member);
-                }
-                if self.is_voter(&cluster) && told.get(&member.id) != Some(&cluster.placement) {
-                    let hello = self.hello(Purpose::Control);
-                    let question = Question::Learn(cluster.clone());
-                    let Ok(address) = member.address.parse::<Address>() else { continue };
-                    if call::<_, Answer>(&address, &hello, &question, CONTROL_LIMIT).is_ok() {
-                        told.insert(member.id, cluster.placement);
-                    }
-                }
+            let state = self.membership.lock().state.clone();
+            let my_life = self.identity.incarnation;
+            // The later life dials, so that two nodes never dial each other.
+            for (id, member) in state.members().filter(|(_, member)| member.incarnation < my_life) {
+                self.connect_to(id, member);
             }
-            let mut now = self.cluster.lock();
-            if now.placement == cluster.placement && !self.is_stopping() {
-                self.wait_for_change(&mut now, Instant::now() + ROUND);
+            let mut membership = self.membership.lock();
+            if membership.state.applied() == state.applied() && !self.is_stopping() {
+                self.wait_for_change(&mut membership, Instant::now() + ROUND);
             }
         }
     }
 
-    fn connect_to(self: &Arc<Self>, member: &Entry) {
-        let id = NodeId(member.id);
+    fn connect_to(self: &Arc<Self>, id: NodeId, member: &MemberEntry) {
         let Ok(address) = member.address.parse::<Address>() else { return };
         for (number, lane) in self.lanes.iter().enumerate() {
             let received = {
                 let state = lane.lock();
                 match state.peers.get(&id) {
-                    Some(peer) if peer.is_connected() => continue,
-                    Some(peer) => peer.session.received(),
-                    None => 0,
+                    Some(peer) if !peer.is_connected() => peer.session.received(),
+                    _ => continue,
                 }
             };
             let purpose = Purpose::Link { lane: number as u8, lanes: self.lanes.len() as u8, received };

@@ -6,6 +6,8 @@ pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod links;
 pub(crate) mod local;
+pub(crate) mod membership;
+pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
 pub(crate) mod wait;
@@ -17,13 +19,14 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::view::View;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Lease, Table};
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
-use crate::runtime::control::Cluster;
 use crate::runtime::lane::{Lane, Limits, Statistics};
+use crate::runtime::membership::Membership;
+use crate::runtime::notify::Notify;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -33,7 +36,7 @@ use crate::value::Value;
 pub(crate) struct Identity {
     pub id: NodeId,
     pub incarnation: Incarnation,
-    pub cluster: u64,
+    pub cluster: kddm_view::Identity,
     /// Tells two processes with one node id apart.
     pub nonce: u64,
 }
@@ -46,35 +49,46 @@ pub(crate) struct Runtime {
     pub limits: Limits,
     pub lanes: Vec<Arc<Lane>>,
     pub lease: Lease,
-    pub cluster: Mutex<Cluster>,
-    /// Told at every change of the cluster, of a link, and at the stop.
+    pub started: Instant,
+    pub membership: Mutex<Membership>,
+    /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
-    pub stopping: AtomicBool,
+    pub notify: Notify,
+    /// A stop has begun.
+    leaving: AtomicBool,
+    /// Everything is being taken down.
+    stopping: AtomicBool,
     pub listener: Arc<Listener>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What a runtime is made of.
+pub(crate) struct Parts {
+    pub config: Config,
+    pub identity: Identity,
+    pub listener: Arc<Listener>,
+    pub lanes: Vec<Arc<Lane>>,
+    pub limits: Limits,
+    pub membership: Membership,
+    pub notify: Notify,
+}
+
 impl Runtime {
-    pub fn new(
-        config: Config,
-        identity: Identity,
-        listener: Arc<Listener>,
-        lanes: Vec<Arc<Lane>>,
-        limits: Limits,
-        lease: Lease,
-        cluster: Cluster,
-    ) -> Runtime {
+    pub fn new(parts: Parts) -> Runtime {
         Runtime {
-            address: listener.address().clone(),
-            config,
-            identity,
-            limits,
-            lanes,
-            lease,
-            cluster: Mutex::new(cluster),
+            address: parts.listener.address().clone(),
+            config: parts.config,
+            identity: parts.identity,
+            limits: parts.limits,
+            lanes: parts.lanes,
+            lease: Lease::default(),
+            started: Instant::now(),
+            membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
+            notify: parts.notify,
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            listener,
+            listener: parts.listener,
             threads: Mutex::default(),
         }
     }
@@ -104,7 +118,7 @@ impl Runtime {
 
     /// The view that is installed here.
     pub fn view(&self) -> View {
-        self.cluster.lock().view()
+        self.membership.lock().state.view()
     }
 
     /// An error if `node` names one that shares no objects, or that cannot be reached: what is sent
@@ -130,6 +144,8 @@ impl Runtime {
         for lane in &self.lanes {
             sum.add(&lane.lock().statistics);
         }
+        sum.notifier_overruns = self.notify.overruns();
+        sum.notifier_panics = self.notify.panics();
         sum
     }
 
@@ -142,8 +158,8 @@ impl Runtime {
     }
 
     /// Waits until something changes, at most until `deadline`.
-    pub fn wait_for_change(&self, cluster: &mut parking_lot::MutexGuard<'_, Cluster>, deadline: Instant) -> bool {
-        !self.changed.wait_until(cluster, deadline).timed_out()
+    pub fn wait_for_change(&self, membership: &mut MutexGuard<'_, Membership>, deadline: Instant) -> bool {
+        !self.changed.wait_until(membership, deadline).timed_out()
     }
 
     /// Forgets a set here: new operations are refused at once, holders have `limit` to put.
@@ -158,20 +174,32 @@ impl Runtime {
             let mut state = lane.lock();
             while state.is_set_held(set) && Instant::now() < deadline {
                 drop(state);
-                let mut cluster = self.cluster.lock();
-                self.wait_for_change(&mut cluster, Instant::now() + HOLDER_CHECK);
-                drop(cluster);
+                let mut membership = self.membership.lock();
+                self.wait_for_change(&mut membership, Instant::now() + HOLDER_CHECK);
+                drop(membership);
                 state = lane.lock();
             }
             state.end_destroy(set);
         }
     }
 
-    /// Ends everything: waiting operations with an error, threads, links, the listener.
-    pub fn stop(&self) {
-        if self.stopping.swap(true, Ordering::AcqRel) {
+    /// Leaves where the others can do without this node, tells the notifiers, and ends everything:
+    /// waiting operations with an error, threads, links, the listener.
+    pub fn stop(self: &Arc<Self>) {
+        self.stop_within(notify::DRAIN_LIMIT);
+    }
+
+    /// The same with another limit for the notifiers that have to hear of it.
+    pub fn stop_within(self: &Arc<Self>, limit: Duration) {
+        if self.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
+        if wait::may_block() {
+            self.leave();
+        }
+        // They find all of the system in place, and hear of the way down before it is taken down.
+        self.close_notifiers(limit);
+        self.stopping.store(true, Ordering::Release);
         self.listener.close();
         self.changed.notify_all();
         for lane in &self.lanes {

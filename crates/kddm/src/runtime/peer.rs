@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use kddm_core::frame::{BodySeal, Decoded, Envelope, Frame, Numbers, decode, encode, encode_ack};
-use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
 use kddm_core::session::{Accept, Session};
@@ -23,7 +23,11 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 /// A peer, connected or not.
 #[derive(Default)]
 pub(crate) struct Peer {
+    /// The life that the installed view gives it.
+    pub incarnation: Incarnation,
     pub session: Session,
+    since: Option<Instant>,
+    was_connected: bool,
     stream: Option<Stream>,
     /// Bytes received; from `parsed` on they are not handled yet.
     received: Vec<u8>,
@@ -35,8 +39,14 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub fn unconnected() -> Peer {
-        Peer { session: Session::new(), ..Peer::default() }
+    pub fn unconnected(incarnation: Incarnation) -> Peer {
+        Peer { incarnation, since: Some(Instant::now()), session: Session::new(), ..Peer::default() }
+    }
+
+    /// Whether its connection has ended, or has not come for that long.
+    pub fn is_gone(&self, first_connection: Duration) -> bool {
+        let has_waited = self.since.is_none_or(|since| since.elapsed() >= first_connection);
+        self.stream.is_none() && (self.was_connected || has_waited)
     }
 
     pub fn is_connected(&self) -> bool {
@@ -302,7 +312,9 @@ impl LaneState {
     /// A new connection: what the peer has not received is written again.
     pub fn connect(&mut self, id: NodeId, stream: Stream, received: u64, poller: &Poller) -> std::io::Result<()> {
         self.disconnect(id, poller);
-        let peer = self.peers.entry(id).or_insert_with(Peer::unconnected);
+        let left = || std::io::Error::other("the peer has left meanwhile");
+        let peer = self.peers.get_mut(&id).ok_or_else(left)?;
+        peer.was_connected = true;
         let invalid = |_| std::io::Error::other("the peer acknowledges what was never sent");
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;

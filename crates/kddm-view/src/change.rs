@@ -1,0 +1,250 @@
+//! What the view log decides, and its bytes.
+
+use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::view::NodeState;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Longest address of a member in bytes: the longest DNS name has 253, and in 255 there is room for
+/// a port behind every name that is met in practice.
+pub const ADDRESS_BYTES: usize = 255;
+
+/// Longest encoded change in bytes: an address and some 30 bytes of numbers, rounded up.
+pub const CHANGE_BYTES: usize = 512;
+
+/// First byte of an encoded change. A node that meets another one says so and changes nothing.
+pub const CHANGE_SCHEMA: u8 = 1;
+
+/// One entry of the view log.
+///
+/// ```
+/// use kddm_view::Change;
+///
+/// let join = Change::Join { node: None, address: "10.0.0.7:7600".into(), nonce: 99 };
+/// assert_eq!(Change::decode(&join.encode()?)?, join);
+/// # Ok::<(), kddm_view::MalformedChange>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Change {
+    /// A node comes in, as online.
+    Join {
+        /// The id that it asks for, or `None` to be given the lowest that no member has.
+        node: Option<NodeId>,
+        /// Where the others reach it, as people write it. Shown to whoever asks for the same id.
+        address: String,
+        /// Names this life of the node: drawn at random at its start, and the same in repetitions.
+        nonce: u64,
+    },
+    /// A member becomes online or possible.
+    SetState {
+        /// The member.
+        node: NodeId,
+        /// Its life: a change meant for an earlier one is refused.
+        incarnation: Incarnation,
+        /// The state that it is to have.
+        state: NodeState,
+    },
+    /// A member goes offline.
+    Leave {
+        /// The member.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// Sets exist from now on: homes stay where they are.
+    Seal,
+}
+
+/// Why a change, or its bytes, cannot be meant.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum MalformedChange {
+    /// Node id 0 names nobody.
+    #[error("0 is not a node id: give one from 1 to 65535, or none to be given one")]
+    Nobody,
+    /// No member is set offline.
+    #[error("a member is not set offline: it leaves")]
+    Offline,
+    /// The address is empty, too long, or would upset a terminal.
+    #[error(
+        "an address of {bytes} bytes is refused: give 1 to {max} bytes without control characters",
+        max = ADDRESS_BYTES
+    )]
+    Address {
+        /// Its length.
+        bytes: usize,
+    },
+    /// More bytes than any change has.
+    #[error("a change of {bytes} bytes is refused: none has more than {max}", max = CHANGE_BYTES)]
+    TooLong {
+        /// How many.
+        bytes: usize,
+    },
+    /// Written by another version of the program.
+    #[error("a change of schema {found} cannot be read, only schema {CHANGE_SCHEMA}: run one version on all nodes")]
+    Schema {
+        /// The first byte.
+        found: u8,
+    },
+    /// Not a change at all.
+    #[error("these bytes are no change of a view: they were damaged, or their sender is no KDDM node")]
+    Bytes,
+}
+
+impl Change {
+    /// Whether this can be meant at all, whatever the state of the cluster.
+    pub fn check(&self) -> Result<(), MalformedChange> {
+        match self {
+            Change::Join { node, address, .. } => {
+                check_node(node.unwrap_or(NodeId(1)))?;
+                check_address(address)
+            }
+            Change::SetState { state: NodeState::Offline, .. } => Err(MalformedChange::Offline),
+            Change::SetState { node, .. } | Change::Leave { node, .. } => check_node(*node),
+            Change::Seal => Ok(()),
+        }
+    }
+
+    /// The bytes of this change, for messages and for disks: the schema, then postcard.
+    pub fn encode(&self) -> Result<Vec<u8>, MalformedChange> {
+        self.check()?;
+        let bytes = vec![CHANGE_SCHEMA];
+        postcard::to_extend(&Wire::from(self), bytes).map_err(|_| MalformedChange::Bytes)
+    }
+
+    /// Reads what [`Change::encode`] wrote. Other bytes are an error, whoever made them.
+    pub fn decode(bytes: &[u8]) -> Result<Change, MalformedChange> {
+        if bytes.len() > CHANGE_BYTES {
+            return Err(MalformedChange::TooLong { bytes: bytes.len() });
+        }
+        let (&found, body) = bytes.split_first().ok_or(MalformedChange::Bytes)?;
+        if found != CHANGE_SCHEMA {
+            return Err(MalformedChange::Schema { found });
+        }
+        let (wire, rest) = postcard::take_from_bytes::<Wire>(body).map_err(|_| MalformedChange::Bytes)?;
+        if !rest.is_empty() {
+            return Err(MalformedChange::Bytes);
+        }
+        let change = Change::from(wire);
+        change.check()?;
+        Ok(change)
+    }
+}
+
+fn check_node(node: NodeId) -> Result<(), MalformedChange> {
+    if node.is_somebody() { Ok(()) } else { Err(MalformedChange::Nobody) }
+}
+
+pub(crate) fn check_address(address: &str) -> Result<(), MalformedChange> {
+    let length_is_right = (1..=ADDRESS_BYTES).contains(&address.len());
+    if length_is_right && !address.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(MalformedChange::Address { bytes: address.len() })
+}
+
+/// The layout of [`Change`] in postcard. It changes only together with [`CHANGE_SCHEMA`].
+#[derive(Serialize, Deserialize)]
+enum Wire {
+    Join { node: Option<u16>, address: String, nonce: u64 },
+    SetState { node: u16, incarnation: u32, state: WireState },
+    Leave { node: u16, incarnation: u32 },
+    Seal,
+}
+
+/// The layout of [`NodeState`], in changes and in states.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum WireState {
+    Offline,
+    Online,
+    Possible,
+}
+
+impl From<NodeState> for WireState {
+    fn from(state: NodeState) -> WireState {
+        match state {
+            NodeState::Offline => WireState::Offline,
+            NodeState::Online => WireState::Online,
+            NodeState::Possible => WireState::Possible,
+        }
+    }
+}
+
+impl From<WireState> for NodeState {
+    fn from(state: WireState) -> NodeState {
+        match state {
+            WireState::Offline => NodeState::Offline,
+            WireState::Online => NodeState::Online,
+            WireState::Possible => NodeState::Possible,
+        }
+    }
+}
+
+impl From<&Change> for Wire {
+    fn from(change: &Change) -> Wire {
+        match change {
+            Change::Join { node, address, nonce } => {
+                Wire::Join { node: node.map(|node| node.0), address: address.clone(), nonce: *nonce }
+            }
+            Change::SetState { node, incarnation, state } => {
+                Wire::SetState { node: node.0, incarnation: incarnation.0, state: (*state).into() }
+            }
+            Change::Leave { node, incarnation } => Wire::Leave { node: node.0, incarnation: incarnation.0 },
+            Change::Seal => Wire::Seal,
+        }
+    }
+}
+
+impl From<Wire> for Change {
+    fn from(wire: Wire) -> Change {
+        match wire {
+            Wire::Join { node, address, nonce } => Change::Join { node: node.map(NodeId), address, nonce },
+            Wire::SetState { node, incarnation, state } => {
+                Change::SetState { node: NodeId(node), incarnation: Incarnation(incarnation), state: state.into() }
+            }
+            Wire::Leave { node, incarnation } => {
+                Change::Leave { node: NodeId(node), incarnation: Incarnation(incarnation) }
+            }
+            Wire::Seal => Change::Seal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(address: &str) -> Change {
+        Change::Join { node: None, address: address.into(), nonce: 5 }
+    }
+
+    #[test]
+    fn the_bytes_of_a_change_are_fixed() {
+        let change = Change::SetState { node: NodeId(300), incarnation: Incarnation(2), state: NodeState::Possible };
+        assert_eq!(change.encode().unwrap(), [1, 1, 0xac, 2, 2, 2]);
+        assert_eq!(join("a:1").encode().unwrap(), [1, 0, 0, 3, b'a', b':', b'1', 5]);
+        assert_eq!(Change::Seal.encode().unwrap(), [1, 3]);
+    }
+
+    #[test]
+    fn the_longest_change_fits() {
+        let address = "x".repeat(ADDRESS_BYTES);
+        let change = Change::Join { node: Some(NodeId(u16::MAX)), address, nonce: u64::MAX };
+        let bytes = change.encode().unwrap();
+        assert!(bytes.len() <= CHANGE_BYTES);
+        assert_eq!(Change::decode(&bytes), Ok(change));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_both_ways() {
+        assert_eq!(join("").encode(), Err(MalformedChange::Address { bytes: 0 }));
+        assert_eq!(join(&"x".repeat(256)).encode(), Err(MalformedChange::Address { bytes: 256 }));
+        assert_eq!(join("a\u{1b}[2J").encode(), Err(MalformedChange::Address { bytes: 5 }));
+        assert_eq!(Change::decode(&[]), Err(MalformedChange::Bytes));
+        assert_eq!(Change::decode(&[9, 3]), Err(MalformedChange::Schema { found: 9 }));
+        assert_eq!(Change::decode(&[1, 3, 0]), Err(MalformedChange::Bytes));
+        assert_eq!(Change::decode(&[1, 1, 0, 2, 2]), Err(MalformedChange::Nobody));
+        assert_eq!(Change::decode(&[1, 1, 1, 2, 0]), Err(MalformedChange::Offline));
+        assert_eq!(Change::decode(&[1; CHANGE_BYTES + 1]), Err(MalformedChange::TooLong { bytes: 513 }));
+    }
+}

@@ -1,0 +1,307 @@
+//! What the decided changes add up to: the same on every member after the same entry.
+
+use std::collections::BTreeMap;
+
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
+use kddm_core::view::{Member, NodeState, View};
+use thiserror::Error;
+
+use crate::change::Change;
+use crate::identity::Identity;
+use crate::log::Decided;
+
+/// Most members of a cluster: what one voter can keep informed by itself within a second.
+pub const MEMBERS: usize = 1024;
+
+/// Epochs of one cluster: a tenure has 24 bits for them.
+pub const EPOCHS: u32 = 1 << 24;
+
+/// A member as the log knows it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct MemberEntry {
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Online or possible.
+    pub state: NodeState,
+    /// Where the others reach it.
+    pub address: String,
+    /// The random number that its process drew.
+    pub nonce: u64,
+}
+
+/// What a change has done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// There is a new view.
+    Changed,
+    /// It was so already.
+    Unchanged,
+    /// The change was decided, and means nothing in this state. It is refused on every member.
+    Refused(Refused),
+}
+
+/// Why a change is refused. The state is as it was.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Another process has that number.
+    #[error("node id {node} is taken by the process at {address}: choose another id, or stop that process first")]
+    NodeIdTaken {
+        /// The number.
+        node: NodeId,
+        /// Where the first process listens.
+        address: String,
+    },
+    /// The cluster is full.
+    #[error("the cluster has {MEMBERS} members, which is the most it can have")]
+    Full,
+    /// A change for a life that has ended, or never began.
+    #[error("life {} of node {node} is not a member (any more)", incarnation.0)]
+    NotAMember {
+        /// The node.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// It shares objects, and nobody would take them over.
+    #[error(
+        "node {node} shares objects that would be lost with it, and no other node can take them over yet: \
+         stop all nodes and start the cluster again"
+    )]
+    SharesObjects {
+        /// The node.
+        node: NodeId,
+    },
+    /// It decides the changes.
+    #[error("node {node} decides who is a member and cannot leave: stop it last")]
+    Voter {
+        /// The node.
+        node: NodeId,
+    },
+    /// Nobody could be the home of an object.
+    #[error("no node is possible yet, so that nobody could keep objects")]
+    NoHome,
+    /// Numbers are used up; they never repeat.
+    #[error("this cluster has used up its {what}: stop all nodes and start a new cluster")]
+    UsedUp {
+        /// Which.
+        what: &'static str,
+    },
+}
+
+/// An entry that does not follow the last one. Nothing was applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("entry {found} of the view log came where entry {expected} was due")]
+pub struct Gap {
+    /// The entry that is due.
+    pub expected: u64,
+    /// The one that came.
+    pub found: u64,
+}
+
+/// The replicated state: apply the same entries to it everywhere, and it is the same everywhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    pub(crate) identity: Identity,
+    pub(crate) voter: NodeId,
+    pub(crate) applied: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) placement: Placement,
+    /// Lives given out so far.
+    pub(crate) lives: u32,
+    pub(crate) sealed: bool,
+    pub(crate) members: BTreeMap<NodeId, MemberEntry>,
+    /// By ascending id.
+    pub(crate) homes: Vec<NodeId>,
+}
+
+impl State {
+    /// A cluster without members, whose changes `voter` decides.
+    pub fn new(identity: Identity, voter: NodeId) -> State {
+        State {
+            identity,
+            voter,
+            applied: 0,
+            epoch: Epoch(1),
+            placement: Placement(0),
+            lives: 0,
+            sealed: false,
+            members: BTreeMap::new(),
+            homes: Vec::new(),
+        }
+    }
+
+    /// Which cluster this is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The node that decides the changes.
+    pub fn voter(&self) -> NodeId {
+        self.voter
+    }
+
+    /// The index of the last entry applied; 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Whether sets exist, so that homes stay where they are.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// The last life given out: a node with a later one is not known here yet.
+    pub fn last_life(&self) -> Incarnation {
+        Incarnation(self.lives)
+    }
+
+    /// One member.
+    pub fn member(&self, node: NodeId) -> Option<&MemberEntry> {
+        self.members.get(&node)
+    }
+
+    /// All members by ascending id.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &MemberEntry)> + '_ {
+        self.members.iter().map(|(node, entry)| (*node, entry))
+    }
+
+    /// The member whose process drew that number.
+    pub fn member_by_nonce(&self, nonce: u64) -> Option<NodeId> {
+        self.members().find(|(_, entry)| entry.nonce == nonce).map(|(node, _)| node)
+    }
+
+    /// Whether that very life is a member.
+    pub fn has_life(&self, node: NodeId, incarnation: Incarnation, nonce: u64) -> bool {
+        self.member(node).is_some_and(|entry| entry.incarnation == incarnation && entry.nonce == nonce)
+    }
+
+    /// The view of this state.
+    pub fn view(&self) -> View {
+        let member =
+            |(id, entry): (NodeId, &MemberEntry)| Member { id, incarnation: entry.incarnation, state: entry.state };
+        View {
+            epoch: self.epoch,
+            placement: self.placement,
+            members: self.members().map(member).collect(),
+            homes: self.homes.clone(),
+        }
+    }
+
+    /// What would become of a change if it were the next entry.
+    pub fn check(&self, change: &Change) -> Result<(), Refused> {
+        self.clone().change(change).map(|_| ())
+    }
+
+    /// Applies the next entry. One that was applied before changes nothing.
+    pub fn apply(&mut self, entry: &Decided) -> Result<Outcome, Gap> {
+        let expected = self.applied.saturating_add(1);
+        if entry.index > expected {
+            return Err(Gap { expected, found: entry.index });
+        }
+        if entry.index < expected {
+            return Ok(Outcome::Unchanged);
+        }
+        self.applied = entry.index;
+        Ok(match self.change(&entry.change) {
+            Ok(true) => Outcome::Changed,
+            Ok(false) => Outcome::Unchanged,
+            Err(reason) => Outcome::Refused(reason),
+        })
+    }
+
+    /// Whether it changed anything. All that can refuse comes before the first assignment.
+    fn change(&mut self, change: &Change) -> Result<bool, Refused> {
+        match change {
+            Change::Join { node, address, nonce } => self.join(*node, address, *nonce),
+            Change::SetState { node, incarnation, state } => self.set_state(*node, *incarnation, *state),
+            Change::Leave { node, incarnation } => self.leave(*node, *incarnation),
+            Change::Seal => self.seal(),
+        }
+    }
+
+    fn join(&mut self, wanted: Option<NodeId>, address: &str, nonce: u64) -> Result<bool, Refused> {
+        let same = self.member_by_nonce(nonce);
+        if same.is_some_and(|node| wanted.is_none_or(|wanted| wanted == node)) {
+            return Ok(false);
+        }
+        if self.members.len() >= MEMBERS {
+            return Err(Refused::Full);
+        }
+        if let Some(node) = wanted
+            && let Some(first) = self.member(node)
+        {
+            return Err(Refused::NodeIdTaken { node, address: first.address.clone() });
+        }
+        let free = || (1..=u16::MAX).map(NodeId).find(|node| !self.members.contains_key(node));
+        let node = wanted.or_else(free).ok_or(Refused::Full)?;
+        let life = self.lives.checked_add(1).ok_or(Refused::UsedUp { what: "lives" })?;
+        let placement = self.next_placement()?;
+        let incarnation = Incarnation(life);
+        let entry = MemberEntry { incarnation, state: NodeState::Online, address: address.into(), nonce };
+        self.members.insert(node, entry);
+        self.lives = life;
+        self.placement = placement;
+        Ok(true)
+    }
+
+    fn set_state(&mut self, node: NodeId, incarnation: Incarnation, state: NodeState) -> Result<bool, Refused> {
+        let (placement, sealed) = (self.next_placement()?, self.sealed);
+        let entry = self.members.get_mut(&node).filter(|entry| entry.incarnation == incarnation);
+        let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
+        if entry.state == state {
+            return Ok(false);
+        }
+        if sealed && !state.can_share() {
+            return Err(Refused::SharesObjects { node });
+        }
+        entry.state = state;
+        self.placement = placement;
+        self.choose_homes();
+        Ok(true)
+    }
+
+    fn leave(&mut self, node: NodeId, incarnation: Incarnation) -> Result<bool, Refused> {
+        let entry = self.member(node).filter(|entry| entry.incarnation == incarnation);
+        let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
+        if node == self.voter {
+            return Err(Refused::Voter { node });
+        }
+        if self.sealed && entry.state.can_share() {
+            return Err(Refused::SharesObjects { node });
+        }
+        let epoch = self.epoch.0.checked_add(1).filter(|epoch| *epoch < EPOCHS);
+        self.epoch = Epoch(epoch.ok_or(Refused::UsedUp { what: "epochs" })?);
+        self.members.remove(&node);
+        self.choose_homes();
+        Ok(true)
+    }
+
+    fn seal(&mut self) -> Result<bool, Refused> {
+        if self.sealed {
+            return Ok(false);
+        }
+        if self.homes.is_empty() {
+            return Err(Refused::NoHome);
+        }
+        self.placement = self.next_placement()?;
+        self.sealed = true;
+        Ok(true)
+    }
+
+    fn next_placement(&self) -> Result<Placement, Refused> {
+        let next = self.placement.0.checked_add(1);
+        next.map(Placement).ok_or(Refused::UsedUp { what: "placements" })
+    }
+
+    /// Every possible member is a home, until there are sets.
+    fn choose_homes(&mut self) {
+        if !self.sealed {
+            let possible = self.members.iter().filter(|(_, entry)| entry.state.can_share());
+            self.homes = possible.map(|(node, _)| *node).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use kddm_core::view::NodeState::{Online, Possible};
+
+use super::*;
+use crate::identity::{ClusterId, SessionId};
+
+fn empty() -> State {
+    State::new(Identity { cluster: ClusterId(7), session: SessionId::DEFAULT }, NodeId(1))
+}
+
+/// Applies a change as the next entry.
+fn decide(state: &mut State, change: Change) -> Outcome {
+    state.apply(&Decided { index: state.applied() + 1, change }).unwrap()
+}
+
+fn join(state: &mut State, node: Option<u16>, nonce: u64) -> Outcome {
+    decide(state, Change::Join { node: node.map(NodeId), address: format!("host-{nonce}:7600"), nonce })
+}
+
+fn life(state: &State, node: u16) -> Incarnation {
+    state.member(NodeId(node)).unwrap().incarnation
+}
+
+fn set_state(state: &mut State, node: u16, to: NodeState) -> Outcome {
+    let incarnation = life(state, node);
+    decide(state, Change::SetState { node: NodeId(node), incarnation, state: to })
+}
+
+fn leave(state: &mut State, node: u16) -> Outcome {
+    let incarnation = life(state, node);
+    decide(state, Change::Leave { node: NodeId(node), incarnation })
+}
+
+/// Nodes 1 to `count`, all possible.
+fn possible(count: u16) -> State {
+    let mut state = empty();
+    for node in 1..=count {
+        assert_eq!(join(&mut state, Some(node), node.into()), Outcome::Changed);
+        assert_eq!(set_state(&mut state, node, Possible), Outcome::Changed);
+    }
+    state
+}
+
+fn homes(state: &State) -> Vec<u16> {
+    state.view().homes.iter().map(|node| node.0).collect()
+}
+
+#[test]
+fn a_node_comes_in_online_and_becomes_possible_and_a_home() {
+    let mut state = empty();
+    assert_eq!(join(&mut state, None, 5), Outcome::Changed);
+    assert_eq!(state.view().member(NodeId(1)).unwrap().state, Online);
+    assert_eq!(homes(&state), []);
+    let before = state.view();
+    assert_eq!(set_state(&mut state, 1, Possible), Outcome::Changed);
+    let after = state.view();
+    assert_eq!(after.member(NodeId(1)).unwrap().state, Possible);
+    assert_eq!(homes(&state), [1]);
+    assert_eq!((after.epoch, after.placement.0), (before.epoch, before.placement.0 + 1));
+    assert_eq!(set_state(&mut state, 1, Possible), Outcome::Unchanged);
+    assert_eq!(state.view(), after);
+}
+
+#[test]
+fn who_asks_for_no_id_is_given_the_lowest_that_is_free() {
+    let mut state = possible(1);
+    join(&mut state, Some(3), 30);
+    join(&mut state, None, 20);
+    join(&mut state, None, 40);
+    assert_eq!(state.member_by_nonce(20), Some(NodeId(2)));
+    assert_eq!(state.member_by_nonce(40), Some(NodeId(4)));
+}
+
+#[test]
+fn the_second_process_with_an_id_is_refused_and_told_of_the_first() {
+    let mut state = possible(2);
+    let before = state.view();
+    let refused = Refused::NodeIdTaken { node: NodeId(2), address: "host-2:7600".into() };
+    assert_eq!(join(&mut state, Some(2), 99), Outcome::Refused(refused.clone()));
+    assert_eq!(state.view(), before);
+    let text = "node id 2 is taken by the process at host-2:7600: choose another id, or stop that process first";
+    assert_eq!(refused.to_string(), text);
+}
+
+#[test]
+fn a_repeated_join_is_the_same_life() {
+    let mut state = possible(2);
+    let before = state.view();
+    assert_eq!(join(&mut state, None, 2), Outcome::Unchanged);
+    assert_eq!(join(&mut state, Some(2), 2), Outcome::Unchanged);
+    assert_eq!(state.view(), before);
+}
+
+#[test]
+fn a_second_life_has_a_new_incarnation_and_nothing_is_decided_for_the_first() {
+    let mut state = possible(2);
+    let first = life(&state, 2);
+    let epoch = state.view().epoch;
+    assert_eq!(leave(&mut state, 2), Outcome::Changed);
+    assert!(state.view().epoch > epoch);
+    assert_eq!(homes(&state), [1]);
+    assert_eq!(join(&mut state, Some(2), 22), Outcome::Changed);
+    let second = life(&state, 2);
+    assert!(second > first);
+    let late = Change::SetState { node: NodeId(2), incarnation: first, state: Possible };
+    let refused = Refused::NotAMember { node: NodeId(2), incarnation: first };
+    assert_eq!(decide(&mut state, late), Outcome::Refused(refused));
+    assert_eq!(state.view().member(NodeId(2)).unwrap().state, Online);
+}
+
+#[test]
+fn homes_stay_once_there_are_sets() {
+    let mut state = possible(2);
+    assert_eq!(decide(&mut state, Change::Seal), Outcome::Changed);
+    assert_eq!(decide(&mut state, Change::Seal), Outcome::Unchanged);
+    join(&mut state, None, 3);
+    set_state(&mut state, 3, Possible);
+    assert_eq!(homes(&state), [1, 2]);
+    let refused = |node| Outcome::Refused(Refused::SharesObjects { node: NodeId(node) });
+    assert_eq!(leave(&mut state, 2), refused(2));
+    assert_eq!(leave(&mut state, 3), refused(3));
+    assert_eq!(set_state(&mut state, 3, Online), refused(3));
+    join(&mut state, None, 4);
+    assert_eq!(leave(&mut state, 4), Outcome::Changed, "it was online, and shared nothing");
+}
+
+#[test]
+fn nothing_is_sealed_before_somebody_could_be_a_home() {
+    let mut state = empty();
+    join(&mut state, None, 1);
+    assert_eq!(decide(&mut state, Change::Seal), Outcome::Refused(Refused::NoHome));
+    assert!(!state.is_sealed());
+}
+
+#[test]
+fn a_member_may_step_back_while_there_are_no_sets() {
+    let mut state = possible(2);
+    assert_eq!(set_state(&mut state, 2, Online), Outcome::Changed);
+    assert_eq!(homes(&state), [1]);
+}
+
+#[test]
+fn the_voter_cannot_leave() {
+    let mut state = possible(2);
+    assert_eq!(leave(&mut state, 1), Outcome::Refused(Refused::Voter { node: NodeId(1) }));
+}
+
+#[test]
+fn a_full_cluster_says_so() {
+    let mut state = empty();
+    for nonce in 1..=MEMBERS as u64 {
+        assert_eq!(join(&mut state, None, nonce), Outcome::Changed);
+    }
+    assert_eq!(join(&mut state, None, 0), Outcome::Refused(Refused::Full));
+}
+
+#[test]
+fn epochs_end_with_a_word_and_not_with_a_repetition() {
+    let mut state = possible(2);
+    state.epoch = Epoch(EPOCHS - 1);
+    let before = state.view();
+    assert_eq!(leave(&mut state, 2), Outcome::Refused(Refused::UsedUp { what: "epochs" }));
+    assert_eq!(state.view(), before);
+}
+
+#[test]
+fn entries_are_applied_in_order_and_once() {
+    let mut state = possible(1);
+    let before = state.clone();
+    let entry = |index| Decided { index, change: Change::Seal };
+    assert_eq!(state.apply(&entry(4)), Err(Gap { expected: 3, found: 4 }));
+    assert_eq!(state.apply(&entry(2)), Ok(Outcome::Unchanged));
+    assert_eq!(state, before);
+    assert_eq!(state.apply(&entry(3)), Ok(Outcome::Changed));
+}
+
+#[test]
+fn a_check_tells_what_an_entry_would_do_and_changes_nothing() {
+    let state = possible(1);
+    let before = state.clone();
+    let join = Change::Join { node: Some(NodeId(1)), address: "b:1".into(), nonce: 9 };
+    assert!(matches!(state.check(&join), Err(Refused::NodeIdTaken { .. })));
+    assert_eq!(state.check(&Change::Seal), Ok(()));
+    assert_eq!(state, before);
+}

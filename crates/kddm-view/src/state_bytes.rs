@@ -1,0 +1,209 @@
+//! The bytes of a whole state: what a joining node is given, and one that is far behind.
+
+use std::collections::BTreeMap;
+
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
+use kddm_core::view::NodeState;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::change::{WireState, check_address};
+use crate::identity::{ClusterId, Identity, SessionId};
+use crate::state::{EPOCHS, MEMBERS, MemberEntry, State};
+
+/// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 290 bytes each,
+/// and their homes.
+pub const STATE_BYTES: usize = MEMBERS * 300;
+
+/// First byte of an encoded state.
+pub const STATE_SCHEMA: u8 = 1;
+
+/// Why bytes are no state.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum MalformedState {
+    /// Written by another version of the program.
+    #[error("a state of schema {found} cannot be read, only schema {STATE_SCHEMA}: run one version on all nodes")]
+    Schema {
+        /// The first byte.
+        found: u8,
+    },
+    /// Not a state at all.
+    #[error("these bytes are no state of a cluster: they were damaged, or their sender is no KDDM node")]
+    Bytes,
+    /// It can be read, and no sequence of changes leads to it.
+    #[error("this state of a cluster cannot be: {what}")]
+    Impossible {
+        /// What contradicts itself.
+        what: &'static str,
+    },
+}
+
+/// The layout of [`State`] in postcard. It changes only together with [`STATE_SCHEMA`].
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    cluster: u64,
+    session: u16,
+    voter: u16,
+    applied: u64,
+    epoch: u32,
+    placement: u32,
+    lives: u32,
+    sealed: bool,
+    members: Vec<WireMember>,
+    homes: Vec<u16>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireMember {
+    node: u16,
+    incarnation: u32,
+    state: WireState,
+    address: String,
+    nonce: u64,
+}
+
+impl State {
+    /// The bytes of this state: the schema, then postcard.
+    pub fn encode(&self) -> Vec<u8> {
+        let member = |(node, entry): (NodeId, &MemberEntry)| WireMember {
+            node: node.0,
+            incarnation: entry.incarnation.0,
+            state: entry.state.into(),
+            address: entry.address.clone(),
+            nonce: entry.nonce,
+        };
+        let wire = Wire {
+            cluster: self.identity.cluster.0,
+            session: self.identity.session.number(),
+            voter: self.voter.0,
+            applied: self.applied,
+            epoch: self.epoch.0,
+            placement: self.placement.0,
+            lives: self.lives,
+            sealed: self.sealed,
+            members: self.members().map(member).collect(),
+            homes: self.homes.iter().map(|node| node.0).collect(),
+        };
+        postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect("numbers and text can always be written to memory")
+    }
+
+    /// Reads what [`State::encode`] wrote. Other bytes are an error, whoever made them.
+    pub fn decode(bytes: &[u8]) -> Result<State, MalformedState> {
+        let (&found, body) = bytes.split_first().ok_or(MalformedState::Bytes)?;
+        if found != STATE_SCHEMA {
+            return Err(MalformedState::Schema { found });
+        }
+        if bytes.len() > STATE_BYTES {
+            return Err(MalformedState::Bytes);
+        }
+        match postcard::take_from_bytes::<Wire>(body) {
+            Ok((wire, [])) => possible_state(wire),
+            _ => Err(MalformedState::Bytes),
+        }
+    }
+}
+
+/// Checks what the rest of the program relies on.
+fn possible_state(wire: Wire) -> Result<State, MalformedState> {
+    let unless = |right: bool, what| if right { Ok(()) } else { Err(MalformedState::Impossible { what }) };
+    let session = SessionId::new(wire.session);
+    let session = session.map_err(|_| MalformedState::Impossible { what: "its session number" })?;
+    unless(wire.epoch != 0 && wire.epoch < EPOCHS, "its epoch")?;
+    unless(wire.voter != 0, "nobody decides")?;
+    unless(wire.members.len() <= MEMBERS, "too many members")?;
+    let mut members = BTreeMap::new();
+    for member in wire.members {
+        let (node, state) = (NodeId(member.node), NodeState::from(member.state));
+        unless(node.is_somebody() && state.can_talk(), "a member that is none")?;
+        unless((1..=wire.lives).contains(&member.incarnation), "a life that was never given out")?;
+        unless(check_address(&member.address).is_ok(), "an address")?;
+        let incarnation = Incarnation(member.incarnation);
+        let entry = MemberEntry { incarnation, state, address: member.address, nonce: member.nonce };
+        unless(members.insert(node, entry).is_none(), "two members with one number")?;
+    }
+    let homes: Vec<NodeId> = wire.homes.into_iter().map(NodeId).collect();
+    unless(homes.is_sorted_by(|a, b| a < b), "homes out of order")?;
+    let shares = |node: &NodeId| members.get(node).is_some_and(|entry| entry.state.can_share());
+    unless(homes.iter().all(shares), "a home that shares nothing")?;
+    unless(!wire.sealed || !homes.is_empty(), "sets without a home")?;
+    Ok(State {
+        identity: Identity { cluster: ClusterId(wire.cluster), session },
+        voter: NodeId(wire.voter),
+        applied: wire.applied,
+        epoch: Epoch(wire.epoch),
+        placement: Placement(wire.placement),
+        lives: wire.lives,
+        sealed: wire.sealed,
+        members,
+        homes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::change::{ADDRESS_BYTES, Change};
+    use crate::log::Decided;
+
+    fn filled(members: u16, address: &str) -> State {
+        let identity = Identity { cluster: ClusterId(u64::MAX), session: SessionId::DEFAULT };
+        let mut state = State::new(identity, NodeId(1));
+        for nonce in 1..=u64::from(members) {
+            let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce };
+            state.apply(&Decided { index: 2 * nonce - 1, change }).unwrap();
+            let (node, entry) = state.members().last().unwrap();
+            let change = Change::SetState { node, incarnation: entry.incarnation, state: NodeState::Possible };
+            state.apply(&Decided { index: 2 * nonce, change }).unwrap();
+        }
+        state
+    }
+
+    #[test]
+    fn the_largest_state_fits_and_comes_back() {
+        let state = filled(MEMBERS as u16, &"x".repeat(ADDRESS_BYTES));
+        let bytes = state.encode();
+        assert!(bytes.len() <= STATE_BYTES, "{} bytes", bytes.len());
+        assert_eq!(State::decode(&bytes), Ok(state));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let broken = |change: fn(&mut State)| {
+            let mut state = filled(2, "a:1");
+            change(&mut state);
+            State::decode(&state.encode()).map(|_| ())
+        };
+        let impossible = |what| Err(MalformedState::Impossible { what });
+        assert_eq!(broken(|_| {}), Ok(()));
+        assert_eq!(broken(|state| state.voter = NodeId(0)), impossible("nobody decides"));
+        assert_eq!(broken(|state| state.epoch = Epoch(EPOCHS)), impossible("its epoch"));
+        assert_eq!(broken(|state| state.lives = 1), impossible("a life that was never given out"));
+        assert_eq!(broken(|state| state.homes.push(NodeId(1))), impossible("homes out of order"));
+        assert_eq!(broken(|state| state.homes.push(NodeId(9))), impossible("a home that shares nothing"));
+        let no_set_has_a_home = |state: &mut State| {
+            state.homes.clear();
+            state.sealed = true;
+        };
+        assert_eq!(broken(no_set_has_a_home), impossible("sets without a home"));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let mut bytes = filled(3, "a:1").encode();
+        bytes.push(0);
+        assert_eq!(State::decode(&bytes), Err(MalformedState::Bytes));
+        assert_eq!(State::decode(&[]), Err(MalformedState::Bytes));
+        assert_eq!(State::decode(&[7]), Err(MalformedState::Schema { found: 7 }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..64)) {
+            bytes[0] = STATE_SCHEMA;
+            let _read_or_refused = State::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! This node's copy of the view log and of the state that it decides, and how both stay the same on
+//! all members. Lock order: the membership before the notifiers and the lanes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{Incarnation, NodeId, Time};
+use kddm_core::view::View;
+use kddm_view::{
+    Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, Outcome, Outgoing, SingleVoter, State,
+    ViewLog,
+};
+
+use crate::error::{Error, MembershipError};
+use crate::runtime::Runtime;
+use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
+use crate::runtime::peer::Peer;
+use crate::transport::Address;
+use crate::transport::greeting::{Purpose, call};
+
+/// How long a new node may leave a gap between its admission and its first connection before it is
+/// taken for dead when another process asks for its number: the default limit of a join.
+const FIRST_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Messages of the log that wait to be sent: a few for each member. More are dropped, as if the
+/// network had lost them.
+const OUTBOX: usize = 4 * MEMBERS;
+
+/// What the lock of the membership protects.
+pub(crate) struct Membership {
+    pub state: State,
+    log: Box<dyn ViewLog>,
+    outbox: Vec<Outgoing>,
+    /// Entries that this node lacks are kept nowhere: it needs the whole state.
+    needs_state: bool,
+    /// The entry after which the state was found sealed.
+    sealed_at: Option<u64>,
+    /// Every member is known to have that entry.
+    is_seal_known: bool,
+    /// This node is on its way out: only the thread that stops it takes from the outbox.
+    is_leaving: bool,
+}
+
+impl Membership {
+    fn new(state: State, log: impl ViewLog + 'static) -> Membership {
+        let sealed_at = state.is_sealed().then(|| state.applied());
+        let log = Box::new(log);
+        let outbox = Vec::new();
+        Membership { state, log, outbox, needs_state: false, sealed_at, is_seal_known: false, is_leaving: false }
+    }
+
+    /// A new cluster with one member, which decides.
+    pub fn found(identity: ClusterIdentity, me: NodeId, address: String, nonce: u64) -> Result<Membership, LogError> {
+        let mut membership = Membership::new(State::new(identity, me), SingleVoter::voter(me, 0));
+        membership.log.propose(Change::Join { node: Some(me), address, nonce })?;
+        membership.apply();
+        Ok(membership)
+    }
+
+    /// The membership of a node that the cluster has let in.
+    pub fn follow(state: State, me: NodeId, incarnation: Incarnation) -> Membership {
+        let log = SingleVoter::follower(me, incarnation, state.voter(), state.applied());
+        Membership::new(state, log)
+    }
+
+    /// Applies what was decided; the views that this gave, oldest first.
+    fn apply(&mut self) -> Vec<View> {
+        let entries = match self.log.decided_since(self.state.applied()) {
+            Ok(entries) => entries,
+            Err(_) => {
+                self.needs_state = true;
+                return Vec::new();
+            }
+        };
+        let mut views = Vec::new();
+        for entry in entries {
+            match self.state.apply(&entry) {
+                Ok(Outcome::Changed) => views.push(self.state.view()),
+                Ok(Outcome::Unchanged) => {}
+                Ok(Outcome::Refused(reason)) => tracing::info!(entry = entry.index, %reason, "a change was refused"),
+                Err(gap) => {
+                    tracing::error!(%gap, "taking the whole state of the cluster again");
+                    self.needs_state = true;
+                    break;
+                }
+            }
+            if self.state.is_sealed() && self.sealed_at.is_none() {
+                self.sealed_at = Some(entry.index);
+            }
+        }
+        views
+    }
+
+    /// The first member that is not known to know that sets exist. For the voter to ask.
+    fn unaware_of_seal(&mut self) -> Option<NodeId> {
+        let sealed_at = self.sealed_at.filter(|_| !self.is_seal_known)?;
+        let unaware = self.state.members().map(|(node, _)| node).find(|node| self.log.known_by(*node) < sealed_at);
+        self.is_seal_known = unaware.is_none();
+        unaware
+    }
+}
+
+type Guard<'a> = parking_lot::MutexGuard<'a, Membership>;
+
+impl Runtime {
+    /// The time of the view log and of the notifiers.
+    pub fn now(&self) -> Time {
+        Time(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Whether this node decides.
+    pub fn is_voter(&self, membership: &Membership) -> bool {
+        membership.state.voter() == self.identity.id
+    }
+
+    /// Whether this very life of this node is a member.
+    pub fn is_member(&self, membership: &Membership) -> bool {
+        let me = &self.identity;
+        membership.state.has_life(me.id, me.incarnation, me.nonce)
+    }
+
+    /// Takes in what was decided, tells lanes and notifiers, and notes what the log has to say.
+    fn advance(&self, membership: &mut Guard<'_>) {
+        for view in membership.apply() {
+            self.install(&view);
+        }
+        let said = membership.log.take_outgoing();
+        membership.outbox.extend(said);
+        membership.outbox.truncate(OUTBOX);
+        self.changed.notify_all();
+    }
+
+    /// Installs a view in all lanes, and queues it for the notifiers.
+    pub fn install(&self, view: &View) {
+        for lane in &self.lanes {
+            let mut state = lane.lock();
+            let gone: Vec<NodeId> = state.peers.keys().copied().collect();
+            for id in gone {
+                let life = view.member(id).map(|member| member.incarnation);
+                if life != state.peers.get(&id).map(|peer| peer.incarnation) {
+                    state.disconnect(id, &lane.poller);
+                    state.peers.remove(&id);
+                }
+            }
+            for member in view.members.iter().filter(|member| member.id != self.identity.id) {
+                state.peers.entry(member.id).or_insert_with(|| Peer::unconnected(member.incarnation));
+            }
+            if let Ok(copy) = view.try_clone() {
+                let _always_fits = state.core.install_view(copy);
+            }
+        }
+        self.notify.installed(view.clone());
+    }
+
+    /// Asks for a change to be decided. That it was is seen in the state.
+    pub fn propose(&self, change: Change) -> Result<(), Error> {
+        let mut membership = self.membership.lock();
+        self.propose_in(&mut membership, change)
+    }
+
+    pub fn propose_in(&self, membership: &mut Guard<'_>, change: Change) -> Result<(), Error> {
+        let refused = |error: LogError| MembershipError::Refused { reason: error.to_string() };
+        membership.log.propose(change).map_err(refused)?;
+        self.advance(membership);
+        Ok(())
+    }
+
+    /// The voter lets a process in. One that asks for the number of a member whose connection is gone
+    /// takes its place.
+    pub fn let_in(&self, membership: &mut Guard<'_>, join: &Change, nonce: u64) -> Result<NodeId, String> {
+        if let Change::Join { node: Some(node), .. } = join
+            && let Some(old) = membership.state.member(*node)
+            && old.nonce != nonce
+            && self.is_gone(*node)
+        {
+            let leave = Change::Leave { node: *node, incarnation: old.incarnation };
+            let refused = |reason| format!("node id {node} was that of a process that is gone; {reason}");
+            membership.state.check(&leave).map_err(refused)?;
+            self.propose_in(membership, leave).map_err(|error| error.to_string())?;
+        }
+        membership.state.check(join).map_err(|reason| reason.to_string())?;
+        self.propose_in(membership, join.clone()).map_err(|error| error.to_string())?;
+        membership.state.member_by_nonce(nonce).ok_or_else(|| "the admission was not decided; try again".into())
+    }
+
+    /// Whether a member had a connection with this node and has none any more.
+    fn is_gone(&self, node: NodeId) -> bool {
+        let state = self.lanes[0].lock();
+        node != self.identity.id && state.peers.get(&node).is_none_or(|peer| peer.is_gone(FIRST_CONNECTION))
+    }
+
+    fn step(&self, membership: &mut Guard<'_>, from: NodeId, message: &[u8]) {
+        if let Err(error) = membership.log.step(from, message) {
+            tracing::warn!(%error, "a message of the view log did nothing");
+        }
+        self.advance(membership);
+    }
+
+    /// Takes in a message of another node's log; what there is to say to that node at once.
+    pub fn step_and_answer(&self, from: NodeId, message: &[u8]) -> Vec<Vec<u8>> {
+        let mut membership = self.membership.lock();
+        self.step(&mut membership, from, message);
+        membership.outbox.extract_if(.., |out| out.to == from).map(|out| out.message).collect()
+    }
+
+    /// The thread that keeps this node's log the same as that of the others.
+    pub fn keep_views(self: &Arc<Self>) {
+        crate::runtime::wait::mark_part_of_node();
+        while !self.is_stopping() {
+            let mut membership = self.membership.lock();
+            membership.log.tick(self.now());
+            self.advance(&mut membership);
+            let needs_state = membership.needs_state;
+            let messages = if membership.is_leaving { Vec::new() } else { std::mem::take(&mut membership.outbox) };
+            drop(membership);
+            if needs_state && let Err(error) = self.take_whole_state() {
+                tracing::warn!(%error, "the state of the cluster could not be had yet");
+            }
+            for message in messages {
+                if let Err(error) = self.exchange(&message) {
+                    tracing::debug!(node = message.to.0, %error, "a message of the view log was lost");
+                }
+            }
+            self.report_overrun();
+            self.wait_for_views();
+        }
+    }
+
+    /// Waits until there is something to send, an overrun to report, or time to ask.
+    fn wait_for_views(&self) {
+        let ask_at = self.now().after_ns(FOLLOW_INTERVAL_NS);
+        let mut membership = self.membership.lock();
+        loop {
+            let nothing = membership.outbox.is_empty() || membership.is_leaving;
+            let until = self.notify.overrun_at().map_or(ask_at, |at| at.min(ask_at));
+            let left_ns = until.0.saturating_sub(self.now().0);
+            if self.is_stopping() || left_ns == 0 || !nothing {
+                return;
+            }
+            self.wait_for_change(&mut membership, Instant::now() + Duration::from_nanos(left_ns));
+        }
+    }
+
+    /// Hands a message to another node's log, and takes in what that says.
+    fn exchange(self: &Arc<Self>, message: &Outgoing) -> Result<(), Error> {
+        let question = Question::Log(message.message.clone());
+        match self.ask(message.to, &question)? {
+            Answer::Log(answers) => {
+                let mut membership = self.membership.lock();
+                for answer in answers {
+                    self.step(&mut membership, message.to, &answer);
+                }
+            }
+            Answer::NotAMember => self.is_out(message.to),
+            _ => tracing::warn!(node = message.to.0, "an answer to another question"),
+        }
+        Ok(())
+    }
+
+    /// The voter does not know this life any more: another process has taken its number.
+    fn is_out(self: &Arc<Self>, says: NodeId) {
+        let membership = self.membership.lock();
+        let is_news = says == membership.state.voter() && !membership.is_leaving;
+        drop(membership);
+        if is_news && !self.is_stopping() {
+            tracing::error!("this node is no member any more: another process has taken its number. It stops");
+            self.stop();
+        }
+    }
+
+    /// Puts a question to a member.
+    pub fn ask(&self, node: NodeId, question: &Question) -> Result<Answer, Error> {
+        let address = self.membership.lock().state.member(node).map(|entry| entry.address.clone());
+        let refused = |reason: String| Error::from(MembershipError::Refused { reason });
+        let address = address.ok_or_else(|| refused(format!("node {node} is not a member")))?;
+        let address: Address = address.parse().map_err(|error| refused(format!("node {node}: {error}")))?;
+        call(&address, &self.hello(Purpose::Control), question, CONTROL_LIMIT)
+            .map_err(|error| refused(format!("node {node}: {error}")))
+    }
+
+    /// Takes the whole state from the voter, in the place of entries that are kept nowhere.
+    fn take_whole_state(&self) -> Result<(), Error> {
+        let voter = self.membership.lock().state.voter();
+        let refused = |reason: String| Error::from(MembershipError::Refused { reason });
+        let Answer::State(bytes) = self.ask(voter, &Question::State)? else {
+            return Err(refused(format!("node {voter} gave an answer to another question")));
+        };
+        let state = State::decode(&bytes).map_err(|error| refused(error.to_string()))?;
+        let mut membership = self.membership.lock();
+        membership.needs_state = false;
+        if state.identity() == membership.state.identity() && state.applied() > membership.state.applied() {
+            membership.sealed_at = membership.sealed_at.or(state.is_sealed().then(|| state.applied()));
+            membership.log.skip_to(state.applied());
+            membership.state = state;
+            let view = membership.state.view();
+            self.install(&view);
+        }
+        self.advance(&mut membership);
+        Ok(())
+    }
+
+    /// From the first use of sets on, homes stay where they are. Waits until every member knows, so
+    /// that no two disagree about a home.
+    pub fn seal(self: &Arc<Self>) -> Result<(), Error> {
+        let mut membership = self.membership.lock();
+        if membership.is_seal_known {
+            return Ok(());
+        }
+        if !crate::runtime::wait::may_block() {
+            return Err(crate::error::AccessError::WouldBlock.into());
+        }
+        let limit = self.config.wait_limit;
+        let deadline = Instant::now() + limit;
+        if !membership.state.is_sealed() {
+            self.propose_in(&mut membership, Change::Seal)?;
+        }
+        while !membership.state.is_sealed() {
+            self.still_going(deadline, || "the first node has not decided that sets exist".into())?;
+            self.wait_for_change(&mut membership, deadline);
+        }
+        if self.is_voter(&membership) {
+            return self.wait_for_seal(&mut membership, deadline);
+        }
+        let voter = membership.state.voter();
+        drop(membership);
+        loop {
+            let reason = match self.ask(voter, &Question::Sealed) {
+                Ok(Answer::Done) => break,
+                Ok(Answer::No(reason)) => reason,
+                Ok(_) => format!("node {voter} gave an answer to another question"),
+                Err(error) => error.to_string(),
+            };
+            self.still_going(deadline, || reason.clone())?;
+            let mut membership = self.membership.lock();
+            self.wait_for_change(&mut membership, deadline.min(Instant::now() + SEAL_ROUND));
+        }
+        self.membership.lock().is_seal_known = true;
+        Ok(())
+    }
+
+    /// The voter waits until all members know that sets exist.
+    pub fn wait_for_seal(&self, membership: &mut Guard<'_>, deadline: Instant) -> Result<(), Error> {
+        while let Some(node) = membership.unaware_of_seal() {
+            self.still_going(deadline, || format!("node {node} has not confirmed that sets exist; is it alive?"))?;
+            self.wait_for_change(membership, deadline);
+        }
+        Ok(())
+    }
+
+    fn still_going(&self, deadline: Instant, reason: impl Fn() -> String) -> Result<(), Error> {
+        if self.is_stopping() {
+            return Err(MembershipError::Stopped.into());
+        }
+        if Instant::now() < deadline { Ok(()) } else { Err(MembershipError::Refused { reason: reason() }.into()) }
+    }
+
+    /// Tells the others that this node goes, where they can do without it. Best effort: nobody waits
+    /// for a voter that does not answer.
+    pub fn leave(self: &Arc<Self>) {
+        let leave = Change::Leave { node: self.identity.id, incarnation: self.identity.incarnation };
+        let mut membership = self.membership.lock();
+        membership.is_leaving = true;
+        if membership.state.check(&leave).is_err() || self.propose_in(&mut membership, leave).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + CONTROL_LIMIT;
+        while self.is_member(&membership) && Instant::now() < deadline {
+            let messages = std::mem::take(&mut membership.outbox);
+            if messages.is_empty() {
+                // An earlier proposal is under way on the other thread.
+                self.wait_for_change(&mut membership, deadline);
+                continue;
+            }
+            drop(membership);
+            if messages.iter().any(|message| self.exchange(message).is_err()) {
+                return;
+            }
+            membership = self.membership.lock();
+        }
+    }
+}
+
+/// How often a node asks again whether all members know that sets exist.
+const SEAL_ROUND: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests;

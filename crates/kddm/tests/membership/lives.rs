@@ -1,0 +1,101 @@
+//! A process that is killed and started again with its number.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kddm::{Address, Config, Error, Node, Set};
+
+use crate::notifiers::{down, listening, take, up};
+use crate::{Heard, LIMIT};
+
+const CONTACT: &str = "KDDM_TEST_CONTACT";
+
+/// In a process that a test has started: node 2, until it is killed. Else an empty test.
+#[test]
+fn node_in_a_process_of_its_own() {
+    let Ok(contact) = std::env::var(CONTACT) else { return };
+    let contact = contact.parse().expect("an address");
+    let node = Node::join(Config::new().contact(contact).node_id(2)).expect("a live contact");
+    println!("possible as node {}", node.id());
+    let _the_parent_ends = std::io::stdin().lines().next();
+}
+
+/// A process that is killed when this is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _already_dead = self.0.kill();
+        let _its_status = self.0.wait();
+    }
+}
+
+fn start_process(contact: &Address) -> Killed {
+    let program = std::env::current_exe().expect("this test");
+    let mut command = Command::new(program);
+    command.args(["--exact", "lives::node_in_a_process_of_its_own", "--nocapture"]).env(CONTACT, contact.to_string());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let child = Killed(child);
+    assert!(output.any(|line| line.expect("text").contains("possible as node 2")), "the process joins");
+    child
+}
+
+/// Joins as node 2 as soon as the voter has seen the end of the earlier life.
+fn join_as_second(contact: &Address) -> Result<Node, Error> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match Node::join(Config::new().contact(contact.clone()).node_id(2)) {
+            Err(error) if error.to_string().contains("is taken") && Instant::now() < deadline => {}
+            result => return result,
+        }
+    }
+}
+
+#[test]
+fn a_restart_with_the_same_id_is_a_new_life() {
+    let (config, ear) = listening(Config::new());
+    let first = Node::join(config).expect("a free port");
+    let process = start_process(first.address());
+    let old = first.members().remove(1);
+    drop(process);
+    let second = join_as_second(first.address()).expect("the first life is over");
+    assert!(second.members()[1].incarnation > old.incarnation);
+    let expected: Vec<Heard> = [up(1), up(2), down(2), up(2)].concat();
+    assert_eq!(take(&ear, 16), expected);
+    let sets = [&first, &second].map(|node| node.set::<u64>("numbers").open().expect("the set opens"));
+    let add = |number: &mut u64| {
+        *number += 1;
+        Ok(())
+    };
+    sets[1].update(1, add).wait().expect("members share");
+    assert_eq!(*sets[0].get(1).wait().expect("a copy"), 1);
+}
+
+/// A member that died before there were sets is in the way of the first one, and is named by whoever
+/// asks.
+#[test]
+fn a_dead_member_in_the_way_of_the_first_set_is_named() {
+    let limit = Duration::from_millis(1_500); // Beyond the time that one answer of the voter may take.
+    let first = Node::join(Config::new().wait_limit(limit)).expect("a free port");
+    let process = start_process(first.address());
+    let third = Node::join(Config::new().contact(first.address().clone()).wait_limit(limit)).expect("a live contact");
+    drop(process);
+    for node in [&first, &third] {
+        let error = node.set::<u64>("numbers").open().expect_err("node 2 cannot confirm");
+        assert!(error.to_string().contains("node 2 has not confirmed"), "{error}");
+    }
+}
+
+/// With sets in use its objects are lost, and nobody pretends otherwise.
+#[test]
+fn a_restart_of_a_node_that_shared_objects_is_refused() {
+    let first = Node::join(Config::new()).expect("a free port");
+    let process = start_process(first.address());
+    let _set: Set<u64> = first.set("numbers").open().expect("the set opens");
+    drop(process);
+    let error = join_as_second(first.address()).err().expect("it shared objects");
+    let text = error.to_string();
+    assert!(text.contains("node id 2") && text.contains("objects that would be lost"), "{text}");
+}
