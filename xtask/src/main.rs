@@ -1,45 +1,88 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
+mod readme;
+mod tidy;
+
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// A step: its name, and the arguments for cargo.
-type Step = (&'static str, &'static [&'static str]);
+/// Arguments for cargo.
+type Cargo = &'static [&'static str];
 
-const CI: &[Step] = &[
-    ("format", &["fmt", "--all", "--check"]),
-    ("clippy", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
-    ("tests", &["test", "--workspace"]),
+enum Work {
+    Cargo(Cargo),
+    /// Documentation, where a warning is an error.
+    Docs,
+    Tidy,
+    Readme,
+}
+
+const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
+const MODEL: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "model"];
+const BENCH: Cargo = &["run", "--release", "--quiet", "-p", "kddm", "--example", "bench", "--"];
+
+/// Cheap steps first: most mistakes show in seconds.
+const CI: &[(&str, Work)] = &[
+    ("format", Work::Cargo(&["fmt", "--all", "--check"])),
+    ("tidy", Work::Tidy),
+    ("clippy", Work::Cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
+    ("docs", Work::Docs),
+    ("tests", Work::Cargo(&["test", "--workspace"])),
+    ("model", Work::Cargo(MODEL)),
+    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "5000"])),
+    ("readme", Work::Readme),
 ];
-
-const BENCH: &[Step] = &[("bench", &["run", "--release", "--quiet", "-p", "kddm", "--example", "bench", "--"])];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let rest = arguments.get(1..).unwrap_or_default();
-    match arguments.first().map(String::as_str) {
-        Some("ci") => run(CI, &[]),
-        Some("bench") => run(BENCH, rest),
+    let passed = match arguments.first().map(String::as_str) {
+        Some("ci") => ci(),
+        Some("tidy") => tidy::check(),
+        Some("readme") => readme::check(),
+        Some("sim") => cargo(SIM, rest),
+        Some("model") => cargo(MODEL, rest),
+        Some("bench") => cargo(BENCH, rest),
         _ => {
-            eprintln!("usage: cargo xtask ci | bench [--json]");
-            ExitCode::FAILURE
+            eprintln!(
+                "usage: cargo xtask ci | tidy | readme | sim [--seeds N] | model [--full] | bench [--json]\n\
+                 Arguments after sim, model and bench are passed on; try --help there."
+            );
+            false
         }
-    }
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(steps: &[Step], more: &[String]) -> ExitCode {
-    for (name, arguments) in steps {
+fn cargo(arguments: &[&str], more: &[String]) -> bool {
+    Command::new("cargo").args(arguments).args(more).status().is_ok_and(|status| status.success())
+}
+
+fn ci() -> bool {
+    let mut times = Vec::new();
+    for (name, work) in CI {
         eprintln!("== {name}");
         let start = Instant::now();
-        let passed = Command::new("cargo").args(*arguments).args(more).status().is_ok_and(|status| status.success());
-        eprintln!(
-            "== {name}: {} after {:.0} s",
-            if passed { "passed" } else { "FAILED" },
-            start.elapsed().as_secs_f64()
-        );
+        let passed = match work {
+            Work::Cargo(arguments) => cargo(arguments, &[]),
+            Work::Docs => docs(),
+            Work::Tidy => tidy::check(),
+            Work::Readme => readme::check(),
+        };
+        times.push((name, start.elapsed().as_secs_f64()));
         if !passed {
-            return ExitCode::FAILURE;
+            eprintln!("== {name}: FAILED");
+            return false;
         }
     }
-    ExitCode::SUCCESS
+    for (name, seconds) in times {
+        eprintln!("{name:<8} {seconds:>6.0} s");
+    }
+    true
+}
+
+fn docs() -> bool {
+    let mut command = Command::new("cargo");
+    command.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+    command.status().is_ok_and(|status| status.success())
 }
