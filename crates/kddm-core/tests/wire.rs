@@ -1,0 +1,162 @@
+//! The wire format is a promise: its bytes stand in `golden/frames.txt` and change only with `FORMAT`.
+//! `UPDATE=1 cargo test -p kddm-core --test wire` writes them anew.
+
+use std::fmt::Write as _;
+
+use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use kddm_core::message::{MESSAGE_KINDS, Message, Request, RequestKind};
+use kddm_core::nodeset::NodeSet;
+
+const ENVELOPE: Envelope = Envelope {
+    epoch: Epoch(0x0102_0304),
+    placement: Placement(0x1112_1314),
+    from: NodeId(0x2122),
+    incarnation: Incarnation(0x3132_3334),
+    set: SetId(0x0041_4243_4445_4647),
+    object: ObjectId(0x5152_5354_5556_5758),
+};
+const NUMBERS: Numbers = Numbers { sequence: 0x61, acknowledged: 0x62 };
+const ID: RequestId = RequestId { node: NodeId(0x7172), incarnation: Incarnation(0x8182_8384), counter: 0x91 };
+const TENURE: Tenure = Tenure(0xa1a2);
+const VERSION: Version = Version(0xb1b2);
+
+fn nodes(of: &[u16]) -> NodeSet {
+    let mut set = NodeSet::new();
+    for node in of {
+        set.insert(NodeId(*node));
+    }
+    set
+}
+
+fn requests() -> Vec<Message> {
+    let kinds = [
+        RequestKind::Get { existing: false },
+        RequestKind::Get { existing: true },
+        RequestKind::Grab { existing: false },
+        RequestKind::Grab { existing: true },
+        RequestKind::TryGrab,
+        RequestKind::Remove,
+    ];
+    let request = |kind| Request { id: ID, kind, tau: TENURE, forwards: 3, inherited: true, first: false };
+    let mut all: Vec<Message> = kinds.into_iter().map(|kind| Message::Request(request(kind))).collect();
+    let first = Request { inherited: false, first: true, ..request(RequestKind::Get { existing: false }) };
+    all.push(Message::Request(first));
+    all
+}
+
+fn all_messages() -> Vec<Message> {
+    let (tenure, version, id) = (TENURE, VERSION, ID);
+    let transfer = |sharers, replicas, has_value| Message::Transfer {
+        tenure,
+        version,
+        born: Tenure(7),
+        sharers,
+        replicas,
+        has_value,
+        id,
+    };
+    let mut all = requests();
+    all.extend([
+        Message::Create { tenure, id },
+        Message::Data { tenure, version, id },
+        transfer(nodes(&[]), nodes(&[]), false),
+        transfer(nodes(&[1, 2, 65_535]), nodes(&[9]), true),
+        Message::Invalidate { tenure, version, owner: NodeId(5), remove: false },
+        Message::Invalidate { tenure, version, owner: NodeId(5), remove: true },
+        Message::Ack { tenure, version },
+        Message::Confirm { tenure },
+        Message::OwnerIs { owner: NodeId(6), tenure },
+        Message::Removing { tenure },
+        Message::Removed { tenure },
+        Message::RemoveDone { id },
+        Message::NotFound { id },
+        Message::Busy { id },
+        Message::Lost { id },
+        Message::TryInvalidate { tenure, version, id },
+        Message::TryAnswer { id, held: true },
+        Message::TryAnswer { id, held: false },
+        Message::Flushed { id },
+    ]);
+    all
+}
+
+fn encoded(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(&ENVELOPE, message, NUMBERS, BodySeal::default(), &mut bytes).expect("there is memory");
+    bytes
+}
+
+fn as_text() -> String {
+    let mut text = String::new();
+    for message in all_messages() {
+        writeln!(text, "{message:?}").expect("a string takes all");
+        for line in encoded(&message).chunks(32) {
+            let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(text, "  {hex}").expect("a string takes all");
+        }
+    }
+    text
+}
+
+#[test]
+fn the_bytes_are_those_of_the_golden_file() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/frames.txt");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, as_text()).expect("the golden file can be written");
+    }
+    let golden = std::fs::read_to_string(path).expect("the golden file is there");
+    assert_eq!(as_text(), golden, "the wire format changed: raise FORMAT, then run with UPDATE=1");
+}
+
+#[test]
+fn every_kind_has_its_golden_bytes() {
+    let mut kinds: Vec<u8> = all_messages().iter().map(Message::kind).collect();
+    kinds.dedup();
+    assert_eq!(kinds, (0..MESSAGE_KINDS as u8).collect::<Vec<u8>>());
+}
+
+#[test]
+fn every_message_comes_back_as_it_went() {
+    for message in all_messages() {
+        let bytes = encoded(&message);
+        let Ok(Decoded::Frame(frame, length)) = frame::decode(&bytes) else { panic!("{message:?} does not decode") };
+        assert_eq!((frame.message.as_ref(), frame.envelope, frame.numbers), (Some(&message), ENVELOPE, NUMBERS));
+        assert_eq!(length, bytes.len());
+    }
+}
+
+#[test]
+fn no_flipped_bit_is_believed() {
+    for message in all_messages() {
+        let bytes = encoded(&message);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let believed = matches!(frame::decode(&flipped), Ok(Decoded::Frame(..)));
+            assert!(!believed, "{message:?} with bit {bit} flipped was taken for a frame");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_frame_asks_for_the_rest() {
+    for message in all_messages() {
+        let bytes = encoded(&message);
+        for length in 0..bytes.len() {
+            match frame::decode(&bytes[..length]) {
+                Ok(Decoded::Needs(needed)) => assert!(needed > length && needed <= bytes.len()),
+                other => panic!("{length} bytes of {message:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bare_acknowledgement_is_a_header_alone() {
+    let mut bytes = Vec::new();
+    frame::encode_ack(NodeId(3), 77, &mut bytes).expect("there is memory");
+    assert_eq!(bytes.len(), HEADER_BYTES);
+    let Ok(Decoded::Frame(frame, _)) = frame::decode(&bytes) else { panic!("it does not decode") };
+    assert_eq!((frame.message, frame.numbers.acknowledged, frame.envelope.from), (None, 77, NodeId(3)));
+}
