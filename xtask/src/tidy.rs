@@ -86,8 +86,8 @@ fn look_at(file: &Path, text: &str, findings: &mut Vec<String>) {
         findings.push(format!("{name}: {} lines; split it by concept, below {MAX_FILE_LINES}", code.len()));
     }
     if !is_test && !UNSAFE_ALLOWED.contains(&name.as_str()) {
-        let uses = |line: &&str| line.contains(concat!("unsafe", " {")) || line.contains(concat!("unsafe", " impl"));
-        if let Some(line) = code.iter().position(|line| uses(&line)) {
+        let uses = |line: &str| line.contains(concat!("unsafe", " {")) || line.contains(concat!("unsafe", " impl"));
+        if let Some(line) = code.iter().position(|line| uses(line)) {
             findings.push(format!("{name}:{}: unsafe outside the files that may have it", line + 1));
         }
     }
@@ -107,8 +107,8 @@ fn functions(name: &str, code: &[&str], findings: &mut Vec<String>) {
             continue;
         }
         let indent = line.len() - trimmed.len();
-        let closes = |line: &&str| line.len() - line.trim_start().len() == indent && line.trim_start().starts_with('}');
-        let lines = code[start..].iter().position(|line| closes(&line)).unwrap_or(0);
+        let closes = |line: &str| line.len() - line.trim_start().len() == indent && line.trim_start().starts_with('}');
+        let lines = code[start..].iter().position(|line| closes(line)).unwrap_or(0);
         if lines > MAX_FUNCTION_LINES {
             findings.push(format!("{name}:{}: a function of {lines} lines; at most {MAX_FUNCTION_LINES}", start + 1));
         }
