@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cell::{ReadHold, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::pending::Pending;
+use crate::runtime::told;
 use crate::set::Shared;
 use crate::value::Value;
 
@@ -22,7 +23,6 @@ use crate::value::Value;
 #[must_use = "the copy is held until the guard is dropped"]
 pub struct ReadGuard<T: Value> {
     pub(crate) hold: Option<ReadHold<T>>,
-    pub(crate) shared: Arc<Shared<T>>,
     pub(crate) object: u64,
 }
 
@@ -62,8 +62,10 @@ impl<T: Value + fmt::Debug> fmt::Debug for ReadGuard<T> {
 
 impl<T: Value> Drop for ReadGuard<T> {
     fn drop(&mut self) {
-        if self.hold.take().is_some_and(ReadHold::release) {
-            self.shared.released(self.object);
+        let Some(hold) = self.hold.take() else { return };
+        let table = hold.table();
+        if hold.release() {
+            told::released(table, self.object);
         }
     }
 }

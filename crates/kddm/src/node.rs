@@ -167,6 +167,7 @@ impl Node {
         let table = self.runtime().table::<T>(set)?;
         let discarded = AtomicU64::new(0);
         let runtime = Arc::clone(self.runtime());
+        crate::runtime::told::register(table.number(), &runtime, set);
         Ok(Set(Arc::new(Shared { runtime, set, name, table, first_touch, wait_limit, discarded })))
     }
 }

@@ -92,7 +92,7 @@ pub(crate) struct Get<T: Value>(pub Asked<T>);
 
 impl<T: Value> Get<T> {
     fn guard(&self, hold: ReadHold<T>) -> ReadGuard<T> {
-        ReadGuard { hold: Some(hold), shared: Arc::clone(&self.0.shared), object: self.0.object }
+        ReadGuard { hold: Some(hold), object: self.0.object }
     }
 }
 

@@ -203,7 +203,7 @@ impl<T: Value> Set<T> {
 
     fn try_read(&self, object: u64) -> Result<ReadGuard<T>, Slow> {
         let hold = self.0.try_read(object)?;
-        let guard = ReadGuard { hold: Some(hold), shared: Arc::clone(&self.0), object };
+        let guard = ReadGuard { hold: Some(hold), object };
         if self.0.lease().is_valid() { Ok(guard) } else { Err(Slow::NoAccess) }
     }
 
@@ -268,7 +268,7 @@ impl<T: Value> Set<T> {
         let hold = self.0.lane(object).lock().take_read(self.0.set, ObjectId(object))?;
         match self.0.table.adopt_read(hold) {
             Ok(hold) => {
-                let guard = ReadGuard { hold: Some(hold), shared: Arc::clone(&self.0), object };
+                let guard = ReadGuard { hold: Some(hold), object };
                 self.0.lease().is_valid().then_some(guard)
             }
             Err(_) => {

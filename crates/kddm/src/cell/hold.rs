@@ -180,6 +180,12 @@ impl<T: Value> ReadHold<T> {
         self.seen.get().expect("a read hold is made of a value")
     }
 
+    /// The number of the table, by which to find whom to tell.
+    #[inline]
+    pub fn table(&self) -> u64 {
+        self.hold.table()
+    }
+
     /// How many puts the value has seen.
     pub fn version(&self) -> u64 {
         self.hold.cell().version.load(Ordering::Relaxed)

@@ -280,7 +280,8 @@ impl<T: Value> Table<T> {
         unsafe { pointer.as_ref() }
     }
 
-    pub(super) fn number(&self) -> u64 {
+    /// Tells this table from all others of the process; see [`ReadHold::table`].
+    pub fn number(&self) -> u64 {
         self.number
     }
 }
