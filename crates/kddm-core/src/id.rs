@@ -1,6 +1,6 @@
 //! Newtypes for everything that has an identity or an order.
 //!
-//! All of them are plain integers on the wire (little endian, see [`crate::wire`]).
+//! All of them are plain integers on the wire (little endian, see [`crate::frame`]).
 
 use core::fmt;
 

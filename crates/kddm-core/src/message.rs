@@ -1,6 +1,6 @@
 //! What nodes say to each other about one object. `docs/protocol.md` tells when.
 //!
-//! The numbers of the kinds are part of the wire format and never change; see [`crate::wire`].
+//! The numbers of the kinds are part of the wire format and never change; see [`crate::frame`].
 
 use crate::id::{NodeId, RequestId, Tenure, Version};
 use crate::nodeset::NodeSet;
