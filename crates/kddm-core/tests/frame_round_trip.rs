@@ -1,0 +1,404 @@
+//! Frames out and in again: every message survives, and no damage, cut or lie gets past the checks.
+#![allow(clippy::unwrap_used)]
+
+use kddm_core::frame::{
+    BodySeal, DecodeError, Decoded, Envelope, FORMAT, Frame, HEADER_BYTES, MOST_BODY_BYTES, MOST_NODES, Numbers,
+    decode, encode, encode_ack,
+};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use kddm_core::message::{Message, Request, RequestKind};
+use kddm_core::nodeset::NodeSet;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+
+const LENGTH_AT: usize = 0;
+const CHECKSUM_AT: usize = 4;
+const CLASS_AT: usize = 9;
+const KIND_AT: usize = 10;
+const FLAGS_AT: usize = 11;
+const LISTS_AT: usize = 12;
+const REQUEST_NODE_AT: usize = 100;
+const BODY_AT: usize = 104;
+
+fn ids() -> impl Strategy<Value = RequestId> {
+    (1_u16.., any::<u32>(), any::<u64>()).prop_map(|(node, incarnation, counter)| RequestId {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        counter,
+    })
+}
+
+fn node_sets() -> impl Strategy<Value = NodeSet> {
+    btree_set(1_u16.., 0..20).prop_map(|nodes| nodes.into_iter().map(NodeId).collect())
+}
+
+fn requests() -> impl Strategy<Value = Message> {
+    let kind = (0..4, any::<bool>()).prop_map(|(kind, existing)| match kind {
+        0 => RequestKind::Get { existing },
+        1 => RequestKind::Grab { existing },
+        2 => RequestKind::TryGrab,
+        _ => RequestKind::Remove,
+    });
+    (ids(), kind, any::<u64>(), any::<u8>(), any::<bool>(), any::<bool>()).prop_map(
+        |(id, kind, tau, forwards, inherited, first)| {
+            Message::Request(Request { id, kind, tau: Tenure(tau), forwards, inherited, first })
+        },
+    )
+}
+
+fn transfers() -> impl Strategy<Value = Message> {
+    (any::<[u64; 3]>(), node_sets(), node_sets(), any::<bool>(), ids()).prop_map(
+        |([tenure, version, born], sharers, replicas, has_value, id)| Message::Transfer {
+            tenure: Tenure(tenure),
+            version: Version(version),
+            born: Tenure(born),
+            sharers,
+            replicas,
+            has_value,
+            id,
+        },
+    )
+}
+
+fn others() -> impl Strategy<Value = Message> {
+    (0..15, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+        |(kind, tenure, version, node, flag, id)| {
+            let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
+            match kind {
+                0 => Message::Create { tenure, id },
+                1 => Message::Data { tenure, version, id },
+                2 => Message::Invalidate { tenure, version, owner, remove: flag },
+                3 => Message::Ack { tenure, version },
+                4 => Message::Confirm { tenure },
+                5 => Message::OwnerIs { owner, tenure },
+                6 => Message::Removing { tenure },
+                7 => Message::Removed { tenure },
+                8 => Message::RemoveDone { id },
+                9 => Message::NotFound { id },
+                10 => Message::Busy { id },
+                11 => Message::Lost { id },
+                12 => Message::TryInvalidate { tenure, version, id },
+                13 => Message::TryAnswer { id, held: flag },
+                _ => Message::Flushed { id },
+            }
+        },
+    )
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    prop_oneof![requests(), transfers(), others()]
+}
+
+fn envelopes() -> impl Strategy<Value = Envelope> {
+    (any::<[u32; 3]>(), any::<u16>(), any::<[u64; 2]>()).prop_map(|([epoch, placement, incarnation], from, ids)| {
+        Envelope {
+            epoch: Epoch(epoch),
+            placement: Placement(placement),
+            from: NodeId(from),
+            incarnation: Incarnation(incarnation),
+            set: SetId(ids[0]),
+            object: ObjectId(ids[1]),
+        }
+    })
+}
+
+fn numbers() -> impl Strategy<Value = Numbers> {
+    any::<[u64; 2]>().prop_map(|[sequence, acknowledged]| Numbers { sequence, acknowledged })
+}
+
+fn encoded(envelope: &Envelope, message: &Message, numbers: Numbers, body: &[u8]) -> Vec<u8> {
+    let seal = BodySeal { length: body.len() as u32, checksum: crc32fast::hash(body) };
+    let mut bytes = Vec::new();
+    encode(envelope, message, numbers, seal, &mut bytes).unwrap();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn plain(message: &Message) -> Vec<u8> {
+    encoded(&Envelope::default(), message, Numbers::default(), b"")
+}
+
+fn put(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Gives a changed header the checksum of one that was meant so: a peer may lie as well as err.
+fn reseal(bytes: &mut [u8]) {
+    let lists = u32::from_le_bytes(bytes[LISTS_AT..LISTS_AT + 4].try_into().unwrap()) as usize;
+    let end = HEADER_BYTES.saturating_add(lists).min(bytes.len());
+    let checksum = crc32fast::hash(&bytes[8..end]);
+    put(bytes, CHECKSUM_AT, checksum);
+}
+
+fn whole(bytes: &[u8]) -> Frame<'_> {
+    match decode(bytes) {
+        Ok(Decoded::Frame(frame, length)) => {
+            assert_eq!(length, bytes.len());
+            frame
+        }
+        other => panic!("not a frame: {other:?}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_was_encoded_is_decoded(
+        envelope in envelopes(),
+        message in messages(),
+        numbers in numbers(),
+        body in vec(any::<u8>(), 0..64),
+        behind in vec(any::<u8>(), 0..200),
+    ) {
+        let mut bytes = encoded(&envelope, &message, numbers, &body);
+        let end = bytes.len();
+        bytes.extend_from_slice(&behind);
+        let Ok(Decoded::Frame(frame, length)) = decode(&bytes) else { panic!("not a frame") };
+        prop_assert_eq!(length, end, "it ends where it ends, whatever follows");
+        prop_assert_eq!(frame.envelope, envelope);
+        prop_assert_eq!(frame.numbers, numbers);
+        prop_assert_eq!(frame.message, Some(message));
+        prop_assert_eq!(frame.body, &body[..]);
+        prop_assert_eq!(frame.seal.checksum, crc32fast::hash(&body));
+    }
+
+    #[test]
+    fn frames_in_a_row_are_taken_apart(
+        messages in vec((envelopes(), messages(), numbers(), vec(any::<u8>(), 0..20)), 0..8),
+        ack in any::<u64>(),
+    ) {
+        let mut bytes = Vec::new();
+        for (envelope, message, numbers, body) in &messages {
+            encode_ack(envelope.from, ack, &mut bytes).unwrap();
+            // `encode` appends: what is there already stays, and does not count for the checksum.
+            let seal = BodySeal { length: body.len() as u32, checksum: crc32fast::hash(body) };
+            encode(envelope, message, *numbers, seal, &mut bytes).unwrap();
+            bytes.extend_from_slice(body);
+        }
+        let mut rest = &bytes[..];
+        for (envelope, message, _, body) in &messages {
+            let Ok(Decoded::Frame(bare, length)) = decode(rest) else { panic!("not a frame") };
+            prop_assert_eq!((bare.message, bare.numbers.acknowledged), (None, ack));
+            rest = &rest[length..];
+            let Ok(Decoded::Frame(frame, length)) = decode(rest) else { panic!("not a frame") };
+            prop_assert_eq!((frame.envelope, frame.body), (*envelope, &body[..]));
+            prop_assert_eq!(frame.message.as_ref(), Some(message));
+            rest = &rest[length..];
+        }
+        prop_assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed(
+        envelope in envelopes(),
+        message in messages(),
+        numbers in numbers(),
+        body in vec(any::<u8>(), 0..8),
+    ) {
+        let mut bytes = encoded(&envelope, &message, numbers, &body);
+        let head = bytes.len() - body.len();
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if bit / 8 < head {
+                prop_assert!(decode(&bytes).is_err(), "bit {} of the header is not checked", bit);
+            } else {
+                let frame = whole(&bytes);
+                prop_assert_eq!(frame.message.as_ref(), Some(&message));
+                prop_assert_ne!(frame.seal.checksum, crc32fast::hash(frame.body), "the home checks the body");
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_cut_frame_says_how_much_is_missing(
+        envelope in envelopes(),
+        message in messages(),
+        body in vec(any::<u8>(), 0..64),
+    ) {
+        let bytes = encoded(&envelope, &message, Numbers::default(), &body);
+        for cut in 0..bytes.len() {
+            match decode(&bytes[..cut]) {
+                Ok(Decoded::Needs(needed)) => prop_assert!(cut < needed && needed <= bytes.len()),
+                other => panic!("cut at {cut}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_no_frame_and_no_panic(bytes in vec(any::<u8>(), 0..400)) {
+        prop_assert!(!matches!(decode(&bytes), Ok(Decoded::Frame(..))));
+    }
+
+    /// With format and checksum right, whatever comes out is something that can be said again.
+    #[test]
+    fn sealed_noise_is_refused_or_means_something(
+        mut bytes in vec(any::<u8>(), HEADER_BYTES..HEADER_BYTES + 60),
+        class in 0_u8..4,
+        kind in 0_u8..20,
+        lists in 0_u32..40,
+    ) {
+        bytes[8..11].copy_from_slice(&[FORMAT, class, kind]);
+        let total = bytes.len() as u32;
+        let lists = lists.min(total - HEADER_BYTES as u32);
+        put(&mut bytes, LENGTH_AT, total);
+        put(&mut bytes, LISTS_AT, lists);
+        put(&mut bytes, BODY_AT, total - HEADER_BYTES as u32 - lists);
+        reseal(&mut bytes);
+        match decode(&bytes) {
+            Ok(Decoded::Frame(Frame { message: Some(message), envelope, numbers, body, seal }, _)) => {
+                let again = encoded(&envelope, &message, numbers, body);
+                let frame = whole(&again);
+                prop_assert_eq!(frame.message, Some(message));
+                prop_assert_eq!((frame.envelope, frame.numbers, frame.body), (envelope, numbers, body));
+                prop_assert_eq!(frame.seal.length, seal.length);
+            }
+            Ok(Decoded::Frame(frame, _)) => prop_assert!(class == 2 && frame.body.is_empty()),
+            Ok(Decoded::Needs(_)) => panic!("all of it was there"),
+            Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn all_the_members_there_can_be_fit_into_the_lists() {
+    let all = || (1..=u16::MAX).map(NodeId).collect::<NodeSet>();
+    let message = Message::Transfer {
+        tenure: Tenure(1),
+        version: Version(2),
+        born: Tenure(1),
+        sharers: all(),
+        replicas: all(),
+        has_value: false,
+        id: RequestId::default(),
+    };
+    let bytes = plain(&message);
+    assert_eq!(bytes.len(), HEADER_BYTES + 4 + 4 * MOST_NODES);
+    assert_eq!(whole(&bytes).message, Some(message));
+}
+
+/// A header that claims more than there can be is refused at once: nobody waits for the rest of it.
+#[test]
+fn claims_beyond_the_limits_are_refused_from_the_header_alone() {
+    let id = RequestId { node: NodeId(1), ..RequestId::default() };
+    let honest = plain(&Message::Busy { id });
+    let header = HEADER_BYTES as u64;
+    let limit_lists = 4 + 4 * MOST_NODES as u64;
+    let limit_body = MOST_BODY_BYTES as u64;
+    let most = u64::from(u32::MAX);
+    for (lists, body, length, field) in [
+        (0, limit_body + 1, header + limit_body + 1, Some("body")),
+        (0, most, most, Some("body")),
+        (0, most, header + most, Some("body")), // The sum wraps around 32 bits.
+        (limit_lists + 1, 0, header + limit_lists + 1, Some("lists")),
+        (most, 0, most, Some("lists")),
+        (most, most, most, Some("lists")),
+        (0, 0, most, Some("length")),
+        (0, 0, 0, Some("length")),
+        (0, 1, header, Some("length")),
+        (2, 0, header + 4, Some("length")),
+        (0, limit_body, header + limit_body, None),
+        (limit_lists, limit_body, header + limit_lists + limit_body, None),
+    ] {
+        let mut bytes = honest.clone();
+        put(&mut bytes, LENGTH_AT, length as u32);
+        put(&mut bytes, LISTS_AT, lists as u32);
+        put(&mut bytes, BODY_AT, body as u32);
+        reseal(&mut bytes);
+        match (decode(&bytes), field) {
+            (Err(DecodeError::Length { field, .. }), Some(expected)) => assert_eq!(field, expected),
+            (Ok(Decoded::Needs(needed)), None) => assert!(needed as u64 <= header + lists + body),
+            (other, _) => panic!("lists {lists}, body {body}, length {length}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn another_format_is_named() {
+    let mut bytes = plain(&Message::Confirm { tenure: Tenure(1) });
+    bytes[8] = FORMAT + 1;
+    reseal(&mut bytes);
+    assert_eq!(decode(&bytes), Err(DecodeError::Format(FORMAT + 1)));
+}
+
+#[test]
+fn values_that_no_sender_writes_are_refused() {
+    let id = RequestId { node: NodeId(9), incarnation: Incarnation(1), counter: 1 };
+    let kind = RequestKind::Get { existing: false };
+    let get = Request { id, kind, tau: Tenure(0), forwards: 0, inherited: false, first: false };
+    let request = plain(&Message::Request(get));
+    let changed = |bytes: &[u8], at: usize, value: u8| {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = value;
+        reseal(&mut bytes);
+        match decode(&bytes) {
+            Err(DecodeError::Value { field, .. }) => field,
+            other => panic!("byte {at} as {value}: {other:?}"),
+        }
+    };
+    for class in (0..=u8::MAX).filter(|class| ![1, 2].contains(class)) {
+        assert_eq!(changed(&request, CLASS_AT, class), "class");
+    }
+    for kind in 17..=u8::MAX {
+        assert_eq!(changed(&request, KIND_AT, kind), "kind");
+    }
+    for kind in 4..16 {
+        assert_eq!(changed(&request, FLAGS_AT, kind << 4), "request kind");
+    }
+    assert_eq!(changed(&request, REQUEST_NODE_AT, 0), "request node");
+    let flush = plain(&Message::Request(Request { kind: RequestKind::Flush { to: NodeId(2) }, ..get }));
+    assert_eq!(changed(&flush, CLASS_AT, 1), "request kind", "a flush never leaves its node");
+}
+
+#[test]
+fn node_lists_are_counted_sorted_and_used_up() {
+    let transfer = |lists: &[u8]| {
+        let message = Message::Transfer {
+            tenure: Tenure(1),
+            version: Version(1),
+            born: Tenure(1),
+            sharers: NodeSet::new(),
+            replicas: NodeSet::new(),
+            has_value: false,
+            id: RequestId::default(),
+        };
+        let mut bytes = plain(&message);
+        bytes.truncate(HEADER_BYTES);
+        bytes.extend_from_slice(lists);
+        let length = bytes.len() as u32;
+        put(&mut bytes, LENGTH_AT, length);
+        put(&mut bytes, LISTS_AT, lists.len() as u32);
+        reseal(&mut bytes);
+        match decode(&bytes) {
+            Ok(Decoded::Frame(frame, _)) => Ok(frame.message.unwrap()),
+            Ok(needs) => panic!("{needs:?}"),
+            Err(error) => Err(error),
+        }
+    };
+    assert!(transfer(&[1, 0, 5, 0, 1, 0, 6, 0]).is_ok());
+    let disorder = [&[2, 0, 5, 0, 4, 0, 0, 0][..], &[2, 0, 5, 0, 5, 0, 0, 0], &[1, 0, 0, 0, 0, 0]];
+    for lists in disorder {
+        assert!(matches!(transfer(lists), Err(DecodeError::Value { field: "node list", .. })), "{lists:?}");
+    }
+    let wrong_counts = [&[][..], &[0], &[0, 0], &[0, 0, 0], &[1, 0, 3, 0], &[0xff, 0xff, 1, 0, 0, 0], &[0, 0, 0, 0, 0]];
+    for lists in wrong_counts {
+        assert!(matches!(transfer(lists), Err(DecodeError::Length { .. })), "{lists:?}");
+    }
+}
+
+#[test]
+fn only_a_transfer_has_lists_and_an_ack_has_neither_lists_nor_body() {
+    let mut message = plain(&Message::Confirm { tenure: Tenure(1) });
+    let mut ack = Vec::new();
+    encode_ack(NodeId(1), 1, &mut ack).unwrap();
+    for bytes in [&mut message, &mut ack] {
+        bytes.extend_from_slice(&[0; 4]);
+        put(bytes, LENGTH_AT, HEADER_BYTES as u32 + 4);
+        put(bytes, LISTS_AT, 4);
+        reseal(bytes);
+        assert!(decode(bytes).is_err());
+    }
+    put(&mut ack, LISTS_AT, 0);
+    put(&mut ack, BODY_AT, 4);
+    reseal(&mut ack);
+    assert!(matches!(decode(&ack), Err(DecodeError::Value { field: "class", .. })));
+}
