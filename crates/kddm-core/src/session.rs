@@ -30,23 +30,28 @@ pub enum Accept {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImpossibleAck;
 
-/// The session with one peer on one lane.
+/// The session with one peer on one lane. A position is a count of bytes since the session began.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
-    /// Frames that are not acknowledged, in order.
+    /// Frames that may have to be written again, in order.
     bytes: Vec<u8>,
-    /// Position of `bytes[0]` since the session began.
+    /// Position of `bytes[0]`.
     base: u64,
-    /// Positions behind each frame in `bytes`, by sequence from `first`.
+    /// Positions behind each frame that is kept.
     ends: VecDeque<u64>,
-    /// Sequence of the first frame that is not acknowledged.
-    first: u64,
+    /// Sequence of the last frame that need not be kept any more: acknowledged, and not half written.
+    freed: u64,
+    /// Position behind it; its bytes may still be in memory.
+    freed_to: u64,
+    /// The greatest sequence that the peer has acknowledged.
+    acknowledged: u64,
+    /// Position up to which this connection has got the bytes.
     written: u64,
+    /// Position up to which any connection has: the peer cannot have more.
+    sent: u64,
     /// Nothing before this position may wait any longer.
     urgent: u64,
     received: u64,
-    /// Acknowledged up to this position, whether or not the memory is free already.
-    freed_to: u64,
     owed_frames: u32,
     owed_bytes: usize,
 }
@@ -54,12 +59,12 @@ pub struct Session {
 impl Session {
     /// A session that has not begun.
     pub fn new() -> Session {
-        Session { first: 1, ..Session::default() }
+        Session::default()
     }
 
-    /// The sequence that the next frame gets.
+    /// The sequence that the next frame gets; the first one has 1.
     pub fn next_sequence(&self) -> u64 {
-        self.first + self.ends.len() as u64
+        self.freed + self.ends.len() as u64 + 1
     }
 
     /// The greatest sequence received without a gap: goes into every frame that is sent.
@@ -80,7 +85,7 @@ impl Session {
             self.bytes.truncate(before);
             return Err(refused);
         }
-        let end = self.base + self.bytes.len() as u64;
+        let end = self.end();
         self.ends.push_back(end);
         if urgent {
             self.urgent = end;
@@ -90,19 +95,29 @@ impl Session {
         Ok(())
     }
 
+    /// Position behind everything.
+    fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
     /// Bytes that wait for the peer's acknowledgement.
     pub fn unacknowledged_bytes(&self) -> usize {
-        self.bytes.len()
+        (self.end() - self.freed_to) as usize
+    }
+
+    /// Bytes of memory held.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Session>() + self.bytes.capacity() + self.ends.capacity() * size_of::<u64>()
     }
 
     /// Frames were deferred and nothing urgent has come after them.
     pub fn has_deferred(&self) -> bool {
-        self.urgent.max(self.written) < self.base + self.bytes.len() as u64
+        self.urgent.max(self.written) < self.end()
     }
 
     /// Deferred frames have waited long enough.
     pub fn flush_deferred(&mut self) {
-        self.urgent = self.base + self.bytes.len() as u64;
+        self.urgent = self.end();
     }
 
     /// What to write now; deferred frames go along with the first urgent one behind them.
@@ -115,37 +130,55 @@ impl Session {
 
     /// So many bytes of [`to_write`](Self::to_write) have been written.
     pub fn wrote(&mut self, count: usize) {
-        self.written = (self.written + count as u64).min(self.base + self.bytes.len() as u64);
+        self.written = (self.written + count as u64).min(self.end());
+        self.sent = self.sent.max(self.written);
+        self.release();
     }
 
     /// The peer has everything up to this sequence: frees the memory.
     pub fn acknowledged(&mut self, sequence: u64) -> Result<(), ImpossibleAck> {
-        if sequence >= self.next_sequence() {
-            return Err(ImpossibleAck);
+        if let Some(kept) = sequence.checked_sub(self.freed + 1) {
+            let kept = usize::try_from(kept).map_err(|_| ImpossibleAck)?;
+            let end = self.ends.get(kept).ok_or(ImpossibleAck)?;
+            if *end > self.sent {
+                return Err(ImpossibleAck);
+            }
         }
-        let mut free_to = self.base;
-        while self.first <= sequence {
-            let Some(end) = self.ends.pop_front() else { break };
-            self.first += 1;
-            free_to = end;
-        }
-        self.release(free_to);
+        self.acknowledged = self.acknowledged.max(sequence);
+        self.release();
         Ok(())
     }
 
-    /// Forgets bytes up to a position. Moves the rest only when that is cheap for what it frees.
-    fn release(&mut self, position: u64) {
-        self.freed_to = self.freed_to.max(position);
-        let dead = (self.freed_to.min(self.written) - self.base) as usize;
+    /// Forgets frames that are acknowledged. One that is being written is kept to its end: the peer
+    /// may have it from an earlier connection, and yet this stream must not break off inside it.
+    fn release(&mut self) {
+        while self.freed < self.acknowledged && self.ends.front().is_some_and(|end| *end <= self.written) {
+            let Some(end) = self.ends.pop_front() else { break };
+            self.freed += 1;
+            self.freed_to = end;
+        }
+        let dead = (self.freed_to - self.base) as usize;
         if dead == self.bytes.len() {
-            self.bytes.clear();
-            self.bytes.shrink_to(IDLE_BYTES);
+            self.clear();
         } else if dead >= IDLE_BYTES && dead >= self.bytes.len() / 2 {
+            // Moves the rest only when that is cheap for what it frees.
             self.bytes.drain(..dead);
         } else {
             return;
         }
         self.base += dead as u64;
+    }
+
+    /// Empties the buffers. Memory is given back whole: to make it smaller may need memory.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        if self.bytes.capacity() > IDLE_BYTES {
+            self.bytes = Vec::new();
+        }
+        if self.ends.capacity() > IDLE_BYTES / size_of::<u64>() {
+            self.ends = VecDeque::new();
+        }
     }
 
     /// Whether an arrived frame is the next one.
@@ -180,15 +213,18 @@ impl Session {
 
     /// Whether a bare acknowledgement may be written now: not in the middle of a frame.
     pub fn is_between_frames(&self) -> bool {
-        let end = self.base + self.bytes.len() as u64;
-        self.written == end || self.written == self.base || self.ends.contains(&self.written)
+        self.written == self.freed_to || self.ends.binary_search(&self.written).is_ok()
     }
 
-    /// A new connection, and the peer has received up to `sequence`: what it has not is written again.
+    /// A new connection, and the peer has received up to `sequence`: what it has not is written
+    /// again. It may say less than it has acknowledged since: then that counts.
     pub fn resume(&mut self, sequence: u64) -> Result<(), ImpossibleAck> {
         self.acknowledged(sequence)?;
-        self.written = self.freed_to.max(self.base);
-        self.urgent = self.base + self.bytes.len() as u64;
+        // No frame is half written any more, so all that are acknowledged can go.
+        self.written = self.sent;
+        self.release();
+        self.written = self.freed_to;
+        self.urgent = self.end();
         Ok(())
     }
 }
