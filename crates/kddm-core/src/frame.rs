@@ -6,14 +6,17 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use crate::home::EntryState;
+use crate::id::{
+    Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
+};
 use crate::io::NoMemory;
 use crate::message::{Message, Request, RequestKind};
 use crate::nodeset::NodeSet;
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();
@@ -72,9 +75,11 @@ mod flag {
     pub const HAS_VALUE: u8 = 1;
     pub const REMOVE: u8 = 1;
     pub const HELD: u8 = 1;
+    pub const FORWARDED: u8 = 1;
     pub const EXISTING: u8 = 1;
     pub const INHERITED: u8 = 2;
     pub const FIRST: u8 = 4;
+    pub const TO_HOME: u8 = 8;
     pub const KIND_SHIFT: u8 = 4;
 }
 
@@ -249,7 +254,8 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
             header.flags = (kind << flag::KIND_SHIFT)
                 | (u8::from(existing) * flag::EXISTING)
                 | (u8::from(request.inherited) * flag::INHERITED)
-                | (u8::from(request.first) * flag::FIRST);
+                | (u8::from(request.first) * flag::FIRST)
+                | (u8::from(request.to_home) * flag::TO_HOME);
         }
         Message::Create { tenure, id } => {
             header.tenure = tenure.0.into();
@@ -278,13 +284,25 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
-        Message::Confirm { tenure } | Message::Removing { tenure } | Message::Removed { tenure } => {
-            header.tenure = tenure.0.into();
-        }
+        Message::Confirm { tenure } | Message::Removed { tenure } => header.tenure = tenure.0.into(),
         Message::OwnerIs { owner, tenure } => {
             header.tenure = tenure.0.into();
             header.node = owner.0.into();
         }
+        Message::Removing { tenure, forwarded } => {
+            header.tenure = tenure.0.into();
+            header.flags = u8::from(*forwarded) * flag::FORWARDED;
+        }
+        Message::Entry { tenure, owner, state } => {
+            header.tenure = tenure.0.into();
+            header.node = owner.0.into();
+            header.flags = *state as u8;
+        }
+        Message::ShardIsYours { shard, floor } => {
+            header.tenure = floor.0.into();
+            header.counter = u64::from(shard.0).into();
+        }
+        Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
         Message::RemoveDone { id }
         | Message::NotFound { id }
         | Message::Busy { id }
@@ -371,7 +389,7 @@ fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
         5 => Message::Ack { tenure, version },
         6 => Message::Confirm { tenure },
         7 => Message::OwnerIs { owner: node, tenure },
-        8 => Message::Removing { tenure },
+        8 => Message::Removing { tenure, forwarded: header.flags & flag::FORWARDED != 0 },
         9 => Message::Removed { tenure },
         10 => Message::RemoveDone { id },
         11 => Message::NotFound { id },
@@ -380,8 +398,29 @@ fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
         14 => Message::TryInvalidate { tenure, version, id },
         15 => Message::TryAnswer { id, held: header.flags & flag::HELD != 0 },
         16 => Message::Flushed { id },
+        17 => Message::Entry { tenure, owner: node, state: entry_state(header.flags)? },
+        18 => Message::ShardIsYours { shard: shard(id.counter)?, floor: tenure },
+        19 => Message::Placed { placement: placement(id.counter)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
+}
+
+fn entry_state(flags: u8) -> Result<EntryState, DecodeError> {
+    match flags {
+        0 => Ok(EntryState::Predicted),
+        1 => Ok(EntryState::Fact),
+        2 => Ok(EntryState::Removing),
+        flags => Err(DecodeError::Value { field: "entry state", value: flags.into() }),
+    }
+}
+
+fn shard(number: u64) -> Result<ShardIndex, DecodeError> {
+    let shard = u16::try_from(number).ok().filter(|shard| *shard < SHARDS_PER_SET);
+    shard.map(ShardIndex).ok_or(DecodeError::Value { field: "shard", value: number })
+}
+
+fn placement(number: u64) -> Result<Placement, DecodeError> {
+    u32::try_from(number).map(Placement).map_err(|_| DecodeError::Value { field: "placement", value: number })
 }
 
 fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, DecodeError> {
@@ -398,7 +437,8 @@ fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, Decod
     }
     let inherited = header.flags & flag::INHERITED != 0;
     let first = header.flags & flag::FIRST != 0;
-    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first })
+    let to_home = header.flags & flag::TO_HOME != 0;
+    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first, to_home })
 }
 
 /// A counted list of nodes in ascending order.

@@ -88,6 +88,16 @@ impl<E: Keyed> Table<E> {
         }
     }
 
+    /// Brings the entries into ascending order. Needs no memory.
+    pub fn sort(&mut self) {
+        self.entries.sort_unstable_by_key(|e| e.key());
+        self.index.clear();
+        let entries = &self.entries;
+        for (at, entry) in (0..).zip(entries) {
+            self.index.insert_unique(mix(entry.key().0), at, |at| hash_at(entries, *at));
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &E> {
         self.entries.iter()
     }

@@ -305,6 +305,20 @@ pub enum MembershipError {
     /// The node has been stopped.
     #[error("the node has been stopped")]
     Stopped,
+    /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
+    #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
+    NotSharing {
+        /// The node.
+        node: u16,
+    },
+    /// What a node holds could not be handed over in time. It shares objects as before.
+    #[error("not all could be handed over within {limit_ms} ms: {missing}")]
+    DrainTimedOut {
+        /// The limit.
+        limit_ms: u64,
+        /// What is missing.
+        missing: String,
+    },
 }
 
 impl MembershipError {
@@ -314,6 +328,8 @@ impl MembershipError {
             MembershipError::Refused { .. } => 2,
             MembershipError::JoinTimedOut { .. } => 3,
             MembershipError::Stopped => 4,
+            MembershipError::NotSharing { .. } => 5,
+            MembershipError::DrainTimedOut { .. } => 6,
         }
     }
 }

@@ -14,7 +14,8 @@ impl Turn<'_> {
         *self.counter += 1;
         let id = RequestId { node: self.me(), incarnation: self.place.incarnation, counter: *self.counter };
         self.side.want = Some(Want { kind, id, asked: self.me() });
-        let request = Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false };
+        let request =
+            Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false, to_home: false };
         match (self.main, kind) {
             (Main::Owner { .. }, _) => self.accept(request),
             (Main::Sharer { .. }, RequestKind::Flush { .. }) => self.flush_copy(),

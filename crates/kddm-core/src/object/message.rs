@@ -23,7 +23,7 @@ impl Turn<'_> {
             Message::Ack { tenure, .. } => self.ack(from, tenure),
             Message::Confirm { tenure } => self.confirm(tenure),
             Message::OwnerIs { owner, tenure } => self.owner_is(owner, tenure),
-            Message::Removing { tenure } => self.removing(from, tenure),
+            Message::Removing { tenure, forwarded } => self.removing(from, tenure, forwarded),
             Message::Removed { tenure } => self.removed(tenure),
             Message::RemoveDone { id } => self.answered(id, Answer::Removed),
             Message::NotFound { id } => self.answered(id, Answer::NotFound),
@@ -32,6 +32,8 @@ impl Turn<'_> {
             Message::TryInvalidate { id, .. } => self.try_invalidate(from, id),
             Message::TryAnswer { id, held } => self.try_answer(from, id, held),
             Message::Flushed { id } => self.flushed(from, id),
+            Message::Entry { tenure, owner, state } => self.handed(from, tenure, owner, state),
+            Message::ShardIsYours { .. } | Message::Placed { .. } => self.dropped("not about an object"),
         }
     }
 
@@ -67,6 +69,9 @@ impl Turn<'_> {
         self.has_value = has_value;
         self.side.owed = sharers;
         self.side.owed.remove(self.place.me);
+        // One that does not share any more had given its copy back before.
+        let place = self.place;
+        self.side.owed.retain(|node| place.shares(node));
         if self.side.early_tenure == tenure {
             self.side.owed.subtract(&self.side.early);
         }
@@ -99,7 +104,8 @@ impl Turn<'_> {
             };
             if heads {
                 let (id, kind) = (want.id, want.kind);
-                let request = Request { id, kind, tau: tenure, forwards: 0, inherited: true, first: false };
+                let request =
+                    Request { id, kind, tau: tenure, forwards: 0, inherited: true, first: false, to_home: false };
                 self.side.queue.push_front(request);
             }
         }

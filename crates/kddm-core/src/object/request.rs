@@ -10,6 +10,9 @@ impl Turn<'_> {
         if request.id.node == self.me() && !self.wants(request.id) {
             return; // Cancelled meanwhile: nobody waits for it any more.
         }
+        if !self.place.is_served(request.id) {
+            return; // Its node has left, or does not share any more: it waits for nothing.
+        }
         let same = |waiting: &Request| waiting.id == request.id;
         if self.side.queue.iter().any(same) || self.parked.iter().any(same) {
             return;
@@ -25,13 +28,20 @@ impl Turn<'_> {
     /// followed, else to the home. So every forward is caused by a new change of ownership.
     pub fn route(&mut self, mut request: Request) {
         let hint = self.seen;
-        if hint.tenure > request.tau && hint.node.is_somebody() && hint.node != self.me() {
-            request.tau = hint.tenure;
-            self.forward(hint.node, request);
+        if request.to_home && !self.is_home() {
+            // The shard has gone on. What the request has learnt on its way may come to the new home
+            // later than the request itself, so it begins anew there; a new home that waits for its
+            // shard only passes it on.
+            if self.place.view_home != self.me() {
+                request.tau = Tenure::NONE;
+            }
+            self.forward(self.place.home, request);
+        } else if hint.tenure > request.tau && hint.node != self.me() && self.place.shares(hint.node) {
+            self.forward(hint.node, Request { tau: hint.tenure, to_home: false, ..request });
         } else if self.is_home() {
             self.ask_home(request);
         } else {
-            self.forward(self.place.home, request);
+            self.forward(self.place.home, Request { to_home: true, ..request });
         }
     }
 
@@ -68,6 +78,7 @@ impl Turn<'_> {
 
     /// All that waits here goes to another node, in order.
     pub fn send_queue(&mut self, to: NodeId, tau: Tenure, inherited: bool) {
+        let to_home = !inherited;
         while let Some(mut request) = self.side.queue.pop_front() {
             if matches!(request.kind, crate::message::RequestKind::Flush { .. }) {
                 continue; // The copy leaves anyway: `finish_flush` answers.
@@ -75,6 +86,7 @@ impl Turn<'_> {
             request.tau = tau;
             request.inherited = inherited;
             request.first = false;
+            request.to_home = to_home;
             self.forward(to, request);
         }
     }

@@ -31,6 +31,10 @@ pub(crate) struct FullPeers {
 }
 
 impl FullPeers {
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+
     pub fn filled(&mut self, peer: NodeId) {
         self.full.push(peer);
     }
@@ -94,6 +98,11 @@ impl LaneState {
             backlog.held.push_back(Held { from, epoch, set, object, request: *request });
         }
         true
+    }
+
+    /// Whether some peer has more to take before it is to get more.
+    pub fn is_a_peer_full(&self) -> bool {
+        !self.full.is_empty()
     }
 
     /// Serves what waited for peers that have taken enough meanwhile.

@@ -18,9 +18,6 @@ use crate::transport::{Address, Stream};
 /// How long one control exchange may take.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the voter lets one question wait for others: well within [`CONTROL_LIMIT`].
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-
 /// How long a link of a new member waits here until this node hears of its admission: far longer than
 /// the voter needs to tell, short beside the limit of a join.
 const LEARN_LIMIT: Duration = Duration::from_millis(500);
@@ -34,8 +31,6 @@ pub(crate) enum Question {
     Log(Vec<u8>),
     /// The whole state. For the voter.
     State,
-    /// Does every member know that sets exist? For the voter.
-    Sealed,
     /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
 }
@@ -152,14 +147,6 @@ impl Runtime {
             }
             Question::Log(_) => Answer::NotAMember,
             Question::State => Answer::State(self.membership.lock().state.encode()),
-            Question::Sealed => {
-                let mut membership = self.membership.lock();
-                match self.wait_for_seal(&mut membership, Instant::now() + ANSWER_LIMIT) {
-                    Ok(()) => Answer::Done,
-                    Err(Error::Membership(MembershipError::Refused { reason })) => Answer::No(reason),
-                    Err(error) => Answer::No(error.to_string()),
-                }
-            }
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done

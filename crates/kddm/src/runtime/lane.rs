@@ -19,6 +19,7 @@ use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
+use crate::runtime::placing::Signal;
 use crate::runtime::wait::Outcome;
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -108,6 +109,10 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// A connection has ended since the links were last looked after.
     pub lost_links: bool,
+    /// This node is a home: it may hold objects, and begins operations.
+    pub shares: bool,
+    /// Told when all shards are where the installed view wants them.
+    pub settled: Arc<Signal>,
 }
 
 /// A task to wake at its limit.
@@ -134,7 +139,7 @@ impl Ord for Alarm {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits) -> LaneState {
+    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
@@ -153,6 +158,8 @@ impl LaneState {
             statistics: Statistics::default(),
             scratch: Vec::new(),
             lost_links: false,
+            shares: false,
+            settled,
         }
     }
 
@@ -226,6 +233,13 @@ impl LaneState {
         }
     }
 
+    /// This node is not to hold anything any more: new operations are refused, waiting ones end. What
+    /// they had asked for still comes, and is given away.
+    pub fn stop_sharing(&mut self) {
+        self.shares = false;
+        self.fail_waiters(None, &MembershipError::NotSharing { node: self.core.id().0 }.into());
+    }
+
     fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         for ((of, _), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
@@ -274,6 +288,13 @@ impl Lane {
     pub fn finish(&self, mut state: MutexGuard<'_, LaneState>) {
         state.write_dirty(&self.poller);
         self.arm(&state);
+    }
+
+    /// As [`Self::finish`]; whoever waits for the lane gets it before this thread does again.
+    pub fn finish_fair(&self, mut state: MutexGuard<'_, LaneState>) {
+        state.write_dirty(&self.poller);
+        self.arm(&state);
+        MutexGuard::unlock_fair(state);
     }
 
     fn arm(&self, state: &LaneState) {

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
-use kddm_core::io::{Access, Answer, Body, Input, Output};
+use kddm_core::io::{Access, Answer, Body, Input, NoMemory, Output};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::Refused;
+use kddm_core::node::{HandedOver, Refused};
 
 use crate::cell::{CellNumber, Hold, RevokeResult, Store};
 use crate::error::{AccessError, Error, MembershipError, SetError};
@@ -37,6 +37,9 @@ impl LaneState {
         }
         if self.destroyed.contains(&set) {
             return Some(SetError::Destroyed.into());
+        }
+        if !self.shares {
+            return Some(MembershipError::NotSharing { node: self.core.id().0 }.into());
         }
         let (outstanding, limit) = (self.outstanding, self.limits.outstanding);
         (outstanding >= limit).then(|| AccessError::Overloaded { outstanding, limit }.into())
@@ -100,6 +103,7 @@ impl LaneState {
 
     fn step(&mut self, set: SetId, object: ObjectId, input: Input, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
         let mut outputs = std::mem::take(&mut self.outputs);
+        let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         if let Err(refused) = self.core.handle(set, object, input, &mut outputs) {
             self.refused(set, object, refused);
         }
@@ -107,6 +111,44 @@ impl LaneState {
             self.act(set, output, body, todo);
         }
         self.outputs = outputs;
+        if is_word {
+            self.look_whether_settled();
+        }
+    }
+
+    /// Hands over the next shard that has to go. False if there was none.
+    pub fn hand_over_next(&mut self) -> bool {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let (set, worked) = match self.core.hand_over(&mut outputs) {
+            Ok(HandedOver::Shard(set)) => (set, true),
+            Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
+            Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
+        };
+        for output in outputs.drain() {
+            self.act(set, output, None, &mut VecDeque::new());
+        }
+        self.outputs = outputs;
+        if worked {
+            self.look_whether_settled();
+        }
+        worked
+    }
+
+    /// Asks the core to give an object away. False if it is asked for something already.
+    pub fn begin_flush(&mut self, set: SetId, object: ObjectId) -> bool {
+        if self.locals.get(&(set, object)).is_some_and(|local| local.outstanding) {
+            return false;
+        }
+        self.local(set, object).outstanding = true;
+        self.run(set, object, Some(Input::Want { kind: RequestKind::Flush { to: NodeId::NOBODY } }), None);
+        true
+    }
+
+    /// Tells whoever installs views that the next one may come.
+    pub fn look_whether_settled(&self) {
+        if self.core.is_settled() {
+            self.settled.raise();
+        }
     }
 
     /// The core could not take an input. Whoever waits here hears of it.
@@ -114,7 +156,7 @@ impl LaneState {
         self.statistics.dropped += 1;
         let error: Error = match refused {
             Refused::UnknownSet => SetError::Destroyed.into(),
-            Refused::NoHome => MembershipError::Stopped.into(),
+            Refused::NoHome | Refused::Settling => MembershipError::NotSharing { node: self.core.id().0 }.into(),
             Refused::NoMemory => {
                 AccessError::Overloaded { outstanding: self.outstanding, limit: self.limits.outstanding }.into()
             }

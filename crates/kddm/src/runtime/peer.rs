@@ -33,6 +33,9 @@ pub(crate) struct Peer {
     received: Vec<u8>,
     filled: usize,
     is_dirty: bool,
+    /// Its next frame was sent under a placement that is not installed here yet: it waits, and with
+    /// it all that follows.
+    is_held: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
     pub backlog: Backlog,
@@ -205,7 +208,7 @@ impl LaneState {
     pub fn read_peer(&mut self, id: NodeId, ended: bool, poller: &Poller) {
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
-            let Some(stream) = &peer.stream else { return };
+            let Some(stream) = peer.stream.as_ref().filter(|_| !peer.is_held) else { return };
             let room = &mut peer.received[peer.filled..];
             let room_bytes = room.len();
             match (&mut &*stream).read(room) {
@@ -229,6 +232,36 @@ impl LaneState {
         }
     }
 
+    /// Whether a frame was sent under a placement that is not installed here yet.
+    fn is_early(&self, frame: &Frame<'_>) -> bool {
+        frame.message.is_some() && frame.envelope.placement > self.core.view().placement
+    }
+
+    /// Nothing more is read from that peer until the next view is installed here.
+    fn hold(&mut self, id: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.is_held = true;
+        }
+        self.core.is_ahead(id);
+        self.look_whether_settled();
+    }
+
+    /// A view was installed: what waited for it goes on.
+    pub fn release_held(&mut self, poller: &Poller) {
+        let held: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.is_held).map(|(id, _)| *id).collect();
+        for id in held {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.is_held = false;
+            }
+            if let Err(reason) = self.handle_received(id) {
+                self.statistics.malformed += 1;
+                tracing::warn!(peer = id.0, reason, "ending a connection");
+                self.disconnect(id, poller);
+            }
+            self.read_peer(id, true, poller);
+        }
+    }
+
     /// Handles all whole frames in the receive buffer.
     fn handle_received(&mut self, id: NodeId) -> Result<(), &'static str> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
@@ -239,6 +272,11 @@ impl LaneState {
         let mut result = Ok(());
         while parsed < filled {
             match decode(&buffer[parsed..filled]) {
+                Ok(Decoded::Frame(frame, length)) if self.is_early(&frame) => {
+                    self.hold(id);
+                    needed = length;
+                    break;
+                }
                 Ok(Decoded::Frame(frame, length)) => {
                     parsed += length;
                     result = self.handle_frame(id, &frame, length);
@@ -320,6 +358,7 @@ impl LaneState {
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
         peer.filled = 0;
+        peer.is_held = false;
         peer.make_room(0, 0);
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
