@@ -41,7 +41,8 @@ pub struct Config {
     pub peer_buffer_limit_bytes: usize,
     /// How long a notifier may run before it is reported. It is waited for all the same.
     pub notifier_limit: Duration,
-    /// How long a stop may take to hand over what this node holds.
+    /// How long a stop may take to hand over what this node holds. Zero: it goes at once, and what it
+    /// holds goes with it.
     pub drain_limit: Duration,
     /// What this node becomes by itself: `Possible`, or `Online` until it is told to share objects.
     pub start_as: NodeState,

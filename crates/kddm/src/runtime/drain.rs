@@ -42,7 +42,7 @@ impl LaneState {
     /// threads hold, or that are on their way already, stay for the next round.
     fn give_away(&mut self, list: &mut Vec<(SetId, ObjectId)>, most: usize) -> usize {
         let mut begun = 0;
-        while begun < most {
+        while begun < most && !self.is_a_peer_full() {
             let Some((set, object)) = list.pop() else { break };
             if self.begin_flush(set, object) {
                 begun += 1;
@@ -82,8 +82,7 @@ impl Runtime {
         let drained = self.try_to_stop_sharing(&until);
         if let Err(MembershipError::DrainTimedOut { missing, .. }) = drained {
             // What could not be handed over stays, and so does this node.
-            let (node, incarnation) = (self.identity.id, self.identity.incarnation);
-            self.propose(Change::SetState { node, incarnation, state: NodeState::Possible })?;
+            self.start_sharing(self.config.join_limit)?;
             let limit_ms = limit.as_millis() as u64;
             return Err(MembershipError::DrainTimedOut { limit_ms, missing }.into());
         }
@@ -164,7 +163,7 @@ impl Runtime {
         let shares = |lane: &Arc<crate::runtime::lane::Lane>| lane.lock().shares;
         let is_sealed = self.membership.lock().state.is_sealed();
         let is_alone = self.membership.lock().state.view().homes.len() < 2;
-        if is_sealed && !is_alone && self.lanes.iter().any(shares) {
+        if !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares) {
             if let Err(error) = self.stop_sharing(limit) {
                 tracing::error!(%error, "this node stops without having handed over all it holds");
             }

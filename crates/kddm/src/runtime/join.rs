@@ -154,7 +154,8 @@ pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Du
     loop {
         let told = runtime.notify.told(node, incarnation);
         let missing = runtime.unlinked();
-        if told >= wanted && (told == NodeState::Possible || missing.is_empty()) && !runtime.is_draining() {
+        let is_ready = wanted < NodeState::Possible || runtime.lanes.iter().all(|lane| lane.lock().shares);
+        if told >= wanted && is_ready && (told == NodeState::Possible || missing.is_empty()) {
             return Ok(());
         }
         if (told == NodeState::Online || runtime.is_draining()) && missing.is_empty() && !is_asked {
