@@ -20,9 +20,20 @@ pub(crate) trait Operation<O>: Send {
     fn limit(&self) -> Duration;
 }
 
+/// The answer of something other than an object: of a call to another node.
+pub(crate) trait Reply<O>: Send {
+    /// Whether the answer is here.
+    fn is_ready(&self) -> bool;
+    /// Waits, at most for the limit of the call or for this one.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error>;
+    /// As of a future.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>>;
+}
+
 enum State<O> {
     Ready(Option<Result<O, Error>>),
     Asked(Box<dyn Operation<O>>, Option<Instant>),
+    Called(Box<dyn Reply<O>>),
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
@@ -51,11 +62,16 @@ impl<O> Pending<O> {
         Pending(State::Asked(Box::new(operation), None))
     }
 
+    pub(crate) fn called(reply: impl Reply<O> + 'static) -> Pending<O> {
+        Pending(State::Called(Box::new(reply)))
+    }
+
     /// Whether the answer is here: `wait` would return at once.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
             State::Ready(_) => true,
             State::Asked(operation, _) => operation.op().is_done(),
+            State::Called(reply) => reply.is_ready(),
         }
     }
 
@@ -72,6 +88,7 @@ impl<O> Pending<O> {
                 let limit = operation.limit();
                 wait_on(operation, limit)
             }
+            State::Called(mut reply) => reply.wait(None),
         }
     }
 
@@ -83,6 +100,7 @@ impl<O> Pending<O> {
         match self.0 {
             State::Ready(result) => result.expect("a pending answer is taken once"),
             State::Asked(operation, _) => wait_on(operation, limit),
+            State::Called(mut reply) => reply.wait(Some(limit)),
         }
     }
 
@@ -113,6 +131,7 @@ impl<O: Unpin> Future for Pending<O> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Ready(result) => Poll::Ready(result.take().expect("a finished future is not polled again")),
+            State::Called(reply) => reply.poll(context),
             State::Asked(operation, deadline) => {
                 let limit = operation.limit();
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);

@@ -149,6 +149,7 @@ impl Runtime {
                 let _always_fits = state.core.install_view(copy);
             }
         }
+        self.rpc.installed(view);
         self.notify.installed(view.clone());
     }
 

@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::cell::{Lease, Table};
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
+use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
@@ -55,6 +56,7 @@ pub(crate) struct Runtime {
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
     pub notify: Notify,
+    pub rpc: Arc<Engine>,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -87,6 +89,7 @@ impl Runtime {
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,
+            rpc: Arc::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,
@@ -202,6 +205,7 @@ impl Runtime {
         self.close_notifiers(limit);
         self.stopping.store(true, Ordering::Release);
         self.listener.close();
+        self.rpc.close();
         self.changed.notify_all();
         for lane in &self.lanes {
             lane.stopping.store(true, Ordering::Release);
@@ -223,6 +227,8 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        // Handlers that waited for objects have been told by the lanes.
+        self.rpc.join();
     }
 }
 
