@@ -183,3 +183,21 @@ fn a_benchmark_needs_somebody_else() {
         assert!(matches!(bench::run(&nodes[0].0, &bad, &mut |_| {}), Err(Error::OutOfRange { .. })));
     }
 }
+
+/// The program, on processes of its own, over TCP.
+#[test]
+fn t28_the_program_measures_processes() {
+    let run = |arguments: &[&str]| {
+        let program = std::process::Command::new(env!("CARGO_BIN_EXE_kddmadm")).arg("bench").args(arguments).output();
+        program.expect("it starts")
+    };
+    let output = run(&["--local", "3", "--operations", "40", "--json"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let report: Report = serde_json::from_slice(&output.stdout).expect("it prints its report and nothing else");
+    assert_budget(&report);
+    assert_eq!((report.nodes, report.cases.len(), report.skipped.len()), (3, 30, 9));
+    assert!(report.cases.iter().all(|case| case.count == 40));
+    let alone = run(&["--local", "1"]);
+    assert!(!alone.status.success() && alone.stdout.is_empty());
+}
