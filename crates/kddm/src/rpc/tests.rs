@@ -1,6 +1,7 @@
 //! What strangers and broken members can say on a connection for calls.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::frame;
@@ -105,4 +106,41 @@ fn another_life_is_not_called_by_mistake() {
     assert!(wrong.contains("node 2 in life"), "{wrong}");
     let wrong = runtime.connect_rpc(3, 1, &address.to_string()).expect_err("it is not node 3");
     assert!(wrong.contains("node 2 in life"), "{wrong}");
+}
+
+/// A member that a view leaves out may be silent instead of gone: its calls end all the same, in both
+/// directions, and those to others go on.
+#[test]
+fn a_view_without_a_member_ends_its_calls() {
+    let nodes = Node::local_cluster(3).expect("a cluster");
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(parking_lot::Mutex::new(gate));
+    let (begun, begins) = std::sync::mpsc::channel();
+    let services: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (gate, begun) = (Arc::clone(&gate), begun.clone());
+            node.rpc().register_blocking("gate", move |request| {
+                begun.send(request.from())?;
+                let _released = gate.lock().recv();
+                Ok(Vec::new())
+            })
+        })
+        .collect();
+    let calls = [(0, 2), (1, 1), (0, 3)].map(|(from, to)| nodes[from].rpc().call(to, "gate", b"", LIMIT));
+    for _ in &calls {
+        begins.recv_timeout(LIMIT).expect("it begins");
+    }
+    let mut view = nodes[0].runtime().view();
+    view.members.retain(|member| member.id.0 != 2);
+    nodes[0].runtime().rpc.installed(&view);
+    let [out, back, other] = calls;
+    let gone = out.wait().expect_err("node 2 is out").to_string();
+    assert_eq!(gone, "node 2 went away during a call of \"gate\": it is not a member any more");
+    let gone = back.wait().expect_err("node 1 does not speak with it").to_string();
+    assert!(gone.starts_with("node 1 went away"), "{gone}");
+    assert!(!other.is_ready());
+    drop(release);
+    other.wait().expect("node 3 is a member");
+    drop(services);
 }

@@ -1,6 +1,7 @@
 //! How calls end without an answer: by their limit, by being dropped, with a node.
 
 use std::future::Future;
+use std::io::BufRead;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
@@ -151,6 +152,55 @@ fn a_node_that_goes_away_ends_its_calls() {
     stop.join().expect("it stops");
     let after = rpc_error(nodes[0].rpc().call(3, "gate", b"", LIMIT).wait());
     assert!(matches!(after, RpcError::NotAMember { node: 3 } | RpcError::Unreachable { node: 3, .. }), "{after}");
+}
+
+/// The variable that makes this test binary the peer of `a_killed_process_ends_its_calls`: whom to join.
+const CONTACT: &str = "KDDM_TEST_RPC_CONTACT";
+
+/// In a process that was started as a peer: a node that takes calls and never answers.
+#[test]
+fn peer_process() {
+    let Ok(contact) = std::env::var(CONTACT) else { return };
+    let config = Config::new().contact(contact.parse().expect("an address"));
+    let node = Node::join(config).expect("it joins");
+    let service = node.rpc().register_blocking("silent", |_| {
+        println!("\ncalled");
+        loop {
+            std::thread::park();
+        }
+    });
+    let _service = service.expect("the name is free");
+    println!("\nready {}", node.id());
+    for _line in std::io::stdin().lines() {}
+    std::process::exit(0);
+}
+
+/// kill -9 of the process that was called.
+#[test]
+fn a_killed_process_ends_its_calls() {
+    let node = Node::join(Config::new()).expect("it begins");
+    let program = std::env::current_exe().expect("this test has a path");
+    let mut peer = std::process::Command::new(program)
+        .args(["ends::peer_process", "--exact", "--nocapture", "--test-threads=1"])
+        .env(CONTACT, node.address().to_string())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("this test can be started again");
+    let mut lines = std::io::BufReader::new(peer.stdout.take().expect("it was asked for")).lines();
+    let mut says = |word: &str| {
+        let line = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with(word));
+        line.expect("it lives")
+    };
+    let id: u16 = says("ready")[6..].parse().expect("a number");
+    let call = node.rpc().call(id, "silent", b"", Duration::from_secs(3600));
+    says("called");
+    peer.kill().expect("it is ours");
+    peer.wait().expect("it ends");
+    let gone = rpc_error(call.wait());
+    assert!(matches!(gone, RpcError::Gone { node, .. } if node == id), "{gone}");
+    let after = rpc_error(node.rpc().call(id, "silent", b"", LIMIT).wait());
+    assert!(matches!(after, RpcError::Unreachable { node, .. } if node == id), "{after}");
 }
 
 /// A stop waits neither for calls nor for handlers that wait for objects.

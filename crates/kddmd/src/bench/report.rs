@@ -145,7 +145,10 @@ impl Report {
             column.set_cell_alignment(CellAlignment::Right);
         }
         let mut text = format!("{table}\n\n{} nodes, measured by node {}", self.nodes, self.node);
-        for (bytes, times) in &self.rtt_us {
+        // As texts, which they are for JSON, 4096 comes before 64.
+        let mut trips: Vec<_> = self.rtt_us.iter().collect();
+        trips.sort_by_key(|(bytes, _)| bytes.len());
+        for (bytes, times) in trips {
             text += &format!("; round trip ({}, {bytes} B) {:.1} µs, p99 {:.1}", self.rtt_by, times.p50, times.p99);
         }
         for skipped in &self.skipped {
