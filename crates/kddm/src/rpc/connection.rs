@@ -32,6 +32,8 @@ pub(crate) enum Progress {
     More,
     /// The connection is of no use any more, and why.
     Ended(String),
+    /// As `Ended`: what came cannot be meant.
+    Malformed(&'static str),
 }
 
 /// A call of the other side that is queued or running here.
@@ -89,6 +91,11 @@ impl Connection {
 
     /// The end of the unsent bytes, to put a frame there; `None` if the other side takes too little.
     pub fn room(&mut self) -> Option<&mut Vec<u8>> {
+        // On a busy connection there is never nothing left, and what was sent must not pile up.
+        if self.sent > READ_BYTES && self.sent > self.unsent.len() / 2 {
+            self.unsent.drain(..self.sent);
+            self.sent = 0;
+        }
         (self.unsent.len() - self.sent <= UNSENT_LIMIT_BYTES).then_some(&mut self.unsent)
     }
 
@@ -125,7 +132,7 @@ impl Connection {
                 Err(error) => return Progress::Ended(error.to_string()),
             }
             if let Err(reason) = self.take_frames(frames) {
-                return Progress::Ended(format!("it sent {reason}"));
+                return Progress::Malformed(reason);
             }
         }
         Progress::More

@@ -81,6 +81,7 @@ struct State {
     callees: HashMap<u16, Callee>,
     callers: HashMap<u16, u64>,
     services: HashMap<Arc<str>, Arc<Registered>>,
+    malformed: u64,
 }
 
 /// A question that is to go out.
@@ -129,6 +130,11 @@ impl Engine {
         }
         state.services.insert(Arc::clone(&service.name), Arc::clone(service));
         Ok(())
+    }
+
+    /// Connections that ended because of what came on them.
+    pub fn malformed(&self) -> u64 {
+        self.state.lock().malformed
     }
 
     /// The service takes no more calls; returns when none runs.
@@ -349,9 +355,15 @@ impl Engine {
         for frame in frames {
             state.take(number, frame, &mut todo);
         }
-        let more = progress == Progress::More;
-        if let Progress::Ended(reason) = progress {
-            state.ended(number, &reason, &mut todo);
+        let more = matches!(progress, Progress::More);
+        match progress {
+            Progress::Waits | Progress::More => {}
+            Progress::Ended(reason) => state.ended(number, &reason, &mut todo),
+            Progress::Malformed(what) => {
+                state.malformed += 1;
+                tracing::warn!(what, "ending a connection for calls");
+                state.ended(number, &format!("it sent {what}"), &mut todo);
+            }
         }
         drop(state);
         self.perform(todo);

@@ -53,6 +53,7 @@ fn damaged_frames_end_their_connection_and_no_other() {
         (&mut &stream).write_all(&bytes).expect("it is connected");
         assert_eq!(read_to_end(&stream), b"", "nothing is answered");
     }
+    assert_eq!(nodes[1].statistics().malformed, 4);
     let answer = nodes[0].rpc().call(2, "echo", b"still there", LIMIT).wait();
     assert_eq!(answer.expect("others go on"), b"still there");
 }

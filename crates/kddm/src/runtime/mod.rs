@@ -148,6 +148,7 @@ impl Runtime {
         for lane in &self.lanes {
             sum.add(&lane.lock().statistics);
         }
+        sum.malformed += self.rpc.malformed();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum

@@ -176,3 +176,19 @@ fn a_question_of_another_type_is_an_error() {
     let failed = nodes[0].rpc().call_typed::<_, String>(2, "typed", &(300u64, "four"), LIMIT).wait();
     assert!(matches!(rpc_error(failed), RpcError::Codec { what: "the answer", .. }));
 }
+
+/// More answers are on their way than a socket takes, again and again: nothing is lost or mixed up.
+#[test]
+fn many_calls_at_once_are_answered_each() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let _echo = echo(&nodes[1]);
+    let body = |number: usize| vec![number as u8; 1 + number * 977 % 20_000];
+    for round in 0..4 {
+        let calls: Vec<_> = (0..500)
+            .map(|number| (number, nodes[0].rpc().call(2, "echo", &body(round * 500 + number), LIMIT)))
+            .collect();
+        for (number, call) in calls {
+            assert!(call.wait().expect("an answer") == body(round * 500 + number), "call {number}");
+        }
+    }
+}
