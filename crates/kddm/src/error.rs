@@ -1,7 +1,8 @@
-//! What can go wrong, in four families, and what became of the object each time.
+//! What can go wrong, in five families, and what became of the object each time.
 
 use std::fmt;
 
+use crate::rpc::RpcError;
 use crate::transport::Address;
 
 /// What an operation that ended with an error has done to the object.
@@ -36,6 +37,9 @@ pub enum Error {
     /// What the caller asked for cannot be, whatever the cluster does.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    /// Calling another node.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
 }
 
 impl Error {
@@ -44,6 +48,7 @@ impl Error {
         match self {
             Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
             Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
+            Error::Rpc(error) => error.fate(),
             _ => Fate::NothingHappened,
         }
     }
@@ -55,6 +60,7 @@ impl Error {
             Error::Set(error) => 200 + error.number(),
             Error::Membership(error) => 300 + error.number(),
             Error::Configuration(error) => 400 + error.number(),
+            Error::Rpc(error) => 500 + error.number(),
         }
     }
 }

@@ -20,9 +20,26 @@ pub(crate) trait Operation<O>: Send {
     fn limit(&self) -> Duration;
 }
 
+/// How a request is waited for, whatever it is for: an object, or calls to other nodes.
+pub(crate) trait Reply<O>: Send {
+    /// Whether the answer is here.
+    fn is_ready(&self) -> bool;
+    /// Waits, at most for this limit, or for its own.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error>;
+    /// As of a future.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>>;
+}
+
+// Two variants only: whoever hits looks at which one it is.
 enum State<O> {
     Ready(Option<Result<O, Error>>),
-    Asked(Box<dyn Operation<O>>, Option<Instant>),
+    Asked(Box<dyn Reply<O>>),
+}
+
+/// An operation on an object, and when a task that polls it stops to wait.
+struct Asking<P> {
+    operation: P,
+    deadline: Option<Instant>,
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
@@ -48,14 +65,18 @@ impl<O> Pending<O> {
     }
 
     pub(crate) fn asked(operation: impl Operation<O> + 'static) -> Pending<O> {
-        Pending(State::Asked(Box::new(operation), None))
+        Pending(State::Asked(Box::new(Asking { operation, deadline: None })))
+    }
+
+    pub(crate) fn called(reply: impl Reply<O> + 'static) -> Pending<O> {
+        Pending(State::Asked(Box::new(reply)))
     }
 
     /// Whether the answer is here: `wait` would return at once.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
             State::Ready(_) => true,
-            State::Asked(operation, _) => operation.op().is_done(),
+            State::Asked(reply) => reply.is_ready(),
         }
     }
 
@@ -68,10 +89,7 @@ impl<O> Pending<O> {
     pub fn wait(self) -> Result<O, Error> {
         match self.0 {
             State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => {
-                let limit = operation.limit();
-                wait_on(operation, limit)
-            }
+            State::Asked(mut reply) => reply.wait(None),
         }
     }
 
@@ -82,7 +100,7 @@ impl<O> Pending<O> {
     pub fn wait_for(self, limit: Duration) -> Result<O, Error> {
         match self.0 {
             State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => wait_on(operation, limit),
+            State::Asked(mut reply) => reply.wait(Some(limit)),
         }
     }
 
@@ -90,19 +108,46 @@ impl<O> Pending<O> {
     pub fn cancel(self) {}
 }
 
-fn wait_on<O>(mut operation: Box<dyn Operation<O>>, limit: Duration) -> Result<O, Error> {
-    if !may_block() {
-        return Err(AccessError::WouldBlock.into());
+impl<O, P: Operation<O>> Reply<O> for Asking<P> {
+    fn is_ready(&self) -> bool {
+        self.operation.op().is_done()
     }
-    let deadline = Instant::now() + limit;
-    loop {
-        operation.op().claim();
-        if let Some(result) = operation.finish() {
-            return result;
+
+    fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
+        let operation = &mut self.operation;
+        if !may_block() {
+            return Err(AccessError::WouldBlock.into());
         }
-        operation.op().claim();
-        if operation.op().wait(deadline) == WaitResult::TimedOut {
-            return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
+        let limit = limit.unwrap_or_else(|| operation.limit());
+        let deadline = Instant::now() + limit;
+        loop {
+            operation.op().claim();
+            if let Some(result) = operation.finish() {
+                return result;
+            }
+            operation.op().claim();
+            if operation.op().wait(deadline) == WaitResult::TimedOut {
+                return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
+            }
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>> {
+        let operation = &mut self.operation;
+        let limit = operation.limit();
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limit);
+        loop {
+            operation.op().claim();
+            if let Some(result) = operation.finish() {
+                return Poll::Ready(result);
+            }
+            operation.op().claim();
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(operation.give_up(limit)));
+            }
+            if operation.op().wake_by(context.waker(), deadline) {
+                return Poll::Pending;
+            }
         }
     }
 }
@@ -113,23 +158,7 @@ impl<O: Unpin> Future for Pending<O> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Ready(result) => Poll::Ready(result.take().expect("a finished future is not polled again")),
-            State::Asked(operation, deadline) => {
-                let limit = operation.limit();
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                loop {
-                    operation.op().claim();
-                    if let Some(result) = operation.finish() {
-                        return Poll::Ready(result);
-                    }
-                    operation.op().claim();
-                    if Instant::now() >= deadline {
-                        return Poll::Ready(Err(operation.give_up(limit)));
-                    }
-                    if operation.op().wake_by(context.waker(), deadline) {
-                        return Poll::Pending;
-                    }
-                }
-            }
+            State::Asked(reply) => reply.poll(context),
         }
     }
 }

@@ -82,6 +82,11 @@ impl Runtime {
                 stream.set_limit(Some(CONTROL_LIMIT))?;
                 greeting::send(&stream, &answer)
             }
+            Purpose::Rpc => {
+                let life = u64::from(self.identity.incarnation.0);
+                greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: life })?;
+                self.rpc.accepted(hello.node, hello.incarnation, stream)
+            }
             Purpose::Link { lane, received, .. } => {
                 let lane = &self.lanes[usize::from(lane)];
                 let node = NodeId(hello.node);
@@ -114,8 +119,12 @@ impl Runtime {
             let foreign = Foreign::Cluster { ours: ours.cluster, theirs: ClusterId(hello.cluster) };
             return Err(format!("{foreign}; one of them may have been started anew"));
         }
-        let Purpose::Link { lane, lanes, .. } = hello.purpose else { return Ok(()) };
-        if usize::from(lanes) != self.lanes.len() || lane >= lanes {
+        if hello.purpose == Purpose::Control {
+            return Ok(());
+        }
+        if let Purpose::Link { lane, lanes, .. } = hello.purpose
+            && (usize::from(lanes) != self.lanes.len() || lane >= lanes)
+        {
             return Err(format!(
                 "this node has {} lanes, not {lanes}; all nodes need the same number",
                 self.lanes.len()

@@ -163,10 +163,9 @@ impl Runtime {
         let shares = |lane: &Arc<crate::runtime::lane::Lane>| lane.lock().shares;
         let is_sealed = self.membership.lock().state.is_sealed();
         let is_alone = self.membership.lock().state.view().homes.len() < 2;
-        if !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares) {
-            if let Err(error) = self.stop_sharing(limit) {
-                tracing::error!(%error, "this node stops without having handed over all it holds");
-            }
+        let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
+        if has_to && let Err(error) = self.stop_sharing(limit) {
+            tracing::error!(%error, "this node stops without having handed over all it holds");
         }
         self.leave();
     }

@@ -66,6 +66,11 @@ impl Statistics {
         self.sent[3]
     }
 
+    /// The kinds of messages, in the order in which `sent` and `received` count them.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        kddm_core::message::Message::NAMES.into_iter()
+    }
+
     /// All messages sent.
     pub fn messages(&self) -> u64 {
         self.sent.iter().sum()

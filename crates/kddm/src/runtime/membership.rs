@@ -146,6 +146,7 @@ impl Runtime {
             state.release_held(&lane.poller);
             lane.finish(state);
         }
+        self.rpc.installed(view);
         self.notify.installed(view.clone());
     }
 

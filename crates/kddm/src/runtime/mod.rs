@@ -27,6 +27,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::cell::{Lease, Table};
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
+use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
@@ -62,6 +63,7 @@ pub(crate) struct Runtime {
     pub settled: Arc<Signal>,
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
+    pub rpc: Arc<Engine>,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -97,6 +99,7 @@ impl Runtime {
             notify: parts.notify,
             settled: parts.settled,
             draining_left: AtomicUsize::new(0),
+            rpc: Arc::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,
@@ -155,6 +158,7 @@ impl Runtime {
         for lane in &self.lanes {
             sum.add(&lane.lock().statistics);
         }
+        sum.malformed += self.rpc.malformed();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum
@@ -212,6 +216,7 @@ impl Runtime {
         self.close_notifiers(limit);
         self.stopping.store(true, Ordering::Release);
         self.listener.close();
+        self.rpc.close();
         self.changed.notify_all();
         for lane in &self.lanes {
             self.settled.raise();
@@ -235,6 +240,8 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        // Handlers that waited for objects have been told by the lanes.
+        self.rpc.join();
     }
 }
 
