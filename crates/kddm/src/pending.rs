@@ -20,9 +20,37 @@ pub(crate) trait Operation<O>: Send {
     fn limit(&self) -> Duration;
 }
 
+/// An answer that is here is whole in it, because each hit comes through here. The rest is two words:
+/// what makes it can hand it over in registers, so that the hit need not lie in memory either.
 enum State<O> {
-    Ready(Option<Result<O, Error>>),
-    Asked(Box<dyn Operation<O>>, Option<Instant>),
+    Ready(O),
+    Late(Late<O>),
+    Taken,
+}
+
+/// What is not a hit.
+pub(crate) enum Late<O> {
+    Settled(Box<Result<O, Error>>),
+    Asked(Box<Waiting<dyn Operation<O>>>),
+}
+
+impl<O> Late<O> {
+    pub fn settled(result: Result<O, Error>) -> Late<O> {
+        Late::Settled(Box::new(result))
+    }
+
+    pub fn failed(error: impl Into<Error>) -> Late<O> {
+        Late::settled(Err(error.into()))
+    }
+
+    pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
+        Late::Asked(Box::new(Waiting { deadline: None, operation }))
+    }
+}
+
+pub(crate) struct Waiting<P: ?Sized> {
+    deadline: Option<Instant>,
+    operation: P,
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
@@ -43,19 +71,30 @@ enum State<O> {
 pub struct Pending<O>(State<O>);
 
 impl<O> Pending<O> {
+    /// A hit.
+    #[inline(always)]
+    pub(crate) fn hit(answer: O) -> Pending<O> {
+        Pending(State::Ready(answer))
+    }
+
+    #[inline(always)]
+    pub(crate) fn late(late: Late<O>) -> Pending<O> {
+        Pending(State::Late(late))
+    }
+
     pub(crate) fn ready(result: Result<O, Error>) -> Pending<O> {
-        Pending(State::Ready(Some(result)))
+        Pending::late(Late::settled(result))
     }
 
     pub(crate) fn asked(operation: impl Operation<O> + 'static) -> Pending<O> {
-        Pending(State::Asked(Box::new(operation), None))
+        Pending::late(Late::asked(operation))
     }
 
     /// Whether the answer is here: `wait` would return at once.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
-            State::Ready(_) => true,
-            State::Asked(operation, _) => operation.op().is_done(),
+            State::Late(Late::Asked(waiting)) => waiting.operation.op().is_done(),
+            _ => true,
         }
     }
 
@@ -65,13 +104,12 @@ impl<O> Pending<O> {
     /// # Errors
     /// What the operation says, `TimedOut` or `Unreachable` after the limit, `WouldBlock` inside a
     /// thread of the node.
+    #[inline(always)]
     pub fn wait(self) -> Result<O, Error> {
         match self.0 {
-            State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => {
-                let limit = operation.limit();
-                wait_on(operation, limit)
-            }
+            State::Ready(answer) => Ok(answer),
+            State::Late(late) => *wait_at_most(late, None),
+            State::Taken => unreachable!("{TAKEN}"),
         }
     }
 
@@ -81,8 +119,9 @@ impl<O> Pending<O> {
     /// As [`wait`](Pending::wait).
     pub fn wait_for(self, limit: Duration) -> Result<O, Error> {
         match self.0 {
-            State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => wait_on(operation, limit),
+            State::Ready(answer) => Ok(answer),
+            State::Late(late) => *wait_at_most(late, Some(limit)),
+            State::Taken => unreachable!("{TAKEN}"),
         }
     }
 
@@ -90,7 +129,20 @@ impl<O> Pending<O> {
     pub fn cancel(self) {}
 }
 
-fn wait_on<O>(mut operation: Box<dyn Operation<O>>, limit: Duration) -> Result<O, Error> {
+const TAKEN: &str = "a finished future is not polled again, nor waited for";
+
+#[cold]
+fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Error>> {
+    match late {
+        Late::Settled(result) => result,
+        Late::Asked(mut waiting) => {
+            let limit = limit.unwrap_or_else(|| waiting.operation.limit());
+            Box::new(wait_on(&mut waiting.operation, limit))
+        }
+    }
+}
+
+fn wait_on<O>(operation: &mut dyn Operation<O>, limit: Duration) -> Result<O, Error> {
     if !may_block() {
         return Err(AccessError::WouldBlock.into());
     }
@@ -111,24 +163,27 @@ impl<O: Unpin> Future for Pending<O> {
     type Output = Result<O, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Ready(result) => Poll::Ready(result.take().expect("a finished future is not polled again")),
-            State::Asked(operation, deadline) => {
-                let limit = operation.limit();
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                loop {
-                    operation.op().claim();
-                    if let Some(result) = operation.finish() {
-                        return Poll::Ready(result);
-                    }
-                    operation.op().claim();
-                    if Instant::now() >= deadline {
-                        return Poll::Ready(Err(operation.give_up(limit)));
-                    }
-                    if operation.op().wake_by(context.waker(), deadline) {
-                        return Poll::Pending;
-                    }
-                }
+        let State::Late(Late::Asked(waiting)) = &mut self.0 else {
+            return match std::mem::replace(&mut self.0, State::Taken) {
+                State::Ready(answer) => Poll::Ready(Ok(answer)),
+                State::Late(Late::Settled(result)) => Poll::Ready(*result),
+                State::Late(Late::Asked(_)) | State::Taken => unreachable!("{TAKEN}"),
+            };
+        };
+        let operation = &mut waiting.operation;
+        let limit = operation.limit();
+        let deadline = *waiting.deadline.get_or_insert_with(|| Instant::now() + limit);
+        loop {
+            operation.op().claim();
+            if let Some(result) = operation.finish() {
+                return Poll::Ready(result);
+            }
+            operation.op().claim();
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(operation.give_up(limit)));
+            }
+            if operation.op().wake_by(context.waker(), deadline) {
+                return Poll::Pending;
             }
         }
     }
