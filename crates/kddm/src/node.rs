@@ -12,6 +12,7 @@ use crate::operation::Make;
 use crate::options::Config;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
+use crate::runtime::told::{SetHere, register};
 use crate::set::{Set, Shared};
 use crate::system::SetBuilder;
 use crate::transport::Address;
@@ -199,9 +200,9 @@ impl Node {
         wait_limit: Duration,
     ) -> Result<Set<T>, Error> {
         let table = self.runtime().table::<T>(set)?;
-        let discarded = AtomicU64::new(0);
-        let runtime = Arc::clone(self.runtime());
-        crate::runtime::told::register(table.number(), &runtime, set);
-        Ok(Set(Arc::new(Shared { runtime, set, name, table, first_touch, wait_limit, discarded })))
+        table.set_limit_bytes(self.runtime().limits.object_bytes);
+        let here = SetHere { runtime: Arc::clone(self.runtime()), set };
+        register(table.number(), &here, wait_limit);
+        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit })))
     }
 }

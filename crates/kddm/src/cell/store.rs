@@ -5,7 +5,7 @@ use std::any::Any;
 use kddm_core::io::Access;
 
 use super::CellNumber;
-use super::arena::{Cell, words_of};
+use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::{Hold, Note};
 use super::slots::Use;
@@ -228,7 +228,7 @@ impl<T: Value> Store for Table<T> {
         if !has_value(cell) || !cell.word.take_reader() {
             return None;
         }
-        let hold = Hold::in_word(pointer, Use::Counted, self.number(), Note::No);
+        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No);
         self.decode_at_first_use(cell);
         Some(hold)
     }
@@ -240,7 +240,7 @@ impl<T: Value> Store for Table<T> {
             // Withdrawn: the driver is who must be told.
             Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
             Ok(()) => {
-                let hold = Hold::in_word(pointer, Use::Write, self.number(), Note::No);
+                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::No);
                 self.decode_at_first_use(cell);
                 Some(hold)
             }
@@ -258,12 +258,11 @@ impl<T: Value> Store for Table<T> {
             cell.word.before_stores();
             let (value, ready, result) = match bytes {
                 None => (content::none(), false, Ok(())),
-                Some(bytes) if T::POD_WORDS == 0 => (content::from_bytes(bytes, None), false, Ok(())),
+                Some(bytes) if !is_in_cell::<T>() => (content::from_bytes(bytes, None), false, Ok(())),
                 Some(bytes) => match content::decode::<T>(bytes) {
                     Ok(value) => {
                         // SAFETY: the pointer is from this table's arena of `T`.
-                        let words = unsafe { words_of::<T>(pointer) };
-                        value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
+                        unsafe { store_value(pointer, &value) };
                         (content::none(), true, Ok(()))
                     }
                     Err(error) => (content::from_bytes(bytes, Some(error.clone())), false, Err(error)),
@@ -288,18 +287,16 @@ impl<T: Value> Store for Table<T> {
         if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
             return Err(EncodeError::new("a local thread is writing the object; take write access back first"));
         }
-        let _hold = writable.then(|| Hold::in_word(pointer, Use::Counted, self.number(), Note::No));
+        let _hold = writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No));
         let value = cell.value.load(Ordering::Acquire);
         if content::is_bytes(value) {
             // SAFETY: bytes are replaced by the driver only, and this is the driver.
             bytes.extend_from_slice(&unsafe { content::bytes(value) }.bytes);
             return Ok(true);
         }
-        if T::POD_WORDS > 0 && cell.word.load().has(READY) {
+        if is_in_cell::<T>() && cell.word.load().has(READY) {
             // SAFETY: the pointer is from this table's arena of `T`.
-            let words = unsafe { words_of::<T>(pointer) };
-            let value = T::from_words(|at| words[at].load(Ordering::Relaxed));
-            return value.map_or(Ok(false), |value| value.encode(bytes).map(|()| true));
+            return unsafe { load_value::<T>(pointer) }.encode(bytes).map(|()| true);
         }
         // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
         match unsafe { value.cast::<T>().as_ref() } {
@@ -331,7 +328,7 @@ impl<T: Value> Store for Table<T> {
     }
 
     fn end(&self, why: Ended) {
-        self.ended.store(why as u8, Ordering::Release);
+        self.head().ended.store(why as u8, Ordering::Release);
     }
 
     fn value_count(&self) -> usize {
