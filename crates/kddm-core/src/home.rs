@@ -60,7 +60,9 @@ impl Turn<'_> {
                 self.send(id.node, Message::NotFound { id });
             }
             RequestKind::Get { .. } | RequestKind::Grab { .. } | RequestKind::TryGrab => {
-                let tenure = self.floor.next(self.place.epoch);
+                let Some(tenure) = self.floor.next(self.place.epoch) else {
+                    return self.dropped("I3: the tenures of this shard are used up");
+                };
                 let state = EntryState::Predicted;
                 self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
                 self.send(id.node, Message::Create { tenure, id });
@@ -70,9 +72,12 @@ impl Turn<'_> {
     }
 
     /// An owner announces itself: the greatest tenure counts, and parked requests follow it.
-    pub fn owner_is(&mut self, owner: NodeId, tenure: Tenure) {
+    pub fn owner_is(&mut self, from: NodeId, owner: NodeId, tenure: Tenure) {
         if !self.is_home() {
             return self.dropped("announced to a node that is not the home");
+        }
+        if owner != from {
+            return self.dropped("an owner announced by another node");
         }
         let known = self.entry.map_or(*self.floor, |entry| entry.tenure);
         let over = match self.entry {

@@ -158,8 +158,7 @@ impl World {
     pub fn apply(&mut self, action: Action) {
         let mut effects = Effects::default();
         let Some((node, object)) = self.concerns(action) else { return };
-        let mut before = self.node(node).inspect(object).main;
-        let arriving = self.arriving_owner(action);
+        let before = self.arriving_owner(action).unwrap_or_else(|| self.node(node).inspect(object).main);
         match action {
             Action::Begin(number) => self.begin(number, &mut effects),
             Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
@@ -173,9 +172,6 @@ impl World {
             }
             Action::Cancel(number) => self.cancel(number, &mut effects),
             Action::Deliver(from, to) => self.deliver(from, to, &mut effects),
-        }
-        if effects.dropped.is_empty() {
-            before = arriving.unwrap_or(before);
         }
         if check::ended_its_life(before, self.node(node).inspect(object).main) {
             self.removed(object, node);
