@@ -61,7 +61,9 @@ impl Turn<'_> {
                 self.send(id.node, Message::NotFound { id });
             }
             RequestKind::Get { .. } | RequestKind::Grab { .. } | RequestKind::TryGrab => {
-                let tenure = self.floor.next(self.place.epoch());
+                let Some(tenure) = self.floor.next(self.place.epoch()) else {
+                    return self.dropped("I3: the tenures of this shard are used up");
+                };
                 let state = EntryState::Predicted;
                 self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
                 self.send(id.node, Message::Create { tenure, id });
@@ -74,6 +76,9 @@ impl Turn<'_> {
     pub fn owner_is(&mut self, owner: NodeId, tenure: Tenure) {
         if !self.is_home() {
             return self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+        }
+        if self.place.view.member(owner).is_none() {
+            return self.dropped("an owner that is no member");
         }
         let known = self.entry.map_or(*self.floor, |entry| entry.tenure);
         let over = match self.entry {
@@ -128,10 +133,14 @@ impl Turn<'_> {
         if !self.is_home() {
             return self.send(self.place.home, Message::Removed { tenure });
         }
-        *self.floor = (*self.floor).max(tenure);
-        if self.entry.is_some_and(|entry| entry.tenure > tenure) {
-            return; // It exists again.
+        let ends = |entry: Entry| match entry.state {
+            EntryState::Removing => entry.tenure <= tenure,
+            EntryState::Predicted | EntryState::Fact => entry.tenure < tenure,
+        };
+        if !self.entry.is_none_or(ends) {
+            return; // It exists again, or another removal of it has begun.
         }
+        *self.floor = (*self.floor).max(tenure);
         self.entry = None;
         while let Some(request) = self.parked.pop_front() {
             self.calls.push_back(Message::Request(request));

@@ -90,8 +90,6 @@ pub struct Effects {
     pub ended: Vec<(ClientNumber, Outcome)>,
     /// Invariants that the agent or the core found broken.
     pub broken: Vec<String>,
-    /// Messages that the core dropped because they could not be meant.
-    pub dropped: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -406,7 +404,10 @@ impl Agent {
             }
             Output::Answer { object, answer } => self.answered(object, answer, effects),
             Output::Discard { object } => self.discard(object, effects),
-            Output::Dropped { what, .. } => effects.dropped.push(what),
+            // Nobody lies here: what the core drops as impossible, a bug has made.
+            Output::Dropped { what, .. } => {
+                effects.broken.push(format!("node {} dropped what an honest node said: {what}", self.me));
+            }
             Output::Fault { what, .. } => effects.broken.push(format!("fault at node {}: {what}", self.me)),
         }
     }

@@ -273,8 +273,7 @@ impl World {
     pub fn apply(&mut self, action: Action) {
         let mut effects = Effects::default();
         let Some((node, object)) = self.concerns(action) else { return };
-        let mut before = self.node(node).inspect(object).main;
-        let arriving = self.arriving_owner(action);
+        let before = self.arriving_owner(action).unwrap_or_else(|| self.node(node).inspect(object).main);
         match action {
             Action::Begin(number) => self.begin(number, &mut effects),
             Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
@@ -295,9 +294,6 @@ impl World {
                 self.node_mut(node).hand_over(&mut effects);
             }
             Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
-        }
-        if effects.dropped.is_empty() {
-            before = arriving.unwrap_or(before);
         }
         if check::ended_its_life(before, self.node(node).inspect(object).main) {
             self.removed(object, node);

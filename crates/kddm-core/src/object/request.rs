@@ -1,6 +1,6 @@
 //! A request on its way: where it waits, where it goes next.
 
-use crate::id::{NodeId, Tenure};
+use crate::id::{NodeId, RequestId, Tenure};
 use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request};
 use crate::object::state::{Main, Turn};
 
@@ -13,15 +13,34 @@ impl Turn<'_> {
         if !self.place.is_served(request.id) {
             return; // Its node has left, or does not share any more: it waits for nothing.
         }
-        let same = |waiting: &Request| waiting.id == request.id;
-        if self.side.queue.iter().any(same) || self.parked.iter().any(same) {
+        if self.is_superseded(request.id) {
             return;
         }
         match self.main {
             Main::Owner { .. } => self.accept(request),
-            Main::Tombstone { .. } => self.side.queue.push_back(request),
+            Main::Tombstone { .. } => self.wait_for_the_end(request),
             _ => self.route(request),
         }
+    }
+
+    /// A node has one wish at a time for an object, so of its requests only the newest is still
+    /// meant. Older ones leave, and no peer can make a queue longer than there are nodes.
+    fn is_superseded(&mut self, id: RequestId) -> bool {
+        let at_least = |waiting: &Request| waiting.id.node == id.node && waiting.id >= id;
+        if self.side.queue.iter().any(at_least) || self.parked.iter().any(at_least) {
+            return true;
+        }
+        self.side.queue.retain(|waiting| waiting.id.node != id.node);
+        self.parked.retain(|waiting| waiting.id.node != id.node);
+        false
+    }
+
+    /// The object is being removed: the request starts anew once it is. A try_grab waits for nothing.
+    pub fn wait_for_the_end(&mut self, request: Request) {
+        if matches!(request.kind, crate::message::RequestKind::TryGrab) {
+            return self.busy(request.id);
+        }
+        self.side.queue.push_back(request);
     }
 
     /// This node is not the owner: on along its own hint if that is newer than the one the request

@@ -162,10 +162,9 @@ impl Turn<'_> {
     /// sharers, who ack to the new owner, and the rest of the queue behind.
     pub fn transfer(&mut self, to: NodeId, id: RequestId) {
         let Main::Owner { tenure, version, born } = self.main else { return };
-        let next = tenure.next(self.place.epoch());
-        if next.n() == 0 {
-            return self.fault("I3: the tenures of this epoch are used up");
-        }
+        let Some(next) = tenure.next(self.place.epoch()) else {
+            return self.dropped("I3: the tenures of this object are used up");
+        };
         let mut sharers = core::mem::take(&mut self.side.owed);
         for sharing in &self.side.sharers {
             if sharing.node != to && self.place.shares(sharing.node) {
@@ -194,7 +193,10 @@ impl Turn<'_> {
         }
         let Main::Owner { tenure, version, .. } = self.main else { return false };
         self.pop();
-        let tenure = tenure.next(self.place.epoch());
+        let Some(tenure) = tenure.next(self.place.epoch()) else {
+            self.dropped("I3: the tenures of this object are used up");
+            return true;
+        };
         let (owner, home) = (self.me(), self.place.home);
         self.discard();
         self.main = Main::Tombstone { tenure, requester: id };
