@@ -202,6 +202,8 @@ impl Turn<'_> {
                 self.side.owed.remove(from);
                 self.finish_remove();
             }
+            // One that does not share any more acks what it had given back before; nobody waits for it.
+            _ if !self.place.shares(from) => {}
             Main::Owner { .. } | Main::Tombstone { .. } => self.dropped("an ack for another tenure"),
             _ if tenure >= self.seen.tenure && tenure >= self.side.early_tenure => {
                 if tenure > self.side.early_tenure {
