@@ -20,6 +20,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/kddm/src/cell/word.rs",
     "crates/kddm/src/cell/loom_tests.rs",
     "crates/kddm/src/cell/stress_tests.rs",
+    "crates/kddm/src/transport/pages.rs",
     "crates/kddm/src/value.rs",
 ];
 

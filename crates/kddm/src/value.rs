@@ -75,6 +75,22 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// As `encode`.
     fn encoded_len(&self, limit_bytes: usize) -> Result<usize, EncodeError>;
 
+    /// The bytes that [`encode`](Value::encode) appends, if the value lies in memory just like that:
+    /// they need not be copied then to be sent.
+    #[doc(hidden)]
+    fn as_encoded(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// A value made of its encoding without copying it, for those types that are nothing else.
+    ///
+    /// # Errors
+    /// The bytes are given back: decode them.
+    #[doc(hidden)]
+    fn from_encoded(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        Err(bytes)
+    }
+
     /// Plain old data only: makes a value of [`POD_WORDS`](Value::POD_WORDS) words, each taken
     /// from `word` once, in order. `None` for all other types.
     #[doc(hidden)]
@@ -212,6 +228,10 @@ impl<P: PodValue> Value for Pod<P> {
         Ok(size_of::<P>())
     }
 
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self.0.as_bytes())
+    }
+
     #[inline]
     fn from_words(mut word: impl FnMut(usize) -> u64) -> Option<Pod<P>> {
         let mut value = std::mem::MaybeUninit::<P>::zeroed();
@@ -260,6 +280,14 @@ impl Value for Raw {
 
     fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
         Ok(self.0.len())
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn from_encoded(bytes: Vec<u8>) -> Result<Raw, Vec<u8>> {
+        Ok(Raw(bytes))
     }
 }
 

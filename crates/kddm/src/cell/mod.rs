@@ -31,7 +31,7 @@ mod tests;
 
 pub use hold::{Hold, ReadHold, WriteHold};
 pub use lease::Lease;
-pub use store::{Ended, InstallError, RevokeResult, Store};
+pub use store::{Ended, InstallError, RevokeResult, SharedBytes, Store};
 pub use table::Table;
 pub use word::Slow;
 

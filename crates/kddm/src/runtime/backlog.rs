@@ -4,6 +4,7 @@
 //!
 //! A request may wait without holding up other messages: it could as well have come by a longer way.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use kddm_core::id::{Epoch, NodeId, ObjectId, SetId};
@@ -105,7 +106,7 @@ impl LaneState {
                     self.statistics.dropped += 1; // I8, as at its arrival.
                     continue;
                 }
-                self.message(from, set, object, Message::Request(request), &[]);
+                self.message(from, set, object, Message::Request(request), Cow::Borrowed(&[]));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
-use crate::runtime::wait::Outcome;
+use crate::runtime::wait::{Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -342,7 +342,11 @@ impl Lane {
         if event.writable {
             state.write_peer(peer, &self.poller);
         }
+        let arriving = state.peers.get(&peer).and_then(Peer::arriving).filter(|_| is_guest()).cloned();
         self.finish(state);
+        if let Some(stream) = arriving {
+            self.follow(peer, &stream);
+        }
     }
 
     fn timer(&self) {

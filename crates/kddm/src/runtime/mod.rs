@@ -10,6 +10,7 @@ pub(crate) mod membership;
 pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
+pub(crate) mod receive;
 pub(crate) mod told;
 pub(crate) mod wait;
 

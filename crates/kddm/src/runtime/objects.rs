@@ -1,5 +1,6 @@
 //! One input to the core and all that follows: outputs done in order, waiting threads served.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ impl LaneState {
     }
 
     /// A message of another node.
-    pub fn message(&mut self, from: NodeId, set: SetId, object: ObjectId, message: Message, body: &[u8]) {
+    pub fn message(&mut self, from: NodeId, set: SetId, object: ObjectId, message: Message, body: Cow<'_, [u8]>) {
         if self.destroyed.contains(&set) {
             self.statistics.dropped += 1;
             return;
@@ -82,13 +83,13 @@ impl LaneState {
     }
 
     /// Hands an input to the core and does all that follows from it.
-    fn run(&mut self, set: SetId, object: ObjectId, input: Option<Input>, body: Option<&[u8]>) {
+    fn run(&mut self, set: SetId, object: ObjectId, input: Option<Input>, body: Option<Cow<'_, [u8]>>) {
         let mut todo: VecDeque<Input> = VecDeque::new();
         todo.extend(input);
         let mut body = body;
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body.take(), &mut todo);
+                self.step(set, object, input, &mut body, &mut todo);
             }
             self.serve_local(set, object, &mut todo);
             if todo.is_empty() {
@@ -98,7 +99,14 @@ impl LaneState {
         self.tidy(set, object);
     }
 
-    fn step(&mut self, set: SetId, object: ObjectId, input: Input, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+    fn step(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        input: Input,
+        body: &mut Option<Cow<'_, [u8]>>,
+        todo: &mut VecDeque<Input>,
+    ) {
         let mut outputs = std::mem::take(&mut self.outputs);
         if let Err(refused) = self.core.handle(set, object, input, &mut outputs) {
             self.refused(set, object, refused);
@@ -127,7 +135,7 @@ impl LaneState {
         }
     }
 
-    fn act(&mut self, set: SetId, output: Output, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+    fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
         match output {
             Output::Send { to, object, message, body, deferred } => {
                 self.send(set, object, to, &message, body == Body::Object, deferred);
@@ -135,8 +143,8 @@ impl LaneState {
             Output::Install { object, version, has_value } => {
                 let store = self.store(set);
                 let cell = store.find_or_insert(object.0);
-                let bytes = if has_value { body } else { None };
-                if store.install(cell, version.0, bytes).is_err() {
+                let bytes = if has_value { body.take() } else { None };
+                if store.install_bytes(cell, version.0, bytes).is_err() {
                     self.statistics.undecodable += 1;
                 }
                 self.statistics.installs += 1;
