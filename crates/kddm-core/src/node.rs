@@ -20,6 +20,8 @@ pub enum Refused {
     NoMemory,
     /// The set has been destroyed, or its number is one that no member gives out.
     UnknownSet,
+    /// There are as many sets as a node keeps. Trying again does not help.
+    TooManySets,
     /// The view has no home at all: this node is not a member yet.
     NoHome,
 }
@@ -111,7 +113,7 @@ impl Node {
         }
         if !self.sets.contains_key(&set.0) {
             if self.sets.len() >= SETS_PER_NODE {
-                return Err(Refused::NoMemory);
+                return Err(Refused::TooManySets);
             }
             let refused = |_| NoMemory;
             let (mut homes, mut index) = (Vec::new(), Vec::new());

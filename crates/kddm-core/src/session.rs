@@ -290,6 +290,14 @@ impl<B: AsRef<[u8]>> Session<B> {
         Accept::New
     }
 
+    /// The frame that was accepted just now could not be handled and changed nothing: it is the next one
+    /// again. Nothing may have been pushed meanwhile.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.received = self.received.saturating_sub(1);
+        self.owed_frames = self.owed_frames.saturating_sub(1);
+        self.owed_bytes = self.owed_bytes.saturating_sub(bytes);
+    }
+
     /// An acknowledgement is owed, and soon a frame of its own must carry it.
     pub fn owes_ack(&self) -> bool {
         self.owed_frames > 0

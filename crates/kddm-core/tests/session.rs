@@ -77,6 +77,18 @@ fn a_frame_is_accepted_once_and_in_order() {
 }
 
 #[test]
+fn a_frame_that_is_taken_back_is_the_next_one_again_and_not_acknowledged() {
+    let mut session = Session::new();
+    assert_eq!(session.accept(1, ACK_EVERY_BYTES), Accept::New);
+    session.take_back(ACK_EVERY_BYTES);
+    assert_eq!(session.received(), 0);
+    assert!(!session.owes_ack() && !session.must_ack_now());
+    assert_eq!(session.accept(2, 10), Accept::Gap);
+    assert_eq!(session.accept(1, 10), Accept::New);
+    assert!(session.owes_ack());
+}
+
+#[test]
 fn one_acknowledgement_frees_all_before_it() {
     let mut session = having_sent(10);
     let all = session.unacknowledged_bytes();

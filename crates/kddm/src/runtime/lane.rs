@@ -19,6 +19,7 @@ use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
+use crate::runtime::refusals::Refusals;
 use crate::runtime::wait::{Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -43,6 +44,10 @@ pub struct Statistics {
     pub received: [u64; MESSAGE_KINDS],
     /// Copies of objects taken in.
     pub installs: u64,
+    /// Inputs for which the protocol was refused memory. Those of other nodes were tried again.
+    pub refused_memory: u64,
+    /// Greetings of nodes and programs with which this node does not talk.
+    pub refused_greetings: u64,
     /// Messages and inputs that could not be meant, or came for a destroyed set.
     pub dropped: u64,
     /// Frames and greetings that were malformed; each ended its connection.
@@ -73,6 +78,8 @@ impl Statistics {
     pub(crate) fn add(&mut self, other: &Statistics) {
         self.misses += other.misses;
         self.installs += other.installs;
+        self.refused_memory += other.refused_memory;
+        self.refused_greetings += other.refused_greetings;
         self.dropped += other.dropped;
         self.malformed += other.malformed;
         self.undecodable += other.undecodable;
@@ -97,6 +104,8 @@ pub(crate) struct LaneState {
     pub dirty: Vec<NodeId>,
     /// Peers that have more to take first; their requests wait.
     pub full: FullPeers,
+    /// What waits for memory.
+    pub refusals: Refusals,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub wakers: BinaryHeap<Reverse<Alarm>>,
@@ -108,6 +117,11 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// A connection has ended since the links were last looked after.
     pub lost_links: bool,
+    /// Each so many inputs one is refused, as if there were no memory.
+    #[cfg(test)]
+    pub refuse_each: Option<u64>,
+    #[cfg(test)]
+    pub inputs: u64,
 }
 
 /// A task to wake at its limit.
@@ -144,6 +158,7 @@ impl LaneState {
             peers: HashMap::new(),
             dirty: Vec::new(),
             full: FullPeers::default(),
+            refusals: Refusals::default(),
             deferred_until: None,
             wakers: BinaryHeap::new(),
             outstanding: 0,
@@ -153,6 +168,10 @@ impl LaneState {
             statistics: Statistics::default(),
             scratch: Vec::new(),
             lost_links: false,
+            #[cfg(test)]
+            refuse_each: None,
+            #[cfg(test)]
+            inputs: 0,
         }
     }
 
@@ -278,10 +297,7 @@ impl Lane {
 
     fn arm(&self, state: &LaneState) {
         let alarm = state.wakers.peek().map(|alarm| alarm.0.at);
-        let next = match (alarm, state.deferred_until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let next = [alarm, state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
         if let Some(at) = next {
             self.poller.arm_at(at);
         }
@@ -356,6 +372,9 @@ impl Lane {
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;
             state.flush_deferred();
+        }
+        if state.refusals.retry_at.is_some_and(|at| at <= now) {
+            state.retry_refused(&self.poller);
         }
         while state.wakers.peek().is_some_and(|alarm| alarm.0.at <= now) {
             due.extend(state.wakers.pop().map(|alarm| alarm.0.waker));

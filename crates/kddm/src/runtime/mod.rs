@@ -11,6 +11,7 @@ pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
 pub(crate) mod receive;
+pub(crate) mod refusals;
 pub(crate) mod told;
 pub(crate) mod wait;
 

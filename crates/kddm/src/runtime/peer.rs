@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     stream: Option<Arc<Stream>>,
     pub inbox: Inbox,
     is_dirty: bool,
+    /// What is in the inbox waits for memory.
+    pub is_stalled: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
     pub backlog: Backlog,
@@ -60,7 +62,7 @@ impl Peer {
 
     /// The connection, if a large body is arriving by it.
     pub fn arriving(&self) -> Option<&Arc<Stream>> {
-        self.stream.as_ref().filter(|_| self.inbox.is_arriving())
+        self.stream.as_ref().filter(|_| self.inbox.is_arriving() && !self.is_stalled)
     }
 
     /// One read into the inbox: how much came, and how much there was room for. `None` without a
@@ -262,6 +264,7 @@ impl LaneState {
 
     pub fn disconnect(&mut self, id: NodeId, poller: &Poller) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.is_stalled = false;
         if let Some(stream) = peer.stream.take() {
             poller.remove(&*stream);
             stream.shutdown();

@@ -128,9 +128,11 @@ impl Inbox {
     fn whole_body(&mut self) -> Option<Arriving> {
         let mut body = self.body.take_if(|body| body.is_whole())?;
         let behind = body.bytes.split_off(body.announced_bytes());
-        self.make_room(behind.len());
-        self.buffer[..behind.len()].copy_from_slice(&behind);
-        self.filled = behind.len();
+        if !behind.is_empty() {
+            self.make_room(behind.len());
+            self.buffer[..behind.len()].copy_from_slice(&behind);
+            self.filled = behind.len();
+        }
         Some(body)
     }
 }
@@ -176,6 +178,9 @@ impl LaneState {
     pub fn read_peer(&mut self, id: NodeId, ended: bool, poller: &Poller) {
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
+            if peer.is_stalled {
+                return;
+            }
             let Some(read) = peer.read() else { return };
             match read {
                 Ok((0, _)) => return self.disconnect(id, poller),
@@ -190,13 +195,14 @@ impl LaneState {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => return self.stall(id),
                 Err(_) => return self.disconnect(id, poller),
             }
         }
     }
 
     /// Handles what has arrived. False: do not read on.
-    fn handle_received(&mut self, id: NodeId, poller: &Poller) -> bool {
+    pub fn handle_received(&mut self, id: NodeId, poller: &Poller) -> bool {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let mut inbox = std::mem::take(&mut peer.inbox);
         let result = self.handle_inbox(id, &mut inbox);
@@ -211,7 +217,10 @@ impl LaneState {
         }
         match result {
             Ok(()) => true,
-            Err(Trouble::NoMemory) => false,
+            Err(Trouble::NoMemory) => {
+                self.stall(id);
+                false
+            }
             Err(Trouble::Malformed(reason)) => {
                 self.statistics.malformed += 1;
                 tracing::warn!(peer = id.0, reason, "ending a connection");
@@ -226,8 +235,14 @@ impl LaneState {
         if inbox.body.as_ref().is_some_and(|body| !body.is_whole()) {
             return Ok(());
         }
-        if let Some(Arriving { head, length, bytes, checksum, .. }) = inbox.whole_body() {
-            self.handle_frame(id, &head, length, checksum.finalize(), Cow::Owned(bytes))?;
+        if let Some(mut arriving) = inbox.whole_body() {
+            let mut body = Some(Cow::Owned(std::mem::take(&mut arriving.bytes)));
+            let checksum = arriving.checksum.clone().finalize();
+            if let Err(trouble) = self.handle_frame(id, &arriving.head, arriving.length, checksum, &mut body) {
+                arriving.bytes = body.map(Cow::into_owned).unwrap_or_default();
+                inbox.body = Some(arriving);
+                return Err(trouble);
+            }
         }
         let mut parsed = 0;
         let result = self.handle_buffer(id, inbox, &mut parsed);
@@ -253,7 +268,7 @@ impl LaneState {
             };
             let length = start + head.seal.length as usize;
             if let Some(body) = received.get(start..length) {
-                self.handle_frame(id, &head, length, crc32fast::hash(body), Cow::Borrowed(body))?;
+                self.handle_frame(id, &head, length, crc32fast::hash(body), &mut Some(Cow::Borrowed(body)))?;
                 *parsed += length;
             } else if length - start < APART_BYTES {
                 return Ok(length);
@@ -271,7 +286,7 @@ impl LaneState {
         head: &Head,
         length: usize,
         checksum: u32,
-        body: Cow<'_, [u8]>,
+        body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), Trouble> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         if peer.session.acknowledged(head.numbers.acknowledged).is_err() {
@@ -293,16 +308,22 @@ impl LaneState {
             Accept::Duplicate => return Ok(()),
             Accept::Gap => return Err(Trouble::Malformed("a missing frame")),
         }
-        self.statistics.received[usize::from(message.kind())] += 1;
         if head.envelope.epoch < self.core.epoch() {
             self.statistics.dropped += 1; // I8: nothing from an older epoch changes any state.
+            self.statistics.received[usize::from(message.kind())] += 1;
             return Ok(());
         }
         let Envelope { set, object, epoch, .. } = head.envelope;
-        if self.holds_back(id, epoch, set, object, message) {
-            return Ok(());
+        if !self.holds_back(id, epoch, set, object, message) {
+            let handled = self.message(id, set, object, message.clone(), body);
+            if handled.is_err()
+                && let Some(peer) = self.peers.get_mut(&id)
+            {
+                peer.session.take_back(length);
+            }
+            handled?;
         }
-        self.message(id, set, object, message.clone(), body);
+        self.statistics.received[usize::from(message.kind())] += 1;
         Ok(())
     }
 }
