@@ -133,6 +133,28 @@ pub struct Frame<'a> {
     pub seal: BodySeal,
 }
 
+/// A frame without its body, which need not have arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Sender and object.
+    pub envelope: Envelope,
+    /// Its place on the link.
+    pub numbers: Numbers,
+    /// The message; none in a bare acknowledgement.
+    pub message: Option<Message>,
+    /// What the sender says of the body.
+    pub seal: BodySeal,
+}
+
+/// How much of the head of a frame is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DecodedHead {
+    /// All of it, and where the body begins.
+    Head(Head, usize),
+    /// This many bytes in all are needed before it is worth looking again.
+    Needs(usize),
+}
+
 /// Why bytes are not a frame. The connection is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
@@ -167,8 +189,26 @@ pub enum Decoded<'a> {
     Needs(usize),
 }
 
-/// Appends header and lists of a message. The body follows, `seal.length` bytes of it.
+/// Appends header and lists of a message. The body follows, `seal.length` bytes of it, for which
+/// room is reserved.
 pub fn encode(
+    envelope: &Envelope,
+    message: &Message,
+    numbers: Numbers,
+    seal: BodySeal,
+    out: &mut Vec<u8>,
+) -> Result<(), NoMemory> {
+    let start = out.len();
+    encode_head(envelope, message, numbers, seal, out)?;
+    let reserved = out.try_reserve(seal.length as usize);
+    if reserved.is_err() {
+        out.truncate(start);
+    }
+    reserved.map_err(|_| NoMemory)
+}
+
+/// As [`encode`], for a body that does not follow in the same memory.
+pub fn encode_head(
     envelope: &Envelope,
     message: &Message,
     numbers: Numbers,
@@ -190,7 +230,7 @@ pub fn encode(
     let list_bytes = lists.map_or(0, |(a, b)| 4 + 2 * (a.len() + b.len()));
     header.lists = (list_bytes as u32).into();
     header.length = ((HEADER_BYTES + list_bytes + seal.length as usize) as u32).into();
-    out.try_reserve(HEADER_BYTES + list_bytes + seal.length as usize).map_err(|_| NoMemory)?;
+    out.try_reserve(HEADER_BYTES + list_bytes).map_err(|_| NoMemory)?;
     let start = out.len();
     out.extend_from_slice(header.as_bytes());
     if let Some((sharers, replicas)) = lists {
@@ -318,8 +358,21 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
 
 /// Decodes the frame at the start of `bytes`. Looks at no byte behind it.
 pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let (head, start) = match decode_head(bytes)? {
+        DecodedHead::Head(head, start) => (head, start),
+        DecodedHead::Needs(needed) => return Ok(Decoded::Needs(needed)),
+    };
+    let length = start + head.seal.length as usize;
+    let Some(body) = bytes.get(start..length) else { return Ok(Decoded::Needs(length)) };
+    let Head { envelope, numbers, message, seal } = head;
+    Ok(Decoded::Frame(Frame { envelope, numbers, message, body, seal }, length))
+}
+
+/// Decodes header and lists of the frame at the start of `bytes`, and says where its body begins.
+/// They have been checked, the body has not: its length is at most [`MOST_BODY_BYTES`].
+pub fn decode_head(bytes: &[u8]) -> Result<DecodedHead, DecodeError> {
     let Ok((header, rest)) = Header::read_from_prefix(bytes) else {
-        return Ok(Decoded::Needs(HEADER_BYTES));
+        return Ok(DecodedHead::Needs(HEADER_BYTES));
     };
     if header.format != FORMAT {
         return Err(DecodeError::Format(header.format));
@@ -335,16 +388,16 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     if length != HEADER_BYTES + lists + body {
         return Err(DecodeError::Length { field: "length", value: length as u64 });
     }
-    let Some(list_bytes) = rest.get(..lists) else { return Ok(Decoded::Needs(HEADER_BYTES + lists)) };
-    let checked = bytes.get(CHECKED_FROM..HEADER_BYTES + lists).unwrap_or_default();
+    let start = HEADER_BYTES + lists;
+    let Some(list_bytes) = rest.get(..lists) else { return Ok(DecodedHead::Needs(start)) };
+    let checked = bytes.get(CHECKED_FROM..start).unwrap_or_default();
     if crc32fast::hash(checked) != header.checksum.get() {
         return Err(DecodeError::Checksum);
     }
-    let Some(body) = rest.get(lists..lists + body) else { return Ok(Decoded::Needs(length)) };
     let numbers = Numbers { sequence: header.sequence.get(), acknowledged: header.acknowledged.get() };
     let message = match header.class {
         1 => Some(message(&header, list_bytes)?),
-        2 if lists == 0 && body.is_empty() => None,
+        2 if lists == 0 && body == 0 => None,
         class => return Err(DecodeError::Value { field: "class", value: class.into() }),
     };
     let envelope = Envelope {
@@ -356,7 +409,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         object: ObjectId(header.object.get()),
     };
     let seal = BodySeal { length: header.body.get(), checksum: header.body_checksum.get() };
-    Ok(Decoded::Frame(Frame { envelope, numbers, message, body, seal }, length))
+    Ok(DecodedHead::Head(Head { envelope, numbers, message, seal }, start))
 }
 
 fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {

@@ -23,6 +23,8 @@ pub enum Refused {
     NoMemory,
     /// The set has been destroyed, or its number is one that no member gives out.
     UnknownSet,
+    /// There are as many sets as a node keeps. Trying again does not help.
+    TooManySets,
     /// The view has no home at all: this node is not a member yet.
     NoHome,
     /// The shards of the view before are still on their way: install the next one when they are there.
@@ -298,7 +300,7 @@ impl Node {
         }
         if !self.sets.contains_key(&set.0) {
             if self.sets.len() >= SETS_PER_NODE {
-                return Err(Refused::NoMemory);
+                return Err(Refused::TooManySets);
             }
             self.sets.try_reserve(1).map_err(|_| NoMemory)?;
             let new = Set::new(set, self.me, &self.view, self.moving.as_ref())?;

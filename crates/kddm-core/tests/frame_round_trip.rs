@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use kddm_core::frame::{
-    BodySeal, DecodeError, Decoded, Envelope, FORMAT, Frame, HEADER_BYTES, MOST_BODY_BYTES, MOST_NODES, Numbers,
-    decode, encode, encode_ack,
+    BodySeal, DecodeError, Decoded, DecodedHead, Envelope, FORMAT, Frame, HEADER_BYTES, MOST_BODY_BYTES, MOST_NODES,
+    Numbers, decode, decode_head, encode, encode_ack,
 };
 use kddm_core::home::EntryState;
 use kddm_core::id::{
@@ -165,7 +165,13 @@ proptest! {
         prop_assert_eq!(length, end, "it ends where it ends, whatever follows");
         prop_assert_eq!(frame.envelope, envelope);
         prop_assert_eq!(frame.numbers, numbers);
-        prop_assert_eq!(frame.message, Some(message));
+        prop_assert_eq!(frame.message.as_ref(), Some(&message));
+        let start = end - body.len();
+        let Ok(DecodedHead::Head(head, at)) = decode_head(&bytes[..start]) else { panic!("no head") };
+        prop_assert_eq!(at, start, "the head needs no byte of the body");
+        prop_assert_eq!((head.envelope, head.numbers, head.seal), (envelope, numbers, frame.seal));
+        prop_assert_eq!(head.message, Some(message));
+        prop_assert!(matches!(decode_head(&bytes[..start - 1]), Ok(DecodedHead::Needs(_))));
         prop_assert_eq!(frame.body, &body[..]);
         prop_assert_eq!(frame.seal.checksum, crc32fast::hash(&body));
     }

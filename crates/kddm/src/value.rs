@@ -76,6 +76,22 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// # Errors
     /// As `encode`.
     fn encoded_len(&self, limit_bytes: usize) -> Result<usize, EncodeError>;
+
+    /// The bytes that [`encode`](Value::encode) appends, if the value lies in memory just like that:
+    /// they need not be copied then to be sent.
+    #[doc(hidden)]
+    fn as_encoded(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// A value made of its encoding without copying it, for those types that are nothing else.
+    ///
+    /// # Errors
+    /// The bytes are given back: decode them.
+    #[doc(hidden)]
+    fn from_encoded(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        Err(bytes)
+    }
 }
 
 /// Counts what postcard writes, up to a limit.
@@ -210,6 +226,10 @@ impl<P: PodValue> Value for Pod<P> {
     fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
         Ok(size_of::<P>())
     }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self.0.as_bytes())
+    }
 }
 
 /// Bytes that nobody interprets. Also what a node keeps of a set that no program here has opened.
@@ -236,6 +256,14 @@ impl Value for Raw {
 
     fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
         Ok(self.0.len())
+    }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn from_encoded(bytes: Vec<u8>) -> Result<Raw, Vec<u8>> {
+        Ok(Raw(bytes))
     }
 }
 

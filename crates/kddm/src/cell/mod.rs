@@ -35,7 +35,7 @@ mod tests;
 pub use handle::Handle;
 pub use hold::{Hold, ReadHold, WriteHold};
 pub use lease::Lease;
-pub use store::{Ended, InstallError, RevokeResult, Store};
+pub use store::{Ended, InstallError, RevokeResult, SharedBytes, Store};
 pub use table::Table;
 pub use told::{Release, Teller, Told};
 pub use word::Slow;

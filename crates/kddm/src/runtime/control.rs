@@ -73,7 +73,7 @@ impl Runtime {
         stream.set_limit(Some(CONTROL_LIMIT))?;
         let hello: Hello = greeting::receive(&stream)?;
         if let Err(reason) = self.admits(&hello) {
-            return greeting::send(&stream, &Reply::Refused(reason));
+            return self.refuse(&stream, reason);
         }
         match hello.purpose {
             Purpose::Control => {
@@ -93,7 +93,8 @@ impl Runtime {
                 let mut state = lane.lock();
                 let peer = state.peers.get(&node).filter(|peer| peer.incarnation.0 == hello.incarnation);
                 let Some(mine) = peer.map(|peer| peer.session.received()) else {
-                    return greeting::send(&stream, &Reply::Refused(not_a_member(&hello)));
+                    drop(state);
+                    return self.refuse(&stream, not_a_member(&hello));
                 };
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: mine })?;
                 let connected = state.connect(node, stream, received, &lane.poller);
@@ -102,6 +103,11 @@ impl Runtime {
                 connected
             }
         }
+    }
+
+    fn refuse(&self, stream: &Stream, reason: String) -> io::Result<()> {
+        self.lanes[0].lock().statistics.refused_greetings += 1;
+        greeting::send(stream, &Reply::Refused(reason))
     }
 
     /// Whether this node talks to a caller at all.

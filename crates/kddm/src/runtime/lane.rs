@@ -20,7 +20,8 @@ use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signal;
-use crate::runtime::wait::Outcome;
+use crate::runtime::refusals::Refusals;
+use crate::runtime::wait::{Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -44,6 +45,10 @@ pub struct Statistics {
     pub received: [u64; MESSAGE_KINDS],
     /// Copies of objects taken in.
     pub installs: u64,
+    /// Inputs for which the protocol was refused memory. Those of other nodes were tried again.
+    pub refused_memory: u64,
+    /// Greetings of nodes and programs with which this node does not talk.
+    pub refused_greetings: u64,
     /// Messages and inputs that could not be meant, or came for a destroyed set.
     pub dropped: u64,
     /// Frames and greetings that were malformed; each ended its connection.
@@ -79,6 +84,8 @@ impl Statistics {
     pub(crate) fn add(&mut self, other: &Statistics) {
         self.misses += other.misses;
         self.installs += other.installs;
+        self.refused_memory += other.refused_memory;
+        self.refused_greetings += other.refused_greetings;
         self.dropped += other.dropped;
         self.malformed += other.malformed;
         self.undecodable += other.undecodable;
@@ -103,6 +110,8 @@ pub(crate) struct LaneState {
     pub dirty: Vec<NodeId>,
     /// Peers that have more to take first; their requests wait.
     pub full: FullPeers,
+    /// What waits for memory.
+    pub refusals: Refusals,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub wakers: BinaryHeap<Reverse<Alarm>>,
@@ -118,6 +127,11 @@ pub(crate) struct LaneState {
     pub shares: bool,
     /// Told when all shards are where the installed view wants them.
     pub settled: Arc<Signal>,
+    /// Each so many inputs one is refused, as if there were no memory.
+    #[cfg(test)]
+    pub refuse_each: Option<u64>,
+    #[cfg(test)]
+    pub inputs: u64,
 }
 
 /// A task to wake at its limit.
@@ -154,6 +168,7 @@ impl LaneState {
             peers: HashMap::new(),
             dirty: Vec::new(),
             full: FullPeers::default(),
+            refusals: Refusals::default(),
             deferred_until: None,
             wakers: BinaryHeap::new(),
             outstanding: 0,
@@ -165,6 +180,10 @@ impl LaneState {
             lost_links: false,
             shares: false,
             settled,
+            #[cfg(test)]
+            refuse_each: None,
+            #[cfg(test)]
+            inputs: 0,
         }
     }
 
@@ -304,10 +323,7 @@ impl Lane {
 
     fn arm(&self, state: &LaneState) {
         let alarm = state.wakers.peek().map(|alarm| alarm.0.at);
-        let next = match (alarm, state.deferred_until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let next = [alarm, state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
         if let Some(at) = next {
             self.poller.arm_at(at);
         }
@@ -368,7 +384,11 @@ impl Lane {
         if event.writable {
             state.write_peer(peer, &self.poller);
         }
+        let arriving = state.peers.get(&peer).and_then(Peer::arriving).filter(|_| is_guest()).cloned();
         self.finish(state);
+        if let Some(stream) = arriving {
+            self.follow(peer, &stream);
+        }
     }
 
     fn timer(&self) {
@@ -378,6 +398,9 @@ impl Lane {
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;
             state.flush_deferred();
+        }
+        if state.refusals.retry_at.is_some_and(|at| at <= now) {
+            state.retry_refused(&self.poller);
         }
         while state.wakers.peek().is_some_and(|alarm| alarm.0.at <= now) {
             due.extend(state.wakers.pop().map(|alarm| alarm.0.waker));

@@ -12,6 +12,8 @@ pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
 pub(crate) mod placing;
+pub(crate) mod receive;
+pub(crate) mod refusals;
 pub(crate) mod told;
 pub(crate) mod wait;
 

@@ -172,6 +172,11 @@ fn on_own_poll(op: &Op) -> bool {
     POLLING_FOR.get() == std::ptr::from_ref(op).addr()
 }
 
+/// Whether this thread polls for an op of its own, while the lane's thread can do so for the rest.
+pub(crate) fn is_guest() -> bool {
+    POLLING_FOR.get() != 0
+}
+
 /// Marks this thread as one that the node itself needs.
 pub(crate) fn mark_part_of_node() {
     PART_OF_NODE.set(true);
