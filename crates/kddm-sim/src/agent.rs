@@ -233,10 +233,15 @@ impl Agent {
         self.run(object, Some(Input::Want { kind }), None, effects);
     }
 
-    /// A leaving node serves its clients no more. What the core was asked for still comes.
-    pub fn dismiss(&mut self) {
-        for cell in self.cells.values_mut() {
+    /// A leaving node serves its clients no more. What the core was asked for may still come.
+    pub fn dismiss(&mut self, effects: &mut Effects) {
+        let waited: Vec<ObjectId> =
+            self.cells.iter().filter(|(_, cell)| !cell.waiters.is_empty()).map(|(object, _)| *object).collect();
+        for object in waited {
+            let Some(cell) = self.cells.get_mut(&object) else { continue };
             cell.waiters.clear();
+            let cancel = std::mem::take(&mut cell.outstanding).then_some(Input::Cancel);
+            self.run(object, cancel, None, effects);
         }
     }
 

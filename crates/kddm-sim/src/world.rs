@@ -257,7 +257,7 @@ impl World {
         if !self.node(node).is_leaving() || !self.node(node).view().member(node).is_some_and(|m| m.state.can_share()) {
             return;
         }
-        self.node_mut(node).dismiss();
+        self.node_mut(node).dismiss(effects);
         for client in self.clients.iter_mut().filter(|client| client.node == node) {
             match client.doing {
                 Doing::Nothing | Doing::Waiting => client.plan.clear(),

@@ -9,7 +9,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::{Access, Outputs};
+use kddm_core::io::{Access, Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -258,10 +258,16 @@ impl LaneState {
     }
 
     /// This node is not to hold anything any more: new operations are refused, waiting ones end. What
-    /// they had asked for still comes, and is given away.
+    /// they had asked for may still come, and is given away.
     pub fn stop_sharing(&mut self) {
         self.shares = false;
+        let asked = |local: &Local| local.outstanding && !local.is_cancelling && !local.waiters.is_empty();
+        let asked: Vec<_> = self.locals.iter().filter(|(_, local)| asked(local)).map(|(place, _)| *place).collect();
         self.fail_waiters(None, &MembershipError::NotSharing { node: self.core.id().0 }.into());
+        for (set, object) in asked {
+            self.local(set, object).is_cancelling = true;
+            self.run_own(set, object, Some(Input::Cancel));
+        }
     }
 
     fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {

@@ -29,7 +29,7 @@ impl LaneState {
         self.run_own(set, object, None);
     }
 
-    fn run_own(&mut self, set: SetId, object: ObjectId, input: Option<Input>) {
+    pub fn run_own(&mut self, set: SetId, object: ObjectId, input: Option<Input>) {
         let _only_messages_are_refused = self.run(set, object, input, &mut None);
     }
 
