@@ -294,6 +294,13 @@ impl Settings {
             Some(text) => parsed(text)?,
             None => Address::Tcp { host: "127.0.0.1".into(), port: DEFAULT_PORT },
         };
+        // Members tell each other where they listen, and `everywhere` is no place to go to.
+        let is_everywhere = |host: &str| matches!(host, "0.0.0.0" | "[::]");
+        if matches!(&listen, Address::Tcp { host, .. } if is_everywhere(host)) {
+            return Err(ConfigError::new(format!(
+                "`listen` is {listen}, and others must be able to reach this node by it; give this host's own address"
+            )));
+        }
         let http = layer.http.as_ref().map(parsed).transpose()?;
         let contacts: Vec<Address> = layer.contacts.iter().flatten().map(parsed).collect::<Result<_, _>>()?;
         let insecure = layer.insecure.unwrap_or(false);

@@ -161,7 +161,8 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
-    let subject = Subject { node: node.clone(), started };
+    let subject = Subject::new(node.clone(), started);
+    let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
     let listens = server::listen(&socket, subject.clone());
     listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
@@ -184,7 +185,9 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let mut output = io::stdout().lock();
         let _parent_may_be_gone = writeln!(output, "{news}").and_then(|()| output.flush());
     }
-    manager.tell(&format!("READY=1\nSTATUS=Node {} of session {} on {}", node.id(), settings.session, node.address()));
+    let metrics = http.as_ref().map(|address| format!(", metrics on {address}")).unwrap_or_default();
+    let place = format!("Node {} of session {} on {}{metrics}", node.id(), settings.session, node.address());
+    manager.tell(&format!("READY=1\nSTATUS={place}"));
     let why = loop {
         match events.recv() {
             Ok(Event::Stop(why)) => break why,
@@ -192,6 +195,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
             Err(_) => break "nobody is left to ask for it",
         }
     };
+    is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
 }
 

@@ -85,10 +85,9 @@ fn serve(stream: &TcpStream, subject: &Subject) -> io::Result<()> {
         "/metrics" => respond(stream, "200 OK", metrics::CONTENT_TYPE, &metrics::render(subject)),
         "/health" => respond(stream, "200 OK", TEXT, "alive\n"),
         "/ready" => {
-            let id = subject.node.id();
-            let state = subject.node.members().iter().find(|member| member.id == id).map(|member| member.state);
-            let status = if state == Some(NodeState::Possible) { "200 OK" } else { "503 Service Unavailable" };
-            respond(stream, status, TEXT, &format!("{}\n", word(state.unwrap_or(NodeState::Offline))))
+            let state = subject.state();
+            let status = if state == NodeState::Possible { "200 OK" } else { "503 Service Unavailable" };
+            respond(stream, status, TEXT, &format!("{}\n", word(state)))
         }
         _ => respond(stream, "404 Not Found", TEXT, "there are /metrics, /health and /ready\n"),
     }

@@ -1,5 +1,7 @@
 //! What a daemon answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::{Error, Node, NodeState, SetInfo, SetUsage};
@@ -22,6 +24,8 @@ pub struct Subject {
     pub node: Node,
     /// When the daemon began.
     pub started: Instant,
+    /// A stop has begun.
+    pub is_stopping: Arc<AtomicBool>,
 }
 
 /// The three words of the states, as people see them.
@@ -34,15 +38,30 @@ pub fn word(state: NodeState) -> &'static str {
 }
 
 impl Subject {
-    /// The one answer to a command that has one.
+    /// A daemon that begins now.
+    pub fn new(node: Node, started: Instant) -> Subject {
+        Subject { node, started, is_stopping: Arc::default() }
+    }
+
+    /// The state of its node; one that stops is not to be counted on any more.
+    pub fn state(&self) -> NodeState {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return NodeState::Offline;
+        }
+        let id = self.node.id();
+        self.node.members().iter().find(|member| member.id == id).map_or(NodeState::Offline, |member| member.state)
+    }
+
+    /// The last answer to a command; `told` gets those that come before it.
     ///
     /// # Errors
     /// A sentence that says what to do.
-    pub fn answer(&self, command: &Command) -> Result<Json, Failure> {
+    pub fn answer(&self, command: &Command, told: &mut dyn FnMut(Json)) -> Result<Json, Failure> {
+        let mut progress = |progress| told(json!({ "progress": progress }));
         match command {
             Command::Status => Ok(self.status()),
-            Command::Start { node } => sharing::start(&self.node, *node).map(|()| self.status()),
-            Command::Stop { node } => sharing::stop(&self.node, *node).map(|()| self.status()),
+            Command::Start { node } => sharing::start(&self.node, *node, &mut progress).map(|()| self.status()),
+            Command::Stop { node } => sharing::stop(&self.node, *node, &mut progress).map(|()| self.status()),
             Command::Wait { members, limit_ms } => {
                 let limit = Duration::from_millis((*limit_ms).min(MOST_WAIT_MS));
                 self.node.wait_for_members(*members, limit)?;

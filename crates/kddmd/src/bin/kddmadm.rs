@@ -239,7 +239,14 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, ToolError> {
     let client = || client(cli.admin.clone(), cli.data_dir.clone());
     let ask = |command, shows: fn(&Json) -> String| -> Result<u8, ToolError> {
-        let answer = client()?.ask(command)?;
+        let mut answer = Json::Null;
+        client()?.watch(command, |next| {
+            if let Some(progress) = next.get("progress") {
+                eprintln!("node {}: {} objects left", progress["node"], progress["objects_left"]);
+            }
+            answer = next;
+            true
+        })?;
         print(&if cli.json { answer.to_string() } else { shows(&answer) })?;
         Ok(0)
     };

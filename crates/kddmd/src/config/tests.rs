@@ -97,9 +97,11 @@ fn what_is_wrong_elsewhere_is_named_by_its_variable_or_flag() {
 
 #[test]
 fn beyond_loopback_only_if_allowed_and_one_way_to_begin() {
-    let beyond = Layer { listen: Some("0.0.0.0:7600".into()), ..Layer::default() };
+    let everywhere = Layer { listen: Some("0.0.0.0:7600".into()), insecure: Some(true), ..Layer::default() };
+    assert!(resolve(everywhere).expect_err("nobody could come back").to_string().contains("own address"));
+    let beyond = Layer { listen: Some("192.0.2.1:7600".into()), ..Layer::default() };
     let error = resolve(beyond.clone()).expect_err("refused").to_string();
-    assert!(error.contains("--insecure") && error.contains("0.0.0.0:7600"), "{error}");
+    assert!(error.contains("--insecure") && error.contains("192.0.2.1:7600"), "{error}");
     assert!(resolve(Layer { insecure: Some(true), ..beyond }).is_ok());
     let both = Layer { found: Some(true), contacts: Some(vec!["a:1".into()]), ..Layer::default() };
     assert!(resolve(both).is_err());

@@ -105,6 +105,8 @@ impl Drop for Scratch {
 pub struct Daemon {
     pub child: Child,
     pub dir: PathBuf,
+    /// What it told the service manager when it was ready.
+    pub news: String,
 }
 
 impl Daemon {
@@ -117,13 +119,14 @@ impl Daemon {
         manager.set_read_timeout(Some(Duration::from_millis(50))).expect("a limit");
         let mut command = scratch.kddmd(name, arguments);
         let child = command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped()).spawn().expect("kddmd starts");
-        let mut daemon = Daemon { child, dir: scratch.path().join(name) };
+        let mut daemon = Daemon { child, dir: scratch.path().join(name), news: String::new() };
         eventually("the daemon is ready", || {
             if let Some(status) = daemon.child.try_wait().expect("it is our child") {
                 panic!("it ended with {status}: {}", daemon.said());
             }
             let mut news = [0; 512];
-            manager.recv(&mut news).is_ok_and(|length| news[..length].starts_with(b"READY=1"))
+            daemon.news = manager.recv(&mut news).map_or_else(|_| String::new(), |length| text(&news[..length]));
+            daemon.news.starts_with("READY=1")
         });
         daemon
     }

@@ -63,11 +63,8 @@ fn ask_http(address: &str, bytes: &[u8]) -> String {
 #[test]
 fn metrics_and_health_are_served_beside_clients_that_say_nothing() {
     let scratch = Scratch::new();
-    // A port that was free a moment ago; nobody else on this host asks for it by number.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = free.local_addr().expect("bound").to_string();
-    drop(free);
-    let daemon = Daemon::first(&scratch, &["--http", &address]);
+    let daemon = Daemon::first(&scratch, &["--http", "0"]);
+    let address = daemon.news.rsplit("metrics on ").next().expect("it says where").to_string();
     let silent: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
     let get = |path: &str| ask_http(&address, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
     daemon.json(&scratch, &["object", "incr", "counter", "1"]);

@@ -1,6 +1,8 @@
 //! What cannot work is said in one sentence that says what to do.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
 use super::harness::{Daemon, Scratch, text};
 
@@ -40,9 +42,10 @@ fn what_another_daemon_has_is_named() {
 #[test]
 fn a_contact_that_is_not_there_is_named() {
     let scratch = Scratch::new();
-    let closed = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = closed.local_addr().expect("bound").to_string();
-    drop(closed);
+    // Bound and not listening: nobody else gets the port meanwhile.
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = SocketAddrV4::try_from(getsockname(&socket).expect("bound")).expect("IPv4").to_string();
     let arguments = ["--listen", "127.0.0.1:0", "--contact", &address, "--join-limit-ms", "300"];
     has(&refused(&scratch, "alone", &arguments), &[&address, "nobody listens", "--found"]);
 }
@@ -54,7 +57,7 @@ fn settings_that_do_not_work_are_named() {
     let file = file.to_str().expect("text");
     has(&refused(&scratch, "bad", &["--config", file]), &["bad.toml line 2", "`lisen`", "`listen`"]);
     has(&refused(&scratch, "bad", &["--config", "/nowhere.toml"]), &["/nowhere.toml"]);
-    has(&refused(&scratch, "bad", &["--listen", "0.0.0.0:0"]), &["0.0.0.0:0", "--insecure"]);
+    has(&refused(&scratch, "bad", &["--listen", "192.0.2.1:7600"]), &["192.0.2.1:7600", "--insecure"]);
     has(&refused(&scratch, "bad", &["--session", "0"]), &["--session is 0", "9999"]);
     has(&refused(&scratch, "bad", &["--found", "--listen", "0", "--log", "=="]), &["log filter"]);
     let dir = scratch.path().join("kept");
