@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kddm::Node;
+use kddm::{Chain, Node, NodeState, Priority};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -126,6 +126,8 @@ enum Event {
     Stop(&'static str),
     /// The node has stopped.
     Stopped,
+    /// The node is no member any more: it hears so at every end, asked for or not.
+    Out,
 }
 
 fn run(arguments: Arguments) -> Result<(), DaemonError> {
@@ -161,6 +163,13 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
+    let outs = sender.clone();
+    let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
+        if event.is_this_node && event.to == NodeState::Offline {
+            let _main_may_have_left = outs.send(Event::Out);
+        }
+    });
+    watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
@@ -191,6 +200,11 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     let why = loop {
         match events.recv() {
             Ok(Event::Stop(why)) => break why,
+            Ok(Event::Out) => {
+                let text =
+                    "this node is no member any more, see the log above; look who has its number, then start it again";
+                return Err(DaemonError::Node(text.into()));
+            }
             Ok(_) => {}
             Err(_) => break "nobody is left to ask for it",
         }
@@ -243,7 +257,7 @@ fn stop(
                     format!("a second request to stop ({why}) ended it at once; what was not handed over is lost");
                 return Err(DaemonError::Node(text));
             }
-            Ok(Event::Joined(_)) => {}
+            Ok(Event::Joined(_) | Event::Out) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit => {
                 let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");

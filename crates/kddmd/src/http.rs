@@ -85,9 +85,10 @@ fn serve(stream: &TcpStream, subject: &Subject) -> io::Result<()> {
         "/metrics" => respond(stream, "200 OK", metrics::CONTENT_TYPE, &metrics::render(subject)),
         "/health" => respond(stream, "200 OK", TEXT, "alive\n"),
         "/ready" => {
-            let state = subject.state();
-            let status = if state == NodeState::Possible { "200 OK" } else { "503 Service Unavailable" };
-            respond(stream, status, TEXT, &format!("{}\n", word(state)))
+            let (state, is_fenced) = (subject.state(), subject.node.statistics().faults > 0);
+            let is_ready = state == NodeState::Possible && !is_fenced;
+            let status = if is_ready { "200 OK" } else { "503 Service Unavailable" };
+            respond(stream, status, TEXT, &format!("{}\n", if is_fenced { "fenced" } else { word(state) }))
         }
         _ => respond(stream, "404 Not Found", TEXT, "there are /metrics, /health and /ready\n"),
     }

@@ -1,11 +1,14 @@
 //! From one daemon to two, and back to none.
 
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 
-use super::harness::{Daemon, Scratch, text};
+use super::harness::{Daemon, LIMIT, Scratch, text, wait};
 
 #[test]
 fn two_daemons_share_objects_and_are_seen() {
@@ -74,6 +77,49 @@ fn the_number_is_kept_and_a_killed_daemon_starts_again() {
     assert!(again.wait().success());
     let said = again.said();
     assert!(said.contains("stopping") && said.contains("stopped"), "{said}");
+}
+
+#[test]
+fn an_idle_daemon_costs_next_to_nothing() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let second = Daemon::start(&scratch, "second", &["--listen", "0", "--contact", &contact]);
+    // User and system time, in hundredths of a second.
+    let spent = |daemon: &Daemon| {
+        let line = std::fs::read_to_string(format!("/proc/{}/stat", daemon.child.id())).expect("it lives");
+        let fields = line.rsplit(')').next().expect("fields behind the name").split_whitespace();
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>()
+    };
+    let before = (spent(&first), spent(&second));
+    // Three seconds; it is the first that is asked.
+    let looks = first.tool(&scratch, &["--json", "top", "--count", "4"]);
+    assert!(looks.status.success());
+    let after = (spent(&first), spent(&second));
+    let cost = (after.0 - before.0, after.1 - before.1);
+    assert!(cost.0 <= 6 && cost.1 <= 6, "2 % of 3 s, and not {cost:?} hundredths of a second");
+    let last = text(&looks.stdout).lines().last().map(serde_json::from_str::<Json>).expect("a line").expect("JSON");
+    let resident = last["resident_bytes"].as_u64().expect("a number");
+    assert!((1 << 20..30 << 20).contains(&resident), "{resident} bytes");
+}
+
+#[test]
+fn a_stop_while_joining_is_a_clean_one() {
+    let scratch = Scratch::new();
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let socket = scratch.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).expect("a socket");
+    manager.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let mut command = scratch.kddmd("joining", &["--listen", "0", "--contact", &address, "--join-limit-ms", "60000"]);
+    let mut daemon = command.env("NOTIFY_SOCKET", &socket).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut news = [0; 64];
+    let length = manager.recv(&mut news).expect("it begins to join");
+    assert_eq!(&news[..length], b"STATUS=Joining");
+    kill_process(Pid::from_child(&daemon), Signal::TERM).expect("it is our child");
+    assert!(wait(&mut daemon).success());
+    assert!(!scratch.path().join("joining/node-id").exists(), "it was no member");
 }
 
 #[test]
