@@ -19,7 +19,7 @@ use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
 use crate::data_dir::{DataDir, DataDirError, admin_socket, default_data_dir};
 use crate::http;
-use crate::joining;
+use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
 
 /// How often a stop says how far it is.
@@ -126,6 +126,8 @@ enum Event {
     Stop(&'static str),
     /// The node has stopped.
     Stopped,
+    /// Others have come or gone.
+    Members,
     /// The node is no member any more: it hears so at every end, asked for or not.
     Out,
 }
@@ -150,24 +152,24 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     if arguments.child {
         watch_standard_input(&sender)?;
     }
-    let node_id = data_dir.node_id(settings.node_id)?;
-    let is_new = data_dir.is_new();
+    let past =
+        Past { node_id: data_dir.node_id(settings.node_id)?, is_new: data_dir.is_new(), members: data_dir.members() };
     let (joins, its_settings) = (sender.clone(), settings.clone());
     let is_wanted = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&is_wanted);
     let join = move || {
-        let joined = joining::join(&its_settings, node_id, is_new, &still);
+        let joined = joining::join(&its_settings, &past, &still);
         let _main_may_have_left = joins.send(Event::Joined(joined));
     };
     std::thread::Builder::new().name("kddmd-join".into()).spawn(join).map_err(system("start a thread"))?;
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
-    let outs = sender.clone();
+    keep_members(&node, data_dir);
+    let news = sender.clone();
     let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
-        if event.is_this_node && event.to == NodeState::Offline {
-            let _main_may_have_left = outs.send(Event::Out);
-        }
+        let is_out = event.is_this_node && event.to == NodeState::Offline;
+        let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started);
@@ -200,6 +202,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     let why = loop {
         match events.recv() {
             Ok(Event::Stop(why)) => break why,
+            Ok(Event::Members) => keep_members(&node, data_dir),
             Ok(Event::Out) => {
                 let text =
                     "this node is no member any more, see the log above; look who has its number, then start it again";
@@ -211,6 +214,14 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     };
     is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// For the next start: it asks whether this cluster is still there before it begins another.
+fn keep_members(node: &Node, data_dir: &DataDir) {
+    let others = node.members().into_iter().filter(|member| member.id != node.id());
+    if let Err(error) = data_dir.keep_members(&others.map(|member| member.address).collect::<Vec<_>>()) {
+        tracing::warn!(%error, "the members are not kept");
+    }
 }
 
 /// Waits for the node. If a stop is asked for meanwhile, what has been begun is ended first, so that no
@@ -257,7 +268,7 @@ fn stop(
                     format!("a second request to stop ({why}) ended it at once; what was not handed over is lost");
                 return Err(DaemonError::Node(text));
             }
-            Ok(Event::Joined(_) | Event::Out) => {}
+            Ok(Event::Joined(_) | Event::Out | Event::Members) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit => {
                 let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");

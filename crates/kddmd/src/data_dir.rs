@@ -5,7 +5,11 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use kddm::Address;
 use rustix::fs::{FlockOperation, flock};
+
+/// The list of members is not longer: 1,024 of the longest addresses.
+const MEMBERS_LIMIT_BYTES: u64 = 1024 * 256;
 
 /// Longest path of a Unix socket that the system takes, without the zero at its end.
 const SOCKET_PATH_BYTES: usize = 107;
@@ -168,15 +172,34 @@ impl DataDir {
     /// # Errors
     /// `System`.
     pub fn keep_node_id(&self, node_id: u16) -> Result<(), DataDirError> {
-        let (new, path) = (self.path.join("node-id.new"), self.path.join("node-id"));
-        // Written aside and renamed: a crash leaves the old number or the new one.
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&new)?;
-            writeln!(file, "{node_id}")?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|error| self.failed("keep its node id", &error))
+        self.replace("node-id", &format!("{node_id}\n")).map_err(|error| self.failed("keep its node id", &error))
+    }
+
+    /// Where the other members of this node's cluster were when it last knew. What cannot be read is
+    /// forgotten: it is a help, and nothing rests on it.
+    pub fn members(&self) -> Vec<Address> {
+        let mut text = String::new();
+        let file = File::open(self.path.join("members"));
+        let _as_far_as_it_comes = file.map(|file| file.take(MEMBERS_LIMIT_BYTES).read_to_string(&mut text));
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Keeps where the other members are, for the next start.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn keep_members(&self, members: &[String]) -> Result<(), DataDirError> {
+        let text: String = members.iter().map(|member| format!("{member}\n")).collect();
+        self.replace("members", &text).map_err(|error| self.failed("keep its members", &error))
+    }
+
+    /// Written aside and renamed: a crash leaves the old content or the new one.
+    fn replace(&self, name: &str, text: &str) -> std::io::Result<()> {
+        let (new, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
+        let mut file = File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)
     }
 
     fn failed(&self, what: &'static str, error: &std::io::Error) -> DataDirError {
@@ -185,7 +208,7 @@ impl DataDir {
 
     /// Removes it with all that a daemon puts there. Other files stay, and the directory with them.
     pub fn remove(self) {
-        for name in ["node-id", "node-id.new", "admin.sock", "lock"] {
+        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "lock"] {
             let _may_be_missing = std::fs::remove_file(self.path.join(name));
         }
         let _may_have_other_files = std::fs::remove_dir(&self.path);
@@ -221,9 +244,11 @@ mod tests {
         assert!(first.is_new());
         assert_eq!(first.node_id(Some(3)).expect("none is kept"), Some(3));
         first.keep_node_id(3).expect("kept");
+        first.keep_members(&["127.0.0.1:1".into(), "unix:/a".into()]).expect("kept");
         drop(first);
         let second = DataDir::open(&path).expect("free again");
         assert!(!second.is_new());
+        assert_eq!(second.members().iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:1", "unix:/a"]);
         assert_eq!(second.node_id(None).expect("kept"), Some(3));
         assert!(second.node_id(Some(4)).expect_err("another").to_string().contains("belongs to node 3, not 4"));
         std::fs::write(path.join("node-id"), "none\n").expect("written");

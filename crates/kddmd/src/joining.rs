@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kddm::transport::greeting::{Hello, PROTOCOL, Purpose, greet};
 use kddm::{Address, Error, MembershipError, Node};
 
 use crate::config::{DEFAULT_PORT, Settings};
@@ -11,33 +12,46 @@ use crate::config::{DEFAULT_PORT, Settings};
 /// Pause between two attempts while no contact answers.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a member may take to say that it is there.
+const GREETING: Duration = Duration::from_secs(1);
+
+/// What the data directory remembers.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Past {
+    /// The number to ask for.
+    pub node_id: Option<u16>,
+    /// No node has ever been a member from there.
+    pub is_new: bool,
+    /// Where the other members of its cluster were.
+    pub members: Vec<Address>,
+}
+
 /// Whom to ask, and what to do if nobody answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Plan {
     contacts: Vec<Address>,
-    /// Nobody who listens there may be passed over, but if nobody listens, this node begins a cluster.
+    /// Begin a cluster if no contact answers; else they may be on their way up, and are asked again.
     may_found: bool,
-    /// Contacts were given: they may be on their way up, and are asked again.
-    is_patient: bool,
 }
 
 /// A daemon that was given no contacts asks the daemon on the default port of this host, unless that is
 /// itself. With contacts, those that are not itself are asked; the node whose own address comes first
-/// in the list begins the cluster, if it is new and none of the others is there.
+/// in the list begins the cluster if none of the others is there. Whoever has been a member before does
+/// not begin a cluster because nobody answers: its own may be there still.
 fn plan(settings: &Settings, is_new: bool) -> Plan {
     let own = |address: &Address| *address == settings.listen;
     if settings.found {
-        return Plan { contacts: Vec::new(), may_found: true, is_patient: false };
+        return Plan { contacts: Vec::new(), may_found: true };
     }
     if settings.contacts.is_empty() {
         let default = Address::Tcp { host: "127.0.0.1".into(), port: DEFAULT_PORT };
         let takes_default_port = matches!(settings.listen, Address::Tcp { port: DEFAULT_PORT, .. });
         let contacts = if takes_default_port { Vec::new() } else { vec![default] };
-        return Plan { contacts, may_found: true, is_patient: false };
+        return Plan { may_found: is_new || contacts.is_empty(), contacts };
     }
-    let may_found = is_new && settings.contacts.first().is_some_and(own);
-    let contacts = settings.contacts.iter().filter(|address| !own(address)).cloned().collect();
-    Plan { contacts, may_found, is_patient: true }
+    let is_first = settings.contacts.first().is_some_and(own);
+    let contacts: Vec<Address> = settings.contacts.iter().filter(|address| !own(address)).cloned().collect();
+    Plan { may_found: contacts.is_empty() || (is_new && is_first), contacts }
 }
 
 /// Joins the cluster that the settings mean. Blocks, up to the limit of a join, or as long as it is
@@ -45,36 +59,58 @@ fn plan(settings: &Settings, is_new: bool) -> Plan {
 ///
 /// # Errors
 /// One sentence that says what to do.
-pub fn join(settings: &Settings, node_id: Option<u16>, is_new: bool, is_wanted: &AtomicBool) -> Result<Node, String> {
-    let plan = plan(settings, is_new);
+pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<Node, String> {
+    let plan = plan(settings, past.is_new);
+    if plan.contacts.is_empty() {
+        return found(settings, past);
+    }
     let deadline = Instant::now() + settings.join_limit;
+    let mut last_reason = String::new();
     loop {
-        let mut config = settings.node_config(node_id);
+        let mut config = settings.node_config(past.node_id);
         config.contacts = plan.contacts.clone();
         config.join_limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
-        let only_founds = plan.contacts.is_empty();
         match Node::join(config) {
             Ok(node) => return Ok(node),
-            Err(Error::Membership(MembershipError::NoContact { reason })) if !only_founds => {
+            Err(Error::Membership(MembershipError::NoContact { reason })) => {
                 if plan.may_found {
-                    return found(settings, node_id, &reason);
+                    tracing::info!(%reason, "no contact answers");
+                    return found(settings, past);
                 }
-                let is_over = !plan.is_patient || Instant::now() + PAUSE >= deadline;
-                if is_over || !is_wanted.load(Ordering::Acquire) {
+                if Instant::now() + PAUSE >= deadline || !is_wanted.load(Ordering::Acquire) {
                     return Err(nobody(settings, &reason));
                 }
-                tracing::info!(%reason, "no contact answers yet");
+                if reason != last_reason {
+                    tracing::info!(%reason, "no contact answers yet");
+                    last_reason = reason;
+                }
                 std::thread::park_timeout(PAUSE);
             }
-            Err(error) => return Err(explain(settings, &plan, &error)),
+            Err(error) => return Err(explain(settings, &plan.contacts, &error)),
         }
     }
 }
 
-fn found(settings: &Settings, node_id: Option<u16>, reason: &str) -> Result<Node, String> {
-    tracing::info!(%reason, "this node begins a cluster of its own");
-    let node = Node::join(settings.node_config(node_id));
-    node.map_err(|error| explain(settings, &Plan { contacts: Vec::new(), may_found: true, is_patient: false }, &error))
+/// Begins a cluster, unless the one that this node was in is still there.
+fn found(settings: &Settings, past: &Past) -> Result<Node, String> {
+    if !settings.found
+        && let Some(member) = past.members.iter().find(|member| is_member(settings, member))
+    {
+        return Err(format!(
+            "the cluster that this node was in is still there, {member} is a member of it: stop its daemons and start \
+             this one first, name one of them with --contact, or begin another cluster with --found"
+        ));
+    }
+    tracing::info!("this node begins a cluster of its own");
+    Node::join(settings.node_config(past.node_id)).map_err(|error| explain(settings, &[], &error))
+}
+
+/// Whether a member of this session answers there, as opposed to nobody, or one on its way up.
+fn is_member(settings: &Settings, address: &Address) -> bool {
+    let nonce = u64::from(std::process::id());
+    let (session, purpose) = (settings.session, Purpose::Control);
+    let hello = Hello { protocol: PROTOCOL, session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
+    greet(address, &hello, GREETING).is_ok()
 }
 
 fn nobody(settings: &Settings, reason: &str) -> String {
@@ -85,21 +121,16 @@ fn nobody(settings: &Settings, reason: &str) -> String {
     )
 }
 
-fn explain(settings: &Settings, plan: &Plan, error: &Error) -> String {
-    match error {
-        Error::Configuration(kddm::ConfigurationError::Listen { address, reason }) => {
+fn explain(settings: &Settings, contacts: &[Address], error: &Error) -> String {
+    match (error, contacts.first()) {
+        (Error::Configuration(kddm::ConfigurationError::Listen { address, reason }), _) => {
             format!("cannot listen on {address}: {reason}; --listen says where, for example --listen 127.0.0.1:0")
         }
-        Error::Membership(MembershipError::Refused { .. })
-            if settings.contacts.is_empty() && !plan.contacts.is_empty() =>
-        {
-            let asked = &plan.contacts[0];
-            format!(
-                "{error}; the daemon at {asked} was asked because no contact was given: to begin a cluster of its \
-                 own, add --found"
-            )
-        }
-        error => error.to_string(),
+        (Error::Membership(MembershipError::Refused { .. }), Some(asked)) if settings.contacts.is_empty() => format!(
+            "{error}; the daemon at {asked} was asked because no contact was given: to begin a cluster of its own, \
+             add --found"
+        ),
+        _ => error.to_string(),
     }
 }
 
@@ -128,7 +159,8 @@ mod tests {
         assert!(first.contacts.is_empty() && first.may_found);
         let second = planned(Some("127.0.0.1:7601"), &[], false, true);
         assert_eq!(texts(&second), ["127.0.0.1:7600"]);
-        assert!(second.may_found && !second.is_patient);
+        assert!(second.may_found);
+        assert!(!planned(Some("127.0.0.1:7601"), &[], false, false).may_found, "its cluster may be there still");
         assert!(planned(Some("127.0.0.1:7601"), &[], true, true).contacts.is_empty());
     }
 
@@ -137,10 +169,12 @@ mod tests {
         let list = ["127.0.0.1:1", "127.0.0.1:2"];
         let first = planned(Some("127.0.0.1:1"), &list, false, true);
         assert_eq!(texts(&first), ["127.0.0.1:2"]);
-        assert!(first.may_found && first.is_patient);
+        assert!(first.may_found);
         assert!(!planned(Some("127.0.0.1:1"), &list, false, false).may_found, "its cluster may be there still");
         let second = planned(Some("127.0.0.1:2"), &list, false, true);
         assert_eq!(texts(&second), ["127.0.0.1:1"]);
         assert!(!second.may_found);
+        let alone = planned(Some("127.0.0.1:1"), &list[..1], false, false);
+        assert!(alone.may_found && alone.contacts.is_empty());
     }
 }

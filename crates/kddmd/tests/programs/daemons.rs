@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 
-use super::harness::{Daemon, LIMIT, Scratch, text, wait};
+use super::harness::{Daemon, LIMIT, Scratch, eventually, text, wait};
 
 #[test]
 fn two_daemons_share_objects_and_are_seen() {
@@ -77,6 +77,29 @@ fn the_number_is_kept_and_a_killed_daemon_starts_again() {
     assert!(again.wait().success());
     let said = again.said();
     assert!(said.contains("stopping") && said.contains("stopped"), "{said}");
+}
+
+#[test]
+fn a_first_daemon_begins_no_second_cluster_beside_its_own() {
+    let scratch = Scratch::new();
+    let of = |name: &str| format!("unix:{}", scratch.path().join(name).display());
+    let (one, two) = (of("one.sock"), of("two.sock"));
+    // One list for both; the first in it begins the cluster.
+    let list = format!("{one},{two}");
+    let mut first = Daemon::start(&scratch, "first", &["--listen", &one, "--contact", &one]);
+    let mut second = Daemon::start(&scratch, "second", &["--listen", &two, "--contact", &list]);
+    eventually("the first knows the second", || {
+        std::fs::read_to_string(first.dir.join("members")).is_ok_and(|members| members.trim() == two)
+    });
+    first.signal(Signal::KILL);
+    first.wait();
+    let again = scratch.kddmd("first", &["--listen", &one, "--contact", &one]).output().expect("it runs");
+    let said = text(&again.stderr);
+    assert!(!again.status.success() && said.contains(&two) && said.contains("still there"), "{said}");
+    second.signal(Signal::TERM);
+    assert!(second.wait().success());
+    let alone = Daemon::start(&scratch, "first", &["--listen", &one, "--contact", &one]);
+    assert_eq!(alone.json(&scratch, &["nodes"])["nodes"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
