@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
-use crate::data_dir::{DataDir, DataDirError, admin_socket, default_data_dir};
+use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
 use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
@@ -136,7 +136,7 @@ fn run(arguments: Arguments) -> Result<(), DaemonError> {
     let started = Instant::now();
     let settings = settings(&arguments)?;
     start_log(&settings.log)?;
-    let data_dir = DataDir::open(&settings.data_dir)?;
+    let data_dir = DataDir::open(&settings.data_dir, if arguments.child { Sync::No } else { Sync::Yes })?;
     let result = serve(&arguments, &settings, &data_dir, started);
     let _already_gone = std::fs::remove_file(admin_socket(data_dir.path()));
     if arguments.child {

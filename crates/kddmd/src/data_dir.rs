@@ -91,19 +91,29 @@ pub fn admin_socket(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
 }
 
+/// Whether a file must outlive the end of the system, which can take seconds on a busy disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sync {
+    /// It must.
+    Yes,
+    /// It need not.
+    No,
+}
+
 /// A data directory that this process has for itself as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     lock: File,
+    sync: Sync,
 }
 
 impl DataDir {
-    /// Makes it if it is missing, and locks it.
+    /// Makes it if it is missing, and locks it. `sync` says whether its number must outlive the system.
     ///
     /// # Errors
     /// `InUse` names the process that has it; `System`; `TooLong`.
-    pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
+    pub fn open(path: &Path, sync: Sync) -> Result<DataDir, DataDirError> {
         let dir = path.display().to_string();
         let failed = |what| {
             let dir = dir.clone();
@@ -130,7 +140,7 @@ impl DataDir {
         let written =
             lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.map_err(failed("write its lock"))?;
-        Ok(DataDir { path: path.into(), lock })
+        Ok(DataDir { path: path.into(), lock, sync })
     }
 
     /// Where it is.
@@ -172,7 +182,11 @@ impl DataDir {
     /// # Errors
     /// `System`.
     pub fn keep_node_id(&self, node_id: u16) -> Result<(), DataDirError> {
-        self.replace("node-id", &format!("{node_id}\n")).map_err(|error| self.failed("keep its node id", &error))
+        if std::fs::read_to_string(self.path.join("node-id")).is_ok_and(|text| text.trim() == node_id.to_string()) {
+            return Ok(());
+        }
+        let kept = self.replace("node-id", &format!("{node_id}\n"), self.sync);
+        kept.map_err(|error| self.failed("keep its node id", &error))
     }
 
     /// Where the other members of this node's cluster were when it last knew. What cannot be read is
@@ -190,15 +204,17 @@ impl DataDir {
     /// `System`.
     pub fn keep_members(&self, members: &[String]) -> Result<(), DataDirError> {
         let text: String = members.iter().map(|member| format!("{member}\n")).collect();
-        self.replace("members", &text).map_err(|error| self.failed("keep its members", &error))
+        self.replace("members", &text, Sync::No).map_err(|error| self.failed("keep its members", &error))
     }
 
-    /// Written aside and renamed: a crash leaves the old content or the new one.
-    fn replace(&self, name: &str, text: &str) -> std::io::Result<()> {
+    /// Written aside and renamed: the end of this process leaves the old content or the new one.
+    fn replace(&self, name: &str, text: &str, sync: Sync) -> std::io::Result<()> {
         let (new, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
         let mut file = File::create(&new)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
+        if sync == Sync::Yes {
+            file.sync_all()?;
+        }
         std::fs::rename(&new, &path)
     }
 
@@ -238,15 +254,15 @@ mod tests {
     #[test]
     fn one_process_has_it_and_the_number_is_kept() {
         let path = scratch("kept");
-        let first = DataDir::open(&path).expect("free");
-        let error = DataDir::open(&path).expect_err("taken").to_string();
+        let first = DataDir::open(&path, Sync::Yes).expect("free");
+        let error = DataDir::open(&path, Sync::Yes).expect_err("taken").to_string();
         assert!(error.contains(&format!("process id {}", std::process::id())), "{error}");
         assert!(first.is_new());
         assert_eq!(first.node_id(Some(3)).expect("none is kept"), Some(3));
         first.keep_node_id(3).expect("kept");
         first.keep_members(&["127.0.0.1:1".into(), "unix:/a".into()]).expect("kept");
         drop(first);
-        let second = DataDir::open(&path).expect("free again");
+        let second = DataDir::open(&path, Sync::Yes).expect("free again");
         assert!(!second.is_new());
         assert_eq!(second.members().iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:1", "unix:/a"]);
         assert_eq!(second.node_id(None).expect("kept"), Some(3));
@@ -259,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_path_that_no_socket_can_have_is_refused() {
-        let error = DataDir::open(&scratch(&"x".repeat(120))).expect_err("too long").to_string();
+        let error = DataDir::open(&scratch(&"x".repeat(120)), Sync::No).expect_err("too long").to_string();
         assert!(error.contains("shorter"), "{error}");
     }
 }
