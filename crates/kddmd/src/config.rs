@@ -58,7 +58,8 @@ pub struct Layer {
     /// Keeps clusters on one network apart, 1 to 9999 [default: 4711].
     #[arg(long, value_name = "NUMBER")]
     pub session: Option<u16>,
-    /// Where this daemon keeps its number, its lock and its admin socket.
+    /// Where this daemon keeps its number, its lock and its admin socket [default: $XDG_STATE_HOME/kddm,
+    /// /var/lib/kddm for root, or ~/.local/state/kddm].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Serve /metrics, /health and /ready there: HOST:PORT, or a port of 127.0.0.1 [default: off].

@@ -27,7 +27,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// The KDDM daemon: a node of a cluster, for programs and tools on this host.
 #[derive(Debug, Parser)]
-#[command(name = "kddmd", version, about)]
+#[command(name = "kddmd", version)]
 pub struct Arguments {
     /// The settings file [default: KDDM_CONFIG, else /etc/kddm/kddmd.toml for root, else ~/.config/kddm/kddmd.toml, if it exists].
     #[arg(long, value_name = "FILE")]

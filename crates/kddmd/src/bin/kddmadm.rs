@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
 #[derive(Parser)]
-#[command(name = "kddmadm", version, about)]
+#[command(name = "kddmadm", version)]
 struct Cli {
     /// The admin socket of the daemon to talk to [default: KDDM_ADMIN, else that of the data directory].
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "data_dir")]
@@ -51,7 +51,7 @@ enum Command {
     Holders,
     /// What the daemon has counted.
     Stats,
-    /// The same, live.
+    /// What the daemon counts, live.
     Top {
         /// Pause between two looks.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]

@@ -162,6 +162,8 @@ fn pages_and_completions_are_made() {
         assert!(output.status.success() && text(&output.stdout).contains("playground"), "{arguments:?}");
         assert!(!text(&output.stdout).contains("demo-worker") || arguments[0] == "completions", "{arguments:?}");
     }
+    let help = scratch.kddmadm(&["--help"]).output().expect("it runs");
+    assert!(text(&help.stdout).starts_with("Administers"), "{}", text(&help.stdout));
     let dir = scratch.path().join("man");
     assert!(scratch.kddmadm(&["man", dir.to_str().expect("text")]).status().expect("it runs").success());
     for page in ["kddmadm.1", "kddmadm-playground.1", "kddmd.1"] {
