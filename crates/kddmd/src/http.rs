@@ -1,13 +1,14 @@
 //! Metrics and health over HTTP/1.1: three paths, GET only, one request a connection. What a client
 //! may take of time, bytes and threads is bounded.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::{Address, NodeState};
+use parking_lot::Mutex;
 
 use crate::admin::answer::{Subject, word};
 use crate::metrics;
@@ -40,27 +41,34 @@ pub fn listen(address: &Address, subject: Subject) -> Result<Address, String> {
     Ok(real)
 }
 
+/// The connections that are being served, the oldest first.
+type Open = Arc<Mutex<VecDeque<Arc<TcpStream>>>>;
+
 fn accept_all(listener: &TcpListener, subject: &Subject) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Open::default();
     for stream in listener.incoming() {
-        let Ok(stream) = stream else {
+        let Ok(stream) = stream.map(Arc::new) else {
             // Out of file descriptors, most likely: not to be tried in a tight loop.
             std::thread::park_timeout(Duration::from_millis(100));
             continue;
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-            open.fetch_sub(1, Ordering::Relaxed);
-            continue;
+        {
+            // The oldest makes room: whoever means it has asked long ago, and who is silent keeps nobody out.
+            let mut open = open.lock();
+            while open.len() >= CONNECTIONS {
+                let _already_ended = open.pop_front().map(|oldest| oldest.shutdown(Shutdown::Both));
+            }
+            open.push_back(Arc::clone(&stream));
         }
-        let (subject, count) = (subject.clone(), Arc::clone(&open));
+        let (subject, all) = (subject.clone(), Arc::clone(&open));
         let serve = move || {
             if let Err(error) = serve(&stream, &subject) {
                 tracing::debug!(%error, "an HTTP connection ended early");
             }
-            count.fetch_sub(1, Ordering::Relaxed);
+            all.lock().retain(|one| !Arc::ptr_eq(one, &stream));
         };
         if std::thread::Builder::new().name("kddmd-asked".into()).spawn(serve).is_err() {
-            open.fetch_sub(1, Ordering::Relaxed);
+            open.lock().pop_back();
         }
     }
 }

@@ -65,7 +65,7 @@ fn metrics_and_health_are_served_beside_clients_that_say_nothing() {
     let scratch = Scratch::new();
     let daemon = Daemon::first(&scratch, &["--http", "0"]);
     let address = daemon.news.rsplit("metrics on ").next().expect("it says where").to_string();
-    let silent: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
+    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
     let get = |path: &str| ask_http(&address, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
     daemon.json(&scratch, &["object", "incr", "counter", "1"]);
     let page = get("/metrics");
@@ -86,6 +86,10 @@ fn metrics_and_health_are_served_beside_clients_that_say_nothing() {
     let endless = vec![b'x'; 1 << 20];
     let answer = ask_http(&address, &endless);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
-    drop(silent);
+    let ended = silent.iter().filter(|stream| {
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        (&mut &**stream).read(&mut [0]).is_ok_and(|count| count == 0)
+    });
+    assert_eq!(ended.count(), silent.len(), "the oldest make room, and the limit of time ends the rest");
     assert!(get("/health").starts_with("HTTP/1.1 200"));
 }
