@@ -24,6 +24,7 @@
 pub mod cell;
 pub mod error;
 mod guard;
+mod inspect;
 mod node;
 mod notifier;
 mod object_ref;
@@ -40,6 +41,7 @@ pub mod value;
 
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
+pub use inspect::{Holding, Holdings, SetInfo, SetUsage};
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;

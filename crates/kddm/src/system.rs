@@ -18,6 +18,14 @@ pub const NAME_LIMIT_BYTES: usize = 64;
 /// The object of the system set that counts set ids. Names hash to other objects.
 const COUNTER: u64 = 0;
 
+/// Sets described on one page of the list of all sets: a page stays below 16 KiB.
+const PAGE: u64 = 64;
+
+/// The object that lists the set of that count. Even, and never zero: names hash to odd objects.
+fn page(counter: u64) -> u64 {
+    2 + 2 * (counter / PAGE)
+}
+
 /// Where the objects of a set have their home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum PlacedBy {
@@ -178,6 +186,13 @@ impl<T: Value> SetBuilder<T> {
             placed_by,
             destroying: false,
         };
+        // Listed before it exists, so that no set is missing from the list.
+        let listed = description.clone();
+        let list = move |page: &mut SystemObject| {
+            page.sets.push(listed);
+            Ok(())
+        };
+        system.update(page(counter), list).wait()?;
         names.sets.push(description.clone());
         names.put().wait()?;
         Ok(description)
@@ -227,6 +242,11 @@ impl Node {
         self.runtime().destroy_everywhere(set, name, limit)?;
         let mut names = system.grab(bucket(name)).wait()?;
         names.sets.retain(|d| d.name != name);
+        let unlist = move |page: &mut SystemObject| {
+            page.sets.retain(|d| d.set != set.0);
+            Ok(())
+        };
+        system.update(page(set.counter()), unlist).wait()?;
         names.put().wait()
     }
 
@@ -236,6 +256,41 @@ impl Node {
         self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
         self.attach(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
+    }
+}
+
+/// All sets that exist.
+pub(crate) fn described(system: &Set<SystemObject>) -> Result<Vec<Description>, Error> {
+    let last = system.get(COUNTER).wait()?.counter;
+    let mut all = Vec::new();
+    for number in 0..=last / PAGE {
+        let listed = system.get(page(number * PAGE)).wait()?.sets.clone();
+        for description in listed {
+            // One whose creation was cut short is listed and does not exist.
+            match find_described(system, &description.name) {
+                Ok(found) if found.set == description.set => all.push(found),
+                Ok(_) | Err(Error::Set(SetError::Unknown { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// One set, if it exists. Creates nothing.
+pub(crate) fn find_described(system: &Set<SystemObject>, name: &str) -> Result<Description, Error> {
+    check_name(name)?;
+    match system.get_existing(bucket(name)).wait() {
+        Ok(names) => names.sets.iter().find(|d| d.name == name).cloned().ok_or_else(|| unknown(name)),
+        Err(Error::Access(AccessError::NotFound)) => Err(unknown(name)),
+        Err(error) => Err(error),
+    }
+}
+
+impl From<Description> for crate::inspect::SetInfo {
+    fn from(description: Description) -> Self {
+        let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending } = description;
+        Self { name, id, codec, type_name, placed_by, is_ending }
     }
 }
 

@@ -1,4 +1,16 @@
-//! The tools around a KDDM cluster. Thin: all logic is the library's.
+//! The programs around a KDDM cluster: the daemon `kddmd` and its tool `kddmadm`. Thin: all logic is the
+//! library's.
 
+pub mod admin;
 pub mod bench;
+pub mod config;
+pub mod daemon;
+pub mod data_dir;
 pub mod demo;
+pub mod http;
+pub mod joining;
+pub mod metrics;
+pub mod notify;
+pub mod playground;
+pub mod sharing;
+pub mod show;

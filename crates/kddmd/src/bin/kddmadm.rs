@@ -1,23 +1,66 @@
 //! `kddmadm`: look at a cluster, change it, show what it does.
 
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use kddmd::bench::{self, Options};
-use kddmd::demo::{words, worker};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use kddmd::admin::client::{Client, ClientError};
+use kddmd::admin::protocol::{self, Action, Failure, Form};
+use kddmd::data_dir::{admin_socket, default_data_dir};
+use kddmd::demo::words::{self, Options};
+use kddmd::demo::{DemoError, worker};
+use kddmd::playground::{self, PlaygroundError};
+use kddmd::{bench, daemon, show};
+use serde_json::{Value as Json, json};
 
-/// Administers and demonstrates KDDM clusters.
+/// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
 #[derive(Parser)]
-#[command(name = "kddmadm", version, about)]
+#[command(name = "kddmadm", version)]
 struct Cli {
+    /// The admin socket of the daemon to talk to [default: KDDM_ADMIN, else that of the data directory].
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "data_dir")]
+    admin: Option<PathBuf>,
+    /// The data directory of the daemon to talk to [default: KDDM_DATA_DIR, else where kddmd has it].
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// The cluster: who is in, who shares.
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// The members and their states.
+    Nodes,
+    /// The sets of the cluster.
+    Sets {
+        #[command(subcommand)]
+        which: Option<Sets>,
+    },
+    /// One object of a set with values in JSON or bytes.
+    #[command(subcommand)]
+    Object(Object),
+    /// Who holds and who waits, on the daemon's node.
+    Holders,
+    /// What the daemon has counted.
+    Stats,
+    /// What the daemon counts, live.
+    Top {
+        /// Pause between two looks.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+        interval_ms: u64,
+        /// Looks [default: until Ctrl-C].
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+    },
     /// Real processes share objects before your eyes.
     Demo(DemoArguments),
     /// Measures what objects cost, in time beside a bare round trip and in messages.
@@ -38,6 +81,98 @@ enum Command {
         /// The session of the demo's cluster.
         #[arg(long)]
         session: u16,
+    },
+    /// A cluster of daemons on this host that leaves nothing behind, for a command or until Ctrl-C.
+    Playground {
+        /// How many daemons.
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+        nodes: u16,
+        /// What the daemons log.
+        #[arg(long, default_value = "warn", value_name = "FILTER")]
+        log: String,
+        /// What to run in it, with KDDM_CONTACT and KDDM_ADMIN set: its output, and its exit status.
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
+    /// Completions for a shell, on standard output.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// The manual page of kddmadm on standard output, or all pages of both programs in a folder.
+    Man {
+        /// The folder.
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Cluster {
+    /// Epoch, session, nodes.
+    Status,
+    /// Has online nodes share objects.
+    Start(Which),
+    /// Has nodes hand over what they have, and share no more.
+    Stop(Which),
+}
+
+#[derive(Args)]
+struct Which {
+    /// One node [default: all].
+    #[arg(short = 'n', long = "node", value_parser = clap::value_parser!(u16).range(1..))]
+    node: Option<u16>,
+}
+
+#[derive(Subcommand)]
+enum Sets {
+    /// One set.
+    Show {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Args)]
+struct Which1 {
+    /// The set.
+    set: String,
+    /// The object, a number.
+    id: u64,
+}
+
+#[derive(Subcommand)]
+enum Object {
+    /// Prints its value.
+    Get {
+        #[command(flatten)]
+        which: Which1,
+        /// How the value is written.
+        #[arg(long = "as")]
+        form: Option<Form>,
+    },
+    /// Writes its value; makes the set if there is none: of JSON with --as json, else of bytes.
+    Put {
+        #[command(flatten)]
+        which: Which1,
+        /// The value.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// How the value is written.
+        #[arg(long = "as")]
+        form: Option<Form>,
+    },
+    /// Adds to the number that it is; prints the sum.
+    Incr {
+        #[command(flatten)]
+        which: Which1,
+        /// How much.
+        #[arg(default_value_t = 1, allow_hyphen_values = true)]
+        by: i64,
+    },
+    /// Removes it everywhere.
+    Remove {
+        #[command(flatten)]
+        which: Which1,
     },
 }
 
@@ -63,64 +198,208 @@ struct WordsArguments {
     /// Processes that count, each with a node of its own.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
+}
+
+/// Why the tool ends without success.
+#[derive(Debug, thiserror::Error)]
+enum ToolError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    #[error(transparent)]
+    Playground(#[from] PlaygroundError),
+    #[error("{0}")]
+    Other(String),
+    /// Whoever reads standard output has read enough.
+    #[error("nobody reads the output")]
+    Output(#[from] std::io::Error),
 }
 
 #[derive(Args)]
 struct BenchArguments {
-    /// Measure on a cluster of its own: so many processes on this host, gone afterwards.
+    /// Measure on a cluster of its own, so many processes on this host, gone afterwards [default: the
+    /// cluster of the daemon].
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u16).range(2..=64))]
-    local: u16,
+    local: Option<u16>,
     /// Operations of each case.
     #[arg(long, default_value_t = 10_000)]
     operations: usize,
     /// A case ends after so many milliseconds, however many operations there were.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     case_limit_ms: u64,
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
 }
 
-impl BenchArguments {
-    fn run(&self) -> Result<bool, Failure> {
-        let case_limit = Duration::from_millis(self.case_limit_ms);
-        let options = Options { operations: self.operations, case_limit, ..Options::default() };
-        let report = bench::local::run(self.local, &options)?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
-        } else {
-            println!("{}", report.table());
+fn main() -> ExitCode {
+    // These two are other programs in the same file: their arguments are their own.
+    let mut arguments = std::env::args_os();
+    match arguments.nth(1).as_ref().and_then(|word| word.to_str()) {
+        Some(playground::DAEMON) => {
+            let all = std::iter::once("kddmd".into()).chain(arguments);
+            return daemon::main(daemon::Arguments::parse_from(all));
         }
-        Ok(report.off_budget().next().is_none())
+        Some(playground::COMMAND) => return playground::become_command(arguments).into(),
+        _ => {}
+    }
+    let cli = Cli::parse();
+    let json = cli.json;
+    match run(cli) {
+        Ok(status) => status.into(),
+        Err(ToolError::Output(_)) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                let failure = match &error {
+                    ToolError::Client(ClientError::Refused(failure)) => failure.clone(),
+                    other => Failure::new(other.to_string()),
+                };
+                let _nobody_may_read = writeln!(std::io::stdout(), "{}", json!({ "error": failure }));
+            }
+            eprintln!("kddmadm: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
-
-fn main() -> ExitCode {
-    let result: Result<bool, Failure> = match Cli::parse().command {
-        Command::Bench(arguments) => arguments.run(),
-        Command::BenchNode { contact } => bench::local::serve(&contact).map(|()| true).map_err(Failure::from),
+fn run(cli: Cli) -> Result<u8, ToolError> {
+    let client = || client(cli.admin.clone(), cli.data_dir.clone());
+    let ask = |command, shows: fn(&Json) -> String| -> Result<u8, ToolError> {
+        let mut answer = Json::Null;
+        client()?.watch(command, |next| {
+            if let Some(progress) = next.get("progress") {
+                eprintln!("node {}: {} objects left", progress["node"], progress["objects_left"]);
+            }
+            answer = next;
+            true
+        })?;
+        print(&if cli.json { answer.to_string() } else { shows(&answer) })?;
+        Ok(0)
+    };
+    match cli.command {
+        Command::Cluster(Cluster::Status) => ask(protocol::Command::Status, show::status),
+        Command::Cluster(Cluster::Start(which)) => ask(protocol::Command::Start { node: which.node }, show::status),
+        Command::Cluster(Cluster::Stop(which)) => ask(protocol::Command::Stop { node: which.node }, show::status),
+        Command::Nodes => ask(protocol::Command::Status, show::nodes),
+        Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
+        Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::pairs),
+        Command::Object(object) => ask(object_command(object), show::object),
+        Command::Holders => ask(protocol::Command::Holders, show::holders),
+        Command::Stats => ask(protocol::Command::Stats, show::pairs),
+        Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
+        Command::Bench(arguments) => run_bench(&arguments, client, cli.json),
+        Command::BenchNode { contact } => {
+            bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
+            Ok(0)
+        }
         Command::Demo(demo) => {
             let words = match demo.which {
                 Some(Demo::Words(words)) => words,
                 None => demo.words,
             };
             let dir = words.dir.unwrap_or_else(|| PathBuf::from("."));
-            let options = words::Options { dir, nodes: words.nodes, json: words.json };
-            words::run(&options).map_err(Failure::from)
+            Ok(u8::from(!words::run(&Options { dir, nodes: words.nodes, json: cli.json })?))
         }
-        Command::DemoWorker { contact, session } => worker::run(&contact, session).map_err(Failure::from),
+        Command::DemoWorker { contact, session } => Ok(u8::from(!worker::run(&contact, session)?)),
+        Command::Playground { nodes, log, command } => {
+            Ok(playground::run(&playground::Options { nodes, command, json: cli.json, log })?)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "kddmadm", &mut script);
+            std::io::stdout().write_all(&script)?;
+            Ok(0)
+        }
+        Command::Man { dir } => man(dir),
+    }
+}
+
+/// Status 1 where a case sent other messages than the budget allows.
+fn run_bench(
+    arguments: &BenchArguments,
+    client: impl FnOnce() -> Result<Client, ToolError>,
+    json: bool,
+) -> Result<u8, ToolError> {
+    let case_limit = Duration::from_millis(arguments.case_limit_ms);
+    let Some(local) = arguments.local else {
+        let command =
+            protocol::Command::Bench { operations: arguments.operations, case_limit_ms: arguments.case_limit_ms };
+        let bar = bench::local::bar();
+        let mut last = Json::Null;
+        client()?.watch(command, |answer| {
+            if let Some(progress) = answer.get("progress") {
+                bench::local::show(&bar, progress);
+            }
+            last = answer;
+            true
+        })?;
+        bar.finish_and_clear();
+        print(&if json { last["report"].to_string() } else { last["table"].as_str().unwrap_or_default().into() })?;
+        return Ok(u8::from(last["off_budget"] != json!(0)));
     };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("kddmadm: {error}");
-            ExitCode::FAILURE
+    let options = bench::Options { operations: arguments.operations, case_limit, ..bench::Options::default() };
+    let report = bench::local::run(local, &options).map_err(|error| ToolError::Other(error.to_string()))?;
+    print(&if json { json!(report).to_string() } else { report.table() })?;
+    Ok(u8::from(report.off_budget().next().is_some()))
+}
+
+fn object_command(object: Object) -> protocol::Command {
+    let (which, form, action) = match object {
+        Object::Get { which, form } => (which, form, Action::Get),
+        Object::Put { which, value, form } => (which, form, Action::Put { value }),
+        Object::Incr { which, by } => (which, None, Action::Incr { by }),
+        Object::Remove { which } => (which, None, Action::Remove),
+    };
+    protocol::Command::Object { set: which.set, id: which.id, form, action }
+}
+
+/// The daemon to talk to.
+fn client(admin: Option<PathBuf>, data_dir: Option<PathBuf>) -> Result<Client, ToolError> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let of_dir = |dir: PathBuf| admin_socket(&dir);
+    let socket = admin
+        .or_else(|| data_dir.map(of_dir))
+        .or_else(|| variable("KDDM_ADMIN"))
+        .or_else(|| variable("KDDM_DATA_DIR").map(of_dir))
+        .or_else(|| default_data_dir().map(of_dir));
+    let unknown = "which daemon? neither HOME nor XDG_STATE_HOME is set; name one with --data-dir or --admin";
+    socket.map(Client::new).ok_or_else(|| ToolError::Other(unknown.into()))
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
+}
+
+fn top(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) -> Result<u8, ToolError> {
+    // Home, and clear from there: the lines before stay in the terminal's memory.
+    let clear = if std::io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
+    let mut before: Option<Json> = None;
+    let mut printed = Ok(());
+    client.watch(protocol::Command::Watch { interval_ms, count }, |answer| {
+        let text = if json { answer.to_string() } else { show::top(&answer, before.as_ref()) };
+        before = Some(answer);
+        printed = print(&format!("{clear}{text}"));
+        printed.is_ok()
+    })?;
+    printed?;
+    Ok(0)
+}
+
+fn man(dir: Option<PathBuf>) -> Result<u8, ToolError> {
+    match dir {
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            std::io::stdout().write_all(&page)?;
+        }
+        Some(dir) => {
+            let write = || -> std::io::Result<()> {
+                std::fs::create_dir_all(&dir)?;
+                clap_mangen::generate_to(Cli::command(), &dir)?;
+                clap_mangen::generate_to(daemon::Arguments::command(), &dir)
+            };
+            write().map_err(|error| {
+                ToolError::Other(format!("cannot write manual pages to {}: {error}", dir.display()))
+            })?;
         }
     }
+    Ok(0)
 }

@@ -1,0 +1,223 @@
+//! What an operator may ask a node: which cluster it is in, which sets there are, what they take here,
+//! and who is in whose way. Nothing here is on the path of an operation, and nothing changes anything.
+
+use std::collections::BTreeMap;
+
+use kddm_core::id::SetId;
+use kddm_core::message::Message;
+
+use crate::error::{Error, SetError};
+use crate::node::Node;
+use crate::runtime::lane::Statistics;
+use crate::system::{PlacedBy, described, find_described};
+
+/// What the cluster remembers of a set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct SetInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number, the same on every node.
+    pub id: u64,
+    /// How values become bytes.
+    pub codec: String,
+    /// The name of the values' type.
+    pub type_name: String,
+    /// Where the objects have their home.
+    pub placed_by: PlacedBy,
+    /// It is being destroyed.
+    pub is_ending: bool,
+}
+
+/// What this node keeps of one set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct SetUsage {
+    /// Objects of which this node knows something: as owner, reader or hint.
+    pub objects: usize,
+    /// Objects whose home this node is, and that exist or have existed.
+    pub directory_entries: usize,
+    /// Bytes of records, directory, cells and indexes, without the values.
+    pub metadata_bytes: usize,
+}
+
+/// An object of this node that somebody holds or waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Holding {
+    /// The number of its set.
+    pub set: u64,
+    /// The object.
+    pub object: u64,
+    /// Whether local threads hold it now.
+    pub is_held: bool,
+    /// Local threads that wait for it.
+    pub waiting_here: usize,
+    /// Another node wants it, and waits for the local holders.
+    pub wanted_elsewhere: bool,
+}
+
+/// What [`Node::holdings`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Holdings {
+    /// The objects, by set and id.
+    pub objects: Vec<Holding>,
+    /// Whether all objects were looked at; those that somebody waits for always are.
+    pub is_complete: bool,
+}
+
+impl Statistics {
+    /// The name of each kind of message, with how many were sent and received.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// assert!(nodes[0].statistics().by_kind().all(|(name, sent, received)| !name.is_empty() && sent == received));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64, u64)> + '_ {
+        let counts = self.sent.iter().zip(&self.received);
+        Message::NAMES.iter().zip(counts).map(|(name, (sent, received))| (*name, *sent, *received))
+    }
+}
+
+impl Node {
+    /// The session of this node's cluster.
+    pub fn session(&self) -> u16 {
+        self.runtime().config.session
+    }
+
+    /// The number that names this node's cluster for ever.
+    pub fn cluster_id(&self) -> u64 {
+        self.runtime().identity.cluster.cluster.0
+    }
+
+    /// Which life of this node this is.
+    pub fn incarnation(&self) -> u32 {
+        self.runtime().identity.incarnation.0
+    }
+
+    /// All sets of the cluster by name. Blocks; reads system objects as a program would.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// assert!(nodes[1].sets()?.is_empty());
+    /// let _words: kddm::Set<String> = nodes[0].set("book/words").open()?;
+    /// assert_eq!(nodes[1].sets()?[0].name, "book/words");
+    /// assert_eq!(nodes[1].set_info("book/words")?.codec, "postcard");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What a get can meet.
+    pub fn sets(&self) -> Result<Vec<SetInfo>, Error> {
+        // Looking for a name would fix the homes of all objects; before that there are no sets.
+        if !self.runtime().membership.lock().state.is_sealed() {
+            return Ok(Vec::new());
+        }
+        let mut sets: Vec<SetInfo> = described(&self.system()?)?.into_iter().map(SetInfo::from).collect();
+        sets.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(sets)
+    }
+
+    /// One set of the cluster. Blocks.
+    ///
+    /// # Errors
+    /// `Unknown` if there is none of that name; `BadName`; what a get can meet.
+    pub fn set_info(&self, name: &str) -> Result<SetInfo, Error> {
+        if !self.runtime().membership.lock().state.is_sealed() {
+            return Err(SetError::Unknown { name: name.into() }.into());
+        }
+        find_described(&self.system()?, name).map(SetInfo::from)
+    }
+
+    /// What this node keeps of each set that it knows, by the set's number. Cheap: no object is
+    /// looked at.
+    pub fn usage(&self) -> BTreeMap<u64, SetUsage> {
+        let mut usage: BTreeMap<u64, SetUsage> = BTreeMap::new();
+        for (at, lane) in self.runtime().lanes.iter().enumerate() {
+            let state = lane.lock();
+            for (set, store) in &state.stores {
+                let (objects, directory_entries) = state.core.counts(*set);
+                let sum = usage.entry(set.0).or_default();
+                sum.objects += objects;
+                sum.directory_entries += directory_entries;
+                sum.metadata_bytes += state.core.memory_bytes(*set);
+                // All lanes share one table.
+                sum.metadata_bytes += if at == 0 { store.metadata_bytes() } else { 0 };
+            }
+        }
+        usage
+    }
+
+    /// Who holds, and who waits, on this node. Looks at up to `limit` objects of each set; those that
+    /// somebody waits for are always found.
+    pub fn holdings(&self, limit: usize) -> Holdings {
+        let mut found: BTreeMap<(u64, u64), Holding> = BTreeMap::new();
+        let mut is_complete = true;
+        for lane in &self.runtime().lanes {
+            let state = lane.lock();
+            let stores: Vec<_> = state.stores.iter().map(|(set, store)| (*set, store.clone())).collect();
+            for ((set, object), local) in &state.locals {
+                let store = state.stores.get(set);
+                let cell = store.and_then(|store| store.find(object.0));
+                let is_held = store.zip(cell).is_some_and(|(store, cell)| store.is_held(cell));
+                let (waiting_here, wanted_elsewhere) = (local.waiters.len(), local.revoking.is_some());
+                let holding = Holding { set: set.0, object: object.0, is_held, waiting_here, wanted_elsewhere };
+                found.insert((set.0, object.0), holding);
+            }
+            drop(state);
+            for (set, store) in stores.into_iter().filter(|(set, _)| *set != SetId::SYSTEM) {
+                let cells = store.cells();
+                is_complete &= cells.len() <= limit;
+                // The lane is let go between objects: this must not stand in anybody's way.
+                for (object, cell) in cells.into_iter().take(limit) {
+                    let _driver = lane.lock();
+                    if store.find(object) == Some(cell) && store.is_held(cell) {
+                        found.entry((set.0, object)).or_insert(Holding {
+                            set: set.0,
+                            object,
+                            is_held: true,
+                            waiting_here: 0,
+                            wanted_elsewhere: false,
+                        });
+                    }
+                }
+            }
+        }
+        Holdings { objects: found.into_values().collect(), is_complete }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::Set;
+
+    #[test]
+    fn who_holds_is_seen_until_he_puts() {
+        let nodes = Node::local_cluster(1).expect("a node");
+        let set: Set<String> = nodes[0].set("held").open().expect("a set");
+        let guard = set.grab(7).wait().expect("granted");
+        let held = nodes[0].holdings(10);
+        assert!(held.is_complete);
+        let [one] = &held.objects[..] else { panic!("one holding, not {held:?}") };
+        assert_eq!((one.object, one.is_held, one.waiting_here), (7, true, 0));
+        guard.put().wait().expect("put");
+        assert_eq!(nodes[0].holdings(10).objects, []);
+    }
+
+    #[test]
+    fn many_sets_are_listed_and_destroyed_ones_are_not() {
+        let nodes = Node::local_cluster(2).expect("nodes");
+        for number in 0..150 {
+            let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().expect("a set");
+        }
+        nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).expect("destroyed");
+        let names: Vec<String> = nodes[0].sets().expect("listed").into_iter().map(|set| set.name).collect();
+        let wanted: Vec<String> = (0..150).filter(|n| *n != 70).map(|n| format!("many/{n:03}")).collect();
+        assert_eq!(names, wanted);
+        assert!(nodes[0].set_info("many/070").is_err());
+        assert!(nodes[0].usage().len() >= 75, "it has opened so many");
+    }
+}

@@ -1,0 +1,224 @@
+//! What a daemon answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kddm::{Error, Node, NodeState, SetInfo, SetUsage};
+use serde_json::{Value as Json, json};
+
+use super::object;
+use super::protocol::{Command, Failure};
+use crate::{bench, sharing};
+
+/// Objects of each set that are looked at for holders: about a millisecond.
+const HOLDERS_LIMIT: usize = 10_000;
+
+/// How often a benchmark says how far it is.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+/// Longest wait for members that may be asked for: one day.
+const MOST_WAIT_MS: u64 = 24 * 3600 * 1000;
+
+/// A daemon, as those who ask see it.
+#[derive(Clone)]
+pub struct Subject {
+    /// Its node.
+    pub node: Node,
+    /// When the daemon began.
+    pub started: Instant,
+    /// How long handing over may take.
+    pub drain_limit: Duration,
+    /// A stop has begun.
+    pub is_stopping: Arc<AtomicBool>,
+}
+
+/// The three words of the states, as people see them.
+pub fn word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Offline => "offline",
+        NodeState::Online => "online",
+        NodeState::Possible => "possible",
+    }
+}
+
+impl Subject {
+    /// A daemon that begins now.
+    pub fn new(node: Node, started: Instant, drain_limit: Duration) -> Subject {
+        Subject { node, started, drain_limit, is_stopping: Arc::default() }
+    }
+
+    /// The state of its node; one that stops is not to be counted on any more.
+    pub fn state(&self) -> NodeState {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return NodeState::Offline;
+        }
+        let id = self.node.id();
+        self.node.members().iter().find(|member| member.id == id).map_or(NodeState::Offline, |member| member.state)
+    }
+
+    /// Measures the cluster. `told` hears how far it is, and says whether anybody still listens.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub fn bench(
+        &self,
+        operations: usize,
+        case_limit_ms: u64,
+        told: &mut dyn FnMut(Json) -> bool,
+    ) -> Result<Json, Failure> {
+        let case_limit = Duration::from_millis(case_limit_ms.min(MOST_WAIT_MS));
+        let options = bench::Options { operations, case_limit, ..bench::Options::default() };
+        let mut next = Instant::now();
+        let report = bench::run(&self.node, &options, &mut |progress| {
+            if Instant::now() >= next {
+                next = Instant::now() + PROGRESS;
+                let listens = told(json!({ "progress": progress }));
+                options.cancel.fetch_or(!listens, Ordering::Release);
+            }
+        });
+        let report = report.map_err(|error| Failure::new(error.to_string()))?;
+        Ok(json!({ "report": report, "table": report.table(), "off_budget": report.off_budget().count() }))
+    }
+
+    /// The last answer to a command; `told` gets those that come before it.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub fn answer(&self, command: &Command, told: &mut dyn FnMut(Json)) -> Result<Json, Failure> {
+        let mut progress = |progress| told(json!({ "progress": progress }));
+        match command {
+            Command::Status => Ok(self.status()),
+            Command::Start { node } => {
+                sharing::start(&self.node, *node, self.drain_limit, &mut progress).map(|()| self.status())
+            }
+            Command::Stop { node } => {
+                sharing::stop(&self.node, *node, self.drain_limit, &mut progress).map(|()| self.status())
+            }
+            Command::Wait { members, limit_ms } => {
+                let limit = Duration::from_millis((*limit_ms).min(MOST_WAIT_MS));
+                self.node.wait_for_members(*members, limit)?;
+                Ok(self.status())
+            }
+            Command::Sets => self.sets(),
+            Command::Set { name } => {
+                let info = self.node.set_info(name)?;
+                Ok(set(&info, self.node.usage().get(&info.id)))
+            }
+            Command::Object { set, id, form, action } => object::act(&self.node, set, *id, *form, action),
+            Command::Holders => self.holders(),
+            Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
+            Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
+        }
+    }
+
+    fn status(&self) -> Json {
+        let nodes: Vec<Json> = self
+            .node
+            .members()
+            .iter()
+            .map(|member| {
+                json!({
+                    "id": member.id,
+                    "state": word(member.state),
+                    "incarnation": member.incarnation,
+                    "address": member.address,
+                    "reachable": member.reachable,
+                })
+            })
+            .collect();
+        json!({
+            "epoch": self.node.epoch(),
+            "session": self.node.session(),
+            "cluster": format!("{:016x}", self.node.cluster_id()),
+            "answered_by": self.node.id(),
+            "nodes": nodes,
+        })
+    }
+
+    fn sets(&self) -> Result<Json, Failure> {
+        let usage = self.node.usage();
+        let sets: Vec<Json> = self.node.sets()?.iter().map(|info| set(info, usage.get(&info.id))).collect();
+        Ok(json!({"answered_by": self.node.id(), "sets": sets}))
+    }
+
+    fn holders(&self) -> Result<Json, Failure> {
+        let holdings = self.node.holdings(HOLDERS_LIMIT);
+        let names: Result<Vec<SetInfo>, Error> = self.node.sets();
+        // The list of sets may itself be what nobody gets at: then the numbers must do.
+        let names = names.unwrap_or_default();
+        let name = |id: u64| names.iter().find(|info| info.id == id).map(|info| info.name.clone());
+        let objects: Vec<Json> = holdings
+            .objects
+            .iter()
+            .map(|holding| {
+                json!({
+                    "set": name(holding.set).unwrap_or_else(|| format!("#{}", holding.set)),
+                    "object": holding.object,
+                    "held": holding.is_held,
+                    "waiting_here": holding.waiting_here,
+                    "wanted_elsewhere": holding.wanted_elsewhere,
+                })
+            })
+            .collect();
+        Ok(json!({"answered_by": self.node.id(), "complete": holdings.is_complete, "objects": objects}))
+    }
+
+    /// What this daemon counts, with the process around it.
+    pub fn statistics(&self) -> Json {
+        let counted = self.node.statistics();
+        let usage = self.node.usage();
+        let sum = |of: fn(&SetUsage) -> usize| usage.values().map(of).sum::<usize>();
+        let messages: serde_json::Map<String, Json> = counted
+            .by_kind()
+            .map(|(name, sent, received)| (name.into(), json!({"sent": sent, "received": received})))
+            .collect();
+        let members = self.node.members();
+        let count = |state: NodeState| members.iter().filter(|member| member.state == state).count();
+        json!({
+            "node": self.node.id(),
+            "epoch": self.node.epoch(),
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "resident_bytes": resident_bytes(),
+            "members": {"online": count(NodeState::Online), "possible": count(NodeState::Possible)},
+            "objects": sum(|usage| usage.objects),
+            "directory_entries": sum(|usage| usage.directory_entries),
+            "metadata_bytes": sum(|usage| usage.metadata_bytes),
+            "misses": counted.misses,
+            "moves": counted.moves(),
+            "installs": counted.installs,
+            "dropped": counted.dropped,
+            "malformed": counted.malformed,
+            "undecodable": counted.undecodable,
+            "faults": counted.faults,
+            "reconnects": counted.reconnects,
+            "notifier_overruns": counted.notifier_overruns,
+            "notifier_panics": counted.notifier_panics,
+            "messages_sent": counted.messages(),
+            "messages": messages,
+        })
+    }
+}
+
+fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
+    let usage = usage.copied().unwrap_or_default();
+    json!({
+        "name": info.name,
+        "id": info.id,
+        "codec": info.codec,
+        "type": info.type_name,
+        "placement": info.placed_by,
+        "ending": info.is_ending,
+        "objects_here": usage.objects,
+        "directory_entries_here": usage.directory_entries,
+        "metadata_bytes_here": usage.metadata_bytes,
+    })
+}
+
+/// Memory of this process, as the system counts it; zero where it does not say.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = resident.and_then(|text| text.trim().split(' ').next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}

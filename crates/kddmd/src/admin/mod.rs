@@ -1,0 +1,8 @@
+//! How a daemon is asked: one JSON object a line each way over the Unix socket `admin.sock` in its data
+//! directory. Only its own user reaches it.
+
+pub mod answer;
+pub mod client;
+pub mod object;
+pub mod protocol;
+pub mod server;

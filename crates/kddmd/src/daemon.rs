@@ -1,0 +1,333 @@
+//! The daemon: a node, kept by a process of its own, from its start to its clean end.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use kddm::{Chain, Node, NodeState, Priority};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::admin::answer::Subject;
+use crate::admin::server;
+use crate::config::{ConfigError, Layer, Settings, Source};
+use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
+use crate::http;
+use crate::joining::{self, Past};
+use crate::notify::ServiceManager;
+use crate::{bench, sharing};
+
+/// Why a daemon stops that was started as a child of another program.
+const PARENT_ENDED: &str = "its parent has ended";
+
+/// How much longer than handing over the rest of a stop may take.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// How often a stop says how far it is.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// The KDDM daemon: a node of a cluster, for programs and tools on this host.
+#[derive(Debug, Parser)]
+#[command(name = "kddmd", version)]
+pub struct Arguments {
+    /// The settings file [default: KDDM_CONFIG, else /etc/kddm/kddmd.toml for root, else ~/.config/kddm/kddmd.toml, if it exists].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Layer,
+    /// Say where it listens in a line of JSON on standard output, stop when standard input ends, and
+    /// leave no data directory behind.
+    #[arg(long, hide = true)]
+    pub child: bool,
+}
+
+/// Why a daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The settings do not work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory is of no use.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The node did not start.
+    #[error("{0}")]
+    Node(String),
+    /// The system refused something.
+    #[error("cannot {what}: {reason}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A stop was asked for first.
+    #[error("stopped before the node was a member")]
+    Interrupted,
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let what = what.into();
+    move |error| DaemonError::System { what, reason: error.to_string() }
+}
+
+/// Runs a daemon until it is stopped, and says on standard error why it could not.
+pub fn main(arguments: Arguments) -> ExitCode {
+    // Files and sockets of a daemon are its own user's.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(DaemonError::Interrupted) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kddmd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn default_config_file() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some("/etc/kddm/kddmd.toml".into());
+    }
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")))?;
+    Some(folder.join("kddm/kddmd.toml"))
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, ConfigError> {
+    let variable = std::env::var_os("KDDM_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let file = match arguments.config.as_ref().or(variable.as_ref()) {
+        Some(path) => Layer::from_file(path)?,
+        None => match default_config_file().filter(|path| path.exists()) {
+            Some(path) => Layer::from_file(&path)?,
+            None => Layer::default(),
+        },
+    };
+    let environment = Layer::from_environment(|name| std::env::var(name).ok())?;
+    arguments.settings.check(&Source::Flags)?;
+    Settings::resolve(arguments.settings.clone().over(environment).over(file), default_data_dir())
+}
+
+fn start_log(filter: &str) -> Result<(), DaemonError> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        DaemonError::Node(format!("the log filter `{filter}`: {error}; write for example info, or kddm=debug,info"))
+    })?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A test may have one already.
+    let _set_before = subscriber.try_init();
+    Ok(())
+}
+
+/// What happens to a daemon.
+enum Event {
+    /// A member now, or why not.
+    Joined(Result<Node, String>),
+    /// A signal, or the end of standard input, asks for the end.
+    Stop(&'static str),
+    /// The node has stopped.
+    Stopped,
+    /// Others have come or gone.
+    Members,
+    /// The node is no member any more: it hears so at every end, asked for or not.
+    Out,
+}
+
+fn run(arguments: Arguments) -> Result<(), DaemonError> {
+    let started = Instant::now();
+    let settings = settings(&arguments)?;
+    start_log(&settings.log)?;
+    let data_dir = DataDir::open(&settings.data_dir, if arguments.child { Sync::No } else { Sync::Yes })?;
+    let result = serve(&arguments, &settings, &data_dir, started);
+    let _already_gone = std::fs::remove_file(admin_socket(data_dir.path()));
+    if arguments.child {
+        data_dir.remove();
+    }
+    result
+}
+
+fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started: Instant) -> Result<(), DaemonError> {
+    let manager = ServiceManager::from_environment();
+    let (sender, events) = channel();
+    watch_signals(&sender)?;
+    if arguments.child {
+        watch_standard_input(&sender)?;
+    }
+    let past =
+        Past { node_id: data_dir.node_id(settings.node_id)?, is_new: data_dir.is_new(), members: data_dir.members() };
+    let (joins, its_settings) = (sender.clone(), settings.clone());
+    let is_wanted = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&is_wanted);
+    let join = move || {
+        let joined = joining::join(&its_settings, &past, &still);
+        let _main_may_have_left = joins.send(Event::Joined(joined));
+    };
+    std::thread::Builder::new().name("kddmd-join".into()).spawn(join).map_err(system("start a thread"))?;
+    manager.tell("STATUS=Joining");
+    let node = wait_for_node(&events, &is_wanted)?;
+    data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
+    keep_members(&node, data_dir);
+    let news = sender.clone();
+    let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
+        let is_out = event.is_this_node && event.to == NodeState::Offline;
+        let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
+    });
+    watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    let served = (|| Ok((bench::serve(&node)?, sharing::serve(&node)?)))();
+    let _served =
+        served.map_err(|error: kddm::Error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    let subject = Subject::new(node.clone(), started, settings.drain_limit);
+    let is_stopping = Arc::clone(&subject.is_stopping);
+    let socket = admin_socket(data_dir.path());
+    let listens = server::listen(&socket, subject.clone());
+    listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
+    let http = match &settings.http {
+        Some(address) => Some(http::listen(address, subject).map_err(DaemonError::Node).inspect_err(|_| node.stop())?),
+        None => None,
+    };
+    tracing::info!(
+        node = node.id(),
+        address = %node.address(),
+        members = node.members().len(),
+        session = settings.session,
+        data_dir = %settings.data_dir.display(),
+        http = http.as_ref().map_or("off".into(), ToString::to_string),
+        "this node shares objects"
+    );
+    if arguments.child {
+        let news = json!({"node": node.id(), "address": node.address().to_string(), "admin": socket,
+                          "http": http.as_ref().map(ToString::to_string)});
+        let mut output = io::stdout().lock();
+        let _parent_may_be_gone = writeln!(output, "{news}").and_then(|()| output.flush());
+    }
+    let metrics = http.as_ref().map(|address| format!(", metrics on {address}")).unwrap_or_default();
+    let place = format!("Node {} of session {} on {}{metrics}", node.id(), settings.session, node.address());
+    manager.tell(&format!("READY=1\nSTATUS={place}"));
+    let why = loop {
+        match events.recv() {
+            Ok(Event::Stop(why)) => break why,
+            Ok(Event::Members) => keep_members(&node, data_dir),
+            Ok(Event::Out) => {
+                let text =
+                    "this node is no member any more, see the log above; look who has its number, then start it again";
+                return Err(DaemonError::Node(text.into()));
+            }
+            Ok(_) => {}
+            Err(_) => break "nobody is left to ask for it",
+        }
+    };
+    is_stopping.store(true, Ordering::Release);
+    stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// For the next start: it asks whether this cluster is still there before it begins another.
+fn keep_members(node: &Node, data_dir: &DataDir) {
+    let others = node.members().into_iter().filter(|member| member.id != node.id());
+    if let Err(error) = data_dir.keep_members(&others.map(|member| member.address).collect::<Vec<_>>()) {
+        tracing::warn!(%error, "the members are not kept");
+    }
+}
+
+/// Waits for the node. If a stop is asked for meanwhile, what has been begun is ended first, so that no
+/// member is left behind; a second request ends the process at once.
+fn wait_for_node(events: &Receiver<Event>, is_wanted: &AtomicBool) -> Result<Node, DaemonError> {
+    match events.recv() {
+        Ok(Event::Joined(joined)) => return joined.map_err(DaemonError::Node),
+        Ok(Event::Stop(why)) => tracing::info!(why, "stopping as soon as the admission is decided"),
+        _ => return Err(DaemonError::Interrupted),
+    }
+    is_wanted.store(false, Ordering::Release);
+    if let Ok(Event::Joined(Ok(node))) = events.recv() {
+        node.stop();
+    }
+    Err(DaemonError::Interrupted)
+}
+
+/// The clean end, with its progress told, up to a limit. A second request ends it at once.
+fn stop(
+    node: &Node,
+    events: &Receiver<Event>,
+    sender: Sender<Event>,
+    why: &str,
+    limit: Duration,
+    manager: &ServiceManager,
+) -> Result<(), DaemonError> {
+    tracing::info!(why, limit_seconds = limit.as_secs(), "stopping; a second signal ends at once");
+    manager.tell("STOPPING=1\nSTATUS=Handing over");
+    let (begun, leaving) = (Instant::now(), node.clone());
+    // With whoever started this daemon the whole cluster ends: there is nobody to hand over to.
+    let drain = if why == PARENT_ENDED { Duration::ZERO } else { limit };
+    let leave = move || {
+        leaving.stop_within(drain);
+        let _main_may_have_left = sender.send(Event::Stopped);
+    };
+    std::thread::Builder::new().name("kddmd-stop".into()).spawn(leave).map_err(system("start a thread"))?;
+    let mut next = begun + PROGRESS;
+    loop {
+        match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(Event::Stopped) => {
+                tracing::info!(seconds = begun.elapsed().as_secs_f64(), "stopped");
+                return Ok(());
+            }
+            Ok(Event::Stop(why)) => {
+                let text =
+                    format!("a second request to stop ({why}) ended it at once; what was not handed over is lost");
+                return Err(DaemonError::Node(text));
+            }
+            Ok(Event::Joined(_) | Event::Out | Event::Members) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit + STOP_MARGIN => {
+                let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");
+                return Err(DaemonError::Node(text));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let objects = node.left_to_hand_over();
+                let seconds = begun.elapsed().as_secs();
+                tracing::info!(objects, seconds, "still handing over");
+                manager.tell(&format!("STATUS=Handing over, {objects} objects left, for {seconds} s"));
+                next += PROGRESS;
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT ask for a clean end. SIGHUP does too, unless it is ignored (nohup): nothing is
+/// read again, and a daemon that was started from a terminal ends with it.
+fn watch_signals(sender: &Sender<Event>) -> Result<(), DaemonError> {
+    let signals = [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT"), (SIGHUP, "SIGHUP")];
+    for (signal, name) in signals.into_iter().filter(|(signal, _)| *signal != SIGHUP || !ignores_hangup()) {
+        let (mut reads, writes) = UnixStream::pair().map_err(system("watch for signals"))?;
+        signal_hook::low_level::pipe::register(signal, writes).map_err(system("watch for signals"))?;
+        let sender = sender.clone();
+        let watch = move || {
+            while reads.read_exact(&mut [0]).is_ok() && sender.send(Event::Stop(name)).is_ok() {}
+        };
+        std::thread::Builder::new().name("kddmd-signal".into()).spawn(watch).map_err(system("start a thread"))?;
+    }
+    Ok(())
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored & (1 << (SIGHUP - 1)) != 0
+}
+
+/// Who started this daemon holds the other end of its standard input: however that process ends, the
+/// input ends with it.
+fn watch_standard_input(sender: &Sender<Event>) -> Result<(), DaemonError> {
+    let sender = sender.clone();
+    let watch = move || {
+        let _until_it_ends = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _main_may_have_left = sender.send(Event::Stop(PARENT_ENDED));
+    };
+    std::thread::Builder::new().name("kddmd-parent".into()).spawn(watch).map_err(system("start a thread"))?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The Prometheus text format, from what the node counts anyway: nothing is added to any operation.
+
+use std::fmt::Write;
+
+use kddm::NodeState;
+
+use crate::admin::answer::{Subject, resident_bytes, word};
+
+/// What the format is called.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _a_string_takes_all = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// `labels` has its braces, or is empty.
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _a_string_takes_all = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample(name, "", value);
+    }
+}
+
+/// The page.
+pub fn render(subject: &Subject) -> String {
+    let node = &subject.node;
+    let counted = node.statistics();
+    let mut page = Page(String::with_capacity(8192));
+    page.family("kddm_messages_total", "counter", "Messages of the protocol, by kind and direction.");
+    for (kind, sent, received) in counted.by_kind() {
+        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"sent\"}}"), sent);
+        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"received\"}}"), received);
+    }
+    for (name, help, value) in [
+        ("kddm_misses_total", "Requests that left a local thread waiting.", counted.misses),
+        ("kddm_moves_total", "Ownerships that moved away from this node.", counted.moves()),
+        ("kddm_installs_total", "Copies of objects taken in.", counted.installs),
+        ("kddm_dropped_total", "Messages that could not be meant, or came for a destroyed set.", counted.dropped),
+        ("kddm_malformed_total", "Frames and greetings that were malformed.", counted.malformed),
+        ("kddm_undecodable_total", "Objects whose bytes do not fit their type.", counted.undecodable),
+        ("kddm_faults_total", "Broken invariants; the node fences itself at the first.", counted.faults),
+        ("kddm_reconnects_total", "Connections that ended and were made again.", counted.reconnects),
+        ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
+        ("kddm_notifier_panics_total", "Notifiers that panicked.", counted.notifier_panics),
+    ] {
+        page.single(name, "counter", help, value);
+    }
+    let members = node.members();
+    page.family("kddm_members", "gauge", "Members of the cluster by state.");
+    for state in [NodeState::Online, NodeState::Possible] {
+        let count = members.iter().filter(|member| member.state == state).count();
+        page.sample("kddm_members", &format!("{{state=\"{}\"}}", word(state)), count);
+    }
+    let unreachable = members.iter().filter(|member| !member.reachable).count();
+    page.single("kddm_members_unreachable", "gauge", "Members without a connection to this node.", unreachable);
+    page.single("kddm_epoch", "gauge", "Epoch of the installed view.", node.epoch());
+    let usage = node.usage();
+    let (mut objects, mut entries, mut bytes) = (0, 0, 0);
+    for one in usage.values() {
+        objects += one.objects;
+        entries += one.directory_entries;
+        bytes += one.metadata_bytes;
+    }
+    page.single("kddm_sets", "gauge", "Sets of which this node keeps something.", usage.len());
+    page.single("kddm_objects", "gauge", "Objects of which this node knows something.", objects);
+    page.single("kddm_directory_entries", "gauge", "Objects whose home is this node.", entries);
+    page.single("kddm_metadata_bytes", "gauge", "Memory of all sets without their values.", bytes);
+    page.single("process_resident_memory_bytes", "gauge", "Memory of the daemon's process.", resident_bytes());
+    page.single("kddm_uptime_seconds", "gauge", "Age of the daemon.", subject.started.elapsed().as_secs_f64());
+    page.family("kddm_build_info", "gauge", "The version, as a label.");
+    page.sample("kddm_build_info", &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1);
+    page.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_has_its_family_and_a_number() {
+        let node = kddm::Node::local_cluster(1).expect("a node").remove(0);
+        let set: kddm::Set<String> = node.set("counted").open().expect("a set");
+        set.grab(1).wait().expect("granted").put().wait().expect("put");
+        let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
+        let families: Vec<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        for line in &samples {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(families.contains(&name.split('{').next().expect("a name")), "{line}");
+        }
+        assert!(samples.contains(&"kddm_members{state=\"possible\"} 1"));
+        assert!(page.contains("kddm_messages_total{kind=\"request\",direction=\"sent\"}"));
+        assert!(page.lines().any(|line| line.strip_prefix("kddm_objects ").is_some_and(|count| count != "0")));
+    }
+}

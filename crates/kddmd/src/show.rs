@@ -1,0 +1,181 @@
+//! Answers of a daemon as people read them.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde_json::Value as Json;
+
+/// A cell: strings without quotes, nothing for what is missing.
+fn text(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Null => String::new(),
+        Json::Bool(true) => "yes".into(),
+        Json::Bool(false) => "no".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A table of the objects in a list, one column for each `(title, key)`.
+fn table(rows: &Json, columns: &[(&str, &str)]) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().map(|(title, _)| *title));
+    for row in rows.as_array().into_iter().flatten() {
+        table.add_row(columns.iter().map(|(_, key)| text(&row[key])));
+    }
+    table.to_string()
+}
+
+/// `cluster status`.
+pub fn status(answer: &Json) -> String {
+    let head = format!(
+        "session {}, epoch {}, cluster {}, seen by node {}",
+        answer["session"],
+        answer["epoch"],
+        text(&answer["cluster"]),
+        answer["answered_by"]
+    );
+    format!("{head}\n{}", nodes(answer))
+}
+
+/// `nodes`.
+pub fn nodes(answer: &Json) -> String {
+    let columns = [
+        ("NODE", "id"),
+        ("STATE", "state"),
+        ("INCARNATION", "incarnation"),
+        ("ADDRESS", "address"),
+        ("REACHABLE", "reachable"),
+    ];
+    table(&answer["nodes"], &columns)
+}
+
+/// `sets`.
+pub fn sets(answer: &Json) -> String {
+    if answer["sets"].as_array().is_none_or(Vec::is_empty) {
+        return "no sets".into();
+    }
+    let columns = [
+        ("NAME", "name"),
+        ("CODEC", "codec"),
+        ("TYPE", "type"),
+        ("PLACEMENT", "placement"),
+        ("OBJECTS HERE", "objects_here"),
+        ("ENDING", "ending"),
+    ];
+    table(&answer["sets"], &columns)
+}
+
+/// `holders`.
+pub fn holders(answer: &Json) -> String {
+    let more = if answer["complete"] == true { "" } else { "\nnot all objects were looked at, there are too many" };
+    if answer["objects"].as_array().is_none_or(Vec::is_empty) {
+        return format!("nobody holds anything on node {}{more}", answer["answered_by"]);
+    }
+    let columns = [
+        ("SET", "set"),
+        ("OBJECT", "object"),
+        ("HELD", "held"),
+        ("WAITING HERE", "waiting_here"),
+        ("WANTED ELSEWHERE", "wanted_elsewhere"),
+    ];
+    format!("{}{more}", table(&answer["objects"], &columns))
+}
+
+/// One value a line: `sets show`, `stats`. Messages are shown where there were any.
+pub fn pairs(answer: &Json) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    for (key, value) in answer.as_object().into_iter().flatten() {
+        match value {
+            Json::Object(inner) => {
+                for (name, value) in inner.iter().filter(|(_, value)| has_something(value)) {
+                    table.add_row([format!("{key} {name}"), compact(value)]);
+                }
+            }
+            value => {
+                table.add_row([key.clone(), text(value)]);
+            }
+        }
+    }
+    table.to_string()
+}
+
+fn has_something(value: &Json) -> bool {
+    match value {
+        Json::Object(inner) => inner.values().any(has_something),
+        Json::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    }
+}
+
+fn compact(value: &Json) -> String {
+    match value {
+        Json::Object(inner) => inner.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", "),
+        value => text(value),
+    }
+}
+
+/// One screen of `top`: totals, and what a second brings.
+pub fn top(answer: &Json, before: Option<&Json>) -> String {
+    let number = |of: &Json, key: &str| of[key].as_f64().unwrap_or(0.0);
+    let seconds = before.map_or(0.0, |before| number(answer, "uptime_seconds") - number(before, "uptime_seconds"));
+    let rate = |key: &str| match before {
+        Some(before) if seconds > 0.0 => format!("{:.1}", (number(answer, key) - number(before, key)) / seconds),
+        _ => String::new(),
+    };
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(["", "TOTAL", "PER SECOND"]);
+    let rows =
+        ["messages_sent", "misses", "moves", "installs", "reconnects", "dropped", "malformed", "undecodable", "faults"];
+    for key in rows {
+        table.add_row([key.replace('_', " "), text(&answer[key]), rate(key)]);
+    }
+    for key in ["objects", "directory_entries", "metadata_bytes"] {
+        table.add_row([key.replace('_', " "), text(&answer[key]), String::new()]);
+    }
+    format!(
+        "node {}, epoch {}, up {:.0} s, {} possible, {} online, {:.1} MiB\n{table}",
+        answer["node"],
+        answer["epoch"],
+        number(answer, "uptime_seconds"),
+        answer["members"]["possible"],
+        answer["members"]["online"],
+        number(answer, "resident_bytes") / f64::from(1 << 20),
+    )
+}
+
+/// `object`: the value alone, so that it can be used.
+pub fn object(answer: &Json) -> String {
+    match (&answer["value"], &answer["removed"]) {
+        (Json::Null, Json::Bool(true)) => format!("object {} is removed", answer["id"]),
+        (Json::Null, _) if answer.get("value").is_none() => format!("version {}", answer["version"]),
+        (value, _) if answer["as"] == "json" => value.to_string(),
+        (value, _) => text(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_value_is_shown_so_that_it_can_be_used() {
+        assert_eq!(object(&json!({"id": 1, "version": 2, "as": "text", "value": "hi"})), "hi");
+        assert_eq!(object(&json!({"id": 1, "version": 2, "as": "json", "value": "hi"})), "\"hi\"");
+        assert_eq!(object(&json!({"id": 1, "version": 2, "as": "json", "value": null})), "null");
+        assert_eq!(object(&json!({"id": 1, "version": 2, "value": 7})), "7");
+        assert_eq!(object(&json!({"id": 1, "version": 2})), "version 2");
+        assert_eq!(object(&json!({"id": 1, "removed": true})), "object 1 is removed");
+    }
+
+    #[test]
+    fn rates_are_by_the_time_between_two_answers() {
+        let before = json!({"uptime_seconds": 1.0, "misses": 10});
+        let after = json!({"uptime_seconds": 3.0, "misses": 30, "members": {}});
+        let line = |text: String| text.lines().find(|line| line.contains("misses")).map(str::to_string);
+        assert!(line(top(&after, Some(&before))).expect("a line").contains("10.0"));
+        assert!(!line(top(&after, None)).expect("a line").contains("10.0"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The programs as people run them: real processes on loopback, each with a limit to what it may take.
+
+mod daemons;
+mod harness;
+mod hostile;
+mod playgrounds;
+mod refusals;
