@@ -10,7 +10,9 @@ use kddm_core::shard::Main;
 
 use crate::agent::{Agent, ClientNumber, Effects, Left, Outcome, Packet, Value, Wish};
 use crate::check;
-use crate::views::{Change, Step, Views};
+use crate::views::{Change, Views};
+
+mod membership;
 
 /// One operation of a client.
 pub type Operation = (ObjectId, Wish);
@@ -194,77 +196,6 @@ impl World {
                         actions.push(Action::Abandon(number));
                     }
                 }
-            }
-        }
-    }
-
-    /// What can happen next to the membership.
-    fn view_actions(&self, actions: &mut Vec<Action>) {
-        if self.views.newest() == 0 && self.views.next().is_none() {
-            return;
-        }
-        if self.views.next().is_some_and(|step| self.may_decide(step)) {
-            actions.push(Action::Decide);
-        }
-        for node in self.nodes.iter().filter(|node| !self.has_left(node.id())) {
-            let id = node.id();
-            if node.is_settled() && self.next_view(id).is_some() {
-                actions.push(Action::Install(id));
-            }
-            if node.is_handing_over() {
-                actions.push(Action::HandOver(id));
-            }
-            if node.is_leaving() {
-                actions.extend(node.to_drain().min().map(|object| Action::Drain(id, object)));
-            }
-        }
-    }
-
-    fn may_decide(&self, step: Step) -> bool {
-        match step {
-            Step::Join(_) | Step::Drain(_) => true,
-            Step::Share(node) => self.node(node).view().member(node).is_some(),
-            Step::Unshare(node) => self.has_finished(node),
-            Step::Leave(node) => self.has_finished(node) && !self.links.keys().any(|(from, _)| *from == node),
-        }
-    }
-
-    /// A leaving node has nothing any more, in the newest view.
-    fn has_finished(&self, node: NodeId) -> bool {
-        let idle = |client: &Client| client.node != node || client.doing == Doing::Nothing;
-        let agent = self.node(node);
-        agent.view() == self.views.last() && agent.is_settled() && agent.is_empty() && self.clients.iter().all(idle)
-    }
-
-    /// The node was a member, and is none any more.
-    pub fn has_left(&self, node: NodeId) -> bool {
-        self.node(node).view().member(node).is_some() && self.views.last().member(node).is_none()
-    }
-
-    /// The number of the view that the node installs next. A new node begins with the first view that
-    /// has it.
-    fn next_view(&self, node: NodeId) -> Option<usize> {
-        let from = self.installed[usize::from(node.0) - 1];
-        let has = |number: &usize| self.views.get(*number).is_some_and(|view| view.member(node).is_some());
-        (from..=self.views.newest()).find(has)
-    }
-
-    fn install(&mut self, node: NodeId, effects: &mut Effects) {
-        let Some(number) = self.next_view(node) else { return };
-        let Some(view) = self.views.get(number).cloned() else { return };
-        self.installed[usize::from(node.0) - 1] = number + 1;
-        self.node_mut(node).install(&view, effects);
-        if !self.node(node).is_leaving() || !self.node(node).view().member(node).is_some_and(|m| m.state.can_share()) {
-            return;
-        }
-        self.node_mut(node).dismiss(effects);
-        for client in self.clients.iter_mut().filter(|client| client.node == node) {
-            match client.doing {
-                Doing::Nothing | Doing::Waiting => client.plan.clear(),
-                Doing::Reading | Doing::Writing => client.plan.truncate(1),
-            }
-            if client.doing == Doing::Waiting {
-                client.doing = Doing::Nothing;
             }
         }
     }

@@ -1,0 +1,198 @@
+//! Which field of the header means what in each kind of message, both ways.
+
+use super::*;
+
+fn put_id(header: &mut Header, id: &RequestId) {
+    header.request_node = id.node.0.into();
+    header.request_incarnation = id.incarnation.0.into();
+    header.counter = id.counter.into();
+}
+
+/// Fills the fields that this kind of message has.
+pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &'m NodeSet)> {
+    match message {
+        Message::Request(request) => {
+            put_id(header, &request.id);
+            header.second = request.tau.0.into();
+            header.forwards = request.forwards;
+            let (kind, existing) = match request.kind {
+                RequestKind::Get { existing } => (0, existing),
+                RequestKind::Grab { existing } => (1, existing),
+                RequestKind::TryGrab => (2, false),
+                RequestKind::Remove => (3, false),
+                RequestKind::Flush { .. } => (4, false), // Refused by every receiver.
+            };
+            header.flags = (kind << flag::KIND_SHIFT)
+                | (u8::from(existing) * flag::EXISTING)
+                | (u8::from(request.inherited) * flag::INHERITED)
+                | (u8::from(request.first) * flag::FIRST)
+                | (u8::from(request.to_home) * flag::TO_HOME);
+        }
+        Message::Create { tenure, id } => {
+            header.tenure = tenure.0.into();
+            put_id(header, id);
+        }
+        Message::Data { tenure, version, id } | Message::TryInvalidate { tenure, version, id } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            put_id(header, id);
+        }
+        Message::Transfer { tenure, version, born, sharers, replicas, has_value, id } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.second = born.0.into();
+            header.flags = u8::from(*has_value) * flag::HAS_VALUE;
+            put_id(header, id);
+            return Some((sharers, replicas));
+        }
+        Message::Invalidate { tenure, version, owner, remove } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.node = owner.0.into();
+            header.flags = u8::from(*remove) * flag::REMOVE;
+        }
+        Message::Ack { tenure, version } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+        }
+        Message::Confirm { tenure } | Message::Removed { tenure } => header.tenure = tenure.0.into(),
+        Message::OwnerIs { owner, tenure } => {
+            header.tenure = tenure.0.into();
+            header.node = owner.0.into();
+        }
+        Message::Removing { tenure, forwarded } => {
+            header.tenure = tenure.0.into();
+            header.flags = u8::from(*forwarded) * flag::FORWARDED;
+        }
+        Message::Entry { .. } | Message::ShardIsYours { .. } | Message::Placed { .. } => fill_placing(header, message),
+        Message::RemoveDone { id }
+        | Message::NotFound { id }
+        | Message::Busy { id }
+        | Message::Lost { id }
+        | Message::Flushed { id } => put_id(header, id),
+        Message::TryAnswer { id, held } => {
+            header.flags = u8::from(*held) * flag::HELD;
+            put_id(header, id);
+        }
+    }
+    None
+}
+
+/// The same for what goes from home to home.
+fn fill_placing(header: &mut Header, message: &Message) {
+    match message {
+        Message::Entry { tenure, owner, state } => {
+            header.tenure = tenure.0.into();
+            header.node = owner.0.into();
+            header.flags = *state as u8;
+        }
+        Message::ShardIsYours { shard, floor } => {
+            header.tenure = floor.0.into();
+            header.counter = u64::from(shard.0).into();
+        }
+        Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
+        _ => {}
+    }
+}
+
+pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
+    let tenure = Tenure(header.tenure.get());
+    let version = Version(header.version.get());
+    let second = Tenure(header.second.get());
+    let node = NodeId(header.node.get());
+    let id = RequestId {
+        node: NodeId(header.request_node.get()),
+        incarnation: Incarnation(header.request_incarnation.get()),
+        counter: header.counter.get(),
+    };
+    if header.kind != 3 && !lists.is_empty() {
+        return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+    }
+    Ok(match header.kind {
+        0 => Message::Request(request(header, id, second)?),
+        1 => Message::Create { tenure, id },
+        2 => Message::Data { tenure, version, id },
+        3 => {
+            let (sharers, rest) = list(lists)?;
+            let (replicas, rest) = list(rest)?;
+            if !rest.is_empty() {
+                return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+            }
+            let has_value = header.flags & flag::HAS_VALUE != 0;
+            Message::Transfer { tenure, version, born: second, sharers, replicas, has_value, id }
+        }
+        4 => Message::Invalidate { tenure, version, owner: node, remove: header.flags & flag::REMOVE != 0 },
+        5 => Message::Ack { tenure, version },
+        6 => Message::Confirm { tenure },
+        7 => Message::OwnerIs { owner: node, tenure },
+        8 => Message::Removing { tenure, forwarded: header.flags & flag::FORWARDED != 0 },
+        9 => Message::Removed { tenure },
+        10 => Message::RemoveDone { id },
+        11 => Message::NotFound { id },
+        12 => Message::Busy { id },
+        13 => Message::Lost { id },
+        14 => Message::TryInvalidate { tenure, version, id },
+        15 => Message::TryAnswer { id, held: header.flags & flag::HELD != 0 },
+        16 => Message::Flushed { id },
+        17 => Message::Entry { tenure, owner: node, state: entry_state(header.flags)? },
+        18 => Message::ShardIsYours { shard: shard(id.counter)?, floor: tenure },
+        19 => Message::Placed { placement: placement(id.counter)? },
+        kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
+    })
+}
+
+fn entry_state(flags: u8) -> Result<EntryState, DecodeError> {
+    match flags {
+        0 => Ok(EntryState::Predicted),
+        1 => Ok(EntryState::Fact),
+        2 => Ok(EntryState::Removing),
+        flags => Err(DecodeError::Value { field: "entry state", value: flags.into() }),
+    }
+}
+
+fn shard(number: u64) -> Result<ShardIndex, DecodeError> {
+    let shard = u16::try_from(number).ok().filter(|shard| *shard < SHARDS_PER_SET);
+    shard.map(ShardIndex).ok_or(DecodeError::Value { field: "shard", value: number })
+}
+
+fn placement(number: u64) -> Result<Placement, DecodeError> {
+    u32::try_from(number).map(Placement).map_err(|_| DecodeError::Value { field: "placement", value: number })
+}
+
+fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, DecodeError> {
+    let existing = header.flags & flag::EXISTING != 0;
+    let kind = match header.flags >> flag::KIND_SHIFT {
+        0 => RequestKind::Get { existing },
+        1 => RequestKind::Grab { existing },
+        2 => RequestKind::TryGrab,
+        3 => RequestKind::Remove,
+        kind => return Err(DecodeError::Value { field: "request kind", value: kind.into() }),
+    };
+    if !id.node.is_somebody() {
+        return Err(DecodeError::Value { field: "request node", value: 0 });
+    }
+    let inherited = header.flags & flag::INHERITED != 0;
+    let first = header.flags & flag::FIRST != 0;
+    let to_home = header.flags & flag::TO_HOME != 0;
+    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first, to_home })
+}
+
+/// A counted list of nodes in ascending order.
+fn list(bytes: &[u8]) -> Result<(NodeSet, &[u8]), DecodeError> {
+    let short = DecodeError::Length { field: "node list", value: bytes.len() as u64 };
+    let (count, rest) = U16::read_from_prefix(bytes).map_err(|_| short)?;
+    let count = usize::from(count.get());
+    let (nodes, rest) = rest.split_at_checked(2 * count).ok_or(short)?;
+    let mut set = NodeSet::new();
+    set.reserve(count).map_err(|_| DecodeError::NoMemory)?;
+    let mut last = NodeId::NOBODY;
+    for pair in nodes.chunks_exact(2) {
+        let node = NodeId(u16::from_le_bytes([pair[0], pair[1]]));
+        if node <= last {
+            return Err(DecodeError::Value { field: "node list", value: node.0.into() });
+        }
+        set.insert(node);
+        last = node;
+    }
+    Ok((set, rest))
+}

@@ -1,0 +1,95 @@
+//! A node's part in the membership: views, shards that move, and how it leaves.
+
+use std::collections::VecDeque;
+
+use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::io::{Input, Outputs};
+use kddm_core::message::RequestKind;
+use kddm_core::node::HandedOver;
+use kddm_core::view::View;
+
+use super::{Agent, Effects, SET};
+
+impl Agent {
+    /// The installed view; without members before the first.
+    pub fn view(&self) -> &View {
+        self.core.view()
+    }
+
+    /// All shards are where the installed view wants them, as far as this node is concerned.
+    pub fn is_settled(&self) -> bool {
+        self.core.is_settled()
+    }
+
+    /// Whether there is something to hand over, or to say so.
+    pub fn is_handing_over(&self) -> bool {
+        self.core.is_handing_over()
+    }
+
+    /// In the installed view this node is to keep nothing: it is about to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.view().member(self.me).is_some() && self.view().homes.binary_search(&self.me).is_err()
+    }
+
+    /// The home of an object in the installed view.
+    pub fn home(&self, object: ObjectId) -> Option<NodeId> {
+        self.core.home(SET, object)
+    }
+
+    /// Whether this node waits for that one to say that it has handed over everything.
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.core.awaited().any(|awaited| awaited == node)
+    }
+
+    /// Installs the next view.
+    pub fn install(&mut self, view: &View, effects: &mut Effects) {
+        if self.core.install_view(view.clone()).is_err() {
+            effects.broken.push(format!("I7: node {} could not install {view:?}", self.me));
+        }
+    }
+
+    /// Hands over the next shard, or says that all is handed over. False if there was nothing to do.
+    pub fn hand_over(&mut self, effects: &mut Effects) -> bool {
+        let mut outputs = Outputs::new();
+        let done = self.core.hand_over(&mut outputs);
+        for output in outputs.drain() {
+            self.act(output, None, &mut VecDeque::new(), effects);
+        }
+        done.is_ok_and(|done| done != HandedOver::Nothing)
+    }
+
+    /// The next message of that node was sent under a later placement.
+    pub fn is_ahead(&mut self, from: NodeId) {
+        self.core.is_ahead(from);
+    }
+
+    /// Objects of which something is here that a leaving node has to give away, and nobody asks for now.
+    pub fn to_drain(&self) -> impl Iterator<Item = ObjectId> {
+        let idle = |object: &ObjectId| self.cells.get(object).is_none_or(|cell| !cell.outstanding);
+        self.core.holdings(SET).filter(idle)
+    }
+
+    /// Nothing is here that anybody could miss, and nothing is under way to this node.
+    pub fn is_empty(&self) -> bool {
+        self.is_at_rest() && self.core.holdings(SET).next().is_none()
+    }
+
+    /// A leaving node gives an object away.
+    pub fn drain(&mut self, object: ObjectId, effects: &mut Effects) {
+        self.cells.entry(object).or_default().outstanding = true;
+        let kind = RequestKind::Flush { to: NodeId::NOBODY };
+        self.run(object, Some(Input::Want { kind }), None, effects);
+    }
+
+    /// A leaving node serves its clients no more. What the core was asked for may still come.
+    pub fn dismiss(&mut self, effects: &mut Effects) {
+        let waited: Vec<ObjectId> =
+            self.cells.iter().filter(|(_, cell)| !cell.waiters.is_empty()).map(|(object, _)| *object).collect();
+        for object in waited {
+            let Some(cell) = self.cells.get_mut(&object) else { continue };
+            cell.waiters.clear();
+            let cancel = std::mem::take(&mut cell.outstanding).then_some(Input::Cancel);
+            self.run(object, cancel, None, effects);
+        }
+    }
+}
