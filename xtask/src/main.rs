@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
+mod fuzz;
 mod readme;
 mod tidy;
 
@@ -40,12 +41,13 @@ fn main() -> ExitCode {
         Some("ci") => ci(),
         Some("tidy") => tidy::check(),
         Some("readme") => readme::check(),
+        Some("fuzz") => fuzz::run(rest),
         Some("sim") => cargo(SIM, rest),
         Some("model") => cargo(MODEL, rest),
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | sim [--seeds N] | model [--full] | bench [--json]\n\
+                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N] | model [--full] | bench [--json]\n\
                  Arguments after sim, model and bench are passed on; try --help there."
             );
             false

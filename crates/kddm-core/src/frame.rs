@@ -6,14 +6,17 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use crate::home::EntryState;
+use crate::id::{
+    Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
+};
 use crate::io::NoMemory;
 use crate::message::{Message, Request, RequestKind};
 use crate::nodeset::NodeSet;
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();
@@ -72,9 +75,11 @@ mod flag {
     pub const HAS_VALUE: u8 = 1;
     pub const REMOVE: u8 = 1;
     pub const HELD: u8 = 1;
+    pub const FORWARDED: u8 = 1;
     pub const EXISTING: u8 = 1;
     pub const INHERITED: u8 = 2;
     pub const FIRST: u8 = 4;
+    pub const TO_HOME: u8 = 8;
     pub const KIND_SHIFT: u8 = 4;
 }
 
@@ -128,6 +133,28 @@ pub struct Frame<'a> {
     pub seal: BodySeal,
 }
 
+/// A frame without its body, which need not have arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Sender and object.
+    pub envelope: Envelope,
+    /// Its place on the link.
+    pub numbers: Numbers,
+    /// The message; none in a bare acknowledgement.
+    pub message: Option<Message>,
+    /// What the sender says of the body.
+    pub seal: BodySeal,
+}
+
+/// How much of the head of a frame is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DecodedHead {
+    /// All of it, and where the body begins.
+    Head(Head, usize),
+    /// This many bytes in all are needed before it is worth looking again.
+    Needs(usize),
+}
+
 /// Why bytes are not a frame. The connection is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
@@ -162,8 +189,26 @@ pub enum Decoded<'a> {
     Needs(usize),
 }
 
-/// Appends header and lists of a message. The body follows, `seal.length` bytes of it.
+/// Appends header and lists of a message. The body follows, `seal.length` bytes of it, for which
+/// room is reserved.
 pub fn encode(
+    envelope: &Envelope,
+    message: &Message,
+    numbers: Numbers,
+    seal: BodySeal,
+    out: &mut Vec<u8>,
+) -> Result<(), NoMemory> {
+    let start = out.len();
+    encode_head(envelope, message, numbers, seal, out)?;
+    let reserved = out.try_reserve(seal.length as usize);
+    if reserved.is_err() {
+        out.truncate(start);
+    }
+    reserved.map_err(|_| NoMemory)
+}
+
+/// As [`encode`], for a body that does not follow in the same memory.
+pub fn encode_head(
     envelope: &Envelope,
     message: &Message,
     numbers: Numbers,
@@ -185,7 +230,7 @@ pub fn encode(
     let list_bytes = lists.map_or(0, |(a, b)| 4 + 2 * (a.len() + b.len()));
     header.lists = (list_bytes as u32).into();
     header.length = ((HEADER_BYTES + list_bytes + seal.length as usize) as u32).into();
-    out.try_reserve(HEADER_BYTES + list_bytes + seal.length as usize).map_err(|_| NoMemory)?;
+    out.try_reserve(HEADER_BYTES + list_bytes).map_err(|_| NoMemory)?;
     let start = out.len();
     out.extend_from_slice(header.as_bytes());
     if let Some((sharers, replicas)) = lists {
@@ -249,7 +294,8 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
             header.flags = (kind << flag::KIND_SHIFT)
                 | (u8::from(existing) * flag::EXISTING)
                 | (u8::from(request.inherited) * flag::INHERITED)
-                | (u8::from(request.first) * flag::FIRST);
+                | (u8::from(request.first) * flag::FIRST)
+                | (u8::from(request.to_home) * flag::TO_HOME);
         }
         Message::Create { tenure, id } => {
             header.tenure = tenure.0.into();
@@ -278,13 +324,25 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
-        Message::Confirm { tenure } | Message::Removing { tenure } | Message::Removed { tenure } => {
-            header.tenure = tenure.0.into();
-        }
+        Message::Confirm { tenure } | Message::Removed { tenure } => header.tenure = tenure.0.into(),
         Message::OwnerIs { owner, tenure } => {
             header.tenure = tenure.0.into();
             header.node = owner.0.into();
         }
+        Message::Removing { tenure, forwarded } => {
+            header.tenure = tenure.0.into();
+            header.flags = u8::from(*forwarded) * flag::FORWARDED;
+        }
+        Message::Entry { tenure, owner, state } => {
+            header.tenure = tenure.0.into();
+            header.node = owner.0.into();
+            header.flags = *state as u8;
+        }
+        Message::ShardIsYours { shard, floor } => {
+            header.tenure = floor.0.into();
+            header.counter = u64::from(shard.0).into();
+        }
+        Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
         Message::RemoveDone { id }
         | Message::NotFound { id }
         | Message::Busy { id }
@@ -300,8 +358,21 @@ fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &
 
 /// Decodes the frame at the start of `bytes`. Looks at no byte behind it.
 pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
+    let (head, start) = match decode_head(bytes)? {
+        DecodedHead::Head(head, start) => (head, start),
+        DecodedHead::Needs(needed) => return Ok(Decoded::Needs(needed)),
+    };
+    let length = start + head.seal.length as usize;
+    let Some(body) = bytes.get(start..length) else { return Ok(Decoded::Needs(length)) };
+    let Head { envelope, numbers, message, seal } = head;
+    Ok(Decoded::Frame(Frame { envelope, numbers, message, body, seal }, length))
+}
+
+/// Decodes header and lists of the frame at the start of `bytes`, and says where its body begins.
+/// They have been checked, the body has not: its length is at most [`MOST_BODY_BYTES`].
+pub fn decode_head(bytes: &[u8]) -> Result<DecodedHead, DecodeError> {
     let Ok((header, rest)) = Header::read_from_prefix(bytes) else {
-        return Ok(Decoded::Needs(HEADER_BYTES));
+        return Ok(DecodedHead::Needs(HEADER_BYTES));
     };
     if header.format != FORMAT {
         return Err(DecodeError::Format(header.format));
@@ -317,16 +388,16 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     if length != HEADER_BYTES + lists + body {
         return Err(DecodeError::Length { field: "length", value: length as u64 });
     }
-    let Some(list_bytes) = rest.get(..lists) else { return Ok(Decoded::Needs(HEADER_BYTES + lists)) };
-    let checked = bytes.get(CHECKED_FROM..HEADER_BYTES + lists).unwrap_or_default();
+    let start = HEADER_BYTES + lists;
+    let Some(list_bytes) = rest.get(..lists) else { return Ok(DecodedHead::Needs(start)) };
+    let checked = bytes.get(CHECKED_FROM..start).unwrap_or_default();
     if crc32fast::hash(checked) != header.checksum.get() {
         return Err(DecodeError::Checksum);
     }
-    let Some(body) = rest.get(lists..lists + body) else { return Ok(Decoded::Needs(length)) };
     let numbers = Numbers { sequence: header.sequence.get(), acknowledged: header.acknowledged.get() };
     let message = match header.class {
         1 => Some(message(&header, list_bytes)?),
-        2 if lists == 0 && body.is_empty() => None,
+        2 if lists == 0 && body == 0 => None,
         class => return Err(DecodeError::Value { field: "class", value: class.into() }),
     };
     let envelope = Envelope {
@@ -338,7 +409,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         object: ObjectId(header.object.get()),
     };
     let seal = BodySeal { length: header.body.get(), checksum: header.body_checksum.get() };
-    Ok(Decoded::Frame(Frame { envelope, numbers, message, body, seal }, length))
+    Ok(DecodedHead::Head(Head { envelope, numbers, message, seal }, start))
 }
 
 fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
@@ -371,7 +442,7 @@ fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
         5 => Message::Ack { tenure, version },
         6 => Message::Confirm { tenure },
         7 => Message::OwnerIs { owner: node, tenure },
-        8 => Message::Removing { tenure },
+        8 => Message::Removing { tenure, forwarded: header.flags & flag::FORWARDED != 0 },
         9 => Message::Removed { tenure },
         10 => Message::RemoveDone { id },
         11 => Message::NotFound { id },
@@ -380,8 +451,29 @@ fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
         14 => Message::TryInvalidate { tenure, version, id },
         15 => Message::TryAnswer { id, held: header.flags & flag::HELD != 0 },
         16 => Message::Flushed { id },
+        17 => Message::Entry { tenure, owner: node, state: entry_state(header.flags)? },
+        18 => Message::ShardIsYours { shard: shard(id.counter)?, floor: tenure },
+        19 => Message::Placed { placement: placement(id.counter)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
+}
+
+fn entry_state(flags: u8) -> Result<EntryState, DecodeError> {
+    match flags {
+        0 => Ok(EntryState::Predicted),
+        1 => Ok(EntryState::Fact),
+        2 => Ok(EntryState::Removing),
+        flags => Err(DecodeError::Value { field: "entry state", value: flags.into() }),
+    }
+}
+
+fn shard(number: u64) -> Result<ShardIndex, DecodeError> {
+    let shard = u16::try_from(number).ok().filter(|shard| *shard < SHARDS_PER_SET);
+    shard.map(ShardIndex).ok_or(DecodeError::Value { field: "shard", value: number })
+}
+
+fn placement(number: u64) -> Result<Placement, DecodeError> {
+    u32::try_from(number).map(Placement).map_err(|_| DecodeError::Value { field: "placement", value: number })
 }
 
 fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, DecodeError> {
@@ -398,7 +490,8 @@ fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, Decod
     }
     let inherited = header.flags & flag::INHERITED != 0;
     let first = header.flags & flag::FIRST != 0;
-    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first })
+    let to_home = header.flags & flag::TO_HOME != 0;
+    Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first, to_home })
 }
 
 /// A counted list of nodes in ascending order.

@@ -42,10 +42,11 @@ impl Turn<'_> {
             None => self.ask_about_nothing(request),
             Some(entry) => {
                 let newer = entry.tenure > request.tau && entry.node != self.me();
-                if entry.state == EntryState::Removing || !newer {
-                    self.parked.push_back(request);
+                // An owner that does not share any more has passed the object on: its news is coming.
+                if entry.state == EntryState::Removing || !newer || !self.place.shares(entry.node) {
+                    self.parked.push_back(Request { to_home: true, ..request });
                 } else {
-                    self.forward(entry.node, Request { tau: entry.tenure, ..request });
+                    self.forward(entry.node, Request { tau: entry.tenure, to_home: false, ..request });
                 }
             }
         }
@@ -60,7 +61,9 @@ impl Turn<'_> {
                 self.send(id.node, Message::NotFound { id });
             }
             RequestKind::Get { .. } | RequestKind::Grab { .. } | RequestKind::TryGrab => {
-                let tenure = self.floor.next(self.place.epoch);
+                let Some(tenure) = self.floor.next(self.place.epoch()) else {
+                    return self.dropped("I3: the tenures of this shard are used up");
+                };
                 let state = EntryState::Predicted;
                 self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
                 self.send(id.node, Message::Create { tenure, id });
@@ -72,7 +75,10 @@ impl Turn<'_> {
     /// An owner announces itself: the greatest tenure counts, and parked requests follow it.
     pub fn owner_is(&mut self, owner: NodeId, tenure: Tenure) {
         if !self.is_home() {
-            return self.dropped("announced to a node that is not the home");
+            return self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+        }
+        if self.place.view.member(owner).is_none() {
+            return self.dropped("an owner that is no member");
         }
         let known = self.entry.map_or(*self.floor, |entry| entry.tenure);
         let over = match self.entry {
@@ -85,40 +91,57 @@ impl Turn<'_> {
         self.entry = Some(Entry { object: self.id, tenure, node: owner, state: EntryState::Fact });
         for _ in 0..self.parked.len() {
             let Some(request) = self.parked.pop_front() else { break };
-            if request.tau > tenure {
+            if request.tau > tenure || !self.place.shares(owner) {
                 self.parked.push_back(request);
             } else {
-                self.forward(owner, Request { tau: tenure, ..request });
+                self.forward(owner, Request { tau: tenure, to_home: false, ..request });
             }
         }
     }
 
-    /// A removal begins: requests are parked, and a copy that is here goes like any other.
-    pub fn removing(&mut self, from: NodeId, tenure: Tenure) {
-        if !self.is_home() {
-            return self.dropped("a removal announced to a node that is not the home");
+    /// The old home hands over what it knows of an object.
+    pub fn handed(&mut self, from: NodeId, tenure: Tenure, owner: NodeId, state: EntryState) {
+        let is_due = from == self.place.home && self.place.view_home == self.me();
+        if !is_due || (!owner.is_somebody() && state != EntryState::Removing) {
+            return self.dropped("an entry of the directory from a node that is not the old home");
         }
-        if self.entry.is_none_or(|entry| tenure > entry.tenure) {
+        self.entry = Some(Entry { object: self.id, tenure, node: owner, state });
+    }
+
+    /// A removal begins: requests are parked, and a copy that is here goes like any other.
+    pub fn removing(&mut self, from: NodeId, tenure: Tenure, forwarded: bool) {
+        if !self.is_home() {
+            self.send(self.place.home, Message::Removing { tenure, forwarded: true });
+        } else if tenure > self.entry.map_or(*self.floor, |entry| entry.tenure) {
             let state = EntryState::Removing;
             self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state });
+        }
+        if forwarded {
+            return; // It is acked where the owner sent it: two acks of one node could not be told apart.
         }
         if from == self.me() {
             self.send(from, Message::Ack { tenure, version: Version(0) });
         } else {
-            // One message closes the home and strikes its copy: two acks of one node could not be
-            // told apart.
+            // For the same reason one message closes the home and strikes its copy.
             self.invalidate(from, LateAck { tenure, version: Version(0), owner: from, remove: true });
         }
     }
 
-    /// A removal is done: the object does not exist, and what was parked starts anew.
+    /// A removal is done: the object does not exist, and what was parked starts anew. While a shard
+    /// moves this may overtake the news that the removal began, or that its owner was the owner.
     pub fn removed(&mut self, tenure: Tenure) {
-        let matches = |entry: Entry| entry.state == EntryState::Removing && entry.tenure == tenure;
-        if !self.is_home() || !self.entry.is_some_and(matches) {
-            return self.dropped("removed what was not being removed");
+        if !self.is_home() {
+            return self.send(self.place.home, Message::Removed { tenure });
         }
-        self.entry = None;
+        let ends = |entry: Entry| match entry.state {
+            EntryState::Removing => entry.tenure <= tenure,
+            EntryState::Predicted | EntryState::Fact => entry.tenure < tenure,
+        };
+        if !self.entry.is_none_or(ends) {
+            return; // It exists again, or another removal of it has begun.
+        }
         *self.floor = (*self.floor).max(tenure);
+        self.entry = None;
         while let Some(request) = self.parked.pop_front() {
             self.calls.push_back(Message::Request(request));
         }

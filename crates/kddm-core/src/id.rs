@@ -78,9 +78,12 @@ impl Tenure {
         self.0 & ((1 << Self::N_BITS) - 1)
     }
 
-    /// The next tenure when ownership moves in `epoch`: `(epoch, n + 1)`.
-    pub const fn next(self, epoch: Epoch) -> Tenure {
-        Tenure::new(epoch, self.n() + 1)
+    /// The next tenure when ownership moves in `epoch`: `(epoch, n + 1)`. Always a greater one, also
+    /// where a peer's newer epoch has been seen already (`I3`). None if a peer's lie has used them up:
+    /// an object that moves every 20 microseconds needs eight months for that.
+    pub fn next(self, epoch: Epoch) -> Option<Tenure> {
+        let next = Tenure::new(self.epoch().max(epoch), self.n() + 1);
+        (next > self).then_some(next)
     }
 }
 

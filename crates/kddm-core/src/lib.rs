@@ -13,6 +13,7 @@ pub mod message;
 pub mod node;
 pub mod nodeset;
 mod object;
+mod placement;
 pub mod session;
 pub mod shard;
 mod table;

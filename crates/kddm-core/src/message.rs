@@ -2,7 +2,8 @@
 //!
 //! The numbers of the kinds are part of the wire format and never change; see [`crate::frame`].
 
-use crate::id::{NodeId, RequestId, Tenure, Version};
+use crate::home::EntryState;
+use crate::id::{NodeId, Placement, RequestId, ShardIndex, Tenure, Version};
 use crate::nodeset::NodeSet;
 
 /// What a node asks for.
@@ -44,6 +45,8 @@ pub struct Request {
     pub inherited: bool,
     /// It chased a moving owner for too long: the next owner serves it first.
     pub first: bool,
+    /// Sent to its receiver as the home: one that has given the shard away sends it on anew.
+    pub to_home: bool,
 }
 
 /// Forwards after which the home marks a request `first` (five were reached in the search).
@@ -121,6 +124,8 @@ pub enum Message {
     Removing {
         /// The tenure of the removal.
         tenure: Tenure,
+        /// Sent on by a node that is not the home any more, and has acked it.
+        forwarded: bool,
     },
     /// Owner to home: the remove is done, the object does not exist.
     Removed {
@@ -168,10 +173,32 @@ pub enum Message {
         /// The request whose `Data` made that copy: a late notice must not strike a newer copy.
         id: RequestId,
     },
+    /// Old home to new home: what the directory says of this object.
+    Entry {
+        /// The owner's tenure, or that of the removal.
+        tenure: Tenure,
+        /// The owner; nobody during a removal.
+        owner: NodeId,
+        /// How sure the old home is.
+        state: EntryState,
+    },
+    /// Old home to new home: all entries of this shard are there, answer for it from now on.
+    ShardIsYours {
+        /// Which one.
+        shard: ShardIndex,
+        /// No tenure up to this is ever given out again in it.
+        floor: Tenure,
+    },
+    /// To every other member: all that was to be handed over in this placement is handed over, and
+    /// whatever follows was decided knowing it.
+    Placed {
+        /// The placement.
+        placement: Placement,
+    },
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 17;
+pub const MESSAGE_KINDS: usize = 20;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -194,6 +221,9 @@ impl Message {
             Message::TryInvalidate { .. } => 14,
             Message::TryAnswer { .. } => 15,
             Message::Flushed { .. } => 16,
+            Message::Entry { .. } => 17,
+            Message::ShardIsYours { .. } => 18,
+            Message::Placed { .. } => 19,
         }
     }
 
@@ -216,5 +246,8 @@ impl Message {
         "try_invalidate",
         "try_answer",
         "flushed",
+        "entry",
+        "shard_is_yours",
+        "placed",
     ];
 }

@@ -2,11 +2,14 @@
 //! place that knows every layer of the core.
 
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, SHARDS_PER_SET, SetId, ShardIndex};
-use crate::io::{Input, NoMemory, Outputs};
+use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
+use crate::io::{Body, Input, NoMemory, Output, Outputs};
+use crate::message::Message;
+use crate::placement::Moving;
 use crate::shard::{Inspection, Mixer, Place, Shard};
 use crate::view::View;
 
@@ -20,8 +23,12 @@ pub enum Refused {
     NoMemory,
     /// The set has been destroyed, or its number is one that no member gives out.
     UnknownSet,
+    /// There are as many sets as a node keeps. Trying again does not help.
+    TooManySets,
     /// The view has no home at all: this node is not a member yet.
     NoHome,
+    /// The shards of the view before are still on their way: install the next one when they are there.
+    Settling,
 }
 
 impl From<NoMemory> for Refused {
@@ -30,21 +37,70 @@ impl From<NoMemory> for Refused {
     }
 }
 
-/// The homes of a set's shards in the installed view, and the shards touched so far.
-#[derive(Debug)]
+/// What a call of [`Node::hand_over`] has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandedOver {
+    /// A shard of that set; the outputs are for it.
+    Shard(SetId),
+    /// That was all, and every member is told: the outputs are for the system set.
+    Everything,
+    /// There was nothing to do.
+    Nothing,
+}
+
+/// Who answers for a set's shards, and the shards touched so far.
+#[derive(Clone, Debug)]
 struct Set {
+    /// As far as this node knows: see [`Place::home`].
     homes: Vec<NodeId>,
     /// Position in `shards` plus one, by shard index; zero is "not touched".
     index: Vec<u16>,
     shards: Vec<Shard>,
 }
 
+impl Set {
+    fn new(set: SetId, me: NodeId, view: &View, moving: Option<&Moving>) -> Result<Set, NoMemory> {
+        let refused = |_| NoMemory;
+        let (mut homes, mut index) = (Vec::new(), Vec::new());
+        homes.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
+        index.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
+        for shard in (0..SHARDS_PER_SET).map(ShardIndex) {
+            let new = view.home(set, shard).unwrap_or(NodeId::NOBODY);
+            homes.push(moving.map_or(new, |moving| moving.in_charge(me, set, shard, new)));
+            index.push(0);
+        }
+        Ok(Set { homes, index, shards: Vec::new() })
+    }
+
+    /// A shard, made if it has not been touched before.
+    fn shard(&mut self, at: ShardIndex) -> Result<&mut Shard, Refused> {
+        let slot = self.index.get_mut(usize::from(at.0)).ok_or(Refused::UnknownSet)?;
+        if *slot == 0 {
+            self.shards.try_reserve_exact(self.shards.len() / 8 + 4).map_err(|_| NoMemory)?;
+            self.shards.push(Shard::new());
+            *slot = self.shards.len() as u16;
+        }
+        self.shards.get_mut(usize::from(*slot) - 1).ok_or(Refused::UnknownSet)
+    }
+
+    /// The touched shards, each with who answers for it.
+    fn touched(&self) -> impl Iterator<Item = (u16, NodeId, Option<&Shard>)> {
+        let slots = (0..).zip(self.index.iter().zip(&self.homes)).filter(|(_, (slot, _))| **slot != 0);
+        slots.map(|(at, (slot, home))| (at, *home, self.shards.get(usize::from(*slot) - 1)))
+    }
+
+    fn in_charge(&self, at: ShardIndex) -> NodeId {
+        self.homes.get(usize::from(at.0)).copied().unwrap_or(NodeId::NOBODY)
+    }
+}
+
 /// The protocol state of one lane of a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     me: NodeId,
     incarnation: Incarnation,
     view: View,
+    moving: Option<Moving>,
     sets: HashMap<u64, Set, Mixer>,
     destroyed: Vec<SetId>,
     counter: u64,
@@ -60,6 +116,7 @@ impl Node {
             me,
             incarnation,
             view: View::default(),
+            moving: None,
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
             counter: u64::from(lane) << 56,
@@ -86,19 +143,151 @@ impl Node {
         &self.view
     }
 
-    /// Installs a view. Views come in order (`I7`). Homes may change only while no set has objects:
-    /// moving shards is not built yet, and the view log does not ask for it.
-    pub fn install_view(&mut self, view: View) -> Result<(), NoMemory> {
-        let moved = view.homes != self.view.homes;
-        if moved {
-            for (set, state) in &mut self.sets {
-                for (shard, home) in (0..SHARDS_PER_SET).zip(state.homes.iter_mut()) {
-                    *home = view.home(SetId(*set), ShardIndex(shard)).unwrap_or(NodeId::NOBODY);
+    /// Installs a view. Views come in order (`I7`), the next one when the last one
+    /// [holds](Self::is_settled); then call [`hand_over`](Self::hand_over) until nothing is left.
+    pub fn install_view(&mut self, view: View) -> Result<(), Refused> {
+        if self.moving.is_some() {
+            return Err(Refused::Settling);
+        }
+        let before = self.view.try_clone()?;
+        let moving = Moving::between(before, &view, self.me)?;
+        for (set, state) in &mut self.sets {
+            for (shard, home) in (0..SHARDS_PER_SET).map(ShardIndex).zip(state.homes.iter_mut()) {
+                let new = view.home(SetId(*set), shard).unwrap_or(NodeId::NOBODY);
+                let waits = moving
+                    .as_ref()
+                    .is_some_and(|moving| *home == self.me || (new == self.me && moving.awaited().contains(*home)));
+                if !waits {
+                    *home = new;
                 }
             }
         }
         self.view = view;
+        self.moving = moving;
         Ok(())
+    }
+
+    /// Whether every shard is where the installed view wants it, as far as this node is concerned.
+    pub fn is_settled(&self) -> bool {
+        self.moving.is_none()
+    }
+
+    /// Whether [`hand_over`](Self::hand_over) has something to do.
+    pub fn is_handing_over(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| !moving.is_announced())
+    }
+
+    /// The members that have not yet said that they have handed over all they had to.
+    pub fn awaited(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.moving.iter().flat_map(|moving| moving.awaited().iter())
+    }
+
+    /// Hands over the next shard that this node answers for and the installed view gives to another.
+    /// A shard at a time, so that nobody waits long for anything else. On an error nothing has changed.
+    pub fn hand_over(&mut self, outputs: &mut Outputs) -> Result<HandedOver, NoMemory> {
+        let Some(moving) = self.moving.as_ref().filter(|moving| !moving.is_announced()) else {
+            return Ok(HandedOver::Nothing);
+        };
+        let cursor = moving.cursor;
+        let found = self.to_hand_over(cursor).or_else(|| self.to_hand_over((SetId(0), 0)));
+        let Some((set, shard, to)) = found else { return self.announce(outputs) };
+        let me = self.me;
+        if let Some(state) = self.sets.get_mut(&set.0) {
+            // Touched, or it would not have been found: making it cannot fail.
+            state.shard(shard).map_err(|_| NoMemory)?.give(me, shard, to, outputs)?;
+            if let Some(home) = state.homes.get_mut(usize::from(shard.0)) {
+                *home = to;
+            }
+        }
+        if let Some(moving) = &mut self.moving {
+            moving.cursor = (set, shard.0);
+        }
+        Ok(HandedOver::Shard(set))
+    }
+
+    /// The first touched shard from there on that has to go.
+    fn to_hand_over(&self, from: (SetId, u16)) -> Option<(SetId, ShardIndex, NodeId)> {
+        let mut first = from;
+        loop {
+            let (id, set) = self.sets.iter().filter(|(id, _)| **id >= first.0.0).min_by_key(|(id, _)| **id)?;
+            let id = SetId(*id);
+            let start = if id == first.0 { first.1 } else { 0 };
+            for shard in (start..SHARDS_PER_SET).map(ShardIndex) {
+                let touched = set.index.get(usize::from(shard.0)).is_some_and(|slot| *slot != 0);
+                if touched && set.in_charge(shard) == self.me {
+                    let to = self.view.home(id, shard).filter(|to| *to != self.me);
+                    if let Some(to) = to {
+                        return Some((id, shard, to));
+                    }
+                }
+            }
+            first = (SetId(id.0.checked_add(1)?), 0);
+        }
+    }
+
+    /// Every touched shard is handed over. The others go with this word, which follows on each link.
+    fn announce(&mut self, outputs: &mut Outputs) -> Result<HandedOver, NoMemory> {
+        outputs.reserve(self.view.members.len())?;
+        let placement = self.view.placement;
+        for member in self.view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
+            let (to, message) = (member.id, Message::Placed { placement });
+            outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
+        }
+        let me = self.me;
+        self.point_to_new_homes(|home, new| home == me && new != me);
+        if let Some(moving) = &mut self.moving {
+            moving.announce();
+        }
+        self.settle();
+        Ok(HandedOver::Everything)
+    }
+
+    /// A member has handed over all it had to, also what was never touched there.
+    fn placed(&mut self, from: NodeId, placement: Placement) {
+        let me = self.me;
+        let Some(moving) = &mut self.moving else { return };
+        if placement >= self.view.placement && moving.heard(from) {
+            self.point_to_new_homes(|home, new| home == from && new == me);
+            self.settle();
+        }
+    }
+
+    /// A member sends under a later placement: it has nothing more to say about this one. (One that
+    /// begins its life there has never said anything.)
+    pub fn is_ahead(&mut self, from: NodeId) {
+        self.placed(from, self.view.placement);
+    }
+
+    fn point_to_new_homes(&mut self, which: impl Fn(NodeId, NodeId) -> bool) {
+        for (set, state) in &mut self.sets {
+            for (shard, home) in (0..SHARDS_PER_SET).map(ShardIndex).zip(state.homes.iter_mut()) {
+                let new = self.view.home(SetId(*set), shard).unwrap_or(NodeId::NOBODY);
+                if which(*home, new) {
+                    *home = new;
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.moving.as_ref().is_some_and(Moving::is_done) {
+            self.moving = None;
+        }
+    }
+
+    /// The old home of a shard has handed it over.
+    fn take_over(&mut self, set: SetId, from: NodeId, shard: ShardIndex, floor: Tenure) -> Result<bool, Refused> {
+        let me = self.me;
+        let is_mine = self.view.home(set, shard) == Some(me);
+        let state = self.set(set)?;
+        if !is_mine || from == me || state.in_charge(shard) != from {
+            return Ok(false);
+        }
+        state.shard(shard)?.take_over(floor);
+        if let Some(home) = state.homes.get_mut(usize::from(shard.0)) {
+            *home = me;
+        }
+        Ok(true)
     }
 
     fn set(&mut self, set: SetId) -> Result<&mut Set, Refused> {
@@ -111,39 +300,48 @@ impl Node {
         }
         if !self.sets.contains_key(&set.0) {
             if self.sets.len() >= SETS_PER_NODE {
-                return Err(Refused::NoMemory);
+                return Err(Refused::TooManySets);
             }
-            let refused = |_| NoMemory;
-            let (mut homes, mut index) = (Vec::new(), Vec::new());
-            homes.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
-            index.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
             self.sets.try_reserve(1).map_err(|_| NoMemory)?;
-            for shard in 0..SHARDS_PER_SET {
-                homes.push(self.view.home(set, ShardIndex(shard)).unwrap_or(NodeId::NOBODY));
-                index.push(0);
-            }
-            self.sets.insert(set.0, Set { homes, index, shards: Vec::new() });
+            let new = Set::new(set, self.me, &self.view, self.moving.as_ref())?;
+            self.sets.insert(set.0, new);
         }
         self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)
     }
 
     /// Handles one input for one object of one set; the outputs are for that set.
     pub fn handle(&mut self, set: SetId, object: ObjectId, input: Input, outputs: &mut Outputs) -> Result<(), Refused> {
-        let (me, incarnation, epoch) = (self.me, self.incarnation, self.view.epoch);
-        let mut counter = self.counter;
-        let state = self.set(set)?;
-        let at = usize::from(object.shard(set.policy().unwrap_or_default()).0);
-        let home = state.homes.get(at).copied().unwrap_or(NodeId::NOBODY);
-        let slot = state.index.get_mut(at).ok_or(Refused::UnknownSet)?;
-        if *slot == 0 {
-            state.shards.try_reserve_exact(state.shards.len() / 8 + 4).map_err(|_| NoMemory)?;
-            state.shards.push(Shard::new());
-            *slot = state.shards.len() as u16;
+        match input {
+            Input::Message { from, message: Message::Placed { placement } } => self.placed(from, placement),
+            Input::Message { from, message: Message::ShardIsYours { shard, floor } } => {
+                outputs.reserve(1)?;
+                if !self.take_over(set, from, shard, floor)? {
+                    let what = "a shard from a node that does not answer for it";
+                    outputs.push(Output::Dropped { object, what });
+                }
+            }
+            input => self.handle_object(set, object, input, outputs)?,
         }
-        let shard = state.shards.get_mut(usize::from(*slot) - 1).ok_or(Refused::UnknownSet)?;
-        let place = Place { me, incarnation, epoch, home };
-        shard.handle(&place, &mut counter, object, input, outputs)?;
-        self.counter = counter;
+        Ok(())
+    }
+
+    fn handle_object(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        input: Input,
+        outputs: &mut Outputs,
+    ) -> Result<(), Refused> {
+        self.set(set)?;
+        let Node { me, incarnation, view, moving, sets, counter, .. } = self;
+        let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let at = object.shard(set.policy().unwrap_or_default());
+        let home = state.in_charge(at);
+        let view_home = if moving.is_some() { view.home(set, at).unwrap_or(home) } else { home };
+        let place = Place { me: *me, incarnation: *incarnation, home, view_home, view };
+        let mut next = *counter;
+        state.shard(at)?.handle(&place, &mut next, object, input, outputs)?;
+        *counter = next;
         Ok(())
     }
 
@@ -178,9 +376,21 @@ impl Node {
         Some(shard.inspect(self.me, object))
     }
 
-    /// Nothing is outstanding in any set (`I9`).
+    /// The sets of which this node holds or knows something, in ascending order.
+    pub fn sets(&self) -> Vec<SetId> {
+        let mut sets: Vec<SetId> = self.sets.keys().map(|set| SetId(*set)).collect();
+        sets.sort_unstable();
+        sets
+    }
+
+    /// The objects of a set of which a value, a copy or the ownership is here, in no particular order.
+    pub fn holdings(&self, set: SetId) -> impl Iterator<Item = ObjectId> {
+        self.shards(set).flat_map(Shard::holdings)
+    }
+
+    /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
     pub fn is_at_rest(&self) -> bool {
-        self.sets.values().flat_map(|state| state.shards.iter()).all(Shard::is_at_rest)
+        self.is_settled() && self.sets.values().flat_map(|state| state.shards.iter()).all(Shard::is_at_rest)
     }
 
     /// How many objects this node knows something of, and how many its directory holds.
@@ -193,5 +403,34 @@ impl Node {
     /// Bytes of memory held for a set.
     pub fn memory_bytes(&self, set: SetId) -> usize {
         self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * 2 * usize::from(SHARDS_PER_SET)
+    }
+}
+
+/// Equality and hash are for checkers: what was never touched follows from the views.
+impl PartialEq for Node {
+    fn eq(&self, other: &Node) -> bool {
+        let alike = |of: &Node| (of.me, of.incarnation, of.counter, of.view.placement, of.view.epoch);
+        let set = |id: &u64| other.sets.get(id);
+        alike(self) == alike(other)
+            && self.moving == other.moving
+            && self.destroyed == other.destroyed
+            && self.sets.len() == other.sets.len()
+            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.touched().eq(theirs.touched())))
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
+        self.moving.hash(state);
+        self.destroyed.hash(state);
+        for set in self.sets() {
+            set.hash(state);
+            for touched in self.sets.get(&set.0).into_iter().flat_map(Set::touched) {
+                touched.hash(state);
+            }
+        }
     }
 }

@@ -47,6 +47,11 @@ impl NodeSet {
         self.0.binary_search(&node).is_ok()
     }
 
+    /// Keeps only the nodes for which `keep` is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(NodeId) -> bool) {
+        self.0.retain(|node| keep(*node));
+    }
+
     /// Takes out every node that is also in `other`.
     pub fn subtract(&mut self, other: &NodeSet) {
         self.0.retain(|node| !other.contains(*node));

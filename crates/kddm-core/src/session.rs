@@ -30,13 +30,35 @@ pub enum Accept {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImpossibleAck;
 
+/// A body that is kept where it is, instead of among the bytes of the frames.
+#[derive(Clone, Debug)]
+struct Apart<B> {
+    /// Position of its first byte.
+    at: u64,
+    /// How many bytes that are not in such bodies come before it.
+    inline_at: u64,
+    body: B,
+}
+
+impl<B: AsRef<[u8]>> Apart<B> {
+    fn end(&self) -> u64 {
+        self.at + self.body.as_ref().len() as u64
+    }
+}
+
 /// The session with one peer on one lane. A position is a count of bytes since the session began.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Frames that may have to be written again, in order.
+///
+/// Large bodies may be of a type `B` of the home's: kept by reference, they are not copied.
+#[derive(Clone, Debug)]
+pub struct Session<B = Vec<u8>> {
+    /// Frames that may have to be written again, in order, without the bodies that are kept apart.
     bytes: Vec<u8>,
-    /// Position of `bytes[0]`.
+    /// How many such bytes came before `bytes[0]`.
     base: u64,
+    /// Bodies that are kept apart, in order.
+    apart: VecDeque<Apart<B>>,
+    /// Position behind everything.
+    end: u64,
     /// Positions behind each frame that is kept.
     ends: VecDeque<u64>,
     /// Sequence of the last frame that need not be kept any more: acknowledged, and not half written.
@@ -56,12 +78,35 @@ pub struct Session {
     owed_bytes: usize,
 }
 
+impl<B> Default for Session<B> {
+    fn default() -> Session<B> {
+        Session {
+            bytes: Vec::new(),
+            base: 0,
+            apart: VecDeque::new(),
+            end: 0,
+            ends: VecDeque::new(),
+            freed: 0,
+            freed_to: 0,
+            acknowledged: 0,
+            written: 0,
+            sent: 0,
+            urgent: 0,
+            received: 0,
+            owed_frames: 0,
+            owed_bytes: 0,
+        }
+    }
+}
+
 impl Session {
-    /// A session that has not begun.
+    /// A session that has not begun, whose bodies apart are vectors.
     pub fn new() -> Session {
         Session::default()
     }
+}
 
+impl<B: AsRef<[u8]>> Session<B> {
     /// The sequence that the next frame gets; the first one has 1.
     pub fn next_sequence(&self) -> u64 {
         self.freed + self.ends.len() as u64 + 1
@@ -79,58 +124,101 @@ impl Session {
         urgent: bool,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), NoMemory>,
     ) -> Result<(), NoMemory> {
+        self.push_apart(urgent, None, write)
+    }
+
+    /// As [`push`](Self::push), with a body that is kept as it is: `write` appends what comes before
+    /// it. Its bytes must not change while it is kept.
+    pub fn push_apart(
+        &mut self,
+        urgent: bool,
+        body: Option<B>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), NoMemory>,
+    ) -> Result<(), NoMemory> {
         self.ends.try_reserve(1).map_err(|_| NoMemory)?;
+        self.apart.try_reserve(usize::from(body.is_some())).map_err(|_| NoMemory)?;
         let before = self.bytes.len();
         if let Err(refused) = write(&mut self.bytes) {
             self.bytes.truncate(before);
             return Err(refused);
         }
-        let end = self.end();
-        self.ends.push_back(end);
+        self.end += (self.bytes.len() - before) as u64;
+        if let Some(body) = body {
+            let apart = Apart { at: self.end, inline_at: self.base + self.bytes.len() as u64, body };
+            self.end = apart.end();
+            self.apart.push_back(apart);
+        }
+        self.ends.push_back(self.end);
         if urgent {
-            self.urgent = end;
+            self.urgent = self.end;
         }
         self.owed_frames = 0;
         self.owed_bytes = 0;
         Ok(())
     }
 
-    /// Position behind everything.
-    fn end(&self) -> u64 {
-        self.base + self.bytes.len() as u64
-    }
-
     /// Bytes that wait for the peer's acknowledgement.
     pub fn unacknowledged_bytes(&self) -> usize {
-        (self.end() - self.freed_to) as usize
+        (self.end - self.freed_to) as usize
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held, by bodies that are kept apart too.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Session>() + self.bytes.capacity() + self.ends.capacity() * size_of::<u64>()
+        let bodies: usize = self.apart.iter().map(|apart| apart.body.as_ref().len()).sum();
+        let lists = self.ends.capacity() * size_of::<u64>() + self.apart.capacity() * size_of::<Apart<B>>();
+        size_of::<Session<B>>() + self.bytes.capacity() + lists + bodies
     }
 
     /// Frames were deferred and nothing urgent has come after them.
     pub fn has_deferred(&self) -> bool {
-        self.urgent.max(self.written) < self.end()
+        self.urgent.max(self.written) < self.end
     }
 
     /// Deferred frames have waited long enough.
     pub fn flush_deferred(&mut self) {
-        self.urgent = self.end();
+        self.urgent = self.end;
     }
 
-    /// What to write now; deferred frames go along with the first urgent one behind them.
+    /// What to write first; deferred frames go along with the first urgent one behind them. Empty if
+    /// nothing is to be written now.
     pub fn to_write(&self) -> &[u8] {
-        if self.urgent <= self.written {
-            return &[];
-        }
-        self.bytes.get((self.written - self.base) as usize..).unwrap_or_default()
+        self.pieces_to_write().next().unwrap_or_default()
     }
 
-    /// So many bytes of [`to_write`](Self::to_write) have been written.
+    /// All that is to be written now, in order and in several pieces, none of them empty.
+    pub fn pieces_to_write(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = if self.urgent <= self.written { self.end } else { self.written };
+        core::iter::from_fn(move || {
+            let piece = self.piece_at(at)?;
+            at += piece.len() as u64;
+            Some(piece)
+        })
+    }
+
+    /// The bytes from a position on that lie in one piece.
+    fn piece_at(&self, at: u64) -> Option<&[u8]> {
+        let next = self.apart.partition_point(|apart| apart.end() <= at);
+        let inline = self.inline_before(at, next);
+        let piece = match self.apart.get(next) {
+            Some(apart) if apart.at <= at => apart.body.as_ref().get((at - apart.at) as usize..),
+            Some(apart) => self.bytes.get((inline - self.base) as usize..(apart.inline_at - self.base) as usize),
+            None => self.bytes.get((inline - self.base) as usize..),
+        };
+        piece.filter(|piece| !piece.is_empty())
+    }
+
+    /// How many bytes before a position are not in bodies that are kept apart. `next` is the first of
+    /// these that ends behind it.
+    fn inline_before(&self, at: u64, next: usize) -> u64 {
+        match self.apart.get(next) {
+            Some(apart) => apart.inline_at - apart.at.saturating_sub(at),
+            None => self.base + self.bytes.len() as u64 - (self.end - at),
+        }
+    }
+
+    /// So many bytes of [`pieces_to_write`](Self::pieces_to_write) have been written.
     pub fn wrote(&mut self, count: usize) {
-        self.written = (self.written + count as u64).min(self.end());
+        self.written = (self.written + count as u64).min(self.end);
         self.sent = self.sent.max(self.written);
         self.release();
     }
@@ -157,8 +245,11 @@ impl Session {
             self.freed += 1;
             self.freed_to = end;
         }
-        let dead = (self.freed_to - self.base) as usize;
-        if dead == self.bytes.len() {
+        while self.apart.front().is_some_and(|apart| apart.end() <= self.freed_to) {
+            self.apart.pop_front();
+        }
+        let dead = (self.inline_before(self.freed_to, 0) - self.base) as usize;
+        if self.freed_to == self.end {
             self.clear();
         } else if dead >= IDLE_BYTES && dead >= self.bytes.len() / 2 {
             // Moves the rest only when that is cheap for what it frees.
@@ -169,7 +260,8 @@ impl Session {
         self.base += dead as u64;
     }
 
-    /// Empties the buffers. Memory is given back whole: to make it smaller may need memory.
+    /// Empties the buffers, bodies are gone already. Memory is given back whole: to make it smaller
+    /// may need memory.
     fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
@@ -178,6 +270,9 @@ impl Session {
         }
         if self.ends.capacity() > IDLE_BYTES / size_of::<u64>() {
             self.ends = VecDeque::new();
+        }
+        if self.apart.capacity() > IDLE_BYTES / size_of::<Apart<B>>() {
+            self.apart = VecDeque::new();
         }
     }
 
@@ -193,6 +288,14 @@ impl Session {
         self.owed_frames += 1;
         self.owed_bytes += bytes;
         Accept::New
+    }
+
+    /// The frame that was accepted just now could not be handled and changed nothing: it is the next one
+    /// again. Nothing may have been pushed meanwhile.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.received = self.received.saturating_sub(1);
+        self.owed_frames = self.owed_frames.saturating_sub(1);
+        self.owed_bytes = self.owed_bytes.saturating_sub(bytes);
     }
 
     /// An acknowledgement is owed, and soon a frame of its own must carry it.
@@ -224,7 +327,7 @@ impl Session {
         self.written = self.sent;
         self.release();
         self.written = self.freed_to;
-        self.urgent = self.end();
+        self.urgent = self.end;
         Ok(())
     }
 }

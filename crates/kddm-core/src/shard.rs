@@ -7,27 +7,54 @@ use core::hash::{BuildHasher, Hash, Hasher};
 use hashbrown::HashMap;
 
 use crate::home::Entry;
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Tenure, mix};
-use crate::io::{Access, Input, NoMemory, Outputs};
+use crate::id::{Epoch, Incarnation, NodeId, ObjectId, RequestId, ShardIndex, Tenure, mix};
+use crate::io::{Access, Body, Input, NoMemory, Output, Outputs};
 use crate::message::{Message, Request};
 pub use crate::object::state::Main;
 use crate::object::state::{Packed, Seen, Side, Turn};
 use crate::table::Table;
+use crate::view::{Member, View};
 
 /// Hints that a shard keeps of objects it no longer has. A forgotten hint costs one message.
 pub const HINTS_PER_SHARD: u32 = 256;
 
 /// Where a shard stands: what its rules need to know of the world.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Place {
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'v> {
     /// This node.
     pub me: NodeId,
     /// Its life.
     pub incarnation: Incarnation,
-    /// The epoch of the installed view.
-    pub epoch: Epoch,
-    /// The home of this shard in that view.
+    /// Who answers for this shard as far as this node knows: while the shard moves, the old home until
+    /// it has handed it over.
     pub home: NodeId,
+    /// Its home in the installed view.
+    pub view_home: NodeId,
+    /// The installed view.
+    pub view: &'v View,
+}
+
+impl Place<'_> {
+    /// The epoch of the installed view.
+    pub fn epoch(&self) -> Epoch {
+        self.view.epoch
+    }
+
+    /// Whether that node shares objects in the installed view.
+    pub fn shares(&self, node: NodeId) -> bool {
+        self.view.member(node).is_some_and(|member| member.state.can_share())
+    }
+
+    /// Whether that node is to keep objects: it is not about to leave.
+    pub fn is_a_home(&self, node: NodeId) -> bool {
+        self.view.homes.binary_search(&node).is_ok()
+    }
+
+    /// Whether anybody waits for the answer: its node is here or shares objects, in the same life.
+    pub fn is_served(&self, id: RequestId) -> bool {
+        let life = |member: &Member| member.incarnation == id.incarnation && member.state.can_share();
+        id.node == self.me || self.view.member(id.node).is_some_and(life)
+    }
 }
 
 /// A hasher for object ids with a fixed seed: no randomness, no order that reaches the wire.
@@ -73,7 +100,7 @@ pub struct Shard {
 }
 
 /// What can be seen of one object on one node; for checkers, tests and `kddmadm`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Inspection {
     /// The main role.
     pub main: Main,
@@ -112,7 +139,7 @@ impl Shard {
     /// `counter` numbers the requests of this node; it only grows.
     pub fn handle(
         &mut self,
-        place: &Place,
+        place: &Place<'_>,
         counter: &mut u64,
         object: ObjectId,
         input: Input,
@@ -221,6 +248,47 @@ impl Shard {
         if side.early.is_empty() {
             self.spare.early = core::mem::take(&mut side.early);
         }
+    }
+
+    /// Hands the directory and the waiting requests over to the new home, in an order that does not
+    /// depend on how they came here. On `NoMemory` nothing has changed.
+    pub fn give(&mut self, me: NodeId, shard: ShardIndex, to: NodeId, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        let waiting: usize = self.parked.values().map(VecDeque::len).sum();
+        outputs.reserve(1 + self.directory.len() + waiting)?;
+        let mut ids: Vec<ObjectId> = Vec::new();
+        ids.try_reserve_exact(self.parked.len()).map_err(|_: TryReserveError| NoMemory)?;
+        self.directory.sort();
+        let mut say = |object, message| {
+            outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
+        };
+        for entry in self.directory.iter() {
+            let Entry { object, tenure, node: owner, state } = *entry;
+            say(object, Message::Entry { tenure, owner, state });
+        }
+        self.directory = Table::default();
+        say(ObjectId(0), Message::ShardIsYours { shard, floor: self.floor });
+        ids.extend(self.parked.keys().copied());
+        ids.sort_unstable();
+        for object in ids {
+            for request in self.parked.remove(&object).into_iter().flatten() {
+                let want = self.sides.get_mut(&object).and_then(|side| side.want.as_mut());
+                if let Some(want) = want.filter(|want| want.id == request.id && want.id.node == me) {
+                    want.asked = to;
+                }
+                say(object, Message::Request(Request { tau: Tenure::NONE, to_home: true, ..request }));
+            }
+        }
+        Ok(())
+    }
+
+    /// This node answers for the shard from now on; no tenure up to `floor` is given out again.
+    pub fn take_over(&mut self, floor: Tenure) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// The objects of which a value, a copy or the ownership is here, in no particular order.
+    pub fn holdings(&self) -> impl Iterator<Item = ObjectId> {
+        self.objects.iter().filter(|packed| packed.is_something()).map(crate::table::Keyed::key)
     }
 
     /// What can be seen of an object here.

@@ -5,10 +5,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
-use kddm_core::id::{Epoch, NodeId, ObjectId, Version};
+use kddm_core::id::{Epoch, NodeId, ObjectId, Placement, Version};
 use kddm_core::io::{Access, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::shard::{Place, Shard};
+use kddm_core::view::{Member, NodeState, View};
 
 thread_local! {
     /// Allocations of this thread until one is refused; zero is never.
@@ -49,11 +50,19 @@ struct Cluster {
     shards: Vec<Shard>,
     counters: Vec<u64>,
     values: Vec<bool>,
+    view: View,
     links: BTreeMap<(u16, u16), VecDeque<Message>>,
     /// The input whose n-th allocation is refused, and n.
     refuse: (u64, u64),
     inputs: u64,
     refused: u64,
+}
+
+/// All nodes share objects.
+fn view() -> View {
+    let member = |id| Member { id: NodeId(id), incarnation: Default::default(), state: NodeState::Possible };
+    let homes = (1..=NODES).map(NodeId).collect();
+    View { epoch: Epoch(1), placement: Placement(1), members: (1..=NODES).map(member).collect(), homes }
 }
 
 impl Cluster {
@@ -62,6 +71,7 @@ impl Cluster {
             shards: (0..NODES).map(|_| Shard::new()).collect(),
             counters: vec![0; usize::from(NODES)],
             values: vec![false; usize::from(NODES)],
+            view: view(),
             refuse,
             ..Cluster::default()
         }
@@ -69,7 +79,8 @@ impl Cluster {
 
     fn handle(&mut self, at: u16, input: Input) {
         let index = usize::from(at) - 1;
-        let place = Place { me: NodeId(at), incarnation: Default::default(), epoch: Epoch(1), home: NodeId(1) };
+        let (me, home) = (NodeId(at), NodeId(1));
+        let place = Place { me, incarnation: Default::default(), home, view_home: home, view: &self.view };
         self.inputs += 1;
         let before = (self.shards[index].clone(), self.counters[index]);
         let mut outputs = Outputs::new();

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use kddm_core::frame::{
-    BodySeal, DecodeError, Decoded, Envelope, FORMAT, Frame, HEADER_BYTES, MOST_BODY_BYTES, MOST_NODES, Numbers,
-    decode, encode, encode_ack,
+    BodySeal, DecodeError, Decoded, DecodedHead, Envelope, FORMAT, Frame, HEADER_BYTES, MOST_BODY_BYTES, MOST_NODES,
+    Numbers, decode, decode_head, encode, encode_ack,
 };
-use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
-use kddm_core::message::{Message, Request, RequestKind};
+use kddm_core::home::EntryState;
+use kddm_core::id::{
+    Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
+};
+use kddm_core::message::{MESSAGE_KINDS, Message, Request, RequestKind};
 use kddm_core::nodeset::NodeSet;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -17,6 +20,7 @@ const CLASS_AT: usize = 9;
 const KIND_AT: usize = 10;
 const FLAGS_AT: usize = 11;
 const LISTS_AT: usize = 12;
+const COUNTER_AT: usize = 88;
 const REQUEST_NODE_AT: usize = 100;
 const BODY_AT: usize = 104;
 
@@ -39,9 +43,9 @@ fn requests() -> impl Strategy<Value = Message> {
         2 => RequestKind::TryGrab,
         _ => RequestKind::Remove,
     });
-    (ids(), kind, any::<u64>(), any::<u8>(), any::<bool>(), any::<bool>()).prop_map(
-        |(id, kind, tau, forwards, inherited, first)| {
-            Message::Request(Request { id, kind, tau: Tenure(tau), forwards, inherited, first })
+    (ids(), kind, any::<u64>(), any::<u8>(), any::<[bool; 3]>()).prop_map(
+        |(id, kind, tau, forwards, [inherited, first, to_home])| {
+            Message::Request(Request { id, kind, tau: Tenure(tau), forwards, inherited, first, to_home })
         },
     )
 }
@@ -61,7 +65,7 @@ fn transfers() -> impl Strategy<Value = Message> {
 }
 
 fn others() -> impl Strategy<Value = Message> {
-    (0..15, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+    (0..18, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
         |(kind, tenure, version, node, flag, id)| {
             let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
             match kind {
@@ -71,7 +75,7 @@ fn others() -> impl Strategy<Value = Message> {
                 3 => Message::Ack { tenure, version },
                 4 => Message::Confirm { tenure },
                 5 => Message::OwnerIs { owner, tenure },
-                6 => Message::Removing { tenure },
+                6 => Message::Removing { tenure, forwarded: flag },
                 7 => Message::Removed { tenure },
                 8 => Message::RemoveDone { id },
                 9 => Message::NotFound { id },
@@ -79,6 +83,11 @@ fn others() -> impl Strategy<Value = Message> {
                 11 => Message::Lost { id },
                 12 => Message::TryInvalidate { tenure, version, id },
                 13 => Message::TryAnswer { id, held: flag },
+                14 => {
+                    Message::Entry { tenure, owner, state: if flag { EntryState::Fact } else { EntryState::Removing } }
+                }
+                15 => Message::ShardIsYours { shard: ShardIndex(node % SHARDS_PER_SET), floor: tenure },
+                16 => Message::Placed { placement: Placement(node.into()) },
                 _ => Message::Flushed { id },
             }
         },
@@ -156,7 +165,13 @@ proptest! {
         prop_assert_eq!(length, end, "it ends where it ends, whatever follows");
         prop_assert_eq!(frame.envelope, envelope);
         prop_assert_eq!(frame.numbers, numbers);
-        prop_assert_eq!(frame.message, Some(message));
+        prop_assert_eq!(frame.message.as_ref(), Some(&message));
+        let start = end - body.len();
+        let Ok(DecodedHead::Head(head, at)) = decode_head(&bytes[..start]) else { panic!("no head") };
+        prop_assert_eq!(at, start, "the head needs no byte of the body");
+        prop_assert_eq!((head.envelope, head.numbers, head.seal), (envelope, numbers, frame.seal));
+        prop_assert_eq!(head.message, Some(message));
+        prop_assert!(matches!(decode_head(&bytes[..start - 1]), Ok(DecodedHead::Needs(_))));
         prop_assert_eq!(frame.body, &body[..]);
         prop_assert_eq!(frame.seal.checksum, crc32fast::hash(&body));
     }
@@ -324,7 +339,7 @@ fn another_format_is_named() {
 fn values_that_no_sender_writes_are_refused() {
     let id = RequestId { node: NodeId(9), incarnation: Incarnation(1), counter: 1 };
     let kind = RequestKind::Get { existing: false };
-    let get = Request { id, kind, tau: Tenure(0), forwards: 0, inherited: false, first: false };
+    let get = Request { id, kind, tau: Tenure(0), forwards: 0, inherited: false, first: false, to_home: false };
     let request = plain(&Message::Request(get));
     let changed = |bytes: &[u8], at: usize, value: u8| {
         let mut bytes = bytes.to_vec();
@@ -338,9 +353,17 @@ fn values_that_no_sender_writes_are_refused() {
     for class in (0..=u8::MAX).filter(|class| ![1, 2].contains(class)) {
         assert_eq!(changed(&request, CLASS_AT, class), "class");
     }
-    for kind in 17..=u8::MAX {
+    for kind in MESSAGE_KINDS as u8..=u8::MAX {
         assert_eq!(changed(&request, KIND_AT, kind), "kind");
     }
+    let entry = plain(&Message::Entry { tenure: Tenure(1), owner: NodeId(1), state: EntryState::Fact });
+    for state in 3..=u8::MAX {
+        assert_eq!(changed(&entry, FLAGS_AT, state), "entry state");
+    }
+    let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor: Tenure(1) });
+    assert_eq!(changed(&shard, COUNTER_AT + 1, 4), "shard", "there are 1,024");
+    let placed = plain(&Message::Placed { placement: Placement(1) });
+    assert_eq!(changed(&placed, COUNTER_AT + 4, 1), "placement", "it has 32 bits");
     for kind in 4..16 {
         assert_eq!(changed(&request, FLAGS_AT, kind << 4), "request kind");
     }

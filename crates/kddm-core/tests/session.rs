@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use kddm_core::frame::{BodySeal, Decoded, Envelope, Numbers, decode, encode, encode_ack};
+use kddm_core::frame::{BodySeal, Decoded, Envelope, Numbers, decode, encode, encode_ack, encode_head};
 use kddm_core::id::{NodeId, Tenure};
 use kddm_core::io::{DEFERRED_NS, NoMemory};
 use kddm_core::message::Message;
@@ -16,17 +16,29 @@ fn send(session: &mut Session, number: u64, body_bytes: usize, urgent: bool) {
     let body = vec![number as u8; body_bytes];
     let seal = BodySeal { length: body_bytes as u32, checksum: crc32fast::hash(&body) };
     let message = Message::Confirm { tenure: Tenure(number) };
+    let envelope = Envelope::default();
+    if body_bytes >= APART_BYTES {
+        let pushed = session.push_apart(urgent, Some(body), |out| encode_head(&envelope, &message, numbers, seal, out));
+        return pushed.unwrap();
+    }
     session
         .push(urgent, |out| {
-            encode(&Envelope::default(), &message, numbers, seal, out)?;
+            encode(&envelope, &message, numbers, seal, out)?;
             out.extend_from_slice(&body);
             Ok(())
         })
         .unwrap();
 }
 
+/// Bodies of that size are kept apart here.
+const APART_BYTES: usize = 200;
+
+fn all_to_write(session: &Session) -> Vec<u8> {
+    session.pieces_to_write().collect::<Vec<_>>().concat()
+}
+
 fn write_all(session: &mut Session) -> Vec<u8> {
-    let bytes = session.to_write().to_vec();
+    let bytes = all_to_write(session);
     session.wrote(bytes.len());
     bytes
 }
@@ -48,7 +60,7 @@ fn frames_count_from_one_and_zero_acknowledges_nothing() {
     assert_eq!(session.acknowledged(0), Ok(()));
     send(&mut session, 1, 0, true);
     assert_eq!(session.next_sequence(), 2);
-    assert_eq!(Session::default().next_sequence(), 1);
+    assert_eq!(<Session>::default().next_sequence(), 1);
 }
 
 #[test]
@@ -62,6 +74,18 @@ fn a_frame_is_accepted_once_and_in_order() {
     assert_eq!(session.accept(u64::MAX, 10), Accept::Gap);
     assert_eq!(session.accept(2, 10), Accept::New);
     assert_eq!(session.received(), 2);
+}
+
+#[test]
+fn a_frame_that_is_taken_back_is_the_next_one_again_and_not_acknowledged() {
+    let mut session = Session::new();
+    assert_eq!(session.accept(1, ACK_EVERY_BYTES), Accept::New);
+    session.take_back(ACK_EVERY_BYTES);
+    assert_eq!(session.received(), 0);
+    assert!(!session.owes_ack() && !session.must_ack_now());
+    assert_eq!(session.accept(2, 10), Accept::Gap);
+    assert_eq!(session.accept(1, 10), Accept::New);
+    assert!(session.owes_ack());
 }
 
 #[test]
@@ -185,11 +209,40 @@ fn a_frame_acknowledged_while_it_is_written_again_goes_out_whole() {
     session.wrote(BODY_BYTES - 10);
     session.acknowledged(1).unwrap();
     assert!(!session.is_between_frames());
-    assert_eq!(session.to_write(), &all[BODY_BYTES - 10..]);
+    assert_eq!(all_to_write(&session), &all[BODY_BYTES - 10..]);
     write_all(&mut session);
     assert!(session.is_between_frames());
     session.acknowledged(2).unwrap();
     assert_eq!(session.unacknowledged_bytes(), 0);
+}
+
+/// Wherever a write stops, what is left is the rest of the same bytes, whether or not bodies lie apart.
+#[test]
+fn a_body_that_lies_apart_is_written_in_its_place() {
+    let mut session = Session::new();
+    for (number, body_bytes) in [(1, APART_BYTES), (2, 10), (3, 3 * APART_BYTES), (4, APART_BYTES), (5, 0)] {
+        send(&mut session, number, body_bytes, true);
+    }
+    let all = all_to_write(&session);
+    let mut rest = &all[..];
+    for expected in 1..=5 {
+        let Ok(Decoded::Frame(frame, length)) = decode(rest) else { panic!("not a frame") };
+        assert_eq!((frame.numbers.sequence, crc32fast::hash(frame.body)), (expected, frame.seal.checksum));
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty() && session.unacknowledged_bytes() == all.len());
+    for written in 0..all.len() {
+        assert_eq!(all_to_write(&session), &all[written..]);
+        assert!(session.pieces_to_write().all(|piece| !piece.is_empty()));
+        session.wrote(1);
+        if written == all.len() / 2 {
+            session.acknowledged(2).unwrap();
+        }
+    }
+    let kept = session.memory_bytes();
+    session.acknowledged(5).unwrap();
+    assert_eq!(session.unacknowledged_bytes(), 0);
+    assert!(session.memory_bytes() + 4 * APART_BYTES <= kept, "the bodies are gone");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
-use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, Tenure, Version};
+use kddm_core::home::EntryState;
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, ShardIndex, Tenure, Version};
 use kddm_core::message::{MESSAGE_KINDS, Message, Request, RequestKind};
 use kddm_core::nodeset::NodeSet;
 
@@ -38,10 +39,12 @@ fn requests() -> Vec<Message> {
         RequestKind::TryGrab,
         RequestKind::Remove,
     ];
-    let request = |kind| Request { id: ID, kind, tau: TENURE, forwards: 3, inherited: true, first: false };
+    let request =
+        |kind| Request { id: ID, kind, tau: TENURE, forwards: 3, inherited: true, first: false, to_home: false };
     let mut all: Vec<Message> = kinds.into_iter().map(|kind| Message::Request(request(kind))).collect();
     let first = Request { inherited: false, first: true, ..request(RequestKind::Get { existing: false }) };
     all.push(Message::Request(first));
+    all.push(Message::Request(Request { inherited: false, to_home: true, ..request(RequestKind::Remove) }));
     all
 }
 
@@ -67,7 +70,8 @@ fn all_messages() -> Vec<Message> {
         Message::Ack { tenure, version },
         Message::Confirm { tenure },
         Message::OwnerIs { owner: NodeId(6), tenure },
-        Message::Removing { tenure },
+        Message::Removing { tenure, forwarded: false },
+        Message::Removing { tenure, forwarded: true },
         Message::Removed { tenure },
         Message::RemoveDone { id },
         Message::NotFound { id },
@@ -77,6 +81,11 @@ fn all_messages() -> Vec<Message> {
         Message::TryAnswer { id, held: true },
         Message::TryAnswer { id, held: false },
         Message::Flushed { id },
+        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Predicted },
+        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Fact },
+        Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing },
+        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure },
+        Message::Placed { placement: Placement(77) },
     ]);
     all
 }

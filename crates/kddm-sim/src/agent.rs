@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kddm_core::id::{NodeId, ObjectId, Version};
+use kddm_core::id::{NodeId, ObjectId, Placement, PlacementPolicy, SetId, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::shard::{Place, Shard};
+use kddm_core::node::{HandedOver, Node};
+use kddm_core::view::View;
+
+use crate::views::life;
 
 /// Number of a client in the world.
 pub type ClientNumber = u16;
@@ -62,9 +65,14 @@ pub enum Outcome {
     Failed(Answer),
 }
 
+/// The set of a world. The number of an object says which node is its home, as long as it is one.
+const SET: SetId = SetId::new(PlacementPolicy::Embedded, SetId::FIRST_COUNTER);
+
 /// A message under way, with the bytes it carries.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Packet {
+    /// The sender's placement.
+    pub placement: Placement,
     /// The object concerned.
     pub object: ObjectId,
     /// What is said.
@@ -82,8 +90,6 @@ pub struct Effects {
     pub ended: Vec<(ClientNumber, Outcome)>,
     /// Invariants that the agent or the core found broken.
     pub broken: Vec<String>,
-    /// Messages that the core dropped because they could not be meant.
-    pub dropped: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -147,17 +153,96 @@ impl Cell {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Agent {
     me: NodeId,
-    homes: Vec<NodeId>,
-    shards: Vec<Shard>,
-    counter: u64,
+    core: Node,
     cells: BTreeMap<ObjectId, Cell>,
 }
 
 impl Agent {
-    /// A node with nothing; object `n` is in shard `n % homes.len()`, whose home is given.
-    pub fn new(me: NodeId, homes: &[NodeId]) -> Agent {
-        let shards = homes.iter().map(|_| Shard::new()).collect();
-        Agent { me, homes: homes.to_vec(), shards, counter: 0, cells: BTreeMap::new() }
+    /// A node with nothing, that has seen no view.
+    pub fn new(me: NodeId) -> Agent {
+        Agent { me, core: Node::new(me, life(me), 0), cells: BTreeMap::new() }
+    }
+
+    /// The installed view; without members before the first.
+    pub fn view(&self) -> &View {
+        self.core.view()
+    }
+
+    /// All shards are where the installed view wants them, as far as this node is concerned.
+    pub fn is_settled(&self) -> bool {
+        self.core.is_settled()
+    }
+
+    /// Whether there is something to hand over, or to say so.
+    pub fn is_handing_over(&self) -> bool {
+        self.core.is_handing_over()
+    }
+
+    /// In the installed view this node is to keep nothing: it is about to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.view().member(self.me).is_some() && self.view().homes.binary_search(&self.me).is_err()
+    }
+
+    /// The home of an object in the installed view.
+    pub fn home(&self, object: ObjectId) -> Option<NodeId> {
+        self.core.home(SET, object)
+    }
+
+    /// Whether this node waits for that one to say that it has handed over everything.
+    pub fn awaits(&self, node: NodeId) -> bool {
+        self.core.awaited().any(|awaited| awaited == node)
+    }
+
+    /// Installs the next view.
+    pub fn install(&mut self, view: &View, effects: &mut Effects) {
+        if self.core.install_view(view.clone()).is_err() {
+            effects.broken.push(format!("I7: node {} could not install {view:?}", self.me));
+        }
+    }
+
+    /// Hands over the next shard, or says that all is handed over. False if there was nothing to do.
+    pub fn hand_over(&mut self, effects: &mut Effects) -> bool {
+        let mut outputs = Outputs::new();
+        let done = self.core.hand_over(&mut outputs);
+        for output in outputs.drain() {
+            self.act(output, None, &mut VecDeque::new(), effects);
+        }
+        done.is_ok_and(|done| done != HandedOver::Nothing)
+    }
+
+    /// The next message of that node was sent under a later placement.
+    pub fn is_ahead(&mut self, from: NodeId) {
+        self.core.is_ahead(from);
+    }
+
+    /// Objects of which something is here that a leaving node has to give away, and nobody asks for now.
+    pub fn to_drain(&self) -> impl Iterator<Item = ObjectId> {
+        let idle = |object: &ObjectId| self.cells.get(object).is_none_or(|cell| !cell.outstanding);
+        self.core.holdings(SET).filter(idle)
+    }
+
+    /// Nothing is here that anybody could miss, and nothing is under way to this node.
+    pub fn is_empty(&self) -> bool {
+        self.is_at_rest() && self.core.holdings(SET).next().is_none()
+    }
+
+    /// A leaving node gives an object away.
+    pub fn drain(&mut self, object: ObjectId, effects: &mut Effects) {
+        self.cells.entry(object).or_default().outstanding = true;
+        let kind = RequestKind::Flush { to: NodeId::NOBODY };
+        self.run(object, Some(Input::Want { kind }), None, effects);
+    }
+
+    /// A leaving node serves its clients no more. What the core was asked for may still come.
+    pub fn dismiss(&mut self, effects: &mut Effects) {
+        let waited: Vec<ObjectId> =
+            self.cells.iter().filter(|(_, cell)| !cell.waiters.is_empty()).map(|(object, _)| *object).collect();
+        for object in waited {
+            let Some(cell) = self.cells.get_mut(&object) else { continue };
+            cell.waiters.clear();
+            let cancel = std::mem::take(&mut cell.outstanding).then_some(Input::Cancel);
+            self.run(object, cancel, None, effects);
+        }
     }
 
     /// This node's number.
@@ -172,16 +257,12 @@ impl Agent {
 
     /// The core's view of an object.
     pub fn inspect(&self, object: ObjectId) -> kddm_core::shard::Inspection {
-        self.shards[self.shard_of(object)].inspect(self.me, object)
+        self.core.inspect(SET, object).unwrap_or_default()
     }
 
     /// Nothing is outstanding here (`I9`).
     pub fn is_at_rest(&self) -> bool {
-        self.shards.iter().all(Shard::is_at_rest) && self.cells.values().all(Cell::is_idle)
-    }
-
-    fn shard_of(&self, object: ObjectId) -> usize {
-        (object.0 % self.homes.len() as u64) as usize
+        self.core.is_at_rest() && self.cells.values().all(Cell::is_idle)
     }
 
     /// A client asks: served from here if the access allows it, else the core is asked.
@@ -243,7 +324,7 @@ impl Agent {
 
     /// A message has arrived.
     pub fn receive(&mut self, from: NodeId, packet: Packet, effects: &mut Effects) {
-        let Packet { object, message, body } = packet;
+        let Packet { object, message, body, .. } = packet;
         self.run(object, Some(Input::Message { from, message }), body, effects);
     }
 
@@ -273,12 +354,9 @@ impl Agent {
         todo: &mut VecDeque<Input>,
         effects: &mut Effects,
     ) {
-        let shard = self.shard_of(object);
-        let home = self.homes[shard];
-        let place = Place { me: self.me, incarnation: Default::default(), epoch: kddm_core::id::Epoch(1), home };
         let mut outputs = Outputs::new();
-        if self.shards[shard].handle(&place, &mut self.counter, object, input, &mut outputs).is_err() {
-            return effects.broken.push("memory was refused to the simulator".into());
+        if let Err(refused) = self.core.handle(SET, object, input, &mut outputs) {
+            return effects.broken.push(format!("node {} refused an input: {refused:?}", self.me));
         }
         for output in outputs.drain() {
             self.act(output, body, todo, effects);
@@ -293,7 +371,8 @@ impl Agent {
                 if body.is_none() && carries_object(&message) {
                     effects.broken.push(format!("node {} sends an object's value that it does not have", self.me));
                 }
-                effects.packets.push((to, Packet { object, message, body }));
+                let placement = self.core.view().placement;
+                effects.packets.push((to, Packet { placement, object, message, body }));
             }
             Output::Install { object, version, has_value } => {
                 let cell = self.cells.entry(object).or_default();
@@ -330,7 +409,10 @@ impl Agent {
             }
             Output::Answer { object, answer } => self.answered(object, answer, effects),
             Output::Discard { object } => self.discard(object, effects),
-            Output::Dropped { what, .. } => effects.dropped.push(what),
+            // Nobody lies here: what the core drops as impossible, a bug has made.
+            Output::Dropped { what, .. } => {
+                effects.broken.push(format!("node {} dropped what an honest node said: {what}", self.me));
+            }
             Output::Fault { what, .. } => effects.broken.push(format!("fault at node {}: {what}", self.me)),
         }
     }

@@ -112,14 +112,39 @@ pub fn at_the_end(world: &mut World) {
     if let Some(client) = waiting {
         return world.breaks(format!("I6: client {client} waits for ever: {:?}", world.clients[client]));
     }
-    if let Some(node) = world.nodes.iter().find(|node| !node.is_at_rest()) {
-        let what = format!("I9: node {} has something outstanding at rest: {node:?}", node.id());
+    if let Some(link) = world.links.keys().next() {
+        return world.breaks(format!("I6: what is under way from {} to {} never arrives", link.0, link.1));
+    }
+    let newest = world.views.last();
+    let behind = |node: &&Agent| newest.member(node.id()).is_some() && node.view() != newest;
+    if let Some(node) = world.nodes.iter().find(behind) {
+        let (id, view) = (node.id(), node.view().placement.0);
+        let awaits: Vec<NodeId> = world.nodes.iter().map(Agent::id).filter(|other| node.awaits(*other)).collect();
+        let what =
+            format!("I7: node {id} is at placement {view} and waits for {awaits:?}; the newest view is {newest:?}");
         return world.breaks(what);
+    }
+    if let Some(node) = world.nodes.iter().find(|node| !node.is_at_rest()) {
+        let what = format!("I9: node {} has something outstanding at rest: {}", node.id(), told(world, node));
+        return world.breaks(what);
+    }
+    if let Some(step) = world.views.next() {
+        return world.breaks(format!("I6: {step:?} is never decided"));
+    }
+    if let Some(client) = world.clients.iter().position(|client| !client.plan.is_empty()) {
+        return world.breaks(format!("I6: client {client} never began: {:?}", world.clients[client]));
     }
     let objects: Vec<ObjectId> = world.truth.keys().copied().collect();
     for object in objects {
         owner_has_it(world, object);
     }
+}
+
+/// What a node has of each object that is not at rest.
+fn told(world: &World, node: &Agent) -> String {
+    let of = |object: &ObjectId| format!("{object:?} {:?} {:?}", node.inspect(*object), node.cell(*object));
+    let objects: Vec<String> = world.truth.keys().map(of).collect();
+    objects.join("; ")
 }
 
 fn owner_has_it(world: &mut World, object: ObjectId) {
@@ -130,8 +155,12 @@ fn owner_has_it(world: &mut World, object: ObjectId) {
     if value != truth {
         world.breaks(format!("I4: at rest the owner has {value:?} of object {}, the truth is {truth:?}", object.0));
     }
-    let home = world.nodes.iter().find_map(|node| node.inspect(object).entry).map(|entry| entry.node);
-    if owner != home {
-        world.breaks(format!("I9: at rest the home of object {} knows {home:?}, its owner is {owner:?}", object.0));
+    let knows = |node: &Agent| Some((node.id(), node.inspect(object).entry?.node));
+    let known: Vec<(NodeId, NodeId)> = world.nodes.iter().filter_map(knows).collect();
+    let home = world.nodes.iter().find(|node| !world.has_left(node.id())).and_then(|node| node.home(object));
+    let expected: Vec<(NodeId, NodeId)> = home.zip(owner).into_iter().collect();
+    if known != expected {
+        let what = format!("(home, owner) should be {expected:?}, and the directories say {known:?}");
+        world.breaks(format!("I9: at rest, object {}: {what}", object.0));
     }
 }

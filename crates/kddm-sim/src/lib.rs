@@ -8,4 +8,5 @@ pub mod check;
 pub mod model;
 pub mod run;
 pub mod trace;
+pub mod views;
 pub mod world;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use kddm_core::id::ObjectId;
 use kddm_sim::{model, run};
 
 #[derive(Parser)]
@@ -20,6 +21,9 @@ enum Command {
         /// Run this seed alone.
         #[arg(long)]
         seed: Option<u64>,
+        /// With a seed that fails: tell the steps of this object, not of the one at which it broke.
+        #[arg(long)]
+        object: Option<u64>,
         /// How many seeds to run.
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
@@ -51,23 +55,23 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Sim { seed: Some(seed), json, .. } => sim(seed..seed + 1, None, json),
+        Command::Sim { seed: Some(seed), json, object, .. } => sim(seed..seed + 1, None, json, object.map(ObjectId)),
         Command::Sim { first, minutes: Some(minutes), json, .. } => {
-            sim(first..u64::MAX, Some(Duration::from_secs(60 * minutes)), json)
+            sim(first..u64::MAX, Some(Duration::from_secs(60 * minutes)), json, None)
         }
-        Command::Sim { seeds, first, json, .. } => sim(first..first.saturating_add(seeds), None, json),
+        Command::Sim { seeds, first, json, .. } => sim(first..first.saturating_add(seeds), None, json, None),
         Command::Model { cases, full, limit_s, json } => search(&cases, full, Duration::from_secs(limit_s), json),
     }
 }
 
-fn sim(seeds: std::ops::Range<u64>, limit: Option<Duration>, json: bool) -> ExitCode {
+fn sim(seeds: std::ops::Range<u64>, limit: Option<Duration>, json: bool, told: Option<ObjectId>) -> ExitCode {
     let start = Instant::now();
     let (mut runs, mut operations, mut messages, mut cancels) = (0_u64, 0, 0, 0);
     for seed in seeds {
         if limit.is_some_and(|limit| start.elapsed() > limit) {
             break;
         }
-        let mut report = run::run(seed);
+        let mut report = run::run_telling(seed, told);
         if report.broken.is_none() && run::run(seed).trace_hash != report.trace_hash {
             report.broken = Some("the same seed gave another trace".into());
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use stateright::{Checker, Model, Property};
 
 use crate::agent::Wish;
+use crate::views::Change;
 use crate::world::{Action, Operation, Plan, World};
 
 /// A named case to search.
@@ -102,7 +103,8 @@ const KINDS: &[(char, Wish)] = &[
 
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
-/// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch.
+/// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
+/// `+L1` node 1 leaves.
 ///
 /// ```
 /// let case = kddm_sim::model::case("3:wr,r,x+c").expect("it is well formed");
@@ -124,16 +126,27 @@ pub fn case(name: &str) -> Option<Case> {
     if homes.is_empty() || homes.iter().any(|home| home.0 == 0 || home.0 > nodes) {
         return None;
     }
-    let mut plan = Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0 };
+    let changes = Vec::new();
+    let mut plan = Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0, changes };
     for option in parts {
         match option {
             "c" => plan.cancels += 1,
             "d" => plan.discards += 1,
             "n" => plan.failed_touches += 1,
-            _ => return None,
+            _ => plan.changes.push(change(option, nodes)?),
         }
     }
     Some(Case { name: name.to_owned(), plan })
+}
+
+fn change(option: &str, nodes: u16) -> Option<Change> {
+    let (letter, number) = option.split_at_checked(1)?;
+    let node = number.parse().ok().filter(|node| (1..=nodes).contains(node)).map(NodeId)?;
+    match letter {
+        "J" => Some(Change::Join(node)),
+        "L" => Some(Change::Leave(node)),
+        _ => None,
+    }
 }
 
 fn operations(letters: &str) -> Option<Vec<Operation>> {

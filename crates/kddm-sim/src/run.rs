@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::agent::Wish;
 use crate::trace;
+use crate::views::Change;
 use crate::world::{Action, Operation, Plan, World};
 
 /// What a run came to.
@@ -21,6 +22,8 @@ pub struct Report {
     pub operations: u64,
     /// Waits that were given up.
     pub cancels: u64,
+    /// Steps of joins and leaves decided.
+    pub view_steps: u64,
     /// Messages delivered.
     pub messages: u64,
     /// A hash of all steps and of the world at the end: equal for equal seeds.
@@ -36,6 +39,10 @@ struct Weights {
     begin: u32,
     finish: u32,
     cancel: u32,
+    decide: u32,
+    install: u32,
+    hand_over: u32,
+    drain: u32,
     /// For each pair of nodes, sender first.
     links: Vec<u32>,
 }
@@ -52,6 +59,11 @@ const STEP_LIMIT: u64 = 2_000_000;
 
 /// Runs one seed to its end.
 pub fn run(seed: u64) -> Report {
+    run_telling(seed, None)
+}
+
+/// The same; if it fails, the trace is that of the given object.
+pub fn run_telling(seed: u64, object: Option<ObjectId>) -> Report {
     let mut random = fastrand::Rng::with_seed(seed);
     let plan = plan(&mut random);
     let weights = weights(&mut random, plan.nodes);
@@ -61,6 +73,7 @@ pub fn run(seed: u64) -> Report {
         nodes: plan.nodes,
         operations: 0,
         cancels: 0,
+        view_steps: 0,
         messages: 0,
         trace_hash: 0,
         broken: None,
@@ -77,6 +90,7 @@ pub fn run(seed: u64) -> Report {
             Action::Begin(_) => report.operations += 1,
             Action::Cancel(_) => report.cancels += 1,
             Action::Deliver(..) => report.messages += 1,
+            Action::Decide => report.view_steps += 1,
             _ => {}
         }
         action.hash(&mut hasher);
@@ -89,21 +103,21 @@ pub fn run(seed: u64) -> Report {
     world.hash(&mut hasher);
     report.trace_hash = hasher.finish();
     if world.broken.is_some() {
-        report.trace = told(&plan, &history);
+        report.trace = told(&plan, &history, object);
     }
     report.broken = world.broken;
     report
 }
 
 /// The last steps that concern the object of the last one.
-fn told(plan: &Plan, history: &[Action]) -> Vec<String> {
+fn told(plan: &Plan, history: &[Action], wanted: Option<ObjectId>) -> Vec<String> {
     let mut world = World::new(plan);
     let mut steps = Vec::new();
     for action in history {
         let object = world.concerns(*action).map(|(_, object)| object);
         steps.push((object, trace::step(&mut world, *action)));
     }
-    let last = steps.last().and_then(|(object, _)| *object);
+    let last = wanted.or(steps.last().and_then(|(object, _)| *object));
     let mut told: Vec<String> = steps.into_iter().filter(|(of, _)| *of == last).map(|(_, step)| step).collect();
     told.split_off(told.len().saturating_sub(TRACE_STEPS))
 }
@@ -128,7 +142,31 @@ fn plan(random: &mut fastrand::Rng) -> Plan {
         cancels: if random.bool() { random.u8(0..=50) } else { 0 },
         discards: random.u8(0..=20),
         failed_touches: random.u8(0..=10),
+        changes: changes(random, nodes),
     }
+}
+
+/// Joins and leaves in any order; one node stays.
+fn changes(random: &mut fastrand::Rng, nodes: u16) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if random.bool() {
+        return changes;
+    }
+    let stays = random.u16(1..=nodes);
+    for node in (1..=nodes).filter(|node| *node != stays).map(NodeId) {
+        let at = random.usize(0..=changes.len());
+        match random.u8(0..5) {
+            0 => changes.insert(at, Change::Join(node)),
+            1 => changes.insert(at, Change::Leave(node)),
+            2 => {
+                changes.insert(at, Change::Join(node));
+                let later = random.usize(at + 1..=changes.len());
+                changes.insert(later, Change::Leave(node));
+            }
+            _ => {}
+        }
+    }
+    changes
 }
 
 const KIND_COUNT: usize = 9;
@@ -158,7 +196,16 @@ fn operation(random: &mut fastrand::Rng, objects: u64, nodes: u16, kinds: &[u32]
 
 fn weights(random: &mut fastrand::Rng, nodes: u16) -> Weights {
     let mut one = || [1, 1, 3, 10, 30][random.usize(0..5)];
-    Weights { begin: one(), finish: one(), cancel: one().min(3), links: (0..nodes * nodes).map(|_| one()).collect() }
+    Weights {
+        begin: one(),
+        finish: one(),
+        cancel: one().min(3),
+        decide: one().min(3),
+        install: one(),
+        hand_over: one(),
+        drain: one(),
+        links: (0..nodes * nodes).map(|_| one()).collect(),
+    }
 }
 
 fn choose(random: &mut fastrand::Rng, actions: &[Action], weights: &Weights, nodes: u16) -> Option<Action> {
@@ -166,7 +213,13 @@ fn choose(random: &mut fastrand::Rng, actions: &[Action], weights: &Weights, nod
         Action::Begin(_) => weights.begin,
         Action::Finish(_) | Action::Discard(_) | Action::Abandon(_) => weights.finish,
         Action::Cancel(_) => weights.cancel,
-        Action::Deliver(from, to) => weights.links[usize::from((from.0 - 1) * nodes + to.0 - 1)],
+        Action::Decide => weights.decide,
+        Action::Install(_) => weights.install,
+        Action::HandOver(_) => weights.hand_over,
+        Action::Drain(..) => weights.drain,
+        Action::Ahead(from, to) | Action::Deliver(from, to) => {
+            weights.links[usize::from((from.0 - 1) * nodes + to.0 - 1)]
+        }
     };
     let total: u32 = actions.iter().map(weight).sum();
     // Cancels alone are no progress: a wait that only a cancel could end is a broken promise.

@@ -10,6 +10,7 @@ use kddm_core::shard::Main;
 
 use crate::agent::{Agent, ClientNumber, Effects, Left, Outcome, Packet, Value, Wish};
 use crate::check;
+use crate::views::{Change, Step, Views};
 
 /// One operation of a client.
 pub type Operation = (ObjectId, Wish);
@@ -66,6 +67,16 @@ pub enum Action {
     Cancel(ClientNumber),
     /// The next message from one node to another arrives.
     Deliver(NodeId, NodeId),
+    /// The next message was sent under a placement that the receiver does not know yet: it waits.
+    Ahead(NodeId, NodeId),
+    /// The next step of a change of the membership is decided.
+    Decide,
+    /// A node installs the next view.
+    Install(NodeId),
+    /// A node hands over the next shard, or says that it has handed over all.
+    HandOver(NodeId),
+    /// A leaving node gives an object away.
+    Drain(NodeId, ObjectId),
 }
 
 /// What a world is made of.
@@ -73,7 +84,7 @@ pub enum Action {
 pub struct Plan {
     /// How many nodes; they are numbered from 1.
     pub nodes: u16,
-    /// The home of each shard; object `n` is in shard `n % homes.len()`.
+    /// Homes; that of object `n` is `homes[n % homes.len()]`, while that node is a home.
     pub homes: Vec<NodeId>,
     /// The clients: their node and their operations.
     pub clients: Vec<(NodeId, Vec<Operation>)>,
@@ -83,6 +94,16 @@ pub struct Plan {
     pub discards: u8,
     /// How often a first touch may fail.
     pub failed_touches: u8,
+    /// Joins and leaves, one after the other.
+    pub changes: Vec<Change>,
+}
+
+impl Plan {
+    /// The id of object `n`: its top bits name its home.
+    fn placed(&self, object: ObjectId) -> ObjectId {
+        let home = self.homes.get((object.0 % self.homes.len() as u64) as usize);
+        ObjectId(u64::from(home.map_or(0, |home| home.0)) << 48 | object.0)
+    }
 }
 
 /// The cluster. Equal worlds have equal futures.
@@ -99,6 +120,10 @@ pub struct World {
     cancels: u8,
     discards: u8,
     failed_touches: u8,
+    /// The membership.
+    pub views: Views,
+    /// How many views each node has installed, by number less one.
+    installed: Vec<usize>,
     /// The first broken invariant; nothing happens any more after it.
     pub broken: Option<String>,
 }
@@ -106,24 +131,32 @@ pub struct World {
 impl World {
     /// The world at its beginning: nothing exists.
     pub fn new(plan: &Plan) -> World {
-        let nodes = (1..=plan.nodes).map(|node| Agent::new(NodeId(node), &plan.homes)).collect();
+        let nodes = (1..=plan.nodes).map(|node| Agent::new(NodeId(node))).collect();
         let client = |(node, operations): &(NodeId, Vec<Operation>)| Client {
             node: *node,
-            plan: operations.iter().copied().collect(),
+            plan: operations.iter().map(|(object, wish)| (plan.placed(*object), *wish)).collect(),
             doing: Doing::Nothing,
             existed: false,
         };
         let operations = plan.clients.iter().flat_map(|(_, operations)| operations);
-        World {
+        let mut world = World {
             nodes,
             links: BTreeMap::new(),
             clients: plan.clients.iter().map(client).collect(),
-            truth: operations.map(|(object, _)| (*object, Truth::default())).collect(),
+            truth: operations.map(|(object, _)| (plan.placed(*object), Truth::default())).collect(),
             cancels: plan.cancels,
             discards: plan.discards,
             failed_touches: plan.failed_touches,
+            views: Views::new(plan.nodes, &plan.changes),
+            installed: vec![0; usize::from(plan.nodes)],
             broken: None,
+        };
+        let first: Vec<NodeId> = world.views.last().members.iter().map(|member| member.id).collect();
+        for node in first {
+            world.install(node, &mut Effects::default());
+            while world.node_mut(node).hand_over(&mut Effects::default()) {}
         }
+        world
     }
 
     /// All that can happen next.
@@ -131,12 +164,23 @@ impl World {
         if self.broken.is_some() {
             return;
         }
-        actions.extend(self.links.keys().map(|(from, to)| Action::Deliver(*from, *to)));
+        for (&(from, to), packets) in &self.links {
+            let known = self.node(to).view().placement;
+            match packets.front() {
+                Some(packet) if packet.placement <= known || self.has_left(to) => {
+                    actions.push(Action::Deliver(from, to));
+                }
+                Some(_) if self.node(to).awaits(from) => actions.push(Action::Ahead(from, to)),
+                _ => {}
+            }
+        }
+        self.view_actions(actions);
         for (number, client) in self.clients.iter().enumerate() {
             let number = number as ClientNumber;
             match (client.doing, client.plan.front()) {
                 (_, None) => {}
-                (Doing::Nothing, Some(_)) => actions.push(Action::Begin(number)),
+                (Doing::Nothing, Some(_)) if self.shares(client.node) => actions.push(Action::Begin(number)),
+                (Doing::Nothing, Some(_)) => {}
                 (Doing::Waiting, Some(_)) if self.cancels > 0 => actions.push(Action::Cancel(number)),
                 (Doing::Waiting, Some(_)) => {}
                 (Doing::Reading, Some(_)) => actions.push(Action::Finish(number)),
@@ -154,12 +198,82 @@ impl World {
         }
     }
 
+    /// What can happen next to the membership.
+    fn view_actions(&self, actions: &mut Vec<Action>) {
+        if self.views.newest() == 0 && self.views.next().is_none() {
+            return;
+        }
+        if self.views.next().is_some_and(|step| self.may_decide(step)) {
+            actions.push(Action::Decide);
+        }
+        for node in self.nodes.iter().filter(|node| !self.has_left(node.id())) {
+            let id = node.id();
+            if node.is_settled() && self.next_view(id).is_some() {
+                actions.push(Action::Install(id));
+            }
+            if node.is_handing_over() {
+                actions.push(Action::HandOver(id));
+            }
+            if node.is_leaving() {
+                actions.extend(node.to_drain().min().map(|object| Action::Drain(id, object)));
+            }
+        }
+    }
+
+    fn may_decide(&self, step: Step) -> bool {
+        match step {
+            Step::Join(_) | Step::Drain(_) => true,
+            Step::Share(node) => self.node(node).view().member(node).is_some(),
+            Step::Unshare(node) => self.has_finished(node),
+            Step::Leave(node) => self.has_finished(node) && !self.links.keys().any(|(from, _)| *from == node),
+        }
+    }
+
+    /// A leaving node has nothing any more, in the newest view.
+    fn has_finished(&self, node: NodeId) -> bool {
+        let idle = |client: &Client| client.node != node || client.doing == Doing::Nothing;
+        let agent = self.node(node);
+        agent.view() == self.views.last() && agent.is_settled() && agent.is_empty() && self.clients.iter().all(idle)
+    }
+
+    /// The node was a member, and is none any more.
+    pub fn has_left(&self, node: NodeId) -> bool {
+        self.node(node).view().member(node).is_some() && self.views.last().member(node).is_none()
+    }
+
+    /// The number of the view that the node installs next. A new node begins with the first view that
+    /// has it.
+    fn next_view(&self, node: NodeId) -> Option<usize> {
+        let from = self.installed[usize::from(node.0) - 1];
+        let has = |number: &usize| self.views.get(*number).is_some_and(|view| view.member(node).is_some());
+        (from..=self.views.newest()).find(has)
+    }
+
+    fn install(&mut self, node: NodeId, effects: &mut Effects) {
+        let Some(number) = self.next_view(node) else { return };
+        let Some(view) = self.views.get(number).cloned() else { return };
+        self.installed[usize::from(node.0) - 1] = number + 1;
+        self.node_mut(node).install(&view, effects);
+        if !self.node(node).is_leaving() || !self.node(node).view().member(node).is_some_and(|m| m.state.can_share()) {
+            return;
+        }
+        self.node_mut(node).dismiss(effects);
+        for client in self.clients.iter_mut().filter(|client| client.node == node) {
+            match client.doing {
+                Doing::Nothing | Doing::Waiting => client.plan.clear(),
+                Doing::Reading | Doing::Writing => client.plan.truncate(1),
+            }
+            if client.doing == Doing::Waiting {
+                client.doing = Doing::Nothing;
+            }
+        }
+    }
+
     /// Does one thing, and looks at every invariant.
     pub fn apply(&mut self, action: Action) {
         let mut effects = Effects::default();
         let Some((node, object)) = self.concerns(action) else { return };
-        let mut before = self.node(node).inspect(object).main;
-        let arriving = self.arriving_owner(action);
+        let before = self.arriving_owner(action).unwrap_or_else(|| self.node(node).inspect(object).main);
         match action {
             Action::Begin(number) => self.begin(number, &mut effects),
             Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
@@ -173,9 +287,13 @@ impl World {
             }
             Action::Cancel(number) => self.cancel(number, &mut effects),
             Action::Deliver(from, to) => self.deliver(from, to, &mut effects),
-        }
-        if effects.dropped.is_empty() {
-            before = arriving.unwrap_or(before);
+            Action::Ahead(from, to) => self.node_mut(to).is_ahead(from),
+            Action::Decide => self.views.decide(),
+            Action::Install(node) => self.install(node, &mut effects),
+            Action::HandOver(node) => {
+                self.node_mut(node).hand_over(&mut effects);
+            }
+            Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
         }
         if check::ended_its_life(before, self.node(node).inspect(object).main) {
             self.removed(object, node);
@@ -190,7 +308,12 @@ impl World {
     /// The node at which an action happens, and the object.
     pub fn concerns(&self, action: Action) -> Option<(NodeId, ObjectId)> {
         match action {
-            Action::Deliver(from, to) => Some((to, self.links.get(&(from, to))?.front()?.object)),
+            Action::Deliver(from, to) | Action::Ahead(from, to) => {
+                Some((to, self.links.get(&(from, to))?.front()?.object))
+            }
+            Action::Decide => Some((NodeId(1), ObjectId(0))),
+            Action::Install(node) | Action::HandOver(node) => Some((node, ObjectId(0))),
+            Action::Drain(node, object) => Some((node, object)),
             Action::Begin(number)
             | Action::Finish(number)
             | Action::Discard(number)
@@ -212,10 +335,16 @@ impl World {
         }
     }
 
+    /// The node shares objects as far as it knows: its clients may begin.
+    fn shares(&self, node: NodeId) -> bool {
+        self.node(node).view().member(node).is_some_and(|member| member.state.can_share())
+    }
+
     /// Nothing can happen any more but cancels.
     fn is_stuck_or_done(&self) -> bool {
-        let moves = |client: &Client| !client.plan.is_empty() && client.doing != Doing::Waiting;
-        self.links.is_empty() && !self.clients.iter().any(moves)
+        let mut actions = Vec::new();
+        self.actions(&mut actions);
+        actions.iter().all(|action| matches!(action, Action::Cancel(_)))
     }
 
     fn value_at(&self, node: NodeId, object: ObjectId) -> Option<Value> {
@@ -268,6 +397,9 @@ impl World {
         if !(first_touch_to_read && ending != Ending::Fail) {
             client.plan.pop_front();
         }
+        if self.node(node).is_leaving() {
+            self.clients[usize::from(number)].plan.clear();
+        }
         self.node_mut(node).release(number, object, left, effects);
     }
 
@@ -293,6 +425,9 @@ impl World {
         let Some(packet) = link.pop_front() else { return };
         if link.is_empty() {
             self.links.remove(&(from, to));
+        }
+        if self.has_left(to) {
+            return;
         }
         self.node_mut(to).receive(from, packet, effects);
     }

@@ -22,6 +22,7 @@ fn messages_of_last(home: u16, steps: &[(u16, Wish)]) -> (usize, BTreeMap<&'stat
         cancels: 0,
         discards: 0,
         failed_touches: 0,
+        changes: Vec::new(),
     };
     let mut world = World::new(&plan);
     let mut counted = BTreeMap::new();

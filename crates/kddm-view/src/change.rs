@@ -51,8 +51,21 @@ pub enum Change {
         /// Its life.
         incarnation: Incarnation,
     },
-    /// Sets exist from now on: homes stay where they are.
+    /// Sets exist from now on: who shares objects leaves only after it has handed them over.
     Seal,
+    /// A member is to stop sharing: it is no home any more, and hands over what it has. Asking it to be
+    /// possible takes this back.
+    Drain {
+        /// The member.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// Another member decides from the next entry on.
+    MoveVoter {
+        /// Which one.
+        to: NodeId,
+    },
 }
 
 /// Why a change, or its bytes, cannot be meant.
@@ -101,6 +114,7 @@ impl Change {
             }
             Change::SetState { state: NodeState::Offline, .. } => Err(MalformedChange::Offline),
             Change::SetState { node, .. } | Change::Leave { node, .. } => check_node(*node),
+            Change::Drain { node, .. } | Change::MoveVoter { to: node } => check_node(*node),
             Change::Seal => Ok(()),
         }
     }
@@ -150,6 +164,8 @@ enum Wire {
     SetState { node: u16, incarnation: u32, state: WireState },
     Leave { node: u16, incarnation: u32 },
     Seal,
+    Drain { node: u16, incarnation: u32 },
+    MoveVoter { to: u16 },
 }
 
 /// The layout of [`NodeState`], in changes and in states.
@@ -191,6 +207,8 @@ impl From<&Change> for Wire {
             }
             Change::Leave { node, incarnation } => Wire::Leave { node: node.0, incarnation: incarnation.0 },
             Change::Seal => Wire::Seal,
+            Change::Drain { node, incarnation } => Wire::Drain { node: node.0, incarnation: incarnation.0 },
+            Change::MoveVoter { to } => Wire::MoveVoter { to: to.0 },
         }
     }
 }
@@ -206,6 +224,10 @@ impl From<Wire> for Change {
                 Change::Leave { node: NodeId(node), incarnation: Incarnation(incarnation) }
             }
             Wire::Seal => Change::Seal,
+            Wire::Drain { node, incarnation } => {
+                Change::Drain { node: NodeId(node), incarnation: Incarnation(incarnation) }
+            }
+            Wire::MoveVoter { to } => Change::MoveVoter { to: NodeId(to) },
         }
     }
 }
@@ -224,6 +246,9 @@ mod tests {
         assert_eq!(change.encode().unwrap(), [1, 1, 0xac, 2, 2, 2]);
         assert_eq!(join("a:1").encode().unwrap(), [1, 0, 0, 3, b'a', b':', b'1', 5]);
         assert_eq!(Change::Seal.encode().unwrap(), [1, 3]);
+        let drain = Change::Drain { node: NodeId(5), incarnation: Incarnation(6) };
+        assert_eq!(drain.encode().unwrap(), [1, 4, 5, 6]);
+        assert_eq!(Change::MoveVoter { to: NodeId(7) }.encode().unwrap(), [1, 5, 7]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub enum LogError {
         limit: usize,
     },
     /// This kind of log cannot have those voters.
-    #[error("this view log has one voter, node {voter}, and cannot change it: stop the cluster to move it")]
+    #[error("this view log has one voter, node {voter}: name just one")]
     OneVoter {
         /// The voter.
         voter: NodeId,
@@ -109,4 +109,8 @@ pub trait ViewLog: Send {
 
     /// Asks for other voters.
     fn reconfigure(&mut self, voters: &[NodeId]) -> Result<(), LogError>;
+
+    /// Says who decides in the state up to the last entry applied. Call it after every application:
+    /// the state may have refused what the log has decided.
+    fn voters_are(&mut self, voters: &[NodeId]);
 }

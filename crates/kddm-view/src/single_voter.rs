@@ -74,6 +74,12 @@ struct Following {
     ask_at: Time,
 }
 
+impl Following {
+    fn new(voter: NodeId, ticket: u64) -> Following {
+        Following { voter, ticket, proposals: VecDeque::new(), ask_at: Time(0) }
+    }
+}
+
 #[derive(Debug)]
 enum Role {
     Voter(BTreeMap<NodeId, Follower>),
@@ -102,8 +108,7 @@ impl SingleVoter {
     pub fn follower(me: NodeId, incarnation: Incarnation, voter: NodeId, after: u64) -> SingleVoter {
         // A later life counts on above all numbers of the earlier ones.
         let ticket = (u64::from(incarnation.0) << 32) | 1;
-        let following = Following { voter, ticket, proposals: VecDeque::new(), ask_at: Time(0) };
-        SingleVoter::new(me, after, Role::Follower(following))
+        SingleVoter::new(me, after, Role::Follower(Following::new(voter, ticket)))
     }
 
     fn new(me: NodeId, after: u64, role: Role) -> SingleVoter {
@@ -173,9 +178,7 @@ impl SingleVoter {
         let message = if sent < self.base {
             Wire::Forgotten { first: self.base.saturating_add(1), accepted }
         } else {
-            let entries = self.entries_after(sent).take(ENTRIES_PER_MESSAGE);
-            let entries = entries.map(|entry| entry.change.encode().expect("every change was checked when it came in"));
-            Wire::Decided { after: sent, accepted, entries: entries.collect() }
+            Wire::Decided { after: sent, accepted, entries: self.encoded_after(sent) }
         };
         if let (Wire::Decided { entries, .. }, Role::Voter(followers)) = (&message, &mut self.role)
             && let Some(follower) = followers.get_mut(&to)
@@ -185,9 +188,28 @@ impl SingleVoter {
         self.send(to, &message);
     }
 
+    /// One that is not the voter (any more) tells what was decided before.
+    fn send_old_entries(&mut self, to: NodeId, after: u64) {
+        let message = if after < self.base {
+            Wire::Forgotten { first: self.base.saturating_add(1), accepted: 0 }
+        } else {
+            Wire::Decided { after, accepted: 0, entries: self.encoded_after(after) }
+        };
+        self.send(to, &message);
+    }
+
+    fn encoded_after(&self, index: u64) -> Vec<Vec<u8>> {
+        let entries = self.entries_after(index).take(ENTRIES_PER_MESSAGE);
+        entries.map(|entry| entry.change.encode().expect("every change was checked when it came in")).collect()
+    }
+
     fn on_follow(&mut self, from: NodeId, have: u64, proposal: Option<(u64, Change)>) -> Result<(), LogError> {
         let (last, now) = (self.last(), self.now);
         let Role::Voter(followers) = &mut self.role else {
+            if have < last {
+                self.send_old_entries(from, have); // It may not have heard yet who decides now.
+                return Ok(());
+            }
             return Err(LogError::BadMessage { from, what: "it is for the voter, and this node is not it" });
         };
         if have > last {
@@ -378,10 +400,35 @@ impl ViewLog for SingleVoter {
     }
 
     fn reconfigure(&mut self, voters: &[NodeId]) -> Result<(), LogError> {
-        if voters != [self.voter_id()] {
-            return Err(LogError::OneVoter { voter: self.voter_id() });
+        match *voters {
+            [to] if to == self.voter_id() => Ok(()),
+            [to] => self.propose(Change::MoveVoter { to }),
+            _ => Err(LogError::OneVoter { voter: self.voter_id() }),
         }
-        Ok(())
+    }
+
+    fn voters_are(&mut self, voters: &[NodeId]) {
+        let [to] = *voters else { return };
+        let me = self.me;
+        match &mut self.role {
+            Role::Follower(following) if to == me => {
+                let proposals = std::mem::take(&mut following.proposals);
+                self.role = Role::Voter(BTreeMap::new());
+                for change in proposals {
+                    self.decide(change, me);
+                }
+            }
+            Role::Follower(following) if to != following.voter => {
+                following.voter = to;
+                self.ask();
+            }
+            Role::Voter(_) if to != me => {
+                // The new voter has heard nothing of this node before: any number is a new one.
+                self.role = Role::Follower(Following::new(to, 1));
+                self.ask();
+            }
+            _ => {}
+        }
     }
 }
 

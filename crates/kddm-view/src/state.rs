@@ -27,6 +27,8 @@ pub struct MemberEntry {
     pub address: String,
     /// The random number that its process drew.
     pub nonce: u64,
+    /// It is possible, and hands over what it has: no home any more.
+    pub draining: bool,
 }
 
 /// What a change has done.
@@ -63,17 +65,29 @@ pub enum Refused {
         /// Its life.
         incarnation: Incarnation,
     },
-    /// It shares objects, and nobody would take them over.
+    /// It shares objects that would be lost with it.
     #[error(
-        "node {node} shares objects that would be lost with it, and no other node can take them over yet: \
-         stop all nodes and start the cluster again"
+        "node {node} shares objects that would be lost with it: it has to hand them over first; \
+         if its process is gone, stop all nodes and start the cluster again"
     )]
     SharesObjects {
         /// The node.
         node: NodeId,
     },
+    /// Nobody is there to take over what it has.
+    #[error("node {node} is the last one that shares objects: what it holds ends with it, or start another node first")]
+    LastHome {
+        /// The node.
+        node: NodeId,
+    },
+    /// Only a node that stays can decide.
+    #[error("node {node} cannot decide who is a member: it must be possible, and not on its way out")]
+    CannotDecide {
+        /// The node.
+        node: NodeId,
+    },
     /// It decides the changes.
-    #[error("node {node} decides who is a member and cannot leave: stop it last")]
+    #[error("node {node} decides who is a member: another node has to take that over before it leaves")]
     Voter {
         /// The node.
         node: NodeId,
@@ -146,7 +160,7 @@ impl State {
         self.applied
     }
 
-    /// Whether sets exist, so that homes stay where they are.
+    /// Whether sets exist, so that who shares objects must hand them over before it leaves.
     pub fn is_sealed(&self) -> bool {
         self.sealed
     }
@@ -217,6 +231,8 @@ impl State {
             Change::SetState { node, incarnation, state } => self.set_state(*node, *incarnation, *state),
             Change::Leave { node, incarnation } => self.leave(*node, *incarnation),
             Change::Seal => self.seal(),
+            Change::Drain { node, incarnation } => self.drain(*node, *incarnation),
+            Change::MoveVoter { to } => self.move_voter(*to),
         }
     }
 
@@ -238,7 +254,8 @@ impl State {
         let life = self.lives.checked_add(1).ok_or(Refused::UsedUp { what: "lives" })?;
         let placement = self.next_placement()?;
         let incarnation = Incarnation(life);
-        let entry = MemberEntry { incarnation, state: NodeState::Online, address: address.into(), nonce };
+        let entry =
+            MemberEntry { incarnation, state: NodeState::Online, address: address.into(), nonce, draining: false };
         self.members.insert(node, entry);
         self.lives = life;
         self.placement = placement;
@@ -249,13 +266,14 @@ impl State {
         let (placement, sealed) = (self.next_placement()?, self.sealed);
         let entry = self.members.get_mut(&node).filter(|entry| entry.incarnation == incarnation);
         let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
-        if entry.state == state {
+        if entry.state == state && !entry.draining {
             return Ok(false);
         }
-        if sealed && !state.can_share() {
+        if sealed && !state.can_share() && !entry.draining {
             return Err(Refused::SharesObjects { node });
         }
         entry.state = state;
+        entry.draining = false;
         self.placement = placement;
         self.choose_homes();
         Ok(true)
@@ -270,10 +288,42 @@ impl State {
         if self.sealed && entry.state.can_share() {
             return Err(Refused::SharesObjects { node });
         }
-        let epoch = self.epoch.0.checked_add(1).filter(|epoch| *epoch < EPOCHS);
-        self.epoch = Epoch(epoch.ok_or(Refused::UsedUp { what: "epochs" })?);
+        // One that shares nothing has nothing under way that would have to be fenced off.
+        let epoch = if entry.state.can_share() { self.epoch.0.checked_add(1) } else { Some(self.epoch.0) };
+        let epoch = epoch.filter(|epoch| *epoch < EPOCHS).ok_or(Refused::UsedUp { what: "epochs" })?;
+        self.placement = self.next_placement()?;
+        self.epoch = Epoch(epoch);
         self.members.remove(&node);
         self.choose_homes();
+        Ok(true)
+    }
+
+    fn drain(&mut self, node: NodeId, incarnation: Incarnation) -> Result<bool, Refused> {
+        let placement = self.next_placement()?;
+        let is_last = self.homes == [node];
+        let entry = self.members.get_mut(&node).filter(|entry| entry.incarnation == incarnation);
+        let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
+        if entry.draining || !entry.state.can_share() {
+            return Ok(false);
+        }
+        if is_last {
+            return Err(Refused::LastHome { node });
+        }
+        entry.draining = true;
+        self.placement = placement;
+        self.choose_homes();
+        Ok(true)
+    }
+
+    fn move_voter(&mut self, to: NodeId) -> Result<bool, Refused> {
+        if to == self.voter {
+            return Ok(false);
+        }
+        if !self.homes.contains(&to) {
+            return Err(Refused::CannotDecide { node: to });
+        }
+        self.placement = self.next_placement()?;
+        self.voter = to;
         Ok(true)
     }
 
@@ -294,12 +344,10 @@ impl State {
         next.map(Placement).ok_or(Refused::UsedUp { what: "placements" })
     }
 
-    /// Every possible member is a home, until there are sets.
+    /// Every possible member is a home, until it drains.
     fn choose_homes(&mut self) {
-        if !self.sealed {
-            let possible = self.members.iter().filter(|(_, entry)| entry.state.can_share());
-            self.homes = possible.map(|(node, _)| *node).collect();
-        }
+        let stays = |entry: &MemberEntry| entry.state.can_share() && !entry.draining;
+        self.homes = self.members.iter().filter(|(_, entry)| stays(entry)).map(|(node, _)| *node).collect();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::state::{EPOCHS, MEMBERS, MemberEntry, State};
 pub const STATE_BYTES: usize = MEMBERS * 300;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 1;
+pub const STATE_SCHEMA: u8 = 2;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -61,6 +61,7 @@ struct WireMember {
     state: WireState,
     address: String,
     nonce: u64,
+    draining: bool,
 }
 
 impl State {
@@ -72,6 +73,7 @@ impl State {
             state: entry.state.into(),
             address: entry.address.clone(),
             nonce: entry.nonce,
+            draining: entry.draining,
         };
         let wire = Wire {
             cluster: self.identity.cluster.0,
@@ -119,12 +121,14 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         unless((1..=wire.lives).contains(&member.incarnation), "a life that was never given out")?;
         unless(check_address(&member.address).is_ok(), "an address")?;
         let incarnation = Incarnation(member.incarnation);
-        let entry = MemberEntry { incarnation, state, address: member.address, nonce: member.nonce };
+        let WireMember { address, nonce, draining, .. } = member;
+        unless(!draining || state.can_share(), "a member that hands over what it cannot have")?;
+        let entry = MemberEntry { incarnation, state, address, nonce, draining };
         unless(members.insert(node, entry).is_none(), "two members with one number")?;
     }
     let homes: Vec<NodeId> = wire.homes.into_iter().map(NodeId).collect();
     unless(homes.is_sorted_by(|a, b| a < b), "homes out of order")?;
-    let shares = |node: &NodeId| members.get(node).is_some_and(|entry| entry.state.can_share());
+    let shares = |node: &NodeId| members.get(node).is_some_and(|entry| entry.state.can_share() && !entry.draining);
     unless(homes.iter().all(shares), "a home that shares nothing")?;
     unless(!wire.sealed || !homes.is_empty(), "sets without a home")?;
     Ok(State {

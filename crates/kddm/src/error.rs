@@ -1,7 +1,8 @@
-//! What can go wrong, in four families, and what became of the object each time.
+//! What can go wrong, in five families, and what became of the object each time.
 
 use std::fmt;
 
+use crate::rpc::RpcError;
 use crate::transport::Address;
 
 /// What an operation that ended with an error has done to the object.
@@ -36,6 +37,9 @@ pub enum Error {
     /// What the caller asked for cannot be, whatever the cluster does.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    /// Calling another node.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
 }
 
 impl Error {
@@ -44,6 +48,7 @@ impl Error {
         match self {
             Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
             Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
+            Error::Rpc(error) => error.fate(),
             _ => Fate::NothingHappened,
         }
     }
@@ -55,6 +60,7 @@ impl Error {
             Error::Set(error) => 200 + error.number(),
             Error::Membership(error) => 300 + error.number(),
             Error::Configuration(error) => 400 + error.number(),
+            Error::Rpc(error) => 500 + error.number(),
         }
     }
 }
@@ -305,6 +311,20 @@ pub enum MembershipError {
     /// The node has been stopped.
     #[error("the node has been stopped")]
     Stopped,
+    /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
+    #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
+    NotSharing {
+        /// The node.
+        node: u16,
+    },
+    /// What a node holds could not be handed over in time. It shares objects as before.
+    #[error("not all could be handed over within {limit_ms} ms: {missing}")]
+    DrainTimedOut {
+        /// The limit.
+        limit_ms: u64,
+        /// What is missing.
+        missing: String,
+    },
 }
 
 impl MembershipError {
@@ -314,6 +334,8 @@ impl MembershipError {
             MembershipError::Refused { .. } => 2,
             MembershipError::JoinTimedOut { .. } => 3,
             MembershipError::Stopped => 4,
+            MembershipError::NotSharing { .. } => 5,
+            MembershipError::DrainTimedOut { .. } => 6,
         }
     }
 }

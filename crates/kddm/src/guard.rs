@@ -4,12 +4,15 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crate::cell::{ReadHold, WriteHold};
-use crate::error::{AccessError, Error};
+use kddm_core::message::RequestKind;
+
+use crate::cell::{ReadHold, Told, WriteHold};
+use crate::error::{AccessError, Error, MembershipError};
+use crate::operation::{Plain, Request};
 use crate::pending::Pending;
-use crate::runtime::told;
-use crate::set::Shared;
-use crate::value::Value;
+use crate::runtime::local::Wish;
+use crate::runtime::told::{self, Lanes};
+use crate::value::{EncodeError, Value};
 
 /// A read copy. Keeps writers out, everywhere, until it is dropped.
 ///
@@ -22,51 +25,42 @@ use crate::value::Value;
 /// ```
 #[must_use = "the copy is held until the guard is dropped"]
 pub struct ReadGuard<T: Value> {
-    pub(crate) hold: Option<ReadHold<T>>,
-    pub(crate) object: u64,
+    hold: Told<ReadHold<T>, Lanes>,
 }
 
 impl<T: Value> ReadGuard<T> {
-    fn hold(&self) -> &ReadHold<T> {
-        self.hold.as_ref().expect("a guard has its hold until it is dropped")
+    #[inline(always)]
+    pub(crate) fn new(hold: ReadHold<T>) -> ReadGuard<T> {
+        ReadGuard { hold: Told::new(hold) }
     }
 
     /// The object's id.
     pub fn id(&self) -> u64 {
-        self.object
+        self.hold.id()
     }
 
     /// How many puts the value has seen.
     pub fn version(&self) -> u64 {
-        self.hold().version()
+        self.hold.version()
     }
 
     /// The value as of now, for as long as you like; keeps nobody out.
     pub fn snapshot(&self) -> Arc<T> {
-        self.hold().snapshot()
+        self.hold.snapshot()
     }
 }
 
 impl<T: Value> Deref for ReadGuard<T> {
     type Target = T;
+    #[inline(always)]
     fn deref(&self) -> &T {
-        self.hold().value()
+        self.hold.value()
     }
 }
 
 impl<T: Value + fmt::Debug> fmt::Debug for ReadGuard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ReadGuard").field(&self.object).field(&**self).finish()
-    }
-}
-
-impl<T: Value> Drop for ReadGuard<T> {
-    fn drop(&mut self) {
-        let Some(hold) = self.hold.take() else { return };
-        let table = hold.table();
-        if hold.release() {
-            told::released(table, self.object);
-        }
+        f.debug_tuple("ReadGuard").field(&self.id()).field(&**self).finish()
     }
 }
 
@@ -85,31 +79,29 @@ impl<T: Value> Drop for ReadGuard<T> {
 /// ```
 #[must_use = "the object is held until the guard is put or dropped"]
 pub struct WriteGuard<T: Value> {
-    pub(crate) hold: Option<WriteHold<T>>,
-    /// The changed value: cloned at the first change, so that the old one stays until `put`.
-    pub(crate) changed: Option<T>,
-    pub(crate) shared: Arc<Shared<T>>,
-    pub(crate) object: u64,
+    hold: Told<WriteHold<T>, Lanes>,
 }
 
 impl<T: Value> WriteGuard<T> {
-    fn hold(&self) -> &WriteHold<T> {
-        self.hold.as_ref().expect("a guard has its hold until it is put or dropped")
+    /// The object has a value.
+    #[inline(always)]
+    pub(crate) fn new(hold: WriteHold<T>) -> WriteGuard<T> {
+        WriteGuard { hold: Told::new(hold) }
     }
 
     /// The object's id.
     pub fn id(&self) -> u64 {
-        self.object
+        self.hold.id()
     }
 
     /// How many puts the value has seen, without this one.
     pub fn version(&self) -> u64 {
-        self.hold().version()
+        self.hold.version()
     }
 
     /// The tenure of this node's ownership: a fencing token, greater at every change of owner.
     pub fn tenure(&self) -> u64 {
-        self.shared.tenure(self.object)
+        told::find(self.hold.table()).map_or(0, |(here, _)| here.tenure(self.id()))
     }
 
     /// Publishes the value and releases the object. Others may have it now.
@@ -117,68 +109,74 @@ impl<T: Value> WriteGuard<T> {
     /// # Errors
     /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed` or
     /// `Stopped`: the set or the node has ended meanwhile.
-    pub fn put(mut self) -> Pending<()> {
-        let mut hold = self.hold.take().expect("a guard is put once");
-        let result = match (self.shared.table.ended(), self.changed.take()) {
-            (Some(ended), changed) => {
-                if changed.is_some() {
-                    self.shared.count_discarded();
-                }
-                Err(ended.into())
-            }
-            (None, Some(value)) => self.shared.check_size(&value).map(|()| hold.publish(value)),
-            (None, None) => {
-                hold.touch();
-                Ok(())
-            }
-        };
-        if hold.release() {
-            self.shared.released(self.object);
+    #[inline(always)]
+    pub fn put(self) -> Pending<()> {
+        if let Err(error) = may_put(&self.hold) {
+            // What was changed is discarded with the guard.
+            return Pending::ready(Err(error));
         }
-        Pending::ready(result)
+        self.hold.publish();
+        Pending::hit(())
     }
 
-    /// Removes the object everywhere.
+    /// Removes the object everywhere. The wait has the limit of the handle by which the set was opened
+    /// here last.
     pub fn remove(self) -> Pending<()> {
-        let (shared, object) = (Arc::clone(&self.shared), self.object);
+        let (found, object) = (told::find(self.hold.table()), self.id());
         drop(self);
-        shared.remove(object)
+        match found {
+            Some((here, limit)) => {
+                Pending::asked(Plain(Request::new(here, object, Wish::Request(RequestKind::Remove), limit)))
+            }
+            None => Pending::ready(Err(MembershipError::Stopped.into())),
+        }
+    }
+}
+
+/// Whether what was changed may be published.
+#[inline(always)]
+fn may_put<T: Value>(hold: &WriteHold<T>) -> Result<(), Error> {
+    if let Some(ended) = hold.ended() {
+        return Err(ended.into());
+    }
+    hold.changed().map_or(Ok(()), |value| check_size(value, hold.limit_bytes()))
+}
+
+/// Whether a value may be published.
+#[inline(always)]
+pub(crate) fn check_size<T: Value>(value: &T, limit_bytes: usize) -> Result<(), Error> {
+    match value.encoded_len(limit_bytes) {
+        Ok(bytes) if bytes <= limit_bytes => Ok(()),
+        other => Err(wrong_size(other, limit_bytes)),
+    }
+}
+
+#[cold]
+fn wrong_size(length: Result<usize, EncodeError>, limit_bytes: usize) -> Error {
+    match length {
+        Ok(bytes) => AccessError::TooLarge { bytes, limit_bytes }.into(),
+        Err(error) => AccessError::Encode { reason: error.to_string() }.into(),
     }
 }
 
 impl<T: Value> Deref for WriteGuard<T> {
     type Target = T;
+    #[inline(always)]
     fn deref(&self) -> &T {
-        match &self.changed {
-            Some(value) => value,
-            None => self.hold().value().expect("a granted object has a value"),
-        }
+        self.hold.value().expect("a granted object has a value")
     }
 }
 
 impl<T: Value> DerefMut for WriteGuard<T> {
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        if self.changed.is_none() {
-            self.changed = Some(T::clone(&**self));
-        }
-        self.changed.as_mut().expect("just made")
+        self.hold.change().expect("a granted object has a value")
     }
 }
 
 impl<T: Value + fmt::Debug> fmt::Debug for WriteGuard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WriteGuard").field(&self.object).field(&**self).finish()
-    }
-}
-
-impl<T: Value> Drop for WriteGuard<T> {
-    fn drop(&mut self) {
-        if self.changed.take().is_some() {
-            self.shared.count_discarded();
-        }
-        if self.hold.take().is_some_and(WriteHold::release) {
-            self.shared.released(self.object);
-        }
+        f.debug_tuple("WriteGuard").field(&self.id()).field(&**self).finish()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::operation::Make;
 use crate::options::Config;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
+use crate::runtime::told::{SetHere, register};
 use crate::set::{Set, Shared};
 use crate::system::SetBuilder;
 use crate::transport::Address;
@@ -149,8 +150,42 @@ impl Node {
         self.runtime().statistics()
     }
 
-    /// Ends this node. While no sets are in use it leaves the cluster first, and the others hear of it;
-    /// afterwards what it holds is not handed over: leaving a cluster in use is not built yet. Its own
+    /// Shares objects: from online to possible. Returns when it does.
+    ///
+    /// # Errors
+    /// `JoinTimedOut` with what is missing.
+    pub fn start_sharing(&self, limit: Duration) -> Result<(), Error> {
+        self.runtime().start_sharing(limit)
+    }
+
+    /// Hands over all that this node holds, and stops sharing: from possible to online. No other node
+    /// notices. Operations here are refused with `NotSharing` from now on.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let notes: kddm::Set<String> = nodes[1].set("notes").open()?;
+    /// notes.grab(7).wait()?.put().wait()?;
+    /// nodes[1].stop_sharing(std::time::Duration::from_secs(10))?;
+    /// let here: kddm::Set<String> = nodes[0].set("notes").open()?;
+    /// assert!(here.get_existing(7).wait().is_ok());
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `DrainTimedOut` if local threads hold objects beyond the limit, or another node does not answer:
+    /// this node then shares objects as before. `Refused` if it is the last one that shares objects.
+    pub fn stop_sharing(&self, limit: Duration) -> Result<(), Error> {
+        self.runtime().stop_sharing(limit)
+    }
+
+    /// Objects that a [`stop`](Node::stop) or [`stop_sharing`](Node::stop_sharing) still has to hand
+    /// over, while it runs.
+    pub fn left_to_hand_over(&self) -> usize {
+        self.runtime().draining_left.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Ends this node. It hands over what it holds and leaves the cluster first, within the drain
+    /// limit of its configuration (60 s); what it could not hand over is said in the log. Its own
     /// notifiers hear of its way down (up to 60 s are waited for them). Then waiting operations end
     /// with `Stopped`, and connections are closed.
     pub fn stop(&self) {
@@ -165,9 +200,9 @@ impl Node {
         wait_limit: Duration,
     ) -> Result<Set<T>, Error> {
         let table = self.runtime().table::<T>(set)?;
-        let discarded = AtomicU64::new(0);
-        let runtime = Arc::clone(self.runtime());
-        crate::runtime::told::register(table.number(), &runtime, set);
-        Ok(Set(Arc::new(Shared { runtime, set, name, table, first_touch, wait_limit, discarded })))
+        table.set_limit_bytes(self.runtime().limits.object_bytes);
+        let here = SetHere { runtime: Arc::clone(self.runtime()), set };
+        register(table.number(), &here, wait_limit);
+        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit })))
     }
 }

@@ -1,13 +1,9 @@
 //! A handle to one object: the shortest way to it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use kddm_core::message::RequestKind;
-
+use crate::cell::{Handle, Slow};
 use crate::guard::{ReadGuard, WriteGuard};
-use crate::pending::Pending;
-use crate::runtime::local::Wish;
-use crate::set::Set;
+use crate::pending::{Late, Pending};
+use crate::set::{GRAB, Set, Shared};
 use crate::value::{Pod, PodValue, Value};
 
 /// Remembers where the object's cell is on this node, so that a hit touches no map.
@@ -23,83 +19,97 @@ use crate::value::{Pod, PodValue, Value};
 /// ```
 pub struct ObjectRef<T: Value> {
     set: Set<T>,
-    object: u64,
-    /// The cell's number plus one; zero is "not known".
-    cell: AtomicU32,
+    cell: Handle<T>,
 }
 
 impl<T: Value> ObjectRef<T> {
     pub(crate) fn new(set: Set<T>, object: u64) -> ObjectRef<T> {
-        let cell = set.0.table.find_cell(object).map_or(0, |cell| cell + 1);
-        ObjectRef { set, object, cell: AtomicU32::new(cell) }
+        let cell = Handle::new(set.0.table.clone(), object);
+        ObjectRef { set, cell }
     }
 
     /// The object's id.
     pub fn id(&self) -> u64 {
-        self.object
+        self.cell.id()
+    }
+
+    #[inline(always)]
+    fn shared(&self) -> &Shared<T> {
+        &self.set.0
     }
 
     /// As [`Set::get`].
+    #[inline(always)]
     pub fn get(&self) -> Pending<ReadGuard<T>> {
-        self.set.get(self.object)
+        match self.cell.try_read().and_then(|hold| self.shared().read_guard(hold)) {
+            Ok(guard) => Pending::hit(guard),
+            Err(slow) => Pending::late(self.get_slowly(slow)),
+        }
+    }
+
+    #[cold]
+    fn get_slowly(&self, slow: Slow) -> Late<ReadGuard<T>> {
+        let late = self.set.get_after(self.id(), slow);
+        self.cell.look_up();
+        late
     }
 
     /// As [`Set::grab`].
+    #[inline(always)]
     pub fn grab(&self) -> Pending<WriteGuard<T>> {
-        let cell = self.cell.load(Ordering::Relaxed);
-        if cell != 0 {
-            match self.set.0.table.try_write_at(cell - 1, self.object) {
-                Ok(hold) => {
-                    let wish = Wish::Request(RequestKind::Grab { existing: false });
-                    return Pending::ready(self.set.0.guard(hold, self.object, wish, None));
-                }
-                Err(slow) => self.set.0.tell(slow),
-            }
+        match self.cell.try_write() {
+            Ok(hold) => self.shared().pending(hold, self.id(), GRAB, None),
+            Err(slow) => Pending::late(self.grab_slowly(slow)),
         }
-        let pending = self.set.grab(self.object);
-        self.look_up();
-        pending
     }
 
-    fn look_up(&self) {
-        let cell = self.set.0.table.find_cell(self.object).map_or(0, |cell| cell + 1);
-        self.cell.store(cell, Ordering::Relaxed);
+    #[cold]
+    fn grab_slowly(&self, slow: Slow) -> Late<WriteGuard<T>> {
+        let late = self.set.grab_after(self.id(), slow);
+        self.cell.look_up();
+        late
     }
 }
 
 impl<P: PodValue> ObjectRef<Pod<P>> {
     /// The value as of now, copied out. On a hit nothing is written, not even a counter: any number
     /// of threads read at the same time without slowing each other.
+    #[inline]
     pub fn read(&self) -> Pending<P> {
         match self.try_read() {
-            Some(value) => Pending::ready(Ok(value)),
-            None => self.read_slowly(),
+            Some(value) => Pending::hit(value),
+            None => Pending::late(self.read_slowly()),
         }
     }
 
     /// The local copy, if there is a valid one: never a message.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&self) -> Option<P> {
-        let cell = self.cell.load(Ordering::Relaxed);
-        if cell == 0 {
-            return None;
+        // Whatever is not the ordinary case reads again, apart: the value need not survive a call, and
+        // stays in registers until it is where the caller wants it.
+        match self.cell.pod_glance() {
+            Some(value) if self.shared().lease().is_not_needed() => Some(value.0),
+            _ => self.try_read_again(),
         }
-        let value = self.set.0.table.pod_read_at(cell - 1, self.object)?;
+    }
+
+    #[inline(never)]
+    fn try_read_again(&self) -> Option<P> {
+        let value = self.cell.pod_read()?;
         // The lease is looked at after the value: it was valid when the value was read.
-        self.set.0.lease().is_valid().then_some(value.0)
+        self.shared().lease().is_valid().then_some(value.0)
     }
 
     #[cold]
-    fn read_slowly(&self) -> Pending<P> {
-        let result = self.set.get(self.object).wait().map(|guard| guard.0);
-        self.look_up();
-        Pending::ready(result)
+    fn read_slowly(&self) -> Late<P> {
+        let result = self.set.get(self.id()).wait().map(|guard| guard.0);
+        self.cell.look_up();
+        Late::settled(result)
     }
 }
 
 impl<T: Value> Clone for ObjectRef<T> {
     fn clone(&self) -> ObjectRef<T> {
-        let cell = AtomicU32::new(self.cell.load(Ordering::Relaxed));
-        ObjectRef { set: self.set.clone(), object: self.object, cell }
+        ObjectRef { set: self.set.clone(), cell: self.cell.clone() }
     }
 }

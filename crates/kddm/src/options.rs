@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::node::NodeState;
 use crate::notifier::{Chain, MemberEvent, Priority, Wanted};
 use crate::transport::Address;
 
@@ -40,6 +41,11 @@ pub struct Config {
     pub peer_buffer_limit_bytes: usize,
     /// How long a notifier may run before it is reported. It is waited for all the same.
     pub notifier_limit: Duration,
+    /// How long a stop may take to hand over what this node holds. Zero: it goes at once, and what it
+    /// holds goes with it.
+    pub drain_limit: Duration,
+    /// What this node becomes by itself: `Possible`, or `Online` until it is told to share objects.
+    pub start_as: NodeState,
     /// Notifiers that hear of everything from the beginning.
     pub(crate) notifiers: Vec<Wanted>,
 }
@@ -49,6 +55,9 @@ pub const DEFAULT_SESSION: u16 = 4711;
 
 /// Default limit of a wait: long enough for a busy object, short enough to be noticed.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// Default limit of a drain: some ten million small objects.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 
 /// Default largest object: 16 MiB.
 pub const DEFAULT_OBJECT_LIMIT_BYTES: usize = 16 << 20;
@@ -79,6 +88,8 @@ impl Default for Config {
             outstanding_limit: DEFAULT_OUTSTANDING,
             peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
             notifier_limit: DEFAULT_NOTIFIER_LIMIT,
+            drain_limit: DEFAULT_DRAIN,
+            start_as: NodeState::Possible,
             notifiers: Vec::new(),
         }
     }
@@ -123,6 +134,18 @@ impl Config {
     /// Sets how long admission may take.
     pub fn join_limit(mut self, limit: Duration) -> Config {
         self.join_limit = limit;
+        self
+    }
+
+    /// Sets how long a stop may take to hand over what this node holds.
+    pub fn drain_limit(mut self, limit: Duration) -> Config {
+        self.drain_limit = limit;
+        self
+    }
+
+    /// Stays online, without sharing objects, until [`Node::start_sharing`](crate::Node::start_sharing).
+    pub fn without_autostart(mut self) -> Config {
+        self.start_as = NodeState::Online;
         self
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::error::{AccessError, Error};
-use crate::runtime::wait::{Op, WaitResult, may_block};
+use crate::runtime::wait::{Op, WaitResult, deadline_in, may_block};
 
 /// One kind of operation: how it finishes once its [`Op`] has news.
 pub(crate) trait Operation<O>: Send {
@@ -20,9 +20,48 @@ pub(crate) trait Operation<O>: Send {
     fn limit(&self) -> Duration;
 }
 
+/// How a request is waited for, whatever it is for: an object, or calls to other nodes.
+pub(crate) trait Reply<O>: Send {
+    /// Whether the answer is here.
+    fn is_ready(&self) -> bool;
+    /// Waits, at most for this limit, or for its own.
+    fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error>;
+    /// As of a future.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>>;
+}
+
+/// An answer that is here is whole in it, because each hit comes through here. The rest is two words:
+/// what makes it can hand it over in registers, so that the hit need not lie in memory either.
 enum State<O> {
-    Ready(Option<Result<O, Error>>),
-    Asked(Box<dyn Operation<O>>, Option<Instant>),
+    Ready(O),
+    Late(Late<O>),
+    Taken,
+}
+
+/// What is not a hit.
+pub(crate) enum Late<O> {
+    Settled(Box<Result<O, Error>>),
+    Asked(Box<dyn Reply<O>>),
+}
+
+impl<O> Late<O> {
+    pub fn settled(result: Result<O, Error>) -> Late<O> {
+        Late::Settled(Box::new(result))
+    }
+
+    pub fn failed(error: impl Into<Error>) -> Late<O> {
+        Late::settled(Err(error.into()))
+    }
+
+    pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
+        Late::Asked(Box::new(Waiting { deadline: None, operation }))
+    }
+}
+
+/// An operation on an object, and when a task that polls it stops to wait.
+struct Waiting<P> {
+    deadline: Option<Instant>,
+    operation: P,
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
@@ -43,19 +82,34 @@ enum State<O> {
 pub struct Pending<O>(State<O>);
 
 impl<O> Pending<O> {
+    /// A hit.
+    #[inline(always)]
+    pub(crate) fn hit(answer: O) -> Pending<O> {
+        Pending(State::Ready(answer))
+    }
+
+    #[inline(always)]
+    pub(crate) fn late(late: Late<O>) -> Pending<O> {
+        Pending(State::Late(late))
+    }
+
     pub(crate) fn ready(result: Result<O, Error>) -> Pending<O> {
-        Pending(State::Ready(Some(result)))
+        Pending::late(Late::settled(result))
     }
 
     pub(crate) fn asked(operation: impl Operation<O> + 'static) -> Pending<O> {
-        Pending(State::Asked(Box::new(operation), None))
+        Pending::late(Late::asked(operation))
+    }
+
+    pub(crate) fn called(reply: impl Reply<O> + 'static) -> Pending<O> {
+        Pending::late(Late::Asked(Box::new(reply)))
     }
 
     /// Whether the answer is here: `wait` would return at once.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
-            State::Ready(_) => true,
-            State::Asked(operation, _) => operation.op().is_done(),
+            State::Late(Late::Asked(reply)) => reply.is_ready(),
+            _ => true,
         }
     }
 
@@ -65,13 +119,12 @@ impl<O> Pending<O> {
     /// # Errors
     /// What the operation says, `TimedOut` or `Unreachable` after the limit, `WouldBlock` inside a
     /// thread of the node.
+    #[inline(always)]
     pub fn wait(self) -> Result<O, Error> {
         match self.0 {
-            State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => {
-                let limit = operation.limit();
-                wait_on(operation, limit)
-            }
+            State::Ready(answer) => Ok(answer),
+            State::Late(late) => *wait_at_most(late, None),
+            State::Taken => unreachable!("{TAKEN}"),
         }
     }
 
@@ -81,8 +134,9 @@ impl<O> Pending<O> {
     /// As [`wait`](Pending::wait).
     pub fn wait_for(self, limit: Duration) -> Result<O, Error> {
         match self.0 {
-            State::Ready(result) => result.expect("a pending answer is taken once"),
-            State::Asked(operation, _) => wait_on(operation, limit),
+            State::Ready(answer) => Ok(answer),
+            State::Late(late) => *wait_at_most(late, Some(limit)),
+            State::Taken => unreachable!("{TAKEN}"),
         }
     }
 
@@ -90,19 +144,56 @@ impl<O> Pending<O> {
     pub fn cancel(self) {}
 }
 
-fn wait_on<O>(mut operation: Box<dyn Operation<O>>, limit: Duration) -> Result<O, Error> {
-    if !may_block() {
-        return Err(AccessError::WouldBlock.into());
+const TAKEN: &str = "a finished future is not polled again, nor waited for";
+
+#[cold]
+fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Error>> {
+    match late {
+        Late::Settled(result) => result,
+        Late::Asked(mut reply) => Box::new(reply.wait(limit)),
     }
-    let deadline = Instant::now() + limit;
-    loop {
-        operation.op().claim();
-        if let Some(result) = operation.finish() {
-            return result;
+}
+
+impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
+    fn is_ready(&self) -> bool {
+        self.operation.op().is_done()
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
+        let operation = &mut self.operation;
+        if !may_block() {
+            return Err(AccessError::WouldBlock.into());
         }
-        operation.op().claim();
-        if operation.op().wait(deadline) == WaitResult::TimedOut {
-            return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
+        let limit = limit.unwrap_or_else(|| operation.limit());
+        let deadline = deadline_in(limit);
+        loop {
+            operation.op().claim();
+            if let Some(result) = operation.finish() {
+                return result;
+            }
+            operation.op().claim();
+            if operation.op().wait(deadline) == WaitResult::TimedOut {
+                return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
+            }
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>> {
+        let operation = &mut self.operation;
+        let limit = operation.limit();
+        let deadline = *self.deadline.get_or_insert_with(|| deadline_in(limit));
+        loop {
+            operation.op().claim();
+            if let Some(result) = operation.finish() {
+                return Poll::Ready(result);
+            }
+            operation.op().claim();
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(operation.give_up(limit)));
+            }
+            if operation.op().wake_by(context.waker(), deadline) {
+                return Poll::Pending;
+            }
         }
     }
 }
@@ -111,25 +202,13 @@ impl<O: Unpin> Future for Pending<O> {
     type Output = Result<O, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Ready(result) => Poll::Ready(result.take().expect("a finished future is not polled again")),
-            State::Asked(operation, deadline) => {
-                let limit = operation.limit();
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                loop {
-                    operation.op().claim();
-                    if let Some(result) = operation.finish() {
-                        return Poll::Ready(result);
-                    }
-                    operation.op().claim();
-                    if Instant::now() >= deadline {
-                        return Poll::Ready(Err(operation.give_up(limit)));
-                    }
-                    if operation.op().wake_by(context.waker(), deadline) {
-                        return Poll::Pending;
-                    }
-                }
-            }
+        if let State::Late(Late::Asked(reply)) = &mut self.0 {
+            return reply.poll(context);
+        }
+        match std::mem::replace(&mut self.0, State::Taken) {
+            State::Ready(answer) => Poll::Ready(Ok(answer)),
+            State::Late(Late::Settled(result)) => Poll::Ready(*result),
+            State::Late(Late::Asked(_)) | State::Taken => unreachable!("{TAKEN}"),
         }
     }
 }

@@ -1,113 +1,106 @@
 //! A set: a cluster-wide container of shared objects of one type.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
-use crate::error::{AccessError, Error, WaitingFor};
-use crate::guard::{ReadGuard, WriteGuard, no_duplicates};
+use crate::error::{AccessError, Error};
+use crate::guard::{ReadGuard, WriteGuard, check_size, no_duplicates};
 use crate::object_ref::ObjectRef;
-use crate::operation::{Asked, Get, Grab, Make, Plain, Then};
-use crate::pending::Pending;
-use crate::runtime::Runtime;
-use crate::runtime::lane::Lane;
+use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
+use crate::pending::{Late, Pending};
 use crate::runtime::local::Wish;
-use crate::runtime::wait::Op;
+use crate::runtime::told::SetHere;
 use crate::value::Value;
 
 /// What all handles of one set on one node share.
 pub(crate) struct Shared<T: Value> {
-    pub runtime: Arc<Runtime>,
-    pub set: SetId,
+    pub here: SetHere,
     pub name: String,
     pub table: Arc<Table<T>>,
     pub first_touch: Make<T>,
     pub wait_limit: Duration,
-    pub discarded: AtomicU64,
 }
 
+pub(crate) const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: false });
+
 impl<T: Value> Shared<T> {
-    pub fn lane(&self, object: u64) -> &Arc<Lane> {
-        self.runtime.lane(self.set, ObjectId(object))
-    }
-
+    #[inline(always)]
     pub fn lease(&self) -> &Lease {
-        &self.runtime.lease
-    }
-
-    pub fn ask(&self, object: u64, wish: Wish, claimed: bool) -> Arc<Op> {
-        let lane = self.lane(object);
-        let op = Arc::new(Op::new(Arc::clone(lane)));
-        if claimed {
-            op.claim();
-        }
-        let mut state = lane.lock();
-        state.ask(self.set, ObjectId(object), wish, Arc::clone(&op));
-        lane.finish(state);
-        op
-    }
-
-    pub fn released(&self, object: u64) {
-        let lane = self.lane(object);
-        let mut state = lane.lock();
-        state.released(self.set, ObjectId(object));
-        lane.finish(state);
+        &self.here.runtime.lease
     }
 
     /// A hold went back because its bytes do not decode.
     pub fn undecodable(&self, object: u64) {
-        self.lane(object).lock().statistics.undecodable += 1;
-        self.released(object);
+        self.here.lane(object).lock().statistics.undecodable += 1;
+        self.here.released(object);
     }
 
     /// The table's fast path to read.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&self, object: u64) -> Result<ReadHold<T>, Slow> {
-        self.table.try_read(object).inspect_err(|slow| self.tell(*slow))
+        match self.table.try_read(object) {
+            Ok(hold) => Ok(hold),
+            Err(slow) => Err(self.told(slow)),
+        }
     }
 
     /// The table's fast path to write.
-    #[inline]
+    #[inline(always)]
     pub fn try_write(&self, object: u64) -> Result<WriteHold<T>, Slow> {
-        self.table.try_write(object).inspect_err(|slow| self.tell(*slow))
+        match self.table.try_write(object) {
+            Ok(hold) => Ok(hold),
+            Err(slow) => Err(self.told(slow)),
+        }
     }
 
     /// An attempt may have been seen for a moment by a driver that looked for holders: it waits to be
     /// told, even if the caller goes away.
     #[cold]
-    pub fn tell(&self, slow: Slow) {
+    pub fn told(&self, slow: Slow) -> Slow {
         if let Slow::Interrupted(object) = slow {
-            self.released(object);
+            self.here.released(object);
         }
+        slow
     }
 
-    /// Who is waited for by whoever wants the object.
-    pub fn waiting_for(&self, object: u64) -> WaitingFor {
-        self.lane(object).lock().waiting_for(self.set, ObjectId(object))
-    }
-
-    pub fn tenure(&self, object: u64) -> u64 {
-        let state = self.lane(object).lock();
-        state.core.inspect(self.set, ObjectId(object)).map_or(0, |seen| seen.seen.0)
-    }
-
-    pub fn check_size(&self, value: &T) -> Result<(), Error> {
-        let limit_bytes = self.runtime.limits.object_bytes;
-        match value.encoded_len(limit_bytes) {
-            Ok(bytes) if bytes <= limit_bytes => Ok(()),
-            Ok(bytes) => Err(AccessError::TooLarge { bytes, limit_bytes }.into()),
-            Err(error) => Err(AccessError::Encode { reason: error.to_string() }.into()),
+    /// A guard for a read hold, if the lease allows it.
+    #[inline(always)]
+    pub fn read_guard(&self, hold: ReadHold<T>) -> Result<ReadGuard<T>, Slow> {
+        if self.lease().is_valid() {
+            return Ok(ReadGuard::new(hold));
         }
+        drop(ReadGuard::new(hold));
+        Err(Slow::NoAccess)
+    }
+
+    /// A guard for a write hold that the fast path has got.
+    #[inline(always)]
+    pub fn pending(
+        &self,
+        hold: WriteHold<T>,
+        object: u64,
+        wish: Wish,
+        make: Option<&Make<T>>,
+    ) -> Pending<WriteGuard<T>> {
+        if hold.has_value() && self.lease().is_not_needed() {
+            return Pending::hit(WriteGuard::new(hold));
+        }
+        Pending::late(self.guard_slowly(hold.afresh(), object, wish, make))
+    }
+
+    #[cold]
+    fn guard_slowly(&self, hold: WriteHold<T>, object: u64, wish: Wish, make: Option<&Make<T>>) -> Late<WriteGuard<T>> {
+        Late::settled(self.guard(hold, object, wish, make))
     }
 
     /// A guard for a write hold. An object without a value gets its first one here, in the thread
     /// that wants it; an *existing* request does not create one.
     pub fn guard(
-        self: &Arc<Self>,
+        &self,
         mut hold: WriteHold<T>,
         object: u64,
         wish: Wish,
@@ -115,35 +108,31 @@ impl<T: Value> Shared<T> {
     ) -> Result<WriteGuard<T>, Error> {
         let prepared = if !self.lease().is_valid() {
             Err(AccessError::Fenced.into())
-        } else if hold.value().is_some() {
+        } else if hold.has_value() {
             Ok(())
         } else if wish.is_existing() {
             Err(AccessError::NotFound.into())
         } else {
             let value = make.unwrap_or(&self.first_touch)(object);
-            self.check_size(&value).map(|()| hold.initialize(value))
+            check_size(&value, hold.limit_bytes()).map(|()| hold.initialize(value))
         };
         match prepared {
-            Ok(()) => Ok(WriteGuard { hold: Some(hold), changed: None, shared: Arc::clone(self), object }),
+            Ok(()) => Ok(WriteGuard::new(hold)),
             Err(error) => {
                 if hold.release() {
-                    self.released(object);
+                    self.here.released(object);
                 }
                 Err(error)
             }
         }
     }
 
-    pub fn count_discarded(&self) {
-        self.discarded.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn remove(self: &Arc<Self>, object: u64) -> Pending<()> {
+    pub fn remove(&self, object: u64) -> Pending<()> {
         self.plain(object, Wish::Request(RequestKind::Remove))
     }
 
-    fn plain(self: &Arc<Self>, object: u64, wish: Wish) -> Pending<()> {
-        Pending::asked(Plain(Asked::new(self, object, wish, None)))
+    fn plain(&self, object: u64, wish: Wish) -> Pending<()> {
+        Pending::asked(Plain(Request::new(self.here.clone(), object, wish, self.wait_limit)))
     }
 
     /// A conflict of this thread with itself would only end at the limit: it is an error instead.
@@ -182,29 +171,36 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `TimedOut` or `Unreachable` at the limit, `Decode`, `HeldByThisThread`.
+    #[inline(always)]
     pub fn get(&self, object: u64) -> Pending<ReadGuard<T>> {
         self.get_kind(object, false)
     }
 
     /// As [`get`](Set::get), but an object that does not exist is `NotFound` and stays so.
+    #[inline]
     pub fn get_existing(&self, object: u64) -> Pending<ReadGuard<T>> {
         self.get_kind(object, true)
     }
 
+    #[inline(always)]
     fn get_kind(&self, object: u64, existing: bool) -> Pending<ReadGuard<T>> {
         match self.try_read(object) {
-            Ok(guard) => Pending::ready(Ok(guard)),
-            Err(_) => match self.0.conflict(object, false) {
-                Some(error) => Pending::ready(Err(error)),
-                None => Pending::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing })))),
-            },
+            Ok(guard) => Pending::hit(guard),
+            Err(_) => Pending::late(self.get_slowly(object, existing)),
         }
     }
 
+    #[cold]
+    fn get_slowly(&self, object: u64, existing: bool) -> Late<ReadGuard<T>> {
+        match self.0.conflict(object, false) {
+            Some(error) => Late::failed(error),
+            None => Late::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing })))),
+        }
+    }
+
+    #[inline(always)]
     fn try_read(&self, object: u64) -> Result<ReadGuard<T>, Slow> {
-        let hold = self.0.try_read(object)?;
-        let guard = ReadGuard { hold: Some(hold), object };
-        if self.0.lease().is_valid() { Ok(guard) } else { Err(Slow::NoAccess) }
+        self.0.read_guard(self.0.try_read(object)?)
     }
 
     fn asked(&self, object: u64, wish: Wish) -> Asked<T> {
@@ -215,11 +211,13 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// As [`get`](Set::get).
+    #[inline(always)]
     pub fn grab(&self, object: u64) -> Pending<WriteGuard<T>> {
-        self.grab_wish(object, Wish::Request(RequestKind::Grab { existing: false }), None)
+        self.grab_wish(object, GRAB, None)
     }
 
     /// As [`grab`](Set::grab), but an object that does not exist is `NotFound` and stays so.
+    #[inline]
     pub fn grab_existing(&self, object: u64) -> Pending<WriteGuard<T>> {
         self.grab_wish(object, Wish::Request(RequestKind::Grab { existing: true }), None)
     }
@@ -231,7 +229,7 @@ impl<T: Value> Set<T> {
         make: impl Fn() -> T + Send + Sync + 'static,
     ) -> Pending<WriteGuard<T>> {
         let make: Make<T> = Arc::new(move |_| make());
-        self.grab_wish(object, Wish::Request(RequestKind::Grab { existing: false }), Some(make))
+        self.grab_wish(object, GRAB, Some(make))
     }
 
     /// As [`grab`](Set::grab), but `Busy` instead of waiting for whoever holds the object. Then it
@@ -240,16 +238,42 @@ impl<T: Value> Set<T> {
         self.grab_wish(object, Wish::Request(RequestKind::TryGrab), None)
     }
 
+    #[inline(always)]
     fn grab_wish(&self, object: u64, wish: Wish, make: Option<Make<T>>) -> Pending<WriteGuard<T>> {
         match self.0.try_write(object) {
-            Ok(hold) => Pending::ready(self.0.guard(hold, object, wish, make.as_ref())),
-            Err(_) if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() => {
-                Pending::ready(Err(AccessError::Busy.into()))
-            }
-            Err(_) => match self.0.conflict(object, true) {
-                Some(error) => Pending::ready(Err(error)),
-                None => Pending::asked(Grab(Asked::new(&self.0, object, wish, make))),
-            },
+            Ok(hold) => self.0.pending(hold, object, wish, make.as_ref()),
+            Err(_) => Pending::late(self.grab_slowly(object, wish, make)),
+        }
+    }
+
+    #[cold]
+    fn grab_slowly(&self, object: u64, wish: Wish, make: Option<Make<T>>) -> Late<WriteGuard<T>> {
+        if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() {
+            return Late::failed(AccessError::Busy);
+        }
+        match self.0.conflict(object, true) {
+            Some(error) => Late::failed(error),
+            None => Late::asked(Grab(Asked::new(&self.0, object, wish, make))),
+        }
+    }
+
+    /// `get` after a handle found no hit.
+    #[cold]
+    pub(crate) fn get_after(&self, object: u64, slow: Slow) -> Late<ReadGuard<T>> {
+        self.0.told(slow);
+        match self.try_read(object) {
+            Ok(guard) => Late::settled(Ok(guard)),
+            Err(_) => self.get_slowly(object, false),
+        }
+    }
+
+    /// `grab` after a handle found no hit.
+    #[cold]
+    pub(crate) fn grab_after(&self, object: u64, slow: Slow) -> Late<WriteGuard<T>> {
+        self.0.told(slow);
+        match self.0.try_write(object) {
+            Ok(hold) => Late::settled(self.0.guard(hold, object, GRAB, None)),
+            Err(_) => self.grab_slowly(object, GRAB, None),
         }
     }
 
@@ -265,10 +289,10 @@ impl<T: Value> Set<T> {
     /// A copy that has just arrived is bytes: its first reader has the lane decode it.
     #[cold]
     fn decode(&self, object: u64) -> Option<ReadGuard<T>> {
-        let hold = self.0.lane(object).lock().take_read(self.0.set, ObjectId(object))?;
+        let hold = self.0.here.lane(object).lock().take_read(self.0.here.set, ObjectId(object))?;
         match self.0.table.adopt_read(hold) {
             Ok(hold) => {
-                let guard = ReadGuard { hold: Some(hold), object };
+                let guard = ReadGuard::new(hold);
                 self.0.lease().is_valid().then_some(guard)
             }
             Err(_) => {
@@ -281,7 +305,7 @@ impl<T: Value> Set<T> {
     /// The value as of now, for as long as you like; keeps nobody out.
     pub fn snapshot(&self, object: u64) -> Pending<Arc<T>> {
         match self.try_read(object) {
-            Ok(guard) => Pending::ready(Ok(guard.snapshot())),
+            Ok(guard) => Pending::hit(guard.snapshot()),
             Err(_) => Pending::asked(Then {
                 operation: Get(self.asked(object, Wish::Request(RequestKind::Get { existing: false }))),
                 then: Some(|guard: ReadGuard<T>| Ok(guard.snapshot())),
@@ -301,14 +325,11 @@ impl<T: Value> Set<T> {
             Ok(result)
         };
         match self.0.try_write(object) {
-            Ok(hold) => {
-                let wish = Wish::Request(RequestKind::Grab { existing: false });
-                Pending::ready(self.0.guard(hold, object, wish, None).and_then(then))
-            }
+            Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
             Err(_) => match self.0.conflict(object, true) {
                 Some(error) => Pending::ready(Err(error)),
                 None => {
-                    let asked = self.asked(object, Wish::Request(RequestKind::Grab { existing: false }));
+                    let asked = self.asked(object, GRAB);
                     Pending::asked(Then { operation: Grab(asked), then: Some(then) })
                 }
             },
@@ -345,7 +366,7 @@ impl<T: Value> Set<T> {
     /// to a sharer, else to the object's home. The only copy at its home stays.
     pub fn flush(&self, object: u64, to: Option<u16>) -> Pending<()> {
         let to = NodeId(to.unwrap_or(0));
-        if let Some(error) = self.0.runtime.not_to_be_reached(to) {
+        if let Some(error) = self.0.here.runtime.not_to_be_reached(to) {
             return Pending::ready(Err(error));
         }
         match self.0.conflict(object, true) {
@@ -389,7 +410,7 @@ impl<T: Value> Set<T> {
 
     /// Changes that were discarded with their guard, on this node.
     pub fn discarded_changes(&self) -> u64 {
-        self.0.discarded.load(Ordering::Relaxed)
+        self.0.table.discarded()
     }
 
     /// Objects of which this node has a copy.
@@ -399,7 +420,7 @@ impl<T: Value> Set<T> {
 
     /// Bytes this node spends on the set besides the values: cells, records, directory, indexes.
     pub fn metadata_bytes(&self) -> usize {
-        self.0.runtime.core_memory_bytes(self.0.set) + self.0.table.metadata_bytes()
+        self.0.here.runtime.core_memory_bytes(self.0.here.set) + self.0.table.metadata_bytes()
     }
 }
 
@@ -407,6 +428,15 @@ impl<P: crate::value::PodValue> Set<crate::value::Pod<P>> {
     /// The local copy, copied out, if there is a valid one: never a message, and nothing is written.
     #[inline]
     pub fn try_read_pod(&self, object: u64) -> Option<P> {
+        // As `ObjectRef::try_read`.
+        match self.0.table.pod_glance(object) {
+            Some(value) if self.0.lease().is_not_needed() => Some(value.0),
+            _ => self.try_read_pod_again(object),
+        }
+    }
+
+    #[inline(never)]
+    fn try_read_pod_again(&self, object: u64) -> Option<P> {
         let value = self.0.table.pod_read(object)?;
         // The lease is looked at after the value: it was valid when the value was read.
         self.0.lease().is_valid().then_some(value.0)
@@ -415,6 +445,6 @@ impl<P: crate::value::PodValue> Set<crate::value::Pod<P>> {
 
 impl<T: Value> std::fmt::Debug for Set<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Set").field("name", &self.0.name).field("id", &self.0.set).finish()
+        f.debug_struct("Set").field("name", &self.0.name).field("id", &self.0.here.set).finish()
     }
 }

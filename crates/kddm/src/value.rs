@@ -3,6 +3,8 @@
 //! Any serde type is a [`Value`] through postcard. [`Pod`] wraps plain old data, which is read
 //! without taking hold of it. [`Raw`] is bytes that nobody interprets.
 
+use std::marker::PhantomData;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -47,9 +49,9 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// The name of the encoding, stored with the set and compared by every node that opens it.
     const CODEC: &'static str;
 
-    /// How many 64-bit words a value takes inside its cell; 0 is "not plain old data", the value
-    /// lives in an `Arc`.
-    const POD_WORDS: usize = 0;
+    /// Values lie inside their cells. `None` is "not plain old data": they live in an `Arc`.
+    #[doc(hidden)]
+    const IN_CELL: Option<InCell<Self>> = None;
 
     /// The name of the type, stored with the set and compared by every node that opens it.
     fn type_name() -> &'static str {
@@ -75,20 +77,20 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// As `encode`.
     fn encoded_len(&self, limit_bytes: usize) -> Result<usize, EncodeError>;
 
-    /// Plain old data only: makes a value of [`POD_WORDS`](Value::POD_WORDS) words, each taken
-    /// from `word` once, in order. `None` for all other types.
+    /// The bytes that [`encode`](Value::encode) appends, if the value lies in memory just like that:
+    /// they need not be copied then to be sent.
     #[doc(hidden)]
-    #[inline]
-    fn from_words(word: impl FnMut(usize) -> u64) -> Option<Self> {
-        let _ = word;
+    fn as_encoded(&self) -> Option<&[u8]> {
         None
     }
 
-    /// Plain old data only: hands all words to `word`, in order.
+    /// A value made of its encoding without copying it, for those types that are nothing else.
+    ///
+    /// # Errors
+    /// The bytes are given back: decode them.
     #[doc(hidden)]
-    #[inline]
-    fn to_words(&self, word: impl FnMut(usize, u64)) {
-        let _ = word;
+    fn from_encoded(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        Err(bytes)
     }
 }
 
@@ -169,9 +171,16 @@ impl<P: Copy + IntoBytes + FromBytes + Immutable + Send + Sync + 'static> PodVal
 
 /// The largest value kept inside the cell: 1 KiB. A larger one costs more to copy out than to
 /// take hold of, and would keep its memory while the object is elsewhere.
-const INLINE_LIMIT_BYTES: usize = 1024;
+pub(crate) const IN_CELL_LIMIT_BYTES: usize = 1024;
 
-const WORD_BYTES: usize = size_of::<u64>();
+/// Where a value in a cell begins is a multiple of this.
+pub(crate) const IN_CELL_ALIGN: usize = 32;
+
+/// The proof that values of `T` are plain old data: any bytes are a value, all bytes of a value may be
+/// looked at, and it fits a cell. Only [`Pod`] can have one, because `unsafe` code relies on it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct InCell<T>(PhantomData<fn() -> T>);
 
 /// Plain old data. Its bytes are shared as they are in memory, so all nodes of a cluster must agree
 /// on layout and byte order (little endian everywhere Linux is common). Up to 1 KiB it is read
@@ -187,11 +196,17 @@ const WORD_BYTES: usize = size_of::<u64>();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(transparent)]
 pub struct Pod<P>(pub P);
 
 impl<P: PodValue> Value for Pod<P> {
     const CODEC: &'static str = "pod";
-    const POD_WORDS: usize = if size_of::<P>() <= INLINE_LIMIT_BYTES { size_of::<P>().div_ceil(WORD_BYTES) } else { 0 };
+    const IN_CELL: Option<InCell<Pod<P>>> =
+        if size_of::<P>() > 0 && size_of::<P>() <= IN_CELL_LIMIT_BYTES && align_of::<P>() <= IN_CELL_ALIGN {
+            Some(InCell(PhantomData))
+        } else {
+            None
+        };
 
     fn type_name() -> &'static str {
         std::any::type_name::<P>()
@@ -212,27 +227,8 @@ impl<P: PodValue> Value for Pod<P> {
         Ok(size_of::<P>())
     }
 
-    #[inline]
-    fn from_words(mut word: impl FnMut(usize) -> u64) -> Option<Pod<P>> {
-        let mut value = std::mem::MaybeUninit::<P>::zeroed();
-        for at in 0..Self::POD_WORDS {
-            let word = word(at).to_ne_bytes();
-            let offset = at * WORD_BYTES;
-            let bytes = WORD_BYTES.min(size_of::<P>() - offset);
-            // SAFETY: `offset + bytes` is at most the size of `P`, and the two do not overlap.
-            unsafe { value.as_mut_ptr().cast::<u8>().add(offset).copy_from_nonoverlapping(word.as_ptr(), bytes) };
-        }
-        // SAFETY: all bytes are initialised, and `P: FromBytes` allows any of them.
-        Some(Pod(unsafe { value.assume_init() }))
-    }
-
-    #[inline]
-    fn to_words(&self, mut word: impl FnMut(usize, u64)) {
-        for (at, bytes) in self.0.as_bytes().chunks(WORD_BYTES).enumerate() {
-            let mut whole = [0; WORD_BYTES];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            word(at, u64::from_ne_bytes(whole));
-        }
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(self.0.as_bytes())
     }
 }
 
@@ -261,6 +257,14 @@ impl Value for Raw {
     fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
         Ok(self.0.len())
     }
+
+    fn as_encoded(&self) -> Option<&[u8]> {
+        Some(&self.0)
+    }
+
+    fn from_encoded(bytes: Vec<u8>) -> Result<Raw, Vec<u8>> {
+        Ok(Raw(bytes))
+    }
 }
 
 #[cfg(test)]
@@ -268,19 +272,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pod_words_keep_every_byte() {
-        for value in [[0u8; 13], *b"thirteen byte", [255; 13]] {
-            let mut words = [0; 2];
-            assert_eq!(Pod::<[u8; 13]>::POD_WORDS, words.len());
-            Pod(value).to_words(|at, word| words[at] = word);
-            assert_eq!(Pod::from_words(|at| words[at]), Some(Pod(value)));
-        }
-    }
-
-    #[test]
-    fn a_large_pod_is_not_kept_inside_the_cell() {
-        assert_eq!(Pod::<[u8; 1024]>::POD_WORDS, 128);
-        assert_eq!(Pod::<[u8; 1025]>::POD_WORDS, 0);
+    fn only_small_pods_are_kept_inside_the_cell() {
+        #[derive(Clone, Copy, IntoBytes, FromBytes, Immutable)]
+        #[repr(C, align(64))]
+        struct Wide([u8; 64]);
+        assert!(Pod::<[u8; 1024]>::IN_CELL.is_some() && Pod::<u128>::IN_CELL.is_some());
+        assert!(Pod::<[u8; 1025]>::IN_CELL.is_none() && Pod::<()>::IN_CELL.is_none());
+        assert!(Pod::<Wide>::IN_CELL.is_none(), "cells are not aligned to 64 bytes");
+        assert!(u64::IN_CELL.is_none(), "it has another encoding");
     }
 
     #[test]

@@ -18,9 +18,12 @@ use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
 use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
-use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
+use crate::{bench, http, sharing};
+
+/// What a stop may take beyond the limit of handing over: the node itself says at its limit what is left.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 /// How often a stop says how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -165,6 +168,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
+    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     keep_members(&node, data_dir);
     let news = sender.clone();
     let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
@@ -214,6 +218,13 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     };
     is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// What other daemons may ask of this one. The services end with the process: to unregister one waits
+/// for what runs, and a second signal must not wait.
+fn offer_services(node: &Node) -> Result<(), kddm::Error> {
+    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+    Ok(())
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.
@@ -270,15 +281,15 @@ fn stop(
             }
             Ok(Event::Joined(_) | Event::Out | Event::Members) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit => {
+            Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit + STOP_MARGIN => {
                 let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");
                 return Err(DaemonError::Node(text));
             }
             Err(RecvTimeoutError::Timeout) => {
-                let objects: usize = node.usage().values().map(|usage| usage.objects).sum();
+                let objects = node.left_to_hand_over();
                 let seconds = begun.elapsed().as_secs();
-                tracing::info!(objects, seconds, "still handing over");
-                manager.tell(&format!("STATUS=Handing over, {objects} objects are here, for {seconds} s"));
+                tracing::info!(objects, seconds, "handing over");
+                manager.tell(&format!("STATUS=Handing over, {objects} objects are left, for {seconds} s"));
                 next += PROGRESS;
             }
         }

@@ -2,6 +2,7 @@
 //! library's.
 
 pub mod admin;
+pub mod bench;
 pub mod config;
 pub mod daemon;
 pub mod data_dir;

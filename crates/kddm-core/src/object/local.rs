@@ -14,12 +14,13 @@ impl Turn<'_> {
         *self.counter += 1;
         let id = RequestId { node: self.me(), incarnation: self.place.incarnation, counter: *self.counter };
         self.side.want = Some(Want { kind, id, asked: self.me() });
-        let request = Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false };
+        let request =
+            Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false, to_home: false };
         match (self.main, kind) {
             (Main::Owner { .. }, _) => self.accept(request),
             (Main::Sharer { .. }, RequestKind::Flush { .. }) => self.flush_copy(),
             (_, RequestKind::Flush { .. }) => {} // `finish_flush` answers as soon as nothing is here.
-            (Main::Tombstone { .. }, _) => self.side.queue.push_back(request),
+            (Main::Tombstone { .. }, _) => self.wait_for_the_end(request),
             (Main::Sharer { .. }, RequestKind::Get { .. }) if self.copy_is_usable() => {
                 self.side.want = None;
                 self.grant(Access::Read, true);
@@ -54,10 +55,15 @@ impl Turn<'_> {
     /// still makes this node a correct owner.
     pub fn cancel(&mut self) {
         if let Some(want) = self.side.want.take() {
-            // The head of an upgrade whose acks are out may go too: the acks are still awaited.
-            self.side.queue.retain(|request| request.id != want.id);
-            self.parked.retain(|request| request.id != want.id);
+            self.withdraw(want.id);
         }
+    }
+
+    /// An own request is over. The head of an upgrade whose acks are out may go too: the acks are still
+    /// awaited.
+    pub fn withdraw(&mut self, id: RequestId) {
+        self.side.queue.retain(|request| request.id != id);
+        self.parked.retain(|request| request.id != id);
     }
 
     /// The access asked back is back.

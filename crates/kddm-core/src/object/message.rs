@@ -4,13 +4,13 @@ use crate::id::{NodeId, RequestId, Tenure, Version};
 use crate::io::{Access, Answer, Output};
 use crate::message::{Message, Request, RequestKind};
 use crate::nodeset::NodeSet;
-use crate::object::state::{LateAck, Main, Seen, Turn};
+use crate::object::state::{LateAck, Main, Seen, Turn, Want};
 
 impl Turn<'_> {
     /// Handles one message. Impossible ones are dropped, counted, and change nothing.
     pub fn receive(&mut self, from: NodeId, message: Message) {
         match message {
-            Message::Request(request) => self.request(request),
+            Message::Request(request) => self.asked(request),
             Message::Create { tenure, .. } => self.create(tenure),
             Message::Data { tenure, version, id } => self.data(from, tenure, version, id),
             Message::Transfer { tenure, version, born, sharers, has_value, id, .. } => {
@@ -18,12 +18,16 @@ impl Turn<'_> {
                 self.transferred(from, main, sharers, has_value, id);
             }
             Message::Invalidate { tenure, version, owner, remove } => {
+                let expects_ack = if remove { owner == from } else { owner.is_somebody() && owner != self.me() };
+                if !expects_ack {
+                    return self.dropped("invalidated for an owner that cannot be meant");
+                }
                 self.invalidate(from, LateAck { tenure, version, owner, remove });
             }
             Message::Ack { tenure, .. } => self.ack(from, tenure),
             Message::Confirm { tenure } => self.confirm(tenure),
             Message::OwnerIs { owner, tenure } => self.owner_is(owner, tenure),
-            Message::Removing { tenure } => self.removing(from, tenure),
+            Message::Removing { tenure, forwarded } => self.removing(from, tenure, forwarded),
             Message::Removed { tenure } => self.removed(tenure),
             Message::RemoveDone { id } => self.answered(id, Answer::Removed),
             Message::NotFound { id } => self.answered(id, Answer::NotFound),
@@ -32,22 +36,44 @@ impl Turn<'_> {
             Message::TryInvalidate { id, .. } => self.try_invalidate(from, id),
             Message::TryAnswer { id, held } => self.try_answer(from, id, held),
             Message::Flushed { id } => self.flushed(from, id),
+            Message::Entry { tenure, owner, state } => self.handed(from, tenure, owner, state),
+            Message::ShardIsYours { .. } | Message::Placed { .. } => self.dropped("not about an object"),
         }
     }
 
-    fn answered(&mut self, id: RequestId, answer: Answer) {
-        if self.wants(id) {
-            self.answer(answer);
+    /// A request of another node, or an own one that came back.
+    fn asked(&mut self, request: Request) {
+        let kind = request.kind;
+        let of_another_kind = |want: Want| want.id == request.id && want.kind != kind;
+        if !request.id.node.is_somebody() || matches!(kind, RequestKind::Flush { .. }) {
+            return self.dropped("a request that nobody sends");
         }
+        if self.side.want.is_some_and(of_another_kind) {
+            return self.dropped("an own request came back as another");
+        }
+        self.request(request);
+    }
+
+    /// Whoever answers must have been asked for what can end so.
+    fn answered(&mut self, id: RequestId, answer: Answer) {
+        let Some(want) = self.side.want.filter(|want| want.id == id) else { return };
+        let fits = match (want.kind, answer) {
+            (RequestKind::Get { existing } | RequestKind::Grab { existing }, Answer::NotFound) => existing,
+            (RequestKind::TryGrab, Answer::Busy) | (RequestKind::Remove, Answer::Removed) => true,
+            (kind, Answer::Lost) => !matches!(kind, RequestKind::Flush { .. }),
+            _ => false,
+        };
+        if !fits {
+            return self.dropped("an answer to what was not asked");
+        }
+        self.withdraw(id); // Whoever lies may answer what waits here.
+        self.answer(answer);
     }
 
     /// The home says: it did not exist, you own it.
     fn create(&mut self, tenure: Tenure) {
-        if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) || tenure <= self.seen.tenure {
+        if !matches!(self.main, Main::None | Main::Ghost { .. }) || tenure <= self.seen.tenure {
             return self.dropped("created what this node has already");
-        }
-        if self.side.late_ack.is_some() {
-            return self.dropped("created while an ack is owed");
         }
         self.lay_ghost();
         self.has_value = false;
@@ -62,16 +88,27 @@ impl Turn<'_> {
         if self.side.late_ack.is_some() {
             return self.dropped("transferred to a node that owes an ack");
         }
+        if self.would_replace_a_copy(version, has_value) {
+            return self.dropped("I2: a copy in use here is of another version");
+        }
         self.lay_ghost();
         self.output(Output::Install { object: self.id, version, has_value });
         self.has_value = has_value;
         self.side.owed = sharers;
         self.side.owed.remove(self.place.me);
+        // One that does not share any more had given its copy back before.
+        let place = self.place;
+        self.side.owed.retain(|node| place.shares(node));
         if self.side.early_tenure == tenure {
             self.side.owed.subtract(&self.side.early);
         }
         self.send_deferred(from, Message::Confirm { tenure });
         self.become_owner(main, tenure, id);
+    }
+
+    /// Local threads may be reading the copy that is here. A valid one is of the owner's version.
+    fn would_replace_a_copy(&self, arriving: Version, has_value: bool) -> bool {
+        matches!(self.main, Main::Sharer { version, .. } if version != arriving || !has_value)
     }
 
     /// The bytes of a ghost may be of an earlier life of the object, where versions mean other
@@ -99,7 +136,8 @@ impl Turn<'_> {
             };
             if heads {
                 let (id, kind) = (want.id, want.kind);
-                let request = Request { id, kind, tau: tenure, forwards: 0, inherited: true, first: false };
+                let request =
+                    Request { id, kind, tau: tenure, forwards: 0, inherited: true, first: false, to_home: false };
                 self.side.queue.push_front(request);
             }
         }
@@ -113,7 +151,10 @@ impl Turn<'_> {
             return; // Nobody waits for it any more; the copy set stays too large.
         }
         if tenure < self.seen.tenure {
-            return self.fault("I2: a newer owner was known before this copy arrived");
+            return self.dropped("I2: a newer owner was known before this copy arrived");
+        }
+        if self.would_replace_a_copy(version, true) {
+            return self.dropped("I2: a copy in use here is of another version");
         }
         self.lay_ghost();
         self.main = Main::Sharer { tenure, version, counter: id.counter };
@@ -161,6 +202,8 @@ impl Turn<'_> {
                 self.side.owed.remove(from);
                 self.finish_remove();
             }
+            // One that does not share any more acks what it had given back before; nobody waits for it.
+            _ if !self.place.shares(from) => {}
             Main::Owner { .. } | Main::Tombstone { .. } => self.dropped("an ack for another tenure"),
             _ if tenure >= self.seen.tenure && tenure >= self.side.early_tenure => {
                 if tenure > self.side.early_tenure {

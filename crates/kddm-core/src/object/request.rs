@@ -1,6 +1,6 @@
 //! A request on its way: where it waits, where it goes next.
 
-use crate::id::{NodeId, Tenure};
+use crate::id::{NodeId, RequestId, Tenure};
 use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request};
 use crate::object::state::{Main, Turn};
 
@@ -10,28 +10,57 @@ impl Turn<'_> {
         if request.id.node == self.me() && !self.wants(request.id) {
             return; // Cancelled meanwhile: nobody waits for it any more.
         }
-        let same = |waiting: &Request| waiting.id == request.id;
-        if self.side.queue.iter().any(same) || self.parked.iter().any(same) {
+        if !self.place.is_served(request.id) {
+            return; // Its node has left, or does not share any more: it waits for nothing.
+        }
+        if self.is_superseded(request.id) {
             return;
         }
         match self.main {
             Main::Owner { .. } => self.accept(request),
-            Main::Tombstone { .. } => self.side.queue.push_back(request),
+            Main::Tombstone { .. } => self.wait_for_the_end(request),
             _ => self.route(request),
         }
+    }
+
+    /// A node has one wish at a time for an object, so of its requests only the newest is still
+    /// meant. Older ones leave, and no peer can make a queue longer than there are nodes.
+    fn is_superseded(&mut self, id: RequestId) -> bool {
+        let at_least = |waiting: &Request| waiting.id.node == id.node && waiting.id >= id;
+        if self.side.queue.iter().any(at_least) || self.parked.iter().any(at_least) {
+            return true;
+        }
+        self.side.queue.retain(|waiting| waiting.id.node != id.node);
+        self.parked.retain(|waiting| waiting.id.node != id.node);
+        false
+    }
+
+    /// The object is being removed: the request starts anew once it is. A try_grab waits for nothing.
+    pub fn wait_for_the_end(&mut self, request: Request) {
+        if matches!(request.kind, crate::message::RequestKind::TryGrab) {
+            return self.busy(request.id);
+        }
+        self.side.queue.push_back(request);
     }
 
     /// This node is not the owner: on along its own hint if that is newer than the one the request
     /// followed, else to the home. So every forward is caused by a new change of ownership.
     pub fn route(&mut self, mut request: Request) {
         let hint = self.seen;
-        if hint.tenure > request.tau && hint.node.is_somebody() && hint.node != self.me() {
-            request.tau = hint.tenure;
-            self.forward(hint.node, request);
+        if request.to_home && !self.is_home() {
+            // The shard has gone on. What the request has learnt on its way may come to the new home
+            // later than the request itself, so it begins anew there; a new home that waits for its
+            // shard only passes it on.
+            if self.place.view_home != self.me() {
+                request.tau = Tenure::NONE;
+            }
+            self.forward(self.place.home, request);
+        } else if hint.tenure > request.tau && hint.node != self.me() && self.place.shares(hint.node) {
+            self.forward(hint.node, Request { tau: hint.tenure, to_home: false, ..request });
         } else if self.is_home() {
             self.ask_home(request);
         } else {
-            self.forward(self.place.home, request);
+            self.forward(self.place.home, Request { to_home: true, ..request });
         }
     }
 
@@ -68,6 +97,7 @@ impl Turn<'_> {
 
     /// All that waits here goes to another node, in order.
     pub fn send_queue(&mut self, to: NodeId, tau: Tenure, inherited: bool) {
+        let to_home = !inherited;
         while let Some(mut request) = self.side.queue.pop_front() {
             if matches!(request.kind, crate::message::RequestKind::Flush { .. }) {
                 continue; // The copy leaves anyway: `finish_flush` answers.
@@ -75,6 +105,7 @@ impl Turn<'_> {
             request.tau = tau;
             request.inherited = inherited;
             request.first = false;
+            request.to_home = to_home;
             self.forward(to, request);
         }
     }

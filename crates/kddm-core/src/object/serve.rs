@@ -18,6 +18,7 @@ impl Turn<'_> {
             let own = head.id.node == self.me();
             let goes_on = match head.kind {
                 _ if own && !self.wants(head.id) => self.pop(),
+                _ if !self.place.is_served(head.id) => self.pop(),
                 RequestKind::Flush { to } => self.serve_flush(to),
                 RequestKind::Remove => self.serve_remove(head.id),
                 RequestKind::Get { existing } | RequestKind::Grab { existing } if existing && !self.has_value => {
@@ -81,6 +82,8 @@ impl Turn<'_> {
     fn serve_own_grab(&mut self) -> bool {
         if !self.side.sharers.is_empty() {
             self.invalidate_sharers();
+        }
+        if !self.side.owed.is_empty() {
             return false;
         }
         // Local readers leave first, so that a granted write can be taken at once.
@@ -97,9 +100,19 @@ impl Turn<'_> {
     fn invalidate_sharers(&mut self) {
         let Main::Owner { tenure, version, .. } = self.main else { return };
         let owner = self.me();
-        while let Some(sharing) = self.side.sharers.pop() {
+        while let Some(sharing) = self.pop_sharer() {
             self.side.owed.insert(sharing.node);
             self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: false });
+        }
+    }
+
+    /// The next sharer to be told. One that has left had given its copy back before.
+    fn pop_sharer(&mut self) -> Option<Sharing> {
+        loop {
+            let sharing = self.side.sharers.pop()?;
+            if self.place.shares(sharing.node) {
+                return Some(sharing);
+            }
         }
     }
 
@@ -149,13 +162,12 @@ impl Turn<'_> {
     /// sharers, who ack to the new owner, and the rest of the queue behind.
     pub fn transfer(&mut self, to: NodeId, id: RequestId) {
         let Main::Owner { tenure, version, born } = self.main else { return };
-        let next = tenure.next(self.place.epoch);
-        if next.n() == 0 {
-            return self.fault("I3: the tenures of this epoch are used up");
-        }
+        let Some(next) = tenure.next(self.place.epoch()) else {
+            return self.dropped("I3: the tenures of this object are used up");
+        };
         let mut sharers = core::mem::take(&mut self.side.owed);
         for sharing in &self.side.sharers {
-            if sharing.node != to {
+            if sharing.node != to && self.place.shares(sharing.node) {
                 sharers.insert(sharing.node);
             }
         }
@@ -164,7 +176,7 @@ impl Turn<'_> {
         let replicas = NodeSet::new();
         let message = Message::Transfer { tenure: next, version, born, sharers, replicas, has_value, id };
         self.dispatch(to, message, body, false);
-        while let Some(sharing) = self.side.sharers.pop() {
+        while let Some(sharing) = self.pop_sharer() {
             if sharing.node != to {
                 let message = Message::Invalidate { tenure: next, version, owner: to, remove: false };
                 self.send(sharing.node, message);
@@ -181,14 +193,17 @@ impl Turn<'_> {
         }
         let Main::Owner { tenure, version, .. } = self.main else { return false };
         self.pop();
-        let tenure = tenure.next(self.place.epoch);
+        let Some(tenure) = tenure.next(self.place.epoch()) else {
+            self.dropped("I3: the tenures of this object are used up");
+            return true;
+        };
         let (owner, home) = (self.me(), self.place.home);
         self.discard();
         self.main = Main::Tombstone { tenure, requester: id };
         self.seen = Seen { tenure, node: NodeId::NOBODY };
         self.side.owed.insert(home);
-        self.send(home, Message::Removing { tenure });
-        while let Some(sharing) = self.side.sharers.pop() {
+        self.send(home, Message::Removing { tenure, forwarded: false });
+        while let Some(sharing) = self.pop_sharer() {
             if self.side.owed.insert(sharing.node) {
                 self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: true });
             }
@@ -213,8 +228,7 @@ impl Turn<'_> {
         if !self.lowered_to(Access::None) {
             return false;
         }
-        let sharer = self.side.sharers.iter().map(|sharing| sharing.node).min();
-        let to = if to.is_somebody() { to } else { sharer.unwrap_or(self.place.home) };
+        let to = self.place_to_flush_to(to);
         self.pop();
         if to == self.me() {
             self.answer(Answer::Flushed); // The only copy, and it is at its home: it stays.
@@ -222,5 +236,15 @@ impl Turn<'_> {
         }
         self.transfer(to, RequestId::default());
         false
+    }
+
+    /// Where the last copy goes: as asked, else to the lowest sharer that is to stay, else to the home.
+    fn place_to_flush_to(&self, wanted: NodeId) -> NodeId {
+        if self.place.shares(wanted) {
+            return wanted;
+        }
+        let stays = |node: &NodeId| *node != self.place.me && self.place.is_a_home(*node);
+        let sharer = self.side.sharers.iter().map(|sharing| sharing.node).filter(stays).min();
+        sharer.unwrap_or(self.place.view_home)
     }
 }

@@ -196,6 +196,11 @@ impl Packed {
         self.role == Role::None && !self.has_side
     }
 
+    /// More than a hint or an unanswered wish: a value, a copy, the ownership, or its end.
+    pub fn is_something(&self) -> bool {
+        self.role != Role::None
+    }
+
     pub fn is_ghost(&self) -> bool {
         self.role == Role::Ghost
     }
@@ -214,7 +219,7 @@ impl Packed {
 
 /// One object, unpacked for one input.
 pub(crate) struct Turn<'a> {
-    pub place: &'a Place,
+    pub place: &'a Place<'a>,
     pub counter: &'a mut u64,
     pub id: ObjectId,
     pub main: Main,

@@ -29,7 +29,7 @@ impl Turn<'_> {
         let Main::Owner { tenure, version, .. } = self.main else { return };
         let mut waiting = core::mem::take(&mut self.side.owed);
         for sharing in &self.side.sharers {
-            if sharing.node != request.id.node {
+            if sharing.node != request.id.node && self.place.shares(sharing.node) {
                 waiting.insert(sharing.node);
             }
         }

@@ -274,3 +274,50 @@ proptest! {
         let _read_or_refused = follower(2).step(VOTER, &bytes);
     }
 }
+
+/// Tells each log that has applied the move who decides now, as its home does.
+fn apply_moves(world: &mut World) {
+    for log in world.logs.values_mut() {
+        let moves = log.decided_since(0).unwrap().into_iter().filter_map(|entry| match entry.change {
+            Change::MoveVoter { to } => Some(to),
+            _ => None,
+        });
+        if let Some(voter) = moves.last() {
+            log.voters_are(&[voter]);
+        }
+    }
+}
+
+#[test]
+fn another_node_decides_from_a_decided_entry_on_and_nothing_is_lost() {
+    let mut world = World::new(2);
+    world.tick();
+    world.settle();
+    world.log(1).propose(join(1)).unwrap();
+    world.log(1).reconfigure(&[NodeId(2)]).unwrap();
+    let lost = world.take().into_iter().filter(|(_, out)| out.to == NodeId(2)).collect::<Vec<_>>();
+    for (from, Outgoing { to, message }) in lost {
+        world.logs.get_mut(&to).unwrap().step(from, &message).unwrap();
+    }
+    apply_moves(&mut world);
+    // Node 3 has heard nothing of the move: the old voter still tells it what was decided.
+    world.log(3).propose(join(3)).unwrap();
+    for _ in 0..4 {
+        world.tick();
+        for (from, Outgoing { to, message }) in world.take() {
+            let _refused_until_known = world.logs.get_mut(&to).unwrap().step(from, &message);
+        }
+        apply_moves(&mut world);
+    }
+    world.log(1).propose(join(11)).unwrap();
+    for _ in 0..4 {
+        world.tick();
+        world.settle();
+    }
+    let decided = world.decided(2);
+    assert_eq!(decided[..2], [join(1), Change::MoveVoter { to: NodeId(2) }]);
+    assert!(decided.contains(&join(3)) && decided.contains(&join(11)), "{decided:?}");
+    assert_eq!(world.decided(1), decided);
+    assert_eq!(world.decided(3), decided);
+    assert_eq!(world.log(1).voter_id(), NodeId(2));
+}

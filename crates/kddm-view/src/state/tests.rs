@@ -30,6 +30,11 @@ fn leave(state: &mut State, node: u16) -> Outcome {
     decide(state, Change::Leave { node: NodeId(node), incarnation })
 }
 
+fn drain(state: &mut State, node: u16) -> Outcome {
+    let incarnation = life(state, node);
+    decide(state, Change::Drain { node: NodeId(node), incarnation })
+}
+
 /// Nodes 1 to `count`, all possible.
 fn possible(count: u16) -> State {
     let mut state = empty();
@@ -108,19 +113,58 @@ fn a_second_life_has_a_new_incarnation_and_nothing_is_decided_for_the_first() {
 }
 
 #[test]
-fn homes_stay_once_there_are_sets() {
+fn who_shares_objects_leaves_only_after_it_has_handed_them_over() {
     let mut state = possible(2);
     assert_eq!(decide(&mut state, Change::Seal), Outcome::Changed);
     assert_eq!(decide(&mut state, Change::Seal), Outcome::Unchanged);
     join(&mut state, None, 3);
     set_state(&mut state, 3, Possible);
-    assert_eq!(homes(&state), [1, 2]);
+    assert_eq!(homes(&state), [1, 2, 3], "who joins later is a home too");
     let refused = |node| Outcome::Refused(Refused::SharesObjects { node: NodeId(node) });
     assert_eq!(leave(&mut state, 2), refused(2));
-    assert_eq!(leave(&mut state, 3), refused(3));
     assert_eq!(set_state(&mut state, 3, Online), refused(3));
+    let epoch = state.view().epoch;
+    assert_eq!(drain(&mut state, 3), Outcome::Changed);
+    assert_eq!(drain(&mut state, 3), Outcome::Unchanged);
+    assert_eq!(homes(&state), [1, 2]);
+    assert_eq!(leave(&mut state, 3), refused(3), "it still shares");
+    assert_eq!(set_state(&mut state, 3, Online), Outcome::Changed);
+    assert_eq!(leave(&mut state, 3), Outcome::Changed);
+    assert_eq!(state.view().epoch, epoch, "nothing has to be fenced off after a clean leave");
+}
+
+#[test]
+fn a_drain_is_taken_back_by_asking_to_be_possible() {
+    let mut state = possible(2);
+    assert_eq!(drain(&mut state, 2), Outcome::Changed);
+    assert_eq!(set_state(&mut state, 2, Possible), Outcome::Changed);
+    assert_eq!(homes(&state), [1, 2]);
+    assert!(!state.member(NodeId(2)).unwrap().draining);
+}
+
+#[test]
+fn the_last_home_does_not_drain() {
+    let mut state = possible(2);
+    assert_eq!(drain(&mut state, 1), Outcome::Changed);
+    assert_eq!(drain(&mut state, 2), Outcome::Refused(Refused::LastHome { node: NodeId(2) }));
+    assert_eq!(homes(&state), [2]);
+}
+
+#[test]
+fn only_a_node_that_stays_can_decide() {
+    let mut state = possible(3);
     join(&mut state, None, 4);
-    assert_eq!(leave(&mut state, 4), Outcome::Changed, "it was online, and shared nothing");
+    drain(&mut state, 3);
+    for node in [3, 4, 9].map(NodeId) {
+        assert_eq!(
+            decide(&mut state, Change::MoveVoter { to: node }),
+            Outcome::Refused(Refused::CannotDecide { node })
+        );
+    }
+    assert_eq!(decide(&mut state, Change::MoveVoter { to: NodeId(2) }), Outcome::Changed);
+    assert_eq!(state.voter(), NodeId(2));
+    assert_eq!(decide(&mut state, Change::MoveVoter { to: NodeId(2) }), Outcome::Unchanged);
+    assert_eq!(leave(&mut state, 1), Outcome::Changed, "it decides no more");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::AtomicU32;
 
 use super::CellNumber;
 use super::sync::{AtomicPtr, AtomicU64, Ordering};
 use super::word::Word;
-use crate::value::Value;
+use crate::value::{IN_CELL_ALIGN, Value};
 
 /// One object's cell. Plain old data follows it directly, so that a hit by key touches one page.
 #[repr(C, align(32))]
@@ -47,7 +48,7 @@ pub(super) struct Arena<T: Value> {
 impl<T: Value> Arena<T> {
     /// Bytes from one cell to the next.
     const STRIDE: usize =
-        size_of::<Cell>() + (T::POD_WORDS * size_of::<AtomicU64>()).next_multiple_of(align_of::<Cell>());
+        size_of::<Cell>() + (words::<T>() * size_of::<AtomicU64>()).next_multiple_of(align_of::<Cell>());
 
     /// No cells, no memory.
     pub fn new() -> Arena<T> {
@@ -122,7 +123,7 @@ impl<T: Value> Arena<T> {
                 version: AtomicU64::new(0),
                 value: AtomicPtr::new(null_mut()),
             });
-            for at in 0..T::POD_WORDS {
+            for at in 0..words::<T>() {
                 cell.add(1).cast::<AtomicU64>().add(at).write(AtomicU64::new(0));
             }
         }
@@ -154,12 +155,91 @@ impl<T: Value> Arena<T> {
     }
 }
 
+const WORD_BYTES: usize = size_of::<u64>();
+
+/// How many words behind its cell a value takes: none unless it is plain old data.
+pub(super) const fn words<T: Value>() -> usize {
+    if T::IN_CELL.is_some() { size_of::<T>().div_ceil(WORD_BYTES) } else { 0 }
+}
+
+/// Whether values lie in their cells.
+#[inline(always)]
+pub(super) const fn is_in_cell<T: Value>() -> bool {
+    words::<T>() > 0
+}
+
 /// The words behind a cell.
 ///
 /// # Safety
 /// `cell` comes from [`Arena::pointer`] of a living arena of `T`.
 #[inline(always)]
-pub(super) unsafe fn words_of<'a, T: Value>(cell: NonNull<Cell>) -> &'a [AtomicU64] {
+unsafe fn words_of<'a, T: Value>(cell: NonNull<Cell>) -> &'a [AtomicU64] {
     // SAFETY: `grow` has initialised that many words directly behind the cell.
-    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), T::POD_WORDS) }
+    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), words::<T>()) }
 }
+
+/// Reads the words behind a cell, whoever writes them meanwhile: then the value is a mixture, and a
+/// seqlock must tell. Only for a `T` that lies in its cell.
+///
+/// # Safety
+/// As [`words_of`].
+#[inline(always)]
+pub(super) unsafe fn load_value<T: Value>(cell: NonNull<Cell>) -> T {
+    assert!(is_in_cell::<T>(), "the value lives in an `Arc`");
+    // SAFETY: the caller's promise.
+    let words = unsafe { words_of::<T>(cell) };
+    let mut value = MaybeUninit::<T>::uninit();
+    let bytes = value.as_mut_ptr().cast::<u8>();
+    let whole = size_of::<T>() / WORD_BYTES;
+    for (at, word) in words[..whole].iter().enumerate() {
+        // SAFETY: `at` is below the number of words that lie in `T` with all their bytes.
+        unsafe { bytes.cast::<u64>().add(at).write_unaligned(word.load(Ordering::Relaxed)) };
+    }
+    let rest = size_of::<T>() % WORD_BYTES;
+    if rest > 0 {
+        let last = words[whole].load(Ordering::Relaxed).to_ne_bytes();
+        // SAFETY: the last bytes of `T`; a word has more.
+        unsafe { bytes.add(whole * WORD_BYTES).copy_from_nonoverlapping(last.as_ptr(), rest) };
+    }
+    // SAFETY: all bytes are initialised, and `InCell` proves that any of them make a value.
+    unsafe { value.assume_init() }
+}
+
+/// Writes the words behind a cell. Only for a `T` that lies in its cell.
+///
+/// # Safety
+/// As [`words_of`].
+#[inline(always)]
+pub(super) unsafe fn store_value<T: Value>(cell: NonNull<Cell>, value: &T) {
+    assert!(is_in_cell::<T>(), "the value lives in an `Arc`");
+    // SAFETY: the caller's promise.
+    let words = unsafe { words_of::<T>(cell) };
+    let bytes = std::ptr::from_ref(value).cast::<u8>();
+    let whole = size_of::<T>() / WORD_BYTES;
+    for (at, word) in words[..whole].iter().enumerate() {
+        // SAFETY: the word lies in `T`, all of whose bytes are initialised: `InCell` proves it.
+        word.store(unsafe { bytes.cast::<u64>().add(at).read_unaligned() }, Ordering::Relaxed);
+    }
+    let rest = size_of::<T>() % WORD_BYTES;
+    if rest > 0 {
+        let mut last = [0; WORD_BYTES];
+        // SAFETY: the last bytes of `T`; a word has more.
+        unsafe { bytes.add(whole * WORD_BYTES).copy_to_nonoverlapping(last.as_mut_ptr(), rest) };
+        words[whole].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+    }
+}
+
+/// Where the value behind a cell lies. It may be looked at there while a hold keeps everybody from
+/// writing: readers without a hold only read, so that no two accesses conflict. Words keep the order
+/// that bytes have in memory. Only for a `T` that lies in its cell.
+///
+/// # Safety
+/// As [`words_of`].
+#[inline(always)]
+pub(super) unsafe fn place_of<T: Value>(cell: NonNull<Cell>) -> NonNull<T> {
+    // SAFETY: the caller's promise: one behind the cell is inside its bucket.
+    unsafe { cell.add(1) }.cast()
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Cell>() == IN_CELL_ALIGN && align_of::<Cell>() == IN_CELL_ALIGN);

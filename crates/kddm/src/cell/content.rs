@@ -8,7 +8,7 @@
 //! decoding of bytes, which the driver does while nobody has been let in to them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
 use crate::value::{DecodeError, Value};
@@ -27,7 +27,7 @@ pub(super) fn is_bytes(value: *mut ()) -> bool {
     value.addr() & BYTES != 0
 }
 
-pub(super) fn from_bytes(bytes: &[u8], error: Option<DecodeError>) -> *mut () {
+pub(super) fn from_bytes(bytes: impl Into<Box<[u8]>>, error: Option<DecodeError>) -> *mut () {
     let boxed = Box::new(Bytes { bytes: bytes.into(), error });
     Box::into_raw(boxed).cast::<()>().map_addr(|address| address | BYTES)
 }
@@ -46,6 +46,27 @@ pub(super) unsafe fn bytes<'a>(value: *mut ()) -> &'a Bytes {
     unsafe { &*value.map_addr(|address| address & !BYTES).cast::<Bytes>() }
 }
 
+/// Takes the bytes out. The pointer is of no more use.
+///
+/// # Safety
+/// `value` satisfies [`is_bytes`], belongs to a cell, and nobody has a reference into it.
+pub(super) unsafe fn into_bytes(value: *mut ()) -> Bytes {
+    // SAFETY: the tag says that it came from `from_bytes`; the caller gives up the cell's box.
+    *unsafe { Box::from_raw(value.map_addr(|address| address & !BYTES).cast::<Bytes>()) }
+}
+
+/// The value for as long as one likes, beside the cell's own count of it.
+///
+/// # Safety
+/// `value` came from [`from_value`] of a `T` and belongs to a cell that keeps it meanwhile.
+pub(super) unsafe fn shared<T: Value>(value: NonNull<T>) -> Arc<T> {
+    // SAFETY: the pointer is from `Arc::into_raw`, and the cell's count is alive.
+    unsafe {
+        Arc::increment_strong_count(value.as_ptr());
+        Arc::from_raw(value.as_ptr())
+    }
+}
+
 /// Drops what belongs to the cell.
 ///
 /// # Safety
@@ -56,7 +77,7 @@ pub(super) unsafe fn drop_value<T: Value>(value: *mut ()) {
     }
     if is_bytes(value) {
         // SAFETY: the tag says that it came from `from_bytes`; the cell has forgotten it.
-        drop(unsafe { Box::from_raw(value.map_addr(|address| address & !BYTES).cast::<Bytes>()) });
+        drop(unsafe { into_bytes(value) });
     } else {
         // SAFETY: untagged values came from `Arc::<T>::into_raw`; the cell's count ends here.
         drop(unsafe { Arc::<T>::from_raw(value.cast()) });

@@ -1,34 +1,107 @@
 //! Holds: what keeps an object as it is while somebody uses it.
 //!
 //! A hold has no count on its table, because all readers would write that count. Instead the table
-//! looks for holds when it is dropped, and leaves its memory behind if there is one.
+//! looks for holds when it is dropped, and leaves its memory behind if there is one: the cells, and
+//! the [`Head`].
+//!
+//! **Where the value is looked at.** A hold gives `&T` into the memory of the cell itself (or of its
+//! `Arc`), without a copy. That is sound because everything that stores there is ordered after the
+//! last look: a release of a counted or write hold is a `Release` on the word, and whoever stores has
+//! read the word by an `Acquire` exchange afterwards (`take_writer`, `revoke`); a release by slot is a
+//! `Release` on the slot, and whoever stores has read the slot by an `Acquire` load after a heavy
+//! barrier. And it is ordered before: a hold begins with an `Acquire` of the word that the last store
+//! was released by. Readers without a hold only load, so that they conflict with nobody's look.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use super::arena::{Cell, words_of};
+use super::arena::{Cell, is_in_cell, place_of, store_value};
+use super::changed::Changed;
 use super::content;
 use super::slots::{Slot, Use, free_slot};
+use super::store::Ended;
 use crate::value::Value;
+
+/// What holds must know of their table. It lives as long as the cells.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Tells holds of one table from those of another.
+    pub number: u64,
+    /// Zero, or an [`Ended`].
+    pub ended: AtomicU8,
+    /// The largest value that may be published, in encoded bytes.
+    pub limit_bytes: AtomicUsize,
+    /// Changes that were given up with their hold.
+    pub discarded: AtomicU64,
+}
+
+impl Head {
+    /// Why nothing that is published can reach anybody, if that is so.
+    #[inline(always)]
+    pub fn ended(&self) -> Option<Ended> {
+        match self.ended.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Ended::Destroyed),
+            _ => Some(Ended::Stopped),
+        }
+    }
+}
 
 /// A hold of an object whose type is not known here: what the driver takes for a thread that waits.
 /// That thread makes it a [`ReadHold`] or a [`WriteHold`] by its table.
+///
+/// Three whole words: it is handed on through several hands on each hit, and smaller fields would make
+/// that several moves, which wait for each other.
 #[must_use = "the object is held until `release`"]
 pub struct Hold {
     cell: NonNull<Cell>,
-    by: Use,
-    /// Where it is marked; of counted and write holds only a note for this thread.
-    slot: Option<&'static Slot>,
-    /// The write hold has changed the value.
-    published: bool,
-    table: u64,
+    head: NonNull<Head>,
+    mark: Mark,
 }
 
-// SAFETY: the cell is reached through atomics only, and lives as long as the hold; a slot may be
-// cleared by any thread.
+/// Where a hold is marked, if there was room; of counted and write holds only a note for this thread.
+/// Low bits: the [`Use`], and whether the write hold has changed the value.
+#[derive(Clone, Copy)]
+struct Mark(*const Slot);
+
+const USE: usize = 0b011;
+const PUBLISHED: usize = 0b100;
+const _: () = assert!(align_of::<Slot>() > USE | PUBLISHED);
+
+impl Mark {
+    #[inline(always)]
+    fn new(slot: Option<&'static Slot>, by: Use) -> Mark {
+        Mark(slot.map_or(std::ptr::null(), std::ptr::from_ref).map_addr(|address| address | by as usize))
+    }
+
+    #[inline(always)]
+    fn is(self, by: Use) -> bool {
+        self.0.addr() & USE == by as usize
+    }
+
+    #[inline(always)]
+    fn is_published(self) -> bool {
+        self.0.addr() & PUBLISHED != 0
+    }
+
+    #[inline(always)]
+    fn published(self) -> Mark {
+        Mark(self.0.map_addr(|address| address | PUBLISHED))
+    }
+
+    #[inline(always)]
+    fn slot(self) -> Option<&'static Slot> {
+        // SAFETY: without the low bits it is null or what a `&'static Slot` pointed to.
+        unsafe { self.0.map_addr(|address| address & !(USE | PUBLISHED)).as_ref() }
+    }
+}
+
+// SAFETY: the cell and the head are reached through atomics only, and live as long as the hold; a
+// slot may be cleared by any thread.
 unsafe impl Send for Hold {}
 // SAFETY: as above; `&Hold` allows reading atomics only.
 unsafe impl Sync for Hold {}
@@ -36,26 +109,28 @@ unsafe impl Sync for Hold {}
 impl Hold {
     /// The hold by a slot that has been entered.
     #[inline(always)]
-    pub(super) fn by_slot(cell: NonNull<Cell>, slot: &'static Slot, table: u64) -> Hold {
-        Hold { cell, by: Use::Read, slot: Some(slot), published: false, table }
+    pub(super) fn by_slot(cell: NonNull<Cell>, slot: &'static Slot, head: NonNull<Head>) -> Hold {
+        Hold { cell, head, mark: Mark::new(Some(slot), Use::Read) }
     }
 
     /// A hold that is in the word already; leaves a note where there is room.
-    pub(super) fn in_word(cell: NonNull<Cell>, by: Use, table: u64, note: Note) -> Hold {
+    #[inline(always)]
+    pub(super) fn in_word(cell: NonNull<Cell>, by: Use, head: NonNull<Head>, note: Note) -> Hold {
         let slot = if note == Note::Yes { free_slot() } else { None };
         if let Some(slot) = slot {
             slot.enter(cell.as_ptr().addr(), by);
         }
-        Hold { cell, by, slot, published: false, table }
+        Hold { cell, head, mark: Mark::new(slot, by) }
     }
 
     /// The thread that uses a hold taken by the driver is this one.
     pub(super) fn note_here(&mut self) {
-        if self.slot.is_none() {
-            self.slot = free_slot();
-            if let Some(slot) = self.slot {
-                slot.enter(self.cell.as_ptr().addr(), self.by);
-            }
+        let by = if self.is_write() { Use::Write } else { Use::Counted };
+        if self.mark.slot().is_none()
+            && let Some(slot) = free_slot()
+        {
+            slot.enter(self.cell.as_ptr().addr(), by);
+            self.mark = Mark::new(Some(slot), by);
         }
     }
 
@@ -65,12 +140,26 @@ impl Hold {
         unsafe { self.cell.as_ref() }
     }
 
-    pub(super) fn table(&self) -> u64 {
-        self.table
+    #[inline(always)]
+    pub(super) fn head(&self) -> &Head {
+        // SAFETY: a table that is dropped while there are holds leaves its head behind.
+        unsafe { self.head.as_ref() }
     }
 
+    #[inline(always)]
+    pub(super) fn table(&self) -> u64 {
+        self.head().number
+    }
+
+    /// The object that is held: a held cell stays its object's.
+    #[inline(always)]
+    fn id(&self) -> u64 {
+        self.cell().id.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
     pub(super) fn is_write(&self) -> bool {
-        self.by == Use::Write
+        self.mark.is(Use::Write)
     }
 
     /// Ends the hold. True: tell the driver of that object, somebody waits for it.
@@ -79,19 +168,42 @@ impl Hold {
         ManuallyDrop::new(self).give_back()
     }
 
-    /// After this the cell must not be looked at again.
+    /// As [`Self::release`], for a write hold.
+    #[inline(always)]
+    fn release_write(self) -> bool {
+        let this = ManuallyDrop::new(self);
+        if let Some(slot) = this.mark.slot() {
+            slot.clear();
+        }
+        this.cell().word.release_writer(this.mark.is_published())
+    }
+
+    /// After this neither the cell nor the head may be looked at again.
     #[inline(always)]
     fn give_back(&mut self) -> bool {
-        let word = &self.cell().word;
-        match (self.by, self.slot) {
-            (Use::Read, Some(slot)) => word.release_slot(slot),
-            (by, note) => {
-                if let Some(slot) = note {
-                    slot.clear();
-                }
-                if by == Use::Write { word.release_writer(self.published) } else { word.release_counted() }
-            }
+        let (word, slot) = (&self.cell().word, self.mark.slot());
+        if self.mark.is(Use::Read)
+            && let Some(slot) = slot
+        {
+            return word.release_slot(slot, self.cell.as_ptr().addr());
         }
+        if let Some(slot) = slot {
+            slot.clear();
+        }
+        if self.is_write() { word.release_writer(self.mark.is_published()) } else { word.release_counted() }
+    }
+
+    /// The value of a held cell: in the cell or in its `Arc`. `None` before the first touch.
+    #[inline(always)]
+    fn place<T: Value>(&self) -> Option<NonNull<T>> {
+        if !is_in_cell::<T>() {
+            let value = self.cell().value.load(Ordering::Acquire);
+            debug_assert!(!content::is_bytes(value), "holds are given for decoded values only");
+            return NonNull::new(value.cast());
+        }
+        let is_ready = self.cell().word.load().has(super::word::READY);
+        // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
+        is_ready.then(|| unsafe { place_of::<T>(self.cell) })
     }
 }
 
@@ -103,7 +215,7 @@ impl Drop for Hold {
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").field("object", &self.cell().id.load(Ordering::Relaxed)).field("by", &self.by).finish()
+        f.debug_struct("Hold").field("object", &self.id()).field("is_write", &self.is_write()).finish()
     }
 }
 
@@ -114,74 +226,39 @@ pub(super) enum Note {
     No,
 }
 
-/// Where a hold finds its value.
-enum Seen<T> {
-    Shared(NonNull<T>),
-    Copied(T),
-    Nothing,
-}
-
-// SAFETY: `Shared` is a reference to a `T` that is `Sync`, kept alive by the hold beside it.
-unsafe impl<T: Send + Sync> Send for Seen<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send + Sync> Sync for Seen<T> {}
-
-impl<T: Value> Seen<T> {
-    /// What a held cell has; READY is set or there is no value.
-    #[inline(always)]
-    fn of(hold: &Hold) -> Seen<T> {
-        if T::POD_WORDS == 0 {
-            let value = hold.cell().value.load(Ordering::Acquire);
-            debug_assert!(!content::is_bytes(value), "holds are given for decoded values only");
-            return NonNull::new(value.cast()).map_or(Seen::Nothing, Seen::Shared);
-        }
-        if !hold.cell().word.load().has(super::word::READY) {
-            return Seen::Nothing;
-        }
-        // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
-        let words = unsafe { words_of::<T>(hold.cell) };
-        T::from_words(|at| words[at].load(Ordering::Relaxed)).map_or(Seen::Nothing, Seen::Copied)
-    }
-
-    #[inline(always)]
-    fn get(&self) -> Option<&T> {
-        match self {
-            // SAFETY: the cell's count of the `Arc` stays while the object is held, and nobody
-            // changes the value: `publish` needs `&mut` on the only hold there is.
-            Seen::Shared(value) => Some(unsafe { value.as_ref() }),
-            Seen::Copied(value) => Some(value),
-            Seen::Nothing => None,
-        }
-    }
-}
-
 /// Keeps writers out. Ends by [`release`](ReadHold::release); if it is dropped instead, it ends too,
 /// but nobody who waits for the object is told.
 #[must_use = "the object is held until `release`"]
 pub struct ReadHold<T: Value> {
-    seen: Seen<T>,
     hold: Hold,
+    of: PhantomData<Arc<T>>,
 }
 
 impl<T: Value> ReadHold<T> {
-    /// `None` if the cell has no value; the hold has ended then, and the answer of its release is
+    /// `Err` if the cell has no value; the hold has ended then, and the answer of its release is
     /// handed out.
     #[inline(always)]
     pub(super) fn new(hold: Hold) -> Result<ReadHold<T>, bool> {
-        match Seen::of(&hold) {
-            Seen::Nothing => Err(hold.release()),
-            seen => Ok(ReadHold { seen, hold }),
-        }
+        if hold.place::<T>().is_none() { Err(hold.release()) } else { Ok(ReadHold { hold, of: PhantomData }) }
     }
 
     /// The value.
     #[inline(always)]
     pub fn value(&self) -> &T {
-        self.seen.get().expect("a read hold is made of a value")
+        let value = self.hold.place::<T>().expect("a read hold is made of a value");
+        // SAFETY: while the object is held to read nobody stores into the cell, and the cell's count
+        // of the `Arc` stays. See the module for the order of memory.
+        unsafe { value.as_ref() }
+    }
+
+    /// The object's id.
+    #[inline(always)]
+    pub fn id(&self) -> u64 {
+        self.hold.id()
     }
 
     /// The number of the table, by which to find whom to tell.
-    #[inline]
+    #[inline(always)]
     pub fn table(&self) -> u64 {
         self.hold.table()
     }
@@ -193,24 +270,21 @@ impl<T: Value> ReadHold<T> {
 
     /// The value for as long as one likes.
     pub fn snapshot(&self) -> Arc<T> {
-        match &self.seen {
-            Seen::Shared(value) => {
-                // SAFETY: the pointer is from `Arc::into_raw`, and the cell's count is alive.
-                unsafe {
-                    Arc::increment_strong_count(value.as_ptr());
-                    Arc::from_raw(value.as_ptr())
-                }
-            }
-            _ => Arc::new(self.value().clone()),
+        if is_in_cell::<T>() {
+            return Arc::new(self.value().clone());
+        }
+        let value = self.hold.place::<T>().expect("a read hold is made of a value").as_ptr();
+        // SAFETY: the pointer is from `Arc::into_raw`, and the cell's count is alive.
+        unsafe {
+            Arc::increment_strong_count(value);
+            Arc::from_raw(value)
         }
     }
 
     /// Ends the hold. True: **tell the driver** of this object, it waits for that.
     #[inline(always)]
     pub fn release(self) -> bool {
-        let ReadHold { seen, hold } = self;
-        drop(seen);
-        hold.release()
+        self.hold.release()
     }
 }
 
@@ -218,25 +292,90 @@ impl<T: Value> ReadHold<T> {
 /// dropped instead, it ends too, but nobody who waits for the object is told.
 #[must_use = "the object is held until `release`"]
 pub struct WriteHold<T: Value> {
-    seen: Seen<T>,
     hold: Hold,
+    /// The changed value, made at the first change: the old one stays where it is until it is
+    /// published, and readers without a hold never look at what is being changed.
+    changed: Option<Changed<T>>,
 }
 
 impl<T: Value> WriteHold<T> {
     #[inline(always)]
     pub(super) fn new(hold: Hold) -> WriteHold<T> {
-        WriteHold { seen: Seen::of(&hold), hold }
+        WriteHold { hold, changed: None }
     }
 
-    /// The value, `None` before the first touch.
+    /// The same hold in another place of memory, for a call that is rarely made: what is handed to a
+    /// call must lie in memory, and the hold is in registers until then. What was changed stays behind.
+    #[inline(always)]
+    pub fn afresh(self) -> WriteHold<T> {
+        let WriteHold { hold, changed } = self;
+        drop(changed);
+        let Hold { cell, head, mark } = *ManuallyDrop::new(hold);
+        WriteHold { hold: Hold { cell, head, mark }, changed: None }
+    }
+
+    /// The value as it was before it was changed.
+    #[inline(always)]
+    fn before(&self) -> Option<&T> {
+        // SAFETY: while the object is held to write, only `self` stores into the cell or replaces the
+        // `Arc`, and needs `&mut self` for that. See the module for the order of memory.
+        self.hold.place::<T>().map(|value| unsafe { value.as_ref() })
+    }
+
+    /// Whether there is a value: not before the first touch.
+    #[inline(always)]
+    pub fn has_value(&self) -> bool {
+        self.before().is_some()
+    }
+
+    /// The value as changed so far, `None` before the first touch.
     #[inline(always)]
     pub fn value(&self) -> Option<&T> {
-        self.seen.get()
+        self.changed.as_deref().or_else(|| self.before())
+    }
+
+    /// The value to change, `None` before the first touch. [`Self::publish_change`] publishes it.
+    #[inline(always)]
+    pub fn change(&mut self) -> Option<&mut T> {
+        if self.changed.is_none() {
+            self.changed = Some(Changed::clone_of(self.before()?));
+        }
+        self.changed.as_deref_mut()
+    }
+
+    /// What was changed and is not published.
+    #[inline(always)]
+    pub fn changed(&self) -> Option<&T> {
+        self.changed.as_deref()
+    }
+
+    /// The object's id.
+    #[inline(always)]
+    pub fn id(&self) -> u64 {
+        self.hold.id()
     }
 
     /// How many puts the value has seen.
     pub fn version(&self) -> u64 {
         self.hold.cell().version.load(Ordering::Relaxed)
+    }
+
+    /// The number of the table, by which to find whom to tell.
+    #[inline(always)]
+    pub fn table(&self) -> u64 {
+        self.hold.table()
+    }
+
+    /// Why nothing that is published can reach anybody, if that is so.
+    #[inline(always)]
+    pub fn ended(&self) -> Option<Ended> {
+        self.hold.head().ended()
+    }
+
+    /// The largest value that may be published, in encoded bytes.
+    #[inline(always)]
+    pub fn limit_bytes(&self) -> usize {
+        self.hold.head().limit_bytes.load(Ordering::Relaxed)
     }
 
     /// Puts a new value in place of the old one: one version more. Others see it when the hold ends.
@@ -246,10 +385,19 @@ impl<T: Value> WriteHold<T> {
         self.touch();
     }
 
+    /// Publishes what was changed, or the value as it is: one version more in both cases.
+    #[inline(always)]
+    pub fn publish_change(&mut self) {
+        if let Some(value) = self.changed.take() {
+            self.put_in_place(value);
+        }
+        self.touch();
+    }
+
     /// One version more, the value stays: a put that changed nothing.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self) {
-        self.hold.published = true;
+        self.hold.mark = self.hold.mark.published();
         let version = &self.hold.cell().version;
         version.store(version.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
@@ -257,45 +405,46 @@ impl<T: Value> WriteHold<T> {
     /// The value of a first touch; the version stays.
     #[inline]
     pub fn initialize(&mut self, value: T) {
-        self.hold.published = true;
-        if T::POD_WORDS == 0 {
-            self.replace(value);
-        } else {
-            let word = &self.hold.cell().word;
-            // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
-            let words = unsafe { words_of::<T>(self.hold.cell) };
-            word.before_stores();
-            value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
-            self.seen = Seen::Copied(value);
-        }
-        if !self.hold.cell().word.load().has(super::word::READY) {
-            self.hold.cell().word.set_ready();
-        }
+        self.hold.mark = self.hold.mark.published();
+        self.put_in_place(Changed::new(value));
+        self.changed = None;
+        self.hold.cell().word.set_ready();
     }
 
-    fn replace(&mut self, value: T) {
-        if let Seen::Shared(shared) = self.seen {
-            // SAFETY: the pointer is from `Arc::into_raw`; the count that is borrowed here is the
-            // cell's, and is not given up (`ManuallyDrop`).
-            let mut arc = ManuallyDrop::new(unsafe { Arc::from_raw(shared.as_ptr().cast_const()) });
-            if let Some(place) = Arc::get_mut(&mut arc) {
-                // Nobody has a snapshot, and nobody else has a hold: the memory is used again.
-                *place = value;
-                return;
-            }
+    /// Into the cell, under the eyes of readers without a hold, or as the cell's `Arc`.
+    #[inline(always)]
+    fn put_in_place(&mut self, value: Changed<T>) {
+        if is_in_cell::<T>() {
+            self.hold.cell().word.before_stores();
+            // SAFETY: the hold belongs to a table of `T`, whose cells live as long as the hold.
+            unsafe { store_value::<T>(self.hold.cell, &value) };
+            return;
         }
-        let new = content::from_value(value);
-        let old = self.hold.cell().value.swap(new, Ordering::AcqRel);
-        self.seen = NonNull::new(new.cast()).map_or(Seen::Nothing, Seen::Shared);
-        // SAFETY: taken out of a cell of `T` under the write hold; `seen` points to the new value.
+        let old = self.hold.cell().value.swap(value.into_content(), Ordering::AcqRel);
+        // SAFETY: taken out of a cell of `T` under the write hold, and `&mut self` says that nobody
+        // has a reference into it.
         unsafe { content::drop_value::<T>(old) };
     }
 
-    /// Ends the hold. True: **tell the driver** of this object, it waits for that.
+    /// Ends the hold; what was changed and not published is discarded, and counted. True: **tell the
+    /// driver** of this object, it waits for that.
     #[inline(always)]
     pub fn release(self) -> bool {
-        let WriteHold { seen, hold } = self;
-        drop(seen);
-        hold.release()
+        if self.changed.is_some() {
+            self.count_discarded();
+        }
+        self.hold.release()
+    }
+
+    /// As [`Self::release`], right after [`Self::publish_change`].
+    #[inline(always)]
+    pub(super) fn release_unchanged(self) -> bool {
+        debug_assert!(self.changed.is_none(), "it was published");
+        self.hold.release_write()
+    }
+
+    #[cold]
+    fn count_discarded(&self) {
+        self.hold.head().discarded.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -83,14 +83,23 @@ impl Index {
         ((1u64 << bits) - 1) as u32
     }
 
-    /// The cell for which `is_it` says yes, among those whose hash is that of `id`.
+    /// What `look` makes of the cell it accepts, among those whose hash is that of `id`.
     #[inline(always)]
-    pub fn find(&self, id: u64, is_it: impl Fn(CellNumber) -> bool) -> Option<CellNumber> {
+    pub fn find<R>(&self, id: u64, look: impl Fn(CellNumber) -> Option<R>) -> Option<R> {
+        match self.probe(self.hash(id), &look) {
+            Some(found) => Some(found),
+            None => self.find_again(id, &look),
+        }
+    }
+
+    /// A miss counts only if no entry was moved meanwhile.
+    #[cold]
+    fn find_again<R>(&self, id: u64, look: &impl Fn(CellNumber) -> Option<R>) -> Option<R> {
         let hash = self.hash(id);
         for attempt in 1u32.. {
             let before = self.changes.load(Ordering::Acquire);
-            if let Some(number) = self.probe(hash, &is_it) {
-                return Some(number);
+            if let Some(found) = self.probe(hash, look) {
+                return Some(found);
             }
             fence(Ordering::Acquire);
             if before & 1 == 0 && self.changes.load(Ordering::Relaxed) == before {
@@ -105,7 +114,7 @@ impl Index {
     }
 
     #[inline(always)]
-    fn probe(&self, hash: u32, is_it: &impl Fn(CellNumber) -> bool) -> Option<CellNumber> {
+    fn probe<R>(&self, hash: u32, look: &impl Fn(CellNumber) -> Option<R>) -> Option<R> {
         let (places, bits) = self.current();
         let (mask, tag) = (Index::number_mask(bits), Index::tag(hash, bits));
         let home = Index::home(hash, bits);
@@ -114,9 +123,10 @@ impl Index {
             if entry == 0 {
                 return None;
             }
-            let number = (entry & mask).wrapping_sub(1);
-            if entry & !mask == tag && is_it(number) {
-                return Some(number);
+            if entry & !mask == tag
+                && let Some(found) = look((entry & mask).wrapping_sub(1))
+            {
+                return Some(found);
             }
         }
         None

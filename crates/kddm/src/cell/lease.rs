@@ -38,9 +38,21 @@ impl Lease {
     }
 
     /// Whether local copies may be used now. Ask after reading the value.
-    #[inline]
+    #[inline(always)]
     pub fn is_valid(&self) -> bool {
+        self.is_not_needed() || self.has_not_ended()
+    }
+
+    /// Whether local copies may be used whatever the time is. Ask after reading the value.
+    #[inline(always)]
+    pub fn is_not_needed(&self) -> bool {
         fence(Ordering::Acquire);
+        self.deadline_ns.load(Ordering::Relaxed) == Lease::NOT_NEEDED
+    }
+
+    /// Apart, so that whoever needs no lease does not make room for a call of the clock.
+    #[inline(never)]
+    fn has_not_ended(&self) -> bool {
         let deadline_ns = self.deadline_ns.load(Ordering::Relaxed);
         deadline_ns == Lease::NOT_NEEDED || Lease::now_ns() < deadline_ns
     }

@@ -2,6 +2,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p kddm --lib loom --release`
 
 use kddm_core::io::Access;
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -11,20 +12,35 @@ use super::word::{BIASED, Forced, READY, Refusal, Taken, Word};
 
 const ADDRESS: usize = 64;
 
+/// The data are looked at without an atomic, as a hold does: it is not enough that the old value is
+/// seen, every look must be ordered before the next store.
 struct Model {
     word: Word,
     slot: Slot,
-    data: AtomicU64,
+    data: UnsafeCell<u64>,
     told: AtomicU64,
 }
 
+// SAFETY: that nobody stores while another looks is what these tests test; loom panics if it is so.
+unsafe impl Sync for Model {}
+
 impl Model {
     fn new(access: Access, flags: u64) -> Arc<Model> {
-        let model = Model { word: Word::free(), slot: Slot::free(), data: AtomicU64::new(1), told: AtomicU64::new(0) };
+        let model = Model { word: Word::free(), slot: Slot::free(), data: UnsafeCell::new(1), told: AtomicU64::new(0) };
         model.word.begin();
         model.word.grant(access);
         model.word.change(|word| word | READY | flags);
         Arc::new(model)
+    }
+
+    fn look(&self) {
+        // SAFETY: loom watches it.
+        self.data.with(|data| assert_eq!(unsafe { *data }, 1, "changed under a hold"));
+    }
+
+    fn store(&self, value: u64) {
+        // SAFETY: loom watches it.
+        self.data.with_mut(|data| unsafe { *data = value });
     }
 
     fn swept(&self) -> bool {
@@ -42,8 +58,8 @@ impl Model {
     fn read_by_slot(&self) {
         match self.word.read_by_slot(&self.slot, ADDRESS, || true) {
             Ok(true) => {
-                assert_eq!(self.data.load(Ordering::Relaxed), 1, "changed under a hold");
-                self.tell_if(self.word.release_slot(&self.slot));
+                self.look();
+                self.tell_if(self.word.release_slot(&self.slot, ADDRESS));
             }
             Ok(false) => self.read_counted(),
             Err(Refusal::Withdrawn) => self.tell_if(true),
@@ -53,7 +69,7 @@ impl Model {
 
     fn read_counted(&self) {
         if self.word.count_reader(|| true, self.word.load()).is_ok() {
-            assert_eq!(self.data.load(Ordering::Relaxed), 1, "changed under a hold");
+            self.look();
             self.tell_if(self.word.release_counted());
         }
     }
@@ -70,13 +86,31 @@ fn revoke_against(read: fn(&Model), flags: u64) {
         };
         let taken = model.word.revoke(Access::None, || model.swept());
         if taken == Taken::Back {
-            model.data.store(2, Ordering::Relaxed);
+            model.store(2);
         }
         reader.join().expect("the reader does not panic");
         if taken == Taken::Held {
             assert!(model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
             assert_eq!(model.word.revoke(Access::None, || model.swept()), Taken::Back);
         }
+    });
+}
+
+/// A writer follows a reader that was counted: the reader's look comes before the writer's store.
+#[test]
+fn loom_writer_after_a_counted_reader() {
+    loom::model(|| {
+        let model = Model::new(Access::Write, 0);
+        let reader = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || model.read_counted())
+        };
+        if model.word.take_writer(Forced::No, || true, || false).is_ok() {
+            model.store(2);
+            model.store(1);
+            assert!(!model.word.release_writer(true));
+        }
+        reader.join().expect("the reader does not panic");
     });
 }
 
@@ -100,8 +134,8 @@ fn loom_unbias_against_a_slot() {
             thread::spawn(move || model.read_by_slot())
         };
         if model.word.take_writer(Forced::No, || true, || model.swept()).is_ok() {
-            model.data.store(2, Ordering::Relaxed);
-            model.data.store(1, Ordering::Relaxed);
+            model.store(2);
+            model.store(1);
             assert!(!model.word.release_writer(true));
         }
         reader.join().expect("the reader does not panic");
@@ -121,8 +155,8 @@ fn loom_waiter_against_a_slot() {
         model.word.set_waiters(true);
         let taken = model.word.take_writer(Forced::Yes, || true, || model.swept()).is_ok();
         if taken {
-            model.data.store(2, Ordering::Relaxed);
-            model.data.store(1, Ordering::Relaxed);
+            model.store(2);
+            model.store(1);
             model.word.release_writer(true);
         }
         reader.join().expect("the reader does not panic");
@@ -142,7 +176,7 @@ fn loom_revoke_against_a_writer_that_ends_the_bias() {
             let model = Arc::clone(&model);
             thread::spawn(move || match model.word.take_writer(Forced::No, || true, || model.swept()) {
                 Ok(()) => {
-                    assert_eq!(model.data.load(Ordering::Relaxed), 1, "revoked under a hold");
+                    model.look();
                     model.tell_if(model.word.release_writer(false));
                 }
                 Err(Refusal::Withdrawn) => model.tell_if(true),
@@ -151,7 +185,7 @@ fn loom_revoke_against_a_writer_that_ends_the_bias() {
         };
         let taken = model.word.revoke(Access::None, || model.swept());
         if taken == Taken::Back {
-            model.data.store(2, Ordering::Relaxed);
+            model.store(2);
         }
         writer.join().expect("the writer does not panic");
         assert!(taken == Taken::Back || model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
@@ -180,7 +214,7 @@ impl Pair {
     }
 
     fn read(&self) -> Option<(u64, u64)> {
-        self.word.validated(|| (self.first.load(Ordering::Relaxed), self.second.load(Ordering::Relaxed)))
+        self.word.validated(|| true, || (self.first.load(Ordering::Relaxed), self.second.load(Ordering::Relaxed)))
     }
 }
 

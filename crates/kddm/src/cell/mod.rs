@@ -12,7 +12,9 @@
 //!   and no revocation is pending: then nobody holds the object, and nobody can begin to.
 
 mod arena;
+mod changed;
 mod content;
+mod handle;
 mod hold;
 mod index;
 mod lease;
@@ -20,6 +22,7 @@ mod slots;
 mod store;
 mod sync;
 mod table;
+mod told;
 mod word;
 
 #[cfg(all(test, loom))]
@@ -29,10 +32,12 @@ mod stress_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use handle::Handle;
 pub use hold::{Hold, ReadHold, WriteHold};
 pub use lease::Lease;
-pub use store::{Ended, InstallError, RevokeResult, Store};
+pub use store::{Ended, InstallError, RevokeResult, SharedBytes, Store};
 pub use table::Table;
+pub use told::{Release, Teller, Told};
 pub use word::Slow;
 
 /// The number of a cell in its table. It may come to stand for another object: whoever keeps one

@@ -36,15 +36,16 @@ impl Slot {
         Slot(AtomicUsize::new(0))
     }
 
+    /// `Release`, for the hold that was here before: a revoker that finds this one in its place must
+    /// know that what was read under that one happened before.
     #[inline(always)]
     pub fn enter(&self, address: usize, by: Use) {
-        self.0.store(address | by as usize, Ordering::Relaxed);
+        self.0.store(address | by as usize, Ordering::Release);
     }
 
     /// Ends the hold. What was read happened before.
     #[inline(always)]
-    pub fn leave(&self) {
-        let address = self.0.load(Ordering::Relaxed) & !USE_BITS;
+    pub fn leave(&self, address: usize) {
         self.0.store(address | Use::Leaving as usize, Ordering::Release);
     }
 
@@ -73,9 +74,11 @@ impl Slot {
 #[cfg(not(loom))]
 mod registry {
     use std::cell::Cell;
+    use std::ptr::{NonNull, null_mut};
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+    use super::super::changed::Scratch;
     use super::{SLOTS_PER_THREAD, Slot, Use};
 
     /// The slots of one thread. Never freed: a guard may outlive the thread that made it.
@@ -83,6 +86,9 @@ mod registry {
     struct Block {
         slots: [Slot; SLOTS_PER_THREAD],
         owned: AtomicBool,
+        /// A buffer that this thread used last. Only the owning thread takes it or puts one here, so
+        /// that no exchange is needed; the next owner comes after it by `owned`.
+        spare: AtomicPtr<Scratch>,
         next: OnceLock<&'static Block>,
     }
 
@@ -121,6 +127,7 @@ mod registry {
         let block: &'static Block = Box::leak(Box::new(Block {
             slots: std::array::from_fn(|_| Slot::free()),
             owned: AtomicBool::new(true),
+            spare: AtomicPtr::new(null_mut()),
             next: OnceLock::new(),
         }));
         let mut end = &FIRST;
@@ -149,7 +156,34 @@ mod registry {
             Some(block) => block,
             None => claim()?,
         };
-        block.slots.iter().find(|slot| slot.is_free())
+        // Most threads hold one object at a time.
+        let [first, others @ ..] = &block.slots;
+        if first.is_free() { Some(first) } else { free_among(others) }
+    }
+
+    #[cold]
+    fn free_among(slots: &'static [Slot]) -> Option<&'static Slot> {
+        slots.iter().find(|slot| slot.is_free())
+    }
+
+    /// The buffer that this thread keeps; it keeps none then.
+    #[inline(always)]
+    pub fn take_spare() -> Option<NonNull<Scratch>> {
+        let block = MINE.get()?;
+        let spare = NonNull::new(block.spare.load(Ordering::Relaxed))?;
+        block.spare.store(null_mut(), Ordering::Relaxed);
+        Some(spare)
+    }
+
+    /// This thread keeps the buffer, whose owner the caller is. False: it has one, or is ending.
+    #[inline(always)]
+    pub fn keep_spare(scratch: NonNull<Scratch>) -> bool {
+        let Some(block) = MINE.get() else { return false };
+        let has_none = block.spare.load(Ordering::Relaxed).is_null();
+        if has_none {
+            block.spare.store(scratch.as_ptr(), Ordering::Relaxed);
+        }
+        has_none
     }
 
     /// Whether any thread reads that cell by a slot. Call it after a heavy barrier.
@@ -181,7 +215,18 @@ mod registry {
 /// Under loom every slot is the model's own, and tables count their readers.
 #[cfg(loom)]
 mod registry {
+    use std::ptr::NonNull;
+
+    use super::super::changed::Scratch;
     use super::{Slot, Use};
+
+    pub fn take_spare() -> Option<NonNull<Scratch>> {
+        None
+    }
+
+    pub fn keep_spare(_scratch: NonNull<Scratch>) -> bool {
+        false
+    }
 
     pub fn free_slot() -> Option<&'static Slot> {
         None
@@ -200,4 +245,4 @@ mod registry {
     }
 }
 
-pub(super) use registry::{any_mentions, any_reads, free_slot, own_use};
+pub(super) use registry::{any_mentions, any_reads, free_slot, keep_spare, own_use, take_spare};

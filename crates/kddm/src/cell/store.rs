@@ -1,11 +1,14 @@
 //! The driver's side of a table.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use kddm_core::io::Access;
 
 use super::CellNumber;
-use super::arena::{Cell, words_of};
+use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::{Hold, Note};
 use super::slots::Use;
@@ -46,6 +49,30 @@ pub enum InstallError {
     /// A local thread holds the object: only a bug can ask for this. Nothing was changed.
     #[error("a local thread holds the object; take access back before installing another version")]
     Held,
+}
+
+/// Bytes that do not change while they are kept.
+pub struct SharedBytes(Box<dyn AsRef<[u8]> + Send + Sync>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl From<Vec<u8>> for SharedBytes {
+    fn from(bytes: Vec<u8>) -> SharedBytes {
+        SharedBytes(Box::new(bytes))
+    }
+}
+
+/// A value that lies in memory as it is encoded.
+struct AsEncoded<T>(Arc<T>);
+
+impl<T: Value> AsRef<[u8]> for AsEncoded<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_encoded().unwrap_or_default()
+    }
 }
 
 /// What the driver does with the objects of a set, whatever their type.
@@ -106,7 +133,19 @@ pub trait Store: Any + Send + Sync {
     ///
     /// # Errors
     /// See [`InstallError`].
-    fn install(&self, cell: CellNumber, version: u64, bytes: Option<&[u8]>) -> Result<(), InstallError>;
+    fn install(&self, cell: CellNumber, version: u64, bytes: Option<&[u8]>) -> Result<(), InstallError> {
+        self.install_bytes(cell, version, bytes.map(Cow::Borrowed))
+    }
+
+    /// As [`Self::install`]. Bytes that are handed over are not copied where the type allows it.
+    ///
+    /// # Errors
+    /// See [`InstallError`].
+    fn install_bytes(&self, cell: CellNumber, version: u64, bytes: Option<Cow<'_, [u8]>>) -> Result<(), InstallError>;
+
+    /// The bytes of the value where they lie, if they lie somewhere as they are sent and are at least
+    /// so many. They stay as they are for as long as they are kept. `None`: encode it.
+    fn share(&self, cell: CellNumber, least_bytes: usize) -> Option<SharedBytes>;
 
     /// Appends the bytes of the value. False: there is none.
     ///
@@ -228,7 +267,7 @@ impl<T: Value> Store for Table<T> {
         if !has_value(cell) || !cell.word.take_reader() {
             return None;
         }
-        let hold = Hold::in_word(pointer, Use::Counted, self.number(), Note::No);
+        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No);
         self.decode_at_first_use(cell);
         Some(hold)
     }
@@ -240,14 +279,14 @@ impl<T: Value> Store for Table<T> {
             // Withdrawn: the driver is who must be told.
             Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
             Ok(()) => {
-                let hold = Hold::in_word(pointer, Use::Write, self.number(), Note::No);
+                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::No);
                 self.decode_at_first_use(cell);
                 Some(hold)
             }
         }
     }
 
-    fn install(&self, cell: CellNumber, version: u64, bytes: Option<&[u8]>) -> Result<(), InstallError> {
+    fn install_bytes(&self, cell: CellNumber, version: u64, bytes: Option<Cow<'_, [u8]>>) -> Result<(), InstallError> {
         let Some(pointer) = self.arena.pointer(cell) else { return Ok(()) };
         let Some(cell) = self.live(cell) else { return Ok(()) };
         if bytes.is_some() && has_value(cell) && cell.version.load(Ordering::Acquire) == version {
@@ -258,12 +297,11 @@ impl<T: Value> Store for Table<T> {
             cell.word.before_stores();
             let (value, ready, result) = match bytes {
                 None => (content::none(), false, Ok(())),
-                Some(bytes) if T::POD_WORDS == 0 => (content::from_bytes(bytes, None), false, Ok(())),
-                Some(bytes) => match content::decode::<T>(bytes) {
+                Some(bytes) if !is_in_cell::<T>() => (content::from_bytes(bytes, None), false, Ok(())),
+                Some(bytes) => match content::decode::<T>(&bytes) {
                     Ok(value) => {
                         // SAFETY: the pointer is from this table's arena of `T`.
-                        let words = unsafe { words_of::<T>(pointer) };
-                        value.to_words(|at, bits| words[at].store(bits, Ordering::Relaxed));
+                        unsafe { store_value(pointer, &value) };
                         (content::none(), true, Ok(()))
                     }
                     Err(error) => (content::from_bytes(bytes, Some(error.clone())), false, Err(error)),
@@ -282,30 +320,42 @@ impl<T: Value> Store for Table<T> {
     fn encode(&self, cell: CellNumber, bytes: &mut Vec<u8>) -> Result<bool, EncodeError> {
         let Some(pointer) = self.arena.pointer(cell) else { return Ok(false) };
         let Some(cell) = self.live(cell) else { return Ok(false) };
-        let seen = cell.word.load();
-        // Where a local thread could begin to write, it is kept out meanwhile.
-        let writable = seen.level() == WRITE && !seen.has(REVOKE);
-        if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
+        let Some(_kept_out) = self.keep_writers_out(pointer, cell) else {
             return Err(EncodeError::new("a local thread is writing the object; take write access back first"));
-        }
-        let _hold = writable.then(|| Hold::in_word(pointer, Use::Counted, self.number(), Note::No));
+        };
         let value = cell.value.load(Ordering::Acquire);
         if content::is_bytes(value) {
             // SAFETY: bytes are replaced by the driver only, and this is the driver.
             bytes.extend_from_slice(&unsafe { content::bytes(value) }.bytes);
             return Ok(true);
         }
-        if T::POD_WORDS > 0 && cell.word.load().has(READY) {
+        if is_in_cell::<T>() && cell.word.load().has(READY) {
             // SAFETY: the pointer is from this table's arena of `T`.
-            let words = unsafe { words_of::<T>(pointer) };
-            let value = T::from_words(|at| words[at].load(Ordering::Relaxed));
-            return value.map_or(Ok(false), |value| value.encode(bytes).map(|()| true));
+            return unsafe { load_value::<T>(pointer) }.encode(bytes).map(|()| true);
         }
         // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
         match unsafe { value.cast::<T>().as_ref() } {
             Some(value) => value.encode(bytes).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    fn share(&self, cell: CellNumber, least_bytes: usize) -> Option<SharedBytes> {
+        if is_in_cell::<T>() {
+            return None;
+        }
+        let pointer = self.arena.pointer(cell)?;
+        let cell = self.live(cell)?;
+        let _kept_out = self.keep_writers_out(pointer, cell)?;
+        let value = cell.value.load(Ordering::Acquire);
+        if content::is_bytes(value) {
+            return None;
+        }
+        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
+        // Whoever writes later sees this count and leaves the value as it is.
+        let value = unsafe { content::shared::<T>(NonNull::new(value.cast())?) };
+        let is_large = value.as_encoded().is_some_and(|bytes| bytes.len() >= least_bytes);
+        is_large.then(|| SharedBytes(Box::new(AsEncoded(value))))
     }
 
     fn discard(&self, cell: CellNumber) -> bool {
@@ -331,7 +381,7 @@ impl<T: Value> Store for Table<T> {
     }
 
     fn end(&self, why: Ended) {
-        self.ended.store(why as u8, Ordering::Release);
+        self.head().ended.store(why as u8, Ordering::Release);
     }
 
     fn value_count(&self) -> usize {
@@ -374,6 +424,17 @@ impl<T: Value> Table<T> {
         self.arena.cell(cell).map_or(0, |cell| cell.id.load(Ordering::Relaxed))
     }
 
+    /// Where a local thread could begin to write, it is kept out while the answer lives. `None`: one
+    /// is writing.
+    fn keep_writers_out(&self, pointer: NonNull<Cell>, cell: &Cell) -> Option<Option<Hold>> {
+        let seen = cell.word.load();
+        let writable = seen.level() == WRITE && !seen.has(REVOKE);
+        if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
+            return None;
+        }
+        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No)))
+    }
+
     /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
     /// at them while they are replaced.
     fn decode_at_first_use(&self, cell: &Cell) {
@@ -382,20 +443,21 @@ impl<T: Value> Table<T> {
             return;
         }
         // SAFETY: only the driver replaces bytes, and this is the driver.
-        let raw = unsafe { content::bytes(old) };
-        if raw.error.is_some() {
+        if unsafe { content::bytes(old) }.error.is_some() {
             return;
         }
-        let (new, ready) = match content::decode::<T>(&raw.bytes) {
+        // SAFETY: only the driver replaces bytes, and this is the driver. Bytes without an error have
+        // been shown to nobody; until the pointer is replaced below, others look at its tag only.
+        let bytes = unsafe { content::into_bytes(old) }.bytes.into_vec();
+        let decoded = T::from_encoded(bytes).or_else(|bytes| content::decode::<T>(&bytes).map_err(|why| (bytes, why)));
+        let (new, ready) = match decoded {
             Ok(value) => (content::from_value(value), true),
-            Err(error) => (content::from_bytes(&raw.bytes, Some(error)), false),
+            Err((bytes, error)) => (content::from_bytes(bytes, Some(error)), false),
         };
         cell.value.store(new, Ordering::Release);
         if ready {
             cell.word.set_ready();
         }
-        // SAFETY: taken out of a cell of `T`; bytes without an error have been shown to nobody.
-        unsafe { content::drop_value::<T>(old) };
     }
 
     fn free(&self, number: CellNumber, must: u64, must_not: u64) -> bool {

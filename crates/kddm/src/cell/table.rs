@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 
 use super::CellNumber;
-use super::arena::{Arena, Cell, words_of};
+use super::arena::{Arena, Cell, is_in_cell, load_value};
 use super::content;
-use super::hold::{Hold, Note, ReadHold, WriteHold};
+use super::hold::{Head, Hold, Note, ReadHold, WriteHold};
 use super::index::Index;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
 use super::store::{Ended, RevokeResult, Store};
@@ -37,11 +37,14 @@ pub struct Table<T: Value> {
     pub(super) arena: Arena<T>,
     pub(super) index: Index,
     pub(super) writer: Mutex<Writer>,
-    /// Tells holds of one table from those of another.
-    number: u64,
-    /// Zero, or an [`Ended`].
-    pub(super) ended: AtomicU8,
+    /// Made by `Box::into_raw`; freed with the cells, or left behind with them.
+    head: NonNull<Head>,
 }
+
+// SAFETY: the head consists of atomics and a number that stays.
+unsafe impl<T: Value> Send for Table<T> {}
+// SAFETY: as above.
+unsafe impl<T: Value> Sync for Table<T> {}
 
 /// What only inserting and removing cells needs.
 #[derive(Default)]
@@ -65,6 +68,7 @@ fn is(cell: &Cell, id: u64) -> bool {
 }
 
 /// Whether readers sit in slots. Waits for every processor: the revoker's side of the bargain.
+#[cold]
 pub(super) fn swept(cell: &Cell) -> bool {
     heavy_barrier();
     any_reads(cell.address())
@@ -74,23 +78,44 @@ impl<T: Value> Table<T> {
     /// An empty table.
     pub fn new() -> Table<T> {
         let _light_from_now_on = prepare();
+        let head = Box::new(Head {
+            number: TABLES.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            ended: AtomicU8::new(0),
+            limit_bytes: AtomicUsize::new(usize::MAX),
+            discarded: AtomicU64::new(0),
+        });
         Table {
             arena: Arena::new(),
             index: Index::new(),
             writer: Mutex::default(),
-            number: TABLES.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            ended: AtomicU8::new(0),
+            head: NonNull::from(Box::leak(head)),
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn head(&self) -> &Head {
+        // SAFETY: the head lives at least as long as the table.
+        unsafe { self.head.as_ref() }
+    }
+
+    pub(super) fn head_pointer(&self) -> NonNull<Head> {
+        self.head
     }
 
     /// Why nothing that is put here can reach anybody, if that is so.
     #[inline]
     pub fn ended(&self) -> Option<Ended> {
-        match self.ended.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Ended::Destroyed),
-            _ => Some(Ended::Stopped),
-        }
+        self.head().ended()
+    }
+
+    /// No value of more than so many encoded bytes may be published.
+    pub fn set_limit_bytes(&self, limit_bytes: usize) {
+        self.head().limit_bytes.store(limit_bytes, Ordering::Relaxed);
+    }
+
+    /// Changes that were given up with their hold.
+    pub fn discarded(&self) -> u64 {
+        self.head().discarded.load(Ordering::Relaxed)
     }
 
     /// The table behind a store, if its values are of type `T`.
@@ -100,68 +125,98 @@ impl<T: Value> Table<T> {
     }
 
     /// The cell of an object. Remember it, and use [`Self::try_read_at`] and its like.
-    #[inline]
     pub fn find_cell(&self, id: u64) -> Option<CellNumber> {
-        self.index
-            .find(id, |number| self.arena.cell(number).is_some_and(|cell| is(cell, id) && cell.word.load().has(LIVE)))
+        self.index.find(id, |number| self.cell_of(number, id).map(|_| number))
+    }
+
+    /// Where the cell of an object is. It never moves, and lives as long as the table.
+    #[inline(always)]
+    pub(super) fn find_pointer(&self, id: u64) -> Option<NonNull<Cell>> {
+        self.index.find(id, |number| self.cell_of(number, id))
+    }
+
+    #[inline(always)]
+    fn cell_of(&self, number: CellNumber, id: u64) -> Option<NonNull<Cell>> {
+        let pointer = self.arena.pointer(number)?;
+        // SAFETY: cells of the arena live as long as it.
+        let cell = unsafe { pointer.as_ref() };
+        (is(cell, id) && cell.word.load().has(LIVE)).then_some(pointer)
     }
 
     /// Takes a read hold, if the access that is here allows it and nobody is in the way.
     ///
     /// # Errors
     /// Why the driver must be asked. `Interrupted`: it must be told in any case.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&self, id: u64) -> Result<ReadHold<T>, Slow> {
-        self.try_read_at(self.find_cell(id).ok_or(Slow::NoAccess)?, id)
+        let pointer = self.find_pointer(id).ok_or(Slow::NoAccess)?;
+        // SAFETY: found in this table.
+        unsafe { self.read_at(pointer, id) }
     }
 
     /// As [`Self::try_read`], by the cell in which the object was. If another object is in it now,
     /// the answer is `NoAccess`.
-    #[inline]
     pub fn try_read_at(&self, cell: CellNumber, id: u64) -> Result<ReadHold<T>, Slow> {
         let pointer = self.arena.pointer(cell).ok_or(Slow::NoAccess)?;
-        let cell = self.arena_cell(pointer);
-        let mut seen = cell.word.load();
+        // SAFETY: it is of this table's arena.
+        unsafe { self.read_at(pointer, id) }
+    }
+
+    /// As [`Self::try_read`].
+    ///
+    /// # Safety
+    /// `pointer` is from this table's arena.
+    #[inline(always)]
+    pub(super) unsafe fn read_at(&self, pointer: NonNull<Cell>, id: u64) -> Result<ReadHold<T>, Slow> {
+        // SAFETY: the caller's promise; cells live as long as the table.
+        let cell = unsafe { pointer.as_ref() };
+        let seen = cell.word.load();
         if seen.has(BIASED)
             && seen.allows_read()
             && let Some(slot) = free_slot()
         {
             match cell.word.read_by_slot(slot, cell.address(), || is(cell, id)) {
-                Ok(true) => return self.read_hold(Hold::by_slot(pointer, slot, self.number), id),
-                Ok(false) => seen = cell.word.load(),
+                Ok(true) => return read_hold(Hold::by_slot(pointer, slot, self.head), id),
+                Ok(false) => {}
                 Err(refusal) => return Err(refused(cell, refusal)),
             }
         }
-        if let Err(slow) = cell.word.count_reader(|| is(cell, id), seen) {
+        if let Err(slow) = cell.word.count_reader(|| is(cell, id), cell.word.load()) {
             return Err(refused(cell, Refusal::Slow(slow)));
         }
-        self.read_hold(Hold::in_word(pointer, Use::Counted, self.number, Note::Yes), id)
+        read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Yes), id)
     }
-
-    #[inline(always)]
-    fn read_hold(&self, hold: Hold, id: u64) -> Result<ReadHold<T>, Slow> {
-        ReadHold::new(hold).map_err(|tell| if tell { Slow::Interrupted(id) } else { Slow::NoValue })
-    }
-
     /// Takes the write hold, if write access is here and nobody is in the way. An object without a
     /// value is held too: the first touch.
     ///
     /// # Errors
     /// As [`Self::try_read`].
-    #[inline]
+    #[inline(always)]
     pub fn try_write(&self, id: u64) -> Result<WriteHold<T>, Slow> {
-        self.try_write_at(self.find_cell(id).ok_or(Slow::NoAccess)?, id)
+        let pointer = self.find_pointer(id).ok_or(Slow::NoAccess)?;
+        // SAFETY: found in this table.
+        unsafe { self.write_at(pointer, id) }
     }
 
     /// As [`Self::try_write`], by the cell in which the object was.
-    #[inline]
     pub fn try_write_at(&self, cell: CellNumber, id: u64) -> Result<WriteHold<T>, Slow> {
         let pointer = self.arena.pointer(cell).ok_or(Slow::NoAccess)?;
-        let cell = self.arena_cell(pointer);
+        // SAFETY: it is of this table's arena.
+        unsafe { self.write_at(pointer, id) }
+    }
+
+    /// As [`Self::try_write`].
+    ///
+    /// # Safety
+    /// `pointer` is from this table's arena.
+    #[inline(always)]
+    pub(super) unsafe fn write_at(&self, pointer: NonNull<Cell>, id: u64) -> Result<WriteHold<T>, Slow> {
+        // SAFETY: the caller's promise; cells live as long as the table.
+        let cell = unsafe { pointer.as_ref() };
         if let Err(refusal) = cell.word.take_writer(Forced::No, || is(cell, id), || swept(cell)) {
             return Err(refused(cell, refusal));
         }
-        let hold = Hold::in_word(pointer, Use::Write, self.number, Note::Yes);
+        let hold = Hold::in_word(pointer, Use::Write, self.head, Note::Yes);
         if content::is_bytes(cell.value.load(Ordering::Acquire)) {
             return Err(if hold.release() { Slow::Interrupted(id) } else { Slow::Undecoded });
         }
@@ -170,27 +225,56 @@ impl<T: Value> Table<T> {
 
     /// The value of plain old data as of now, copied out. Writes nothing and keeps nobody out.
     /// `None`: not here, or somebody holds it to write, or the type is too large to lie in its cell.
-    #[inline]
     pub fn pod_read(&self, id: u64) -> Option<T> {
-        self.pod_read_at(self.find_cell(id)?, id)
+        let pointer = self.find_pointer(id)?;
+        // SAFETY: found in this table.
+        unsafe { self.pod_at(pointer, id) }
+    }
+
+    /// As [`Self::pod_read`], with one attempt only: `None` may be a publish that came between.
+    #[inline(always)]
+    pub fn pod_glance(&self, id: u64) -> Option<T> {
+        let pointer = self.find_pointer(id)?;
+        // SAFETY: found in this table.
+        unsafe { self.pod_glance_at(pointer, id) }
     }
 
     /// As [`Self::pod_read`], by the cell in which the object was.
-    #[inline(always)]
     pub fn pod_read_at(&self, cell: CellNumber, id: u64) -> Option<T> {
-        if T::POD_WORDS == 0 {
+        let pointer = self.arena.pointer(cell)?;
+        // SAFETY: it is of this table's arena.
+        unsafe { self.pod_at(pointer, id) }
+    }
+
+    /// As [`Self::pod_read`].
+    ///
+    /// # Safety
+    /// `pointer` is from this table's arena.
+    #[inline]
+    pub(super) unsafe fn pod_at(&self, pointer: NonNull<Cell>, id: u64) -> Option<T> {
+        if !is_in_cell::<T>() {
             return None;
         }
-        let pointer = self.arena.pointer(cell)?;
-        let cell = self.arena_cell(pointer);
-        cell.word.validated(|| {
-            if !is(cell, id) {
-                return None;
-            }
-            // SAFETY: the pointer is from this table's arena of `T`.
-            let words = unsafe { words_of::<T>(pointer) };
-            T::from_words(|at| words[at].load(Ordering::Relaxed))
-        })?
+        // SAFETY: the caller's promise; cells live as long as the table.
+        let cell = unsafe { pointer.as_ref() };
+        // SAFETY: the pointer is from this table's arena of `T`. The same look at the word covers the
+        // id: the stamp changes before a cell is given to another object.
+        cell.word.validated(|| is(cell, id), || unsafe { load_value::<T>(pointer) })
+    }
+
+    /// As [`Self::pod_read`], with one attempt only: `None` may be a publish that came between.
+    ///
+    /// # Safety
+    /// `pointer` is from this table's arena.
+    #[inline(always)]
+    pub(super) unsafe fn pod_glance_at(&self, pointer: NonNull<Cell>, id: u64) -> Option<T> {
+        if !is_in_cell::<T>() {
+            return None;
+        }
+        // SAFETY: the caller's promise; cells live as long as the table.
+        let cell = unsafe { pointer.as_ref() };
+        // SAFETY: as in `pod_at`.
+        cell.word.validated_once(|| is(cell, id), || unsafe { load_value::<T>(pointer) })
     }
 
     /// Whether [`Self::try_read`] would succeed now.
@@ -225,7 +309,7 @@ impl<T: Value> Table<T> {
     }
 
     fn adopted(&self, mut hold: Hold, by: Use) -> Result<Hold, DecodeError> {
-        if hold.table() != self.number || hold.is_write() != (by == Use::Write) {
+        if hold.table() != self.number() || hold.is_write() != (by == Use::Write) {
             return Err(DecodeError::new("the hold is of another kind or of another table; ask again"));
         }
         let value = hold.cell().value.load(Ordering::Acquire);
@@ -274,16 +358,15 @@ impl<T: Value> Table<T> {
         Some(table)
     }
 
-    #[inline(always)]
-    pub(super) fn arena_cell(&self, pointer: NonNull<Cell>) -> &Cell {
-        // SAFETY: pointers are taken from this table's arena only, which lives as long as `self`.
-        unsafe { pointer.as_ref() }
-    }
-
     /// Tells this table from all others of the process; see [`ReadHold::table`].
     pub fn number(&self) -> u64 {
-        self.number
+        self.head().number
     }
+}
+
+#[inline(always)]
+fn read_hold<T: Value>(hold: Hold, id: u64) -> Result<ReadHold<T>, Slow> {
+    ReadHold::new(hold).map_err(|tell| if tell { Slow::Interrupted(id) } else { Slow::NoValue })
 }
 
 /// What the caller hears.
@@ -322,11 +405,15 @@ impl<T: Value> Drop for Table<T> {
                 }
                 // SAFETY: nobody holds anything, and nobody can come: `&mut self`.
                 unsafe { self.arena.free() };
+                // SAFETY: it was made by `Box::leak` in `new`, and only holds had it besides.
+                drop(unsafe { Box::from_raw(self.head.as_ptr()) });
                 return;
             }
             std::thread::yield_now();
         }
-        // A guard has outlived its set. Its cell and value must stay: everything is left behind.
+        // A guard has outlived its set. Its cell and value must stay: everything is left behind, and
+        // nothing that it puts reaches anybody.
+        self.head().ended.fetch_max(Ended::Stopped as u8, Ordering::Release);
     }
 }
 

@@ -108,6 +108,39 @@ fn a_snapshot_outlives_publish_revocation_and_table() {
 }
 
 #[test]
+fn bytes_that_are_shared_stay_as_they_are() {
+    const BYTES: usize = 1000;
+    let (table, cell) = with(7, &Raw(vec![1; BYTES]), Access::Write);
+    assert!(table.share(cell, BYTES + 1).is_none(), "a small value is better copied");
+    let shared = table.share(cell, BYTES).expect("it is large enough");
+    let mut hold = table.try_write(7).expect("sharing holds nothing");
+    assert!(table.share(cell, BYTES).is_none(), "a local thread is writing");
+    hold.publish(Raw(vec![2; BYTES]));
+    assert!(!hold.release());
+    assert_eq!(shared.as_ref(), [1; BYTES]);
+    let newer = table.share(cell, BYTES).expect("nobody writes");
+    assert_eq!(table.revoke(cell, Access::None), RevokeResult::Done { version: 2, has_value: true });
+    assert!(table.discard(cell));
+    drop(table);
+    assert_eq!((shared.as_ref(), newer.as_ref()), (&[1; BYTES][..], &[2; BYTES][..]));
+    let (table, cell) = text(Access::Read);
+    assert!(table.share(cell, 0).is_none(), "a text is encoded otherwise than it lies");
+}
+
+#[test]
+fn bytes_that_are_handed_over_are_not_copied() {
+    let table: Table<Raw> = Table::new();
+    let cell = table.find_or_insert(7);
+    let bytes = vec![3; 1000];
+    let at = bytes.as_ptr();
+    table.install_bytes(cell, 1, Some(bytes.into())).expect("nobody holds it");
+    table.grant(cell, Access::Read);
+    let hold = table.adopt_read(table.take_read(cell).expect("readable")).expect("any bytes will do");
+    assert_eq!((hold.value().0.as_ptr(), hold.value().0.len()), (at, 1000));
+    assert!(!hold.release());
+}
+
+#[test]
 fn revocation_waits_for_holds_and_their_release_tells() {
     for is_warm in [false, true] {
         let (table, cell) = text(Access::Read);

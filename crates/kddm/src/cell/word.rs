@@ -146,30 +146,32 @@ impl Word {
     // ---- seqlock ----
 
     /// Reads by `read`, which is sound whatever it finds, and returns it if it belongs to a value
-    /// that was valid all the time. Writes nothing.
-    #[inline(always)]
-    pub fn validated<R>(&self, read: impl Fn() -> R) -> Option<R> {
+    /// that was valid all the time. `same` says whether it is still the object that is meant. Writes
+    /// nothing.
+    pub fn validated<R>(&self, same: impl Fn() -> bool, read: impl Fn() -> R) -> Option<R> {
         /// A publish or two may come between; then somebody is busy writing, and waiting is better.
         const ATTEMPTS: u32 = 4;
-        for _ in 0..ATTEMPTS {
-            let before = self.load();
-            const LOOKED_AT: u64 = LIVE | READY | REVOKE | WRITER;
-            if before.0 & LOOKED_AT != LIVE | READY || before.level() == 0 {
-                return None;
-            }
-            let seen = read();
-            fence(Ordering::Acquire);
-            let after = Bits(self.0.load(Ordering::Relaxed));
-            if (before.0 ^ after.0) & SEEN == 0 {
-                return Some(seen);
-            }
+        (0..ATTEMPTS).find_map(|_| self.validated_once(&same, &read))
+    }
+
+    /// One attempt of [`Self::validated`].
+    #[inline(always)]
+    pub fn validated_once<R>(&self, same: impl Fn() -> bool, read: impl Fn() -> R) -> Option<R> {
+        const LOOKED_AT: u64 = LIVE | READY | REVOKE | WRITER;
+        let before = self.load();
+        if before.0 & LOOKED_AT != LIVE | READY || before.level() == 0 || !same() {
+            return None;
         }
-        None
+        let seen = read();
+        fence(Ordering::Acquire);
+        let after = Bits(self.0.load(Ordering::Relaxed));
+        ((before.0 ^ after.0) & SEEN == 0).then_some(seen)
     }
 
     // ---- readers ----
 
     /// Counts a reader. `same` says whether the cell still belongs to the object that is meant.
+    #[inline(always)]
     pub fn count_reader(&self, same: impl Fn() -> bool, mut seen: Bits) -> Result<(), Slow> {
         loop {
             // The stamp in the word changes before the cell is given to another object, so that an
@@ -211,7 +213,7 @@ impl Word {
             return Ok(true);
         }
         // A driver may have seen the slot and counts on being told.
-        slot.leave();
+        slot.leave(address);
         light_barrier();
         let now = self.load();
         slot.clear();
@@ -223,8 +225,8 @@ impl Word {
 
     /// Ends a read hold by slot. True: tell the driver.
     #[inline(always)]
-    pub fn release_slot(&self, slot: &Slot) -> bool {
-        slot.leave();
+    pub fn release_slot(&self, slot: &Slot, address: usize) -> bool {
+        slot.leave(address);
         light_barrier();
         let tell = self.load().tell();
         slot.clear();
@@ -236,6 +238,7 @@ impl Word {
     /// Takes the write hold. `forced` is the driver on behalf of a queued waiter: it passes by
     /// REVOKE and WAITERS. `slots_used` looks for readers in slots, after a heavy barrier; it is
     /// asked only if the cell was biased.
+    #[inline(always)]
     pub fn take_writer(
         &self,
         forced: Forced,
@@ -260,9 +263,14 @@ impl Word {
         if !old.has(BIASED) || !slots_used() {
             return Ok(());
         }
-        // Readers sit in slots: put the bias back, so that it is still swept at the next attempt.
+        Err(self.withdraw_writer())
+    }
+
+    /// Readers sit in slots: puts the bias back, so that it is still swept at the next attempt.
+    #[cold]
+    fn withdraw_writer(&self) -> Refusal {
         let before = Bits(self.0.fetch_add(BIASED.wrapping_sub(WRITER), Ordering::AcqRel));
-        if before.tell() { Err(Refusal::Withdrawn) } else { Err(Refusal::Slow(Slow::Held)) }
+        if before.tell() { Refusal::Withdrawn } else { Refusal::Slow(Slow::Held) }
     }
 
     /// Must come before the first store of a value that seqlock readers may be reading.

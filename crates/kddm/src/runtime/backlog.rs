@@ -4,6 +4,7 @@
 //!
 //! A request may wait without holding up other messages: it could as well have come by a longer way.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use kddm_core::id::{Epoch, NodeId, ObjectId, SetId};
@@ -14,6 +15,7 @@ use crate::runtime::lane::{LaneState, Limits};
 use crate::runtime::local::Wish;
 
 /// A request of a peer that has more to take first.
+#[derive(Clone, Copy)]
 pub(crate) struct Held {
     from: NodeId,
     epoch: Epoch,
@@ -31,6 +33,10 @@ pub(crate) struct FullPeers {
 }
 
 impl FullPeers {
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+
     pub fn filled(&mut self, peer: NodeId) {
         self.full.push(peer);
     }
@@ -96,16 +102,27 @@ impl LaneState {
         true
     }
 
+    /// Whether some peer has more to take before it is to get more.
+    pub fn is_a_peer_full(&self) -> bool {
+        !self.full.is_empty()
+    }
+
     /// Serves what waited for peers that have taken enough meanwhile.
     pub fn serve_relieved(&mut self) {
         while let Some(id) = self.full.relieved.pop() {
             while let Some(held) = self.next_held(id) {
-                let Held { from, epoch, set, object, request } = held;
+                let Held { from, epoch, set, object, request } = held; // Copied: it may have to wait on.
                 if epoch < self.core.epoch() {
                     self.statistics.dropped += 1; // I8, as at its arrival.
                     continue;
                 }
-                self.message(from, set, object, Message::Request(request), &[]);
+                let message = Message::Request(request);
+                if self.message(from, set, object, message, &mut Some(Cow::Borrowed(&[]))).is_err() {
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.backlog.held.push_front(held);
+                    }
+                    return self.relieve_later(id);
+                }
             }
         }
     }

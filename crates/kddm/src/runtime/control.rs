@@ -18,9 +18,6 @@ use crate::transport::{Address, Stream};
 /// How long one control exchange may take.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the voter lets one question wait for others: well within [`CONTROL_LIMIT`].
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-
 /// How long a link of a new member waits here until this node hears of its admission: far longer than
 /// the voter needs to tell, short beside the limit of a join.
 const LEARN_LIMIT: Duration = Duration::from_millis(500);
@@ -34,8 +31,6 @@ pub(crate) enum Question {
     Log(Vec<u8>),
     /// The whole state. For the voter.
     State,
-    /// Does every member know that sets exist? For the voter.
-    Sealed,
     /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
 }
@@ -78,7 +73,7 @@ impl Runtime {
         stream.set_limit(Some(CONTROL_LIMIT))?;
         let hello: Hello = greeting::receive(&stream)?;
         if let Err(reason) = self.admits(&hello) {
-            return greeting::send(&stream, &Reply::Refused(reason));
+            return self.refuse(&stream, reason);
         }
         match hello.purpose {
             Purpose::Control => {
@@ -87,13 +82,19 @@ impl Runtime {
                 stream.set_limit(Some(CONTROL_LIMIT))?;
                 greeting::send(&stream, &answer)
             }
+            Purpose::Rpc => {
+                let life = u64::from(self.identity.incarnation.0);
+                greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: life })?;
+                self.rpc.accepted(hello.node, hello.incarnation, stream)
+            }
             Purpose::Link { lane, received, .. } => {
                 let lane = &self.lanes[usize::from(lane)];
                 let node = NodeId(hello.node);
                 let mut state = lane.lock();
                 let peer = state.peers.get(&node).filter(|peer| peer.incarnation.0 == hello.incarnation);
                 let Some(mine) = peer.map(|peer| peer.session.received()) else {
-                    return greeting::send(&stream, &Reply::Refused(not_a_member(&hello)));
+                    drop(state);
+                    return self.refuse(&stream, not_a_member(&hello));
                 };
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: mine })?;
                 let connected = state.connect(node, stream, received, &lane.poller);
@@ -102,6 +103,11 @@ impl Runtime {
                 connected
             }
         }
+    }
+
+    fn refuse(&self, stream: &Stream, reason: String) -> io::Result<()> {
+        self.lanes[0].lock().statistics.refused_greetings += 1;
+        greeting::send(stream, &Reply::Refused(reason))
     }
 
     /// Whether this node talks to a caller at all.
@@ -119,8 +125,12 @@ impl Runtime {
             let foreign = Foreign::Cluster { ours: ours.cluster, theirs: ClusterId(hello.cluster) };
             return Err(format!("{foreign}; one of them may have been started anew"));
         }
-        let Purpose::Link { lane, lanes, .. } = hello.purpose else { return Ok(()) };
-        if usize::from(lanes) != self.lanes.len() || lane >= lanes {
+        if hello.purpose == Purpose::Control {
+            return Ok(());
+        }
+        if let Purpose::Link { lane, lanes, .. } = hello.purpose
+            && (usize::from(lanes) != self.lanes.len() || lane >= lanes)
+        {
             return Err(format!(
                 "this node has {} lanes, not {lanes}; all nodes need the same number",
                 self.lanes.len()
@@ -152,14 +162,6 @@ impl Runtime {
             }
             Question::Log(_) => Answer::NotAMember,
             Question::State => Answer::State(self.membership.lock().state.encode()),
-            Question::Sealed => {
-                let mut membership = self.membership.lock();
-                match self.wait_for_seal(&mut membership, Instant::now() + ANSWER_LIMIT) {
-                    Ok(()) => Answer::Done,
-                    Err(Error::Membership(MembershipError::Refused { reason })) => Answer::No(reason),
-                    Err(error) => Answer::No(error.to_string()),
-                }
-            }
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done

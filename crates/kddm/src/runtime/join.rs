@@ -14,6 +14,7 @@ use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
+use crate::runtime::placing::Signal;
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
@@ -46,7 +47,8 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     };
     let runtime = start(config, identity, listener, membership)?;
     // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
-    become_possible(&runtime).inspect_err(|_| runtime.stop_within(Duration::ZERO))?;
+    let (state, limit) = (runtime.config.start_as, runtime.config.join_limit);
+    become_member(&runtime, state, limit).inspect_err(|_| runtime.stop_within(Duration::ZERO, Duration::ZERO))?;
     Ok(runtime)
 }
 
@@ -127,33 +129,36 @@ fn start(
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
     };
     let mut lanes = Vec::new();
+    let settled = Arc::<Signal>::default();
     for number in 0..LANES {
         let poller = Poller::new().map_err(system("polling"))?;
         let core = Core::new(identity.id, identity.incarnation, number as u8);
-        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits))));
+        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, Arc::clone(&settled)))));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
-    let runtime = Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify }));
+    let runtime =
+        Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify, settled }));
     runtime.install(&first);
+    runtime.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;
     Ok(runtime)
 }
 
-/// Online: waits for links with all members and for the notifiers, then asks to share objects.
-/// Possible once the notifiers have heard of that too.
-fn become_possible(runtime: &Arc<Runtime>) -> Result<(), Error> {
-    let limit = runtime.config.join_limit;
+/// Online: waits for links with all members and for the notifiers. If it is to share objects, asks to
+/// be possible, and is so once the notifiers have heard of that too.
+pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + limit;
     let Identity { id: node, incarnation, .. } = runtime.identity;
     let mut is_asked = false;
     loop {
         let told = runtime.notify.told(node, incarnation);
-        if told == NodeState::Possible {
+        let missing = runtime.unlinked();
+        let is_ready = wanted < NodeState::Possible || runtime.lanes.iter().all(|lane| lane.lock().shares);
+        if told >= wanted && is_ready && (told == NodeState::Possible || missing.is_empty()) {
             return Ok(());
         }
-        let missing = runtime.unlinked();
-        if told == NodeState::Online && missing.is_empty() && !is_asked {
+        if (told == NodeState::Online || runtime.is_draining()) && missing.is_empty() && !is_asked {
             runtime.propose(Change::SetState { node, incarnation, state: NodeState::Possible })?;
             is_asked = true;
         }

@@ -9,7 +9,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::{Access, Outputs};
+use kddm_core::io::{Access, Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -19,7 +19,9 @@ use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
-use crate::runtime::wait::Outcome;
+use crate::runtime::placing::Signal;
+use crate::runtime::refusals::Refusals;
+use crate::runtime::wait::{Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -43,6 +45,10 @@ pub struct Statistics {
     pub received: [u64; MESSAGE_KINDS],
     /// Copies of objects taken in.
     pub installs: u64,
+    /// Inputs for which the protocol was refused memory. Those of other nodes were tried again.
+    pub refused_memory: u64,
+    /// Greetings of nodes and programs with which this node does not talk.
+    pub refused_greetings: u64,
     /// Messages and inputs that could not be meant, or came for a destroyed set.
     pub dropped: u64,
     /// Frames and greetings that were malformed; each ended its connection.
@@ -65,6 +71,11 @@ impl Statistics {
         self.sent[3]
     }
 
+    /// The kinds of messages, in the order in which `sent` and `received` count them.
+    pub fn kinds() -> impl Iterator<Item = &'static str> {
+        kddm_core::message::Message::NAMES.into_iter()
+    }
+
     /// All messages sent.
     pub fn messages(&self) -> u64 {
         self.sent.iter().sum()
@@ -73,6 +84,8 @@ impl Statistics {
     pub(crate) fn add(&mut self, other: &Statistics) {
         self.misses += other.misses;
         self.installs += other.installs;
+        self.refused_memory += other.refused_memory;
+        self.refused_greetings += other.refused_greetings;
         self.dropped += other.dropped;
         self.malformed += other.malformed;
         self.undecodable += other.undecodable;
@@ -97,6 +110,8 @@ pub(crate) struct LaneState {
     pub dirty: Vec<NodeId>,
     /// Peers that have more to take first; their requests wait.
     pub full: FullPeers,
+    /// What waits for memory.
+    pub refusals: Refusals,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub wakers: BinaryHeap<Reverse<Alarm>>,
@@ -108,6 +123,15 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// A connection has ended since the links were last looked after.
     pub lost_links: bool,
+    /// This node is a home: it may hold objects, and begins operations.
+    pub shares: bool,
+    /// Told when all shards are where the installed view wants them.
+    pub settled: Arc<Signal>,
+    /// Each so many inputs one is refused, as if there were no memory.
+    #[cfg(test)]
+    pub refuse_each: Option<u64>,
+    #[cfg(test)]
+    pub inputs: u64,
 }
 
 /// A task to wake at its limit.
@@ -134,7 +158,7 @@ impl Ord for Alarm {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits) -> LaneState {
+    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
@@ -144,6 +168,7 @@ impl LaneState {
             peers: HashMap::new(),
             dirty: Vec::new(),
             full: FullPeers::default(),
+            refusals: Refusals::default(),
             deferred_until: None,
             wakers: BinaryHeap::new(),
             outstanding: 0,
@@ -153,6 +178,12 @@ impl LaneState {
             statistics: Statistics::default(),
             scratch: Vec::new(),
             lost_links: false,
+            shares: false,
+            settled,
+            #[cfg(test)]
+            refuse_each: None,
+            #[cfg(test)]
+            inputs: 0,
         }
     }
 
@@ -226,6 +257,19 @@ impl LaneState {
         }
     }
 
+    /// This node is not to hold anything any more: new operations are refused, waiting ones end. What
+    /// they had asked for may still come, and is given away.
+    pub fn stop_sharing(&mut self) {
+        self.shares = false;
+        let asked = |local: &Local| local.outstanding && !local.is_cancelling && !local.waiters.is_empty();
+        let asked: Vec<_> = self.locals.iter().filter(|(_, local)| asked(local)).map(|(place, _)| *place).collect();
+        self.fail_waiters(None, &MembershipError::NotSharing { node: self.core.id().0 }.into());
+        for (set, object) in asked {
+            self.local(set, object).is_cancelling = true;
+            self.run_own(set, object, Some(Input::Cancel));
+        }
+    }
+
     fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         for ((of, _), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
@@ -276,12 +320,16 @@ impl Lane {
         self.arm(&state);
     }
 
+    /// As [`Self::finish`]; whoever waits for the lane gets it before this thread does again.
+    pub fn finish_fair(&self, mut state: MutexGuard<'_, LaneState>) {
+        state.write_dirty(&self.poller);
+        self.arm(&state);
+        MutexGuard::unlock_fair(state);
+    }
+
     fn arm(&self, state: &LaneState) {
         let alarm = state.wakers.peek().map(|alarm| alarm.0.at);
-        let next = match (alarm, state.deferred_until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let next = [alarm, state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
         if let Some(at) = next {
             self.poller.arm_at(at);
         }
@@ -342,7 +390,11 @@ impl Lane {
         if event.writable {
             state.write_peer(peer, &self.poller);
         }
+        let arriving = state.peers.get(&peer).and_then(Peer::arriving).filter(|_| is_guest()).cloned();
         self.finish(state);
+        if let Some(stream) = arriving {
+            self.follow(peer, &stream);
+        }
     }
 
     fn timer(&self) {
@@ -352,6 +404,9 @@ impl Lane {
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;
             state.flush_deferred();
+        }
+        if state.refusals.retry_at.is_some_and(|at| at <= now) {
+            state.retry_refused(&self.poller);
         }
         while state.wakers.peek().is_some_and(|alarm| alarm.0.at <= now) {
             due.extend(state.wakers.pop().map(|alarm| alarm.0.waker));

@@ -62,10 +62,17 @@ pub(crate) struct Local {
     pub outstanding: bool,
     /// The core wants access back to this level, and a local thread still uses more.
     pub revoking: Option<Access>,
+    /// It wants all access back if that can be had at once.
+    pub is_trying: bool,
+    /// It has to be told that nobody waits for what it was asked for.
+    pub is_cancelling: bool,
+    /// It could not be told something for lack of memory: it is told nothing else meanwhile.
+    pub waits_for_memory: bool,
 }
 
 impl Local {
     pub fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.outstanding && self.revoking.is_none()
+        let owes_nothing = self.revoking.is_none() && !self.is_trying && !self.waits_for_memory;
+        self.waiters.is_empty() && !self.outstanding && owes_nothing
     }
 }

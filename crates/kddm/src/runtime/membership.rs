@@ -1,10 +1,12 @@
 //! This node's copy of the view log and of the state that it decides, and how both stay the same on
 //! all members. Lock order: the membership before the notifiers and the lanes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
+use kddm_core::node::Refused;
 use kddm_core::view::View;
 use kddm_view::{
     Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, Outcome, Outgoing, SingleVoter, State,
@@ -33,20 +35,16 @@ pub(crate) struct Membership {
     outbox: Vec<Outgoing>,
     /// Entries that this node lacks are kept nowhere: it needs the whole state.
     needs_state: bool,
-    /// The entry after which the state was found sealed.
-    sealed_at: Option<u64>,
-    /// Every member is known to have that entry.
-    is_seal_known: bool,
+    /// Decided, and not installed yet: the view before has to hold first.
+    pub pending: VecDeque<View>,
     /// This node is on its way out: only the thread that stops it takes from the outbox.
     is_leaving: bool,
 }
 
 impl Membership {
     fn new(state: State, log: impl ViewLog + 'static) -> Membership {
-        let sealed_at = state.is_sealed().then(|| state.applied());
-        let log = Box::new(log);
-        let outbox = Vec::new();
-        Membership { state, log, outbox, needs_state: false, sealed_at, is_seal_known: false, is_leaving: false }
+        let (log, pending) = (Box::new(log), VecDeque::new());
+        Membership { state, log, outbox: Vec::new(), needs_state: false, pending, is_leaving: false }
     }
 
     /// A new cluster with one member, which decides.
@@ -63,19 +61,18 @@ impl Membership {
         Membership::new(state, log)
     }
 
-    /// Applies what was decided; the views that this gave, oldest first.
-    fn apply(&mut self) -> Vec<View> {
+    /// Applies what was decided. The views that this gives are to be installed one after the other.
+    fn apply(&mut self) {
         let entries = match self.log.decided_since(self.state.applied()) {
             Ok(entries) => entries,
             Err(_) => {
                 self.needs_state = true;
-                return Vec::new();
+                return;
             }
         };
-        let mut views = Vec::new();
         for entry in entries {
             match self.state.apply(&entry) {
-                Ok(Outcome::Changed) => views.push(self.state.view()),
+                Ok(Outcome::Changed) => self.pending.push_back(self.state.view()),
                 Ok(Outcome::Unchanged) => {}
                 Ok(Outcome::Refused(reason)) => tracing::info!(entry = entry.index, %reason, "a change was refused"),
                 Err(gap) => {
@@ -84,23 +81,12 @@ impl Membership {
                     break;
                 }
             }
-            if self.state.is_sealed() && self.sealed_at.is_none() {
-                self.sealed_at = Some(entry.index);
-            }
         }
-        views
-    }
-
-    /// The first member that is not known to know that sets exist. For the voter to ask.
-    fn unaware_of_seal(&mut self) -> Option<NodeId> {
-        let sealed_at = self.sealed_at.filter(|_| !self.is_seal_known)?;
-        let unaware = self.state.members().map(|(node, _)| node).find(|node| self.log.known_by(*node) < sealed_at);
-        self.is_seal_known = unaware.is_none();
-        unaware
+        self.log.voters_are(&[self.state.voter()]);
     }
 }
 
-type Guard<'a> = parking_lot::MutexGuard<'a, Membership>;
+pub(crate) type Guard<'a> = parking_lot::MutexGuard<'a, Membership>;
 
 impl Runtime {
     /// The time of the view log and of the notifiers.
@@ -121,9 +107,8 @@ impl Runtime {
 
     /// Takes in what was decided, tells lanes and notifiers, and notes what the log has to say.
     fn advance(&self, membership: &mut Guard<'_>) {
-        for view in membership.apply() {
-            self.install(&view);
-        }
+        membership.apply();
+        self.install_pending(membership);
         let said = membership.log.take_outgoing();
         membership.outbox.extend(said);
         membership.outbox.truncate(OUTBOX);
@@ -145,10 +130,23 @@ impl Runtime {
             for member in view.members.iter().filter(|member| member.id != self.identity.id) {
                 state.peers.entry(member.id).or_insert_with(|| Peer::unconnected(member.incarnation));
             }
-            if let Ok(copy) = view.try_clone() {
-                let _always_fits = state.core.install_view(copy);
+            let is_new = view.placement > state.core.view().placement;
+            match view.try_clone().map_err(Refused::from).and_then(|copy| state.core.install_view(copy)) {
+                Err(_) if !is_new => {} // It was taken in whole, and is installed again.
+                Err(refused) => {
+                    tracing::error!(?refused, "a view could not be installed: this node fences itself");
+                    state.faulted = true;
+                }
+                Ok(()) => {}
             }
+            match view.homes.binary_search(&self.identity.id) {
+                Ok(_) => state.shares = true,
+                Err(_) => state.stop_sharing(),
+            }
+            state.release_held(&lane.poller);
+            lane.finish(state);
         }
+        self.rpc.installed(view);
         self.notify.installed(view.clone());
     }
 
@@ -289,60 +287,36 @@ impl Runtime {
         let mut membership = self.membership.lock();
         membership.needs_state = false;
         if state.identity() == membership.state.identity() && state.applied() > membership.state.applied() {
-            membership.sealed_at = membership.sealed_at.or(state.is_sealed().then(|| state.applied()));
+            if self.lanes.iter().any(|lane| lane.lock().shares) && state.is_sealed() {
+                let reason = "this node has slept through so many views that it cannot catch up: restart it";
+                return Err(refused(reason.into()));
+            }
             membership.log.skip_to(state.applied());
+            membership.log.voters_are(&[state.voter()]);
             membership.state = state;
             let view = membership.state.view();
-            self.install(&view);
+            membership.pending.push_back(view);
+            self.install_pending(&mut membership);
         }
         self.advance(&mut membership);
         Ok(())
     }
 
-    /// From the first use of sets on, homes stay where they are. Waits until every member knows, so
-    /// that no two disagree about a home.
+    /// Sets exist from now on: that is decided before the first one is used.
     pub fn seal(self: &Arc<Self>) -> Result<(), Error> {
         let mut membership = self.membership.lock();
-        if membership.is_seal_known {
+        if membership.state.is_sealed() {
             return Ok(());
         }
         if !crate::runtime::wait::may_block() {
             return Err(crate::error::AccessError::WouldBlock.into());
         }
-        let limit = self.config.wait_limit;
-        let deadline = Instant::now() + limit;
-        if !membership.state.is_sealed() {
-            self.propose_in(&mut membership, Change::Seal)?;
-        }
+        let deadline = Instant::now() + self.config.wait_limit;
+        self.propose_in(&mut membership, Change::Seal)?;
         while !membership.state.is_sealed() {
-            self.still_going(deadline, || "the first node has not decided that sets exist".into())?;
+            let voter = membership.state.voter();
+            self.still_going(deadline, || format!("node {voter} has not decided that sets exist; is it alive?"))?;
             self.wait_for_change(&mut membership, deadline);
-        }
-        if self.is_voter(&membership) {
-            return self.wait_for_seal(&mut membership, deadline);
-        }
-        let voter = membership.state.voter();
-        drop(membership);
-        loop {
-            let reason = match self.ask(voter, &Question::Sealed) {
-                Ok(Answer::Done) => break,
-                Ok(Answer::No(reason)) => reason,
-                Ok(_) => format!("node {voter} gave an answer to another question"),
-                Err(error) => error.to_string(),
-            };
-            self.still_going(deadline, || reason.clone())?;
-            let mut membership = self.membership.lock();
-            self.wait_for_change(&mut membership, deadline.min(Instant::now() + SEAL_ROUND));
-        }
-        self.membership.lock().is_seal_known = true;
-        Ok(())
-    }
-
-    /// The voter waits until all members know that sets exist.
-    pub fn wait_for_seal(&self, membership: &mut Guard<'_>, deadline: Instant) -> Result<(), Error> {
-        while let Some(node) = membership.unaware_of_seal() {
-            self.still_going(deadline, || format!("node {node} has not confirmed that sets exist; is it alive?"))?;
-            self.wait_for_change(membership, deadline);
         }
         Ok(())
     }
@@ -379,9 +353,6 @@ impl Runtime {
         }
     }
 }
-
-/// How often a node asks again whether all members know that sets exist.
-const SEAL_ROUND: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

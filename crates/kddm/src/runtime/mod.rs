@@ -2,6 +2,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod control;
+pub(crate) mod drain;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod links;
@@ -10,11 +11,14 @@ pub(crate) mod membership;
 pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
+pub(crate) mod placing;
+pub(crate) mod receive;
+pub(crate) mod refusals;
 pub(crate) mod told;
 pub(crate) mod wait;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,9 +29,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::cell::{Lease, Table};
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
+use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
+use crate::runtime::placing::Signal;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -55,6 +61,11 @@ pub(crate) struct Runtime {
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
     pub notify: Notify,
+    /// Raised when the next view may be installed, or shards have to go.
+    pub settled: Arc<Signal>,
+    /// Objects that a drain still has to give away.
+    pub draining_left: AtomicUsize,
+    pub rpc: Arc<Engine>,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -72,6 +83,7 @@ pub(crate) struct Parts {
     pub limits: Limits,
     pub membership: Membership,
     pub notify: Notify,
+    pub settled: Arc<Signal>,
 }
 
 impl Runtime {
@@ -87,6 +99,9 @@ impl Runtime {
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,
+            settled: parts.settled,
+            draining_left: AtomicUsize::new(0),
+            rpc: Arc::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,
@@ -145,6 +160,7 @@ impl Runtime {
         for lane in &self.lanes {
             sum.add(&lane.lock().statistics);
         }
+        sum.malformed += self.rpc.malformed();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum
@@ -184,26 +200,28 @@ impl Runtime {
         }
     }
 
-    /// Leaves where the others can do without this node, tells the notifiers, and ends everything:
+    /// Hands over all that this node holds and leaves, tells the notifiers, and ends everything:
     /// waiting operations with an error, threads, links, the listener.
     pub fn stop(self: &Arc<Self>) {
-        self.stop_within(notify::DRAIN_LIMIT);
+        self.stop_within(self.config.drain_limit, notify::DRAIN_LIMIT);
     }
 
-    /// The same with another limit for the notifiers that have to hear of it.
-    pub fn stop_within(self: &Arc<Self>, limit: Duration) {
+    /// The same with other limits: for what is handed over, and for the notifiers that have to hear.
+    pub fn stop_within(self: &Arc<Self>, drain: Duration, limit: Duration) {
         if self.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
         if wait::may_block() {
-            self.leave();
+            self.drain_and_leave(drain);
         }
         // They find all of the system in place, and hear of the way down before it is taken down.
         self.close_notifiers(limit);
         self.stopping.store(true, Ordering::Release);
         self.listener.close();
+        self.rpc.close();
         self.changed.notify_all();
         for lane in &self.lanes {
+            self.settled.raise();
             lane.stopping.store(true, Ordering::Release);
             let mut state = lane.lock();
             state.stop(&lane.poller);
@@ -217,12 +235,15 @@ impl Runtime {
                 self.lanes.iter().for_each(|lane| lane.poller.wake());
                 self.listener.close();
                 self.changed.notify_all();
+                self.settled.raise();
                 std::thread::park_timeout(STOP_CHECK);
             }
             if thread.thread().id() != current {
                 let _ended = thread.join();
             }
         }
+        // Handlers that waited for objects have been told by the lanes.
+        self.rpc.join();
     }
 }
 

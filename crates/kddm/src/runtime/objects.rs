@@ -1,12 +1,13 @@
 //! One input to the core and all that follows: outputs done in order, waiting threads served.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
-use kddm_core::io::{Access, Answer, Body, Input, Output};
+use kddm_core::io::{Access, Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::Refused;
+use kddm_core::node::{HandedOver, Refused};
 
 use crate::cell::{CellNumber, Hold, RevokeResult, Store};
 use crate::error::{AccessError, Error, MembershipError, SetError};
@@ -25,7 +26,11 @@ impl LaneState {
         store.set_waiters(cell, true);
         self.outstanding += 1;
         self.local(set, object).waiters.push_back(Waiter { wish, op });
-        self.run(set, object, None, None);
+        self.run_own(set, object, None);
+    }
+
+    pub fn run_own(&mut self, set: SetId, object: ObjectId, input: Option<Input>) {
+        let _only_messages_are_refused = self.run(set, object, input, &mut None);
     }
 
     fn refusal(&self, set: SetId) -> Option<Error> {
@@ -38,6 +43,9 @@ impl LaneState {
         if self.destroyed.contains(&set) {
             return Some(SetError::Destroyed.into());
         }
+        if !self.shares {
+            return Some(MembershipError::NotSharing { node: self.core.id().0 }.into());
+        }
         let (outstanding, limit) = (self.outstanding, self.limits.outstanding);
         (outstanding >= limit).then(|| AccessError::Overloaded { outstanding, limit }.into())
     }
@@ -48,11 +56,9 @@ impl LaneState {
         let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
         local.waiters.remove(at);
         self.outstanding -= 1;
-        let withdraw = at == 0 && local.outstanding;
-        if withdraw {
-            local.outstanding = false;
-        }
-        self.run(set, object, withdraw.then_some(Input::Cancel), None);
+        let withdraw = at == 0 && local.outstanding && !local.is_cancelling;
+        local.is_cancelling |= withdraw;
+        self.run_own(set, object, withdraw.then_some(Input::Cancel));
     }
 
     /// A read hold of the copy that is here, decoded, if nobody writes it or waits to.
@@ -69,26 +75,39 @@ impl LaneState {
         if self.stopped || self.destroyed.contains(&set) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
-        self.run(set, object, None, None);
+        self.run_own(set, object, None);
     }
 
-    /// A message of another node.
-    pub fn message(&mut self, from: NodeId, set: SetId, object: ObjectId, message: Message, body: &[u8]) {
+    /// A message of another node. On `NoMemory` it has changed nothing, and `body` is as it was.
+    pub fn message(
+        &mut self,
+        from: NodeId,
+        set: SetId,
+        object: ObjectId,
+        message: Message,
+        body: &mut Option<Cow<'_, [u8]>>,
+    ) -> Result<(), NoMemory> {
         if self.destroyed.contains(&set) {
             self.statistics.dropped += 1;
-            return;
+            return Ok(());
         }
-        self.run(set, object, Some(Input::Message { from, message }), Some(body));
+        self.run(set, object, Some(Input::Message { from, message }), body)
     }
 
-    /// Hands an input to the core and does all that follows from it.
-    fn run(&mut self, set: SetId, object: ObjectId, input: Option<Input>, body: Option<&[u8]>) {
+    /// Hands an input to the core and does all that follows from it. `NoMemory` is for a message only,
+    /// and nothing has changed.
+    pub fn run(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        input: Option<Input>,
+        body: &mut Option<Cow<'_, [u8]>>,
+    ) -> Result<(), NoMemory> {
         let mut todo: VecDeque<Input> = VecDeque::new();
         todo.extend(input);
-        let mut body = body;
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body.take(), &mut todo);
+                self.step(set, object, input, body, &mut todo)?;
             }
             self.serve_local(set, object, &mut todo);
             if todo.is_empty() {
@@ -96,29 +115,121 @@ impl LaneState {
             }
         }
         self.tidy(set, object);
+        Ok(())
     }
 
-    fn step(&mut self, set: SetId, object: ObjectId, input: Input, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+    fn step(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        input: Input,
+        body: &mut Option<Cow<'_, [u8]>>,
+        todo: &mut VecDeque<Input>,
+    ) -> Result<(), NoMemory> {
         let mut outputs = std::mem::take(&mut self.outputs);
-        if let Err(refused) = self.core.handle(set, object, input, &mut outputs) {
-            self.refused(set, object, refused);
+        let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
+        let told = Told::of(&input);
+        match self.hand_in(set, object, input, &mut outputs) {
+            Ok(()) => self.was_told(set, object, told),
+            Err(Refused::NoMemory) => {
+                self.statistics.refused_memory += 1;
+                self.outputs = outputs;
+                return self.lacks_memory(set, object, told);
+            }
+            Err(refused) => self.refused(set, object, refused),
         }
         for output in outputs.drain() {
             self.act(set, output, body, todo);
         }
         self.outputs = outputs;
+        if is_word {
+            self.look_whether_settled();
+        }
+        Ok(())
     }
 
-    /// The core could not take an input. Whoever waits here hears of it.
+    /// Hands over the next shard that has to go. False if there was none.
+    pub fn hand_over_next(&mut self) -> bool {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let (set, worked) = match self.core.hand_over(&mut outputs) {
+            Ok(HandedOver::Shard(set)) => (set, true),
+            Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
+            Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
+        };
+        for output in outputs.drain() {
+            self.act(set, output, &mut None, &mut VecDeque::new());
+        }
+        self.outputs = outputs;
+        if worked {
+            self.look_whether_settled();
+        }
+        worked
+    }
+
+    /// Asks the core to give an object away. False if it is asked for something already.
+    pub fn begin_flush(&mut self, set: SetId, object: ObjectId) -> bool {
+        if self.locals.get(&(set, object)).is_some_and(|local| local.outstanding) {
+            return false;
+        }
+        self.local(set, object).outstanding = true;
+        self.run_own(set, object, Some(Input::Want { kind: RequestKind::Flush { to: NodeId::NOBODY } }));
+        true
+    }
+
+    /// Tells whoever installs views that the next one may come.
+    pub fn look_whether_settled(&self) {
+        if self.core.is_settled() {
+            self.settled.raise();
+        }
+    }
+
+    fn hand_in(&mut self, set: SetId, object: ObjectId, input: Input, outputs: &mut Outputs) -> Result<(), Refused> {
+        #[cfg(test)]
+        {
+            self.inputs += 1;
+            if self.refuse_each.is_some_and(|nth| self.inputs.is_multiple_of(nth)) {
+                return Err(Refused::NoMemory);
+            }
+        }
+        self.core.handle(set, object, input, outputs)
+    }
+
+    /// The core has heard it: it need not be said again.
+    fn was_told(&mut self, set: SetId, object: ObjectId, told: Told) {
+        if matches!(told, Told::Message | Told::Want) {
+            return;
+        }
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
+        match told {
+            Told::Cancel => (local.is_cancelling, local.outstanding) = (false, false),
+            Told::Answer if local.is_trying => local.is_trying = false,
+            _ => local.revoking = None,
+        }
+    }
+
+    /// The core has no memory for an input, which has changed nothing. A peer's message is left to the
+    /// caller; a wish is refused to whoever has it; what the core must know is said later.
+    fn lacks_memory(&mut self, set: SetId, object: ObjectId, told: Told) -> Result<(), NoMemory> {
+        match told {
+            Told::Message => return Err(NoMemory),
+            Told::Want => self.refused(set, object, Refused::NoMemory),
+            Told::Cancel | Told::Answer => self.tell_later(set, object),
+        }
+        Ok(())
+    }
+
+    /// The core does not take an input. Whoever waits here hears of it.
     fn refused(&mut self, set: SetId, object: ObjectId, refused: Refused) {
-        self.statistics.dropped += 1;
         let error: Error = match refused {
             Refused::UnknownSet => SetError::Destroyed.into(),
-            Refused::NoHome => MembershipError::Stopped.into(),
-            Refused::NoMemory => {
+            Refused::NoHome | Refused::Settling => MembershipError::NotSharing { node: self.core.id().0 }.into(),
+            Refused::NoMemory | Refused::TooManySets => {
                 AccessError::Overloaded { outstanding: self.outstanding, limit: self.limits.outstanding }.into()
             }
         };
+        if refused != Refused::NoMemory {
+            self.statistics.dropped += 1;
+        }
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.outstanding = false;
         for waiter in local.waiters.drain(..) {
@@ -127,7 +238,7 @@ impl LaneState {
         }
     }
 
-    fn act(&mut self, set: SetId, output: Output, body: Option<&[u8]>, todo: &mut VecDeque<Input>) {
+    fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
         match output {
             Output::Send { to, object, message, body, deferred } => {
                 self.send(set, object, to, &message, body == Body::Object, deferred);
@@ -135,8 +246,8 @@ impl LaneState {
             Output::Install { object, version, has_value } => {
                 let store = self.store(set);
                 let cell = store.find_or_insert(object.0);
-                let bytes = if has_value { body } else { None };
-                if store.install(cell, version.0, bytes).is_err() {
+                let bytes = if has_value { body.take() } else { None };
+                if store.install_bytes(cell, version.0, bytes).is_err() {
                     self.statistics.undecodable += 1;
                 }
                 self.statistics.installs += 1;
@@ -146,7 +257,8 @@ impl LaneState {
                 let cell = store.find_or_insert(object.0);
                 store.grant(cell, access);
                 if answers {
-                    self.local(set, object).outstanding = false;
+                    let local = self.local(set, object);
+                    (local.outstanding, local.is_cancelling) = (false, false);
                 }
                 self.serve_local(set, object, todo);
             }
@@ -155,15 +267,8 @@ impl LaneState {
                 self.try_to_lower(set, object, todo);
             }
             Output::TryRevoke { object } => {
-                let store = self.store(set);
-                let cell = store.find_or_insert(object.0);
-                let result = store.try_revoke(cell);
-                todo.push_back(match result {
-                    RevokeResult::Done { version, has_value } => {
-                        Input::Revoked { version: Version(version), has_value }
-                    }
-                    RevokeResult::Held => Input::Held,
-                });
+                self.local(set, object).is_trying = true;
+                todo.push_back(self.try_to_take_back(set, object));
             }
             Output::Answer { object, answer } => self.answered(set, object, answer),
             Output::Discard { object } => {
@@ -184,6 +289,16 @@ impl LaneState {
         }
     }
 
+    /// Takes all access back if no local thread holds the object.
+    pub fn try_to_take_back(&mut self, set: SetId, object: ObjectId) -> Input {
+        let store = self.store(set);
+        let cell = store.find_or_insert(object.0);
+        match store.try_revoke(cell) {
+            RevokeResult::Done { version, has_value } => Input::Revoked { version: Version(version), has_value },
+            RevokeResult::Held => Input::Held,
+        }
+    }
+
     /// Takes access back if no local thread uses more; else the last release comes here again.
     fn try_to_lower(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
         let store = self.store(set);
@@ -191,7 +306,6 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
         if let RevokeResult::Done { version, has_value } = store.revoke(cell, to) {
-            local.revoking = None;
             todo.push_back(Input::Revoked { version: Version(version), has_value });
         }
     }
@@ -200,6 +314,9 @@ impl LaneState {
     fn answered(&mut self, set: SetId, object: ObjectId, answer: Answer) {
         let local = self.local(set, object);
         local.outstanding = false;
+        if std::mem::take(&mut local.is_cancelling) {
+            return; // Whoever asked has given up, and the core has not heard of it yet.
+        }
         let Some(waiter) = local.waiters.pop_front() else { return };
         self.outstanding -= 1;
         waiter.op.complete(match answer {
@@ -212,6 +329,9 @@ impl LaneState {
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
     fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        if self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
+            return;
+        }
         self.try_to_lower_again(set, object, todo);
         while let Some(local) = self.locals.get_mut(&(set, object)) {
             let Some(head) = local.waiters.front() else { return };
@@ -265,6 +385,27 @@ impl LaneState {
             if !waits && !self.locals.contains_key(&(set, object)) {
                 store.release_cell_if_empty(cell);
             }
+        }
+    }
+}
+
+/// What an input says, for when it has to be said again.
+#[derive(Clone, Copy)]
+enum Told {
+    Message,
+    Want,
+    Cancel,
+    /// To a revocation, tried or not.
+    Answer,
+}
+
+impl Told {
+    fn of(input: &Input) -> Told {
+        match input {
+            Input::Message { .. } => Told::Message,
+            Input::Want { .. } => Told::Want,
+            Input::Cancel => Told::Cancel,
+            Input::Revoked { .. } | Input::Held => Told::Answer,
         }
     }
 }

@@ -1,38 +1,44 @@
 //! The link to one peer on one lane: frames in, frames out, reconnects in between.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::frame::{BodySeal, Decoded, Envelope, Frame, Numbers, decode, encode, encode_ack};
+use kddm_core::frame::{BodySeal, Envelope, Numbers, encode, encode_ack, encode_head};
 use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
-use kddm_core::session::{Accept, Session};
+use kddm_core::session::Session;
 
+use crate::cell::SharedBytes;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
+use crate::runtime::receive::Inbox;
 use crate::transport::{Poller, Stream};
 
-/// Bytes read at once where no larger frame is expected.
-const READ_BYTES: usize = 64 << 10;
+/// Bodies from this size on are kept where they lie until they are acknowledged, and go from the
+/// socket straight to where they will stay: a copy would cost more than what it saves.
+pub(crate) const APART_BYTES: usize = 16 << 10;
 
-/// How long an acknowledgement may wait for a frame to ride on: far below the time in which an
-/// unacknowledged buffer fills, far above the time between frames of a busy link.
-const ACK_DELAY: Duration = Duration::from_millis(20);
+/// Pieces written at once.
+const PIECES: usize = 16;
 
 /// A peer, connected or not.
 #[derive(Default)]
 pub(crate) struct Peer {
     /// The life that the installed view gives it.
     pub incarnation: Incarnation,
-    pub session: Session,
+    pub session: Session<SharedBytes>,
     since: Option<Instant>,
     was_connected: bool,
-    stream: Option<Stream>,
-    /// Bytes received; from `parsed` on they are not handled yet.
-    received: Vec<u8>,
-    filled: usize,
+    stream: Option<Arc<Stream>>,
+    pub inbox: Inbox,
     is_dirty: bool,
+    /// Its next frame was sent under a placement that is not installed here yet: it waits, and with
+    /// it all that follows.
+    pub is_held: bool,
+    /// What is in the inbox waits for memory.
+    pub is_stalled: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
     pub backlog: Backlog,
@@ -40,7 +46,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub fn unconnected(incarnation: Incarnation) -> Peer {
-        Peer { incarnation, since: Some(Instant::now()), session: Session::new(), ..Peer::default() }
+        Peer { incarnation, since: Some(Instant::now()), ..Peer::default() }
     }
 
     /// Whether its connection has ended, or has not come for that long.
@@ -53,16 +59,19 @@ impl Peer {
         self.stream.is_some()
     }
 
-    /// Room for a frame of `needed` bytes. One beyond `usual_bytes` gets room as its bytes arrive, so
-    /// that nobody makes us reserve what they only announce.
-    fn make_room(&mut self, needed: usize, usual_bytes: usize) {
-        let at_once = needed.min(usual_bytes.max(2 * self.filled));
-        let size = at_once.max(READ_BYTES);
-        if self.received.len() < size {
-            self.received.resize(size, 0);
-        } else if self.received.len() > 16 * READ_BYTES && needed <= READ_BYTES && self.filled == 0 {
-            self.received = vec![0; READ_BYTES];
-        }
+    pub fn is_connected_by(&self, stream: &Arc<Stream>) -> bool {
+        self.stream.as_ref().is_some_and(|own| Arc::ptr_eq(own, stream))
+    }
+
+    /// The connection, if a large body is arriving by it.
+    pub fn arriving(&self) -> Option<&Arc<Stream>> {
+        self.stream.as_ref().filter(|_| self.inbox.is_arriving() && !self.is_stalled)
+    }
+
+    /// One read into the inbox: how much came, and how much there was room for. `None` without a
+    /// connection.
+    pub fn read(&mut self) -> Option<std::io::Result<(usize, usize)>> {
+        self.stream.as_ref().map(|stream| self.inbox.read(stream))
     }
 }
 
@@ -82,14 +91,7 @@ impl LaneState {
             return;
         }
         self.scratch.clear();
-        if with_object {
-            let store = self.store(set);
-            let cell = store.find_or_insert(object.0);
-            if store.encode(cell, &mut self.scratch).is_err() {
-                self.statistics.undecodable += 1;
-                self.scratch.clear();
-            }
-        }
+        let apart = if with_object { self.body_of(set, object) } else { None };
         let view = self.core.view();
         let envelope = Envelope {
             epoch: view.epoch,
@@ -109,14 +111,18 @@ impl LaneState {
             self.faulted = true;
             return;
         }
-        let seal = BodySeal { length: self.scratch.len() as u32, checksum: crc32fast::hash(&self.scratch) };
+        let body = apart.as_ref().map_or(&*self.scratch, SharedBytes::as_ref);
+        let seal = BodySeal { length: body.len() as u32, checksum: crc32fast::hash(body) };
         let numbers = Numbers { sequence: peer.session.next_sequence(), acknowledged: peer.session.received() };
-        let body = &self.scratch;
-        let pushed = peer.session.push(!deferred, |out| {
-            encode(&envelope, message, numbers, seal, out)?;
-            out.extend_from_slice(body);
-            Ok(())
-        });
+        let pushed = if apart.is_some() {
+            peer.session.push_apart(!deferred, apart, |out| encode_head(&envelope, message, numbers, seal, out))
+        } else {
+            peer.session.push(!deferred, |out| {
+                encode(&envelope, message, numbers, seal, out)?;
+                out.extend_from_slice(&self.scratch);
+                Ok(())
+            })
+        };
         if pushed.is_err() {
             self.faulted = true;
             return;
@@ -127,16 +133,41 @@ impl LaneState {
         }
         if deferred {
             self.defer(Duration::from_nanos(DEFERRED_NS));
-        } else if !peer.is_dirty {
-            peer.is_dirty = true;
-            self.dirty.push(to);
-        }
-        if self.scratch.capacity() > 1 << 20 {
-            self.scratch = Vec::new();
+        } else {
+            self.make_dirty(to);
         }
     }
 
-    fn defer(&mut self, delay: Duration) {
+    /// The bytes of an object as they are now: a small one in `scratch`, a large one as it is.
+    fn body_of(&mut self, set: SetId, object: ObjectId) -> Option<SharedBytes> {
+        let store = self.store(set);
+        let cell = store.find_or_insert(object.0);
+        let shared = store.share(cell, APART_BYTES);
+        if shared.is_some() {
+            return shared;
+        }
+        if store.encode(cell, &mut self.scratch).is_err() {
+            self.statistics.undecodable += 1;
+            self.scratch.clear();
+        }
+        if self.scratch.len() < APART_BYTES {
+            return None;
+        }
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.shrink_to_fit();
+        Some(bytes.into())
+    }
+
+    /// Something is to be written to that peer when the turn ends.
+    pub fn make_dirty(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.is_dirty {
+            peer.is_dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    pub fn defer(&mut self, delay: Duration) {
         if self.deferred_until.is_none() {
             self.deferred_until = Some(Instant::now() + delay);
         }
@@ -175,11 +206,21 @@ impl LaneState {
         let mut broken = false;
         loop {
             let ack_first = !peer.rest_of_ack.is_empty();
-            let bytes: &[u8] = if ack_first { &peer.rest_of_ack } else { peer.session.to_write() };
-            if bytes.is_empty() {
-                break;
-            }
-            match (&mut &*stream).write(bytes) {
+            let written = if ack_first {
+                (&mut &**stream).write(&peer.rest_of_ack)
+            } else {
+                let mut pieces = [IoSlice::new(&[]); PIECES];
+                let mut count = 0;
+                for (to, piece) in pieces.iter_mut().zip(peer.session.pieces_to_write()) {
+                    *to = IoSlice::new(piece);
+                    count += 1;
+                }
+                if count == 0 {
+                    break;
+                }
+                (&mut &**stream).write_vectored(&pieces[..count])
+            };
+            match written {
                 Ok(0) => broken = true,
                 Ok(count) if ack_first => {
                     peer.rest_of_ack.drain(..count);
@@ -200,113 +241,27 @@ impl LaneState {
         }
     }
 
-    /// Reads until nothing is left, handling each frame as soon as it is whole. A connection that has
-    /// `ended` is read up to its end: nothing tells of that end again.
-    pub fn read_peer(&mut self, id: NodeId, ended: bool, poller: &Poller) {
-        loop {
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            let Some(stream) = &peer.stream else { return };
-            let room = &mut peer.received[peer.filled..];
-            let room_bytes = room.len();
-            match (&mut &*stream).read(room) {
-                Ok(0) => return self.disconnect(id, poller),
-                Ok(count) => {
-                    peer.filled += count;
-                    if let Err(reason) = self.handle_received(id) {
-                        self.statistics.malformed += 1;
-                        tracing::warn!(peer = id.0, reason, "ending a connection");
-                        return self.disconnect(id, poller);
-                    }
-                    // A short read means the socket is empty: its next event comes by itself.
-                    if count < room_bytes && !ended {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => return self.disconnect(id, poller),
-            }
+    /// Nothing more is read from that peer until the next view is installed here.
+    pub fn hold(&mut self, id: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.is_held = true;
         }
+        self.core.is_ahead(id);
+        self.look_whether_settled();
     }
 
-    /// Handles all whole frames in the receive buffer.
-    fn handle_received(&mut self, id: NodeId) -> Result<(), &'static str> {
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let buffer = std::mem::take(&mut peer.received);
-        let filled = std::mem::take(&mut peer.filled);
-        let mut parsed = 0;
-        let mut needed = 0;
-        let mut result = Ok(());
-        while parsed < filled {
-            match decode(&buffer[parsed..filled]) {
-                Ok(Decoded::Frame(frame, length)) => {
-                    parsed += length;
-                    result = self.handle_frame(id, &frame, length);
-                    if result.is_err() {
-                        break;
-                    }
-                }
-                Ok(Decoded::Needs(bytes)) => {
-                    needed = bytes;
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(?error, "malformed frame");
-                    result = Err("a malformed frame");
-                    break;
-                }
+    /// A view was installed: what waited for it goes on.
+    pub fn release_held(&mut self, poller: &Poller) {
+        let held: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.is_held).map(|(id, _)| *id).collect();
+        for id in held {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.is_held = false;
+            }
+            // What came meanwhile is told by nobody again, nor is an end.
+            if self.handle_received(id, poller) {
+                self.read_peer(id, true, poller);
             }
         }
-        self.serve_relieved();
-        let Some(peer) = self.peers.get_mut(&id) else { return result };
-        peer.received = buffer;
-        peer.received.copy_within(parsed..filled, 0);
-        peer.filled = filled - parsed;
-        peer.make_room(needed, self.limits.object_bytes);
-        if peer.session.must_ack_now() {
-            write_ack(self.core.id(), peer);
-            if !peer.is_dirty {
-                peer.is_dirty = true;
-                self.dirty.push(id);
-            }
-        } else if peer.session.owes_ack() {
-            self.defer(ACK_DELAY);
-        }
-        result
-    }
-
-    fn handle_frame(&mut self, id: NodeId, frame: &Frame<'_>, length: usize) -> Result<(), &'static str> {
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        if peer.session.acknowledged(frame.numbers.acknowledged).is_err() {
-            return Err("an acknowledgement of what was never sent");
-        }
-        if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
-            self.full.relieved(id);
-        }
-        let Some(message) = &frame.message else { return Ok(()) };
-        if frame.envelope.from != id {
-            return Err("a frame that names another sender");
-        }
-        // Before it is accepted: what is not received is written again on the next connection.
-        if crc32fast::hash(frame.body) != frame.seal.checksum {
-            return Err("a body with a wrong checksum");
-        }
-        match peer.session.accept(frame.numbers.sequence, length) {
-            Accept::New => {}
-            Accept::Duplicate => return Ok(()),
-            Accept::Gap => return Err("a missing frame"),
-        }
-        self.statistics.received[usize::from(message.kind())] += 1;
-        if frame.envelope.epoch < self.core.epoch() {
-            self.statistics.dropped += 1; // I8: nothing from an older epoch changes any state.
-            return Ok(());
-        }
-        let Envelope { set, object, epoch, .. } = frame.envelope;
-        if self.holds_back(id, epoch, set, object, message) {
-            return Ok(());
-        }
-        self.message(id, set, object, message.clone(), frame.body);
-        Ok(())
     }
 
     /// A new connection: what the peer has not received is written again.
@@ -319,15 +274,15 @@ impl LaneState {
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
-        peer.filled = 0;
-        peer.make_room(0, 0);
+        peer.inbox.clear();
+        peer.is_held = false;
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
         self.statistics.reconnects += 1;
         if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
             self.full.relieved(id);
         }
-        peer.stream = Some(stream);
+        peer.stream = Some(Arc::new(stream));
         self.serve_relieved();
         self.write_peer(id, poller);
         self.read_peer(id, false, poller);
@@ -336,8 +291,9 @@ impl LaneState {
 
     pub fn disconnect(&mut self, id: NodeId, poller: &Poller) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.is_stalled = false;
         if let Some(stream) = peer.stream.take() {
-            poller.remove(&stream);
+            poller.remove(&*stream);
             stream.shutdown();
             self.lost_links = true;
         }
@@ -345,7 +301,7 @@ impl LaneState {
 }
 
 /// Writes a bare acknowledgement, unless a frame is half written: then the next frame carries it.
-fn write_ack(me: NodeId, peer: &mut Peer) {
+pub(crate) fn write_ack(me: NodeId, peer: &mut Peer) {
     if peer.session.is_between_frames() && peer.rest_of_ack.is_empty() {
         let received = peer.session.received();
         if encode_ack(me, received, &mut peer.rest_of_ack).is_ok() {

@@ -1,34 +1,111 @@
-//! Who hears that a read hold has ended while somebody waited for that.
+//! Who hears that a hold has ended while somebody waited for that.
 //!
-//! A read guard carries no reference to its set or node: counting it would write a line that all
-//! readers write. It carries the number of its table instead; only a release that must be told, which
-//! is rare, looks the number up here.
+//! A guard carries no reference to its set or node: counting it would write a line that all its users
+//! write. It carries the number of its table instead; only what is rare, a release that must be told
+//! or a guard that removes its object, looks the number up here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
 use parking_lot::RwLock;
 
 use super::Runtime;
+use super::lane::Lane;
+use super::local::Wish;
+use super::wait::Op;
+use crate::cell::Teller;
+use crate::error::WaitingFor;
 
-static TABLES: RwLock<BTreeMap<u64, (Weak<Runtime>, SetId)>> = RwLock::new(BTreeMap::new());
-
-/// Holds of that table belong to that set of that node. Forgets nodes that are gone.
-pub(crate) fn register(table: u64, runtime: &Arc<Runtime>, set: SetId) {
-    let mut tables = TABLES.write();
-    tables.retain(|_, (runtime, _)| runtime.strong_count() > 0);
-    tables.insert(table, (Arc::downgrade(runtime), set));
+/// A set on a node: what it takes to ask the lanes of its objects.
+#[derive(Clone)]
+pub(crate) struct SetHere {
+    pub runtime: Arc<Runtime>,
+    pub set: SetId,
 }
 
-/// A hold of that table has ended, and its release said that somebody waits.
-#[cold]
-pub(crate) fn released(table: u64, object: u64) {
-    let found = TABLES.read().get(&table).and_then(|(runtime, set)| Some((runtime.upgrade()?, *set)));
-    if let Some((runtime, set)) = found {
-        let lane = runtime.lane(set, ObjectId(object));
+impl SetHere {
+    #[inline]
+    pub fn lane(&self, object: u64) -> &Arc<Lane> {
+        self.runtime.lane(self.set, ObjectId(object))
+    }
+
+    /// Sends a request on its way. `claimed`: somebody already waits for it.
+    pub fn ask(&self, object: u64, wish: Wish, claimed: bool) -> Arc<Op> {
+        let lane = self.lane(object);
+        let op = Arc::new(Op::new(Arc::clone(lane)));
+        if claimed {
+            op.claim();
+        }
         let mut state = lane.lock();
-        state.released(set, ObjectId(object));
+        state.ask(self.set, ObjectId(object), wish, Arc::clone(&op));
         lane.finish(state);
+        op
+    }
+
+    /// Nobody waits for that request any more.
+    pub fn cancel(&self, object: u64, op: &Arc<Op>) {
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        state.cancel(self.set, ObjectId(object), op);
+        lane.finish(state);
+    }
+
+    /// A hold has ended, and its release said that somebody waits.
+    #[cold]
+    pub fn released(&self, object: u64) {
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        state.released(self.set, ObjectId(object));
+        lane.finish(state);
+    }
+
+    /// Who is waited for by whoever wants the object.
+    pub fn waiting_for(&self, object: u64) -> WaitingFor {
+        self.lane(object).lock().waiting_for(self.set, ObjectId(object))
+    }
+
+    /// The greatest tenure known here.
+    pub fn tenure(&self, object: u64) -> u64 {
+        let state = self.lane(object).lock();
+        state.core.inspect(self.set, ObjectId(object)).map_or(0, |seen| seen.seen.0)
+    }
+}
+
+struct Registered {
+    runtime: Weak<Runtime>,
+    set: SetId,
+    wait_limit: Duration,
+}
+
+static TABLES: RwLock<BTreeMap<u64, Registered>> = RwLock::new(BTreeMap::new());
+
+/// Holds of that table belong to that set of that node, and waits that begin at a guard have that
+/// limit. Forgets nodes that are gone.
+pub(crate) fn register(table: u64, here: &SetHere, wait_limit: Duration) {
+    let mut tables = TABLES.write();
+    tables.retain(|_, registered| registered.runtime.strong_count() > 0);
+    tables.insert(table, Registered { runtime: Arc::downgrade(&here.runtime), set: here.set, wait_limit });
+}
+
+/// The set of that table, if its node is not gone.
+pub(crate) fn find(table: u64) -> Option<(SetHere, Duration)> {
+    let tables = TABLES.read();
+    let registered = tables.get(&table)?;
+    let runtime = registered.runtime.upgrade()?;
+    Some((SetHere { runtime, set: registered.set }, registered.wait_limit))
+}
+
+/// Guards tell the lanes.
+pub(crate) struct Lanes;
+
+impl Teller for Lanes {
+    #[cold]
+    #[inline(never)]
+    fn tell(table: u64, object: u64) {
+        if let Some((here, _)) = find(table) {
+            here.released(object);
+        }
     }
 }

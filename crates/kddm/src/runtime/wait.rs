@@ -5,13 +5,22 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::cell::Hold;
 use crate::error::Error;
 use crate::runtime::lane::Lane;
+
+/// When a wait that begins now ends. A limit beyond the end of time is as good as some years.
+pub(crate) fn deadline_in(limit: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or_else(|| now + FOREVER)
+}
+
+/// Longer than any process waits, and no clock overflows by it: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a wait ended.
 #[derive(Debug)]
@@ -161,6 +170,11 @@ thread_local! {
 
 fn on_own_poll(op: &Op) -> bool {
     POLLING_FOR.get() == std::ptr::from_ref(op).addr()
+}
+
+/// Whether this thread polls for an op of its own, while the lane's thread can do so for the rest.
+pub(crate) fn is_guest() -> bool {
+    POLLING_FOR.get() != 0
 }
 
 /// Marks this thread as one that the node itself needs.

@@ -31,6 +31,8 @@ pub enum Purpose {
         /// Greatest sequence received from the other side.
         received: u64,
     },
+    /// Calls of services; the answer to the greeting says which life was reached.
+    Rpc,
 }
 
 /// What the caller says first.
@@ -59,7 +61,7 @@ pub enum Reply {
     Welcome {
         /// Who answers.
         node: u16,
-        /// Greatest sequence received from the caller, on a link.
+        /// Greatest sequence received from the caller, on a link; the life of who answers, for calls.
         received: u64,
     },
     /// No, and why.

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod greeting;
+pub mod pages;
 pub mod poll;
 pub mod stream;
 

@@ -66,6 +66,14 @@ impl Poller {
         Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?)
     }
 
+    /// Tells nobody any more that there is something to read: one thread waits for that by itself.
+    /// When it is `told` again, what has come meanwhile is told at once.
+    pub fn tell_readable(&self, socket: impl AsFd, token: u64, told: bool) {
+        let readable = if told { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        let flags = readable | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let _already_closed = epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(token), flags);
+    }
+
     /// Watches it no more.
     pub fn remove(&self, socket: impl AsFd) {
         let _already_closed = epoll::delete(&self.epoll, socket);

@@ -11,7 +11,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::address::Address;
 
@@ -41,6 +41,12 @@ impl Stream {
         }
     }
 
+    /// Waits until there is something to read, or the end. False: not within the limit.
+    pub fn wait_readable(&self, limit: Duration) -> bool {
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+        matches!(poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&limit)), Ok(1..))
+    }
+
     /// Ends both directions; the other side sees the end.
     pub fn shutdown(&self) {
         let _already_ended = match self {
@@ -64,6 +70,13 @@ impl Write for &Stream {
         match self {
             Stream::Tcp(stream) => (&mut &*stream).write(buffer),
             Stream::Unix(stream) => (&mut &*stream).write(buffer),
+        }
+    }
+
+    fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).write_vectored(pieces),
+            Stream::Unix(stream) => (&mut &*stream).write_vectored(pieces),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kddm::{AccessError, Address, Config, Error, Node, Set};
+use kddm::{AccessError, Address, Config, Error, Node, Raw, Set};
 use kddm_core::frame::{BodySeal, Envelope, Numbers, encode, encode_ack};
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::Message;
@@ -129,6 +129,36 @@ fn a_flipped_bit_is_noticed_wherever_it_is() {
     assert_eq!(linked.sum(|statistics| statistics.faults + statistics.dropped), 0);
 }
 
+/// A body that is too large to arrive at once, damaged or cut off anywhere: never believed, and it
+/// comes again.
+#[test]
+fn a_large_body_that_is_damaged_or_cut_comes_again() {
+    let linked = Linked::new();
+    let sets: [Set<Raw>; 2] = [0, 1].map(|at: usize| linked.nodes[at].set("large").open().expect("the set opens"));
+    let value = |round: u32| -> Vec<u8> { (0..300_000_u32).map(|at| (at.wrapping_mul(31) + round) as u8).collect() };
+    for round in 0..12 {
+        let mut guard = sets[1].grab(1).wait().expect("the link is there");
+        guard.0 = value(round);
+        guard.put().wait().expect("the link is there");
+        let (malformed, made) = (linked.nodes[0].statistics().malformed, linked.proxy.made());
+        let asked = if round % 3 == 2 {
+            let asked = sets[0].get(1);
+            linked.proxy.cut();
+            asked
+        } else {
+            // The head is not damaged: it is shorter than that.
+            linked.proxy.tamper(Tamper::Flip(1000 + 7000 * round as usize));
+            sets[0].get(1)
+        };
+        assert!(asked.wait().expect("the link comes back").0 == value(round), "round {round}");
+        linked.until_linked(made + 1);
+        if round % 3 != 2 {
+            assert_eq!(linked.nodes[0].statistics().malformed, malformed + 1, "round {round}");
+        }
+    }
+    assert_eq!(linked.sum(|statistics| statistics.faults + statistics.dropped + statistics.undecodable), 0);
+}
+
 /// A frame of node `from`, with that sequence, of which `change` may change the bytes behind the
 /// length before they are sealed anew.
 fn frame(from: u16, sequence: u64, body: &[u8], seal: BodySeal, change: impl Fn(&mut [u8])) -> Vec<u8> {
@@ -163,6 +193,11 @@ fn frames_that_cannot_be_end_their_connection_and_change_nothing() {
         ("an unknown kind", frame(2, next, b"", seal(b""), |bytes| bytes[10] = 99)),
         ("an unknown class", frame(2, next, b"", seal(b""), |bytes| bytes[9] = 7)),
         ("a body of 4 GiB", frame(2, next, b"", seal(b""), |bytes| bytes[104..108].fill(0xff))),
+        (
+            "a large body with a wrong checksum",
+            frame(2, next, &[5; 100_000], BodySeal { length: 100_000, checksum: 1 }, |_| {}),
+        ),
+        ("a large body that ends in others' bytes", frame(2, next, &[5; 50_000], seal(&[5; 50_100]), |_| {})),
         ("lists where none belong", frame(2, next, b"", seal(b""), |bytes| bytes[12] = 4)),
     ];
     for (what, bytes) in wrong {

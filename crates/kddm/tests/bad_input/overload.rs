@@ -95,6 +95,7 @@ fn a_burst_of_large_objects_is_served_as_fast_as_it_is_taken() {
 fn a_peer_that_takes_nothing_costs_no_more_than_its_share() {
     let nodes = pair(|mut config| {
         config.peer_buffer_limit_bytes = 64 << 10;
+        config.drain_limit = std::time::Duration::ZERO;
         config.object_limit_bytes(1000)
     });
     let [here, there] = sets::<u64>(&nodes);

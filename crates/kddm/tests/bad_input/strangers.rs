@@ -108,7 +108,10 @@ fn silent_strangers_keep_nobody_waiting() {
 #[test]
 fn another_session_is_refused_by_number() {
     let pair = Pair::new();
+    let refused = || pair.nodes[1].statistics().refused_greetings;
+    let before = refused();
     let error = refusal(Config::new().contact(pair.nodes[1].address().clone()).session(4712));
+    assert!(refused() > before, "it is counted");
     assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("4711") && text.contains("4712"), "{text}");

@@ -46,7 +46,7 @@ fn joins_and_first_sets_at_the_same_time_agree() {
     });
 }
 
-/// Who comes when sets exist shares objects, and is no home.
+/// Who comes when sets exist shares objects, and is a home like any other.
 #[test]
 fn a_late_joiner_shares_what_is_there() {
     let first = Node::join(Config::new()).expect("a free port");

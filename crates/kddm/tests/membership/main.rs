@@ -5,6 +5,7 @@ use std::time::Duration;
 use kddm::{Config, Error, Node, NodeState};
 
 mod joins;
+mod leaves;
 mod lives;
 mod notifiers;
 

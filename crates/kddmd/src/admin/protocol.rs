@@ -74,6 +74,13 @@ pub enum Command {
     Holders,
     /// What this daemon counts.
     Stats,
+    /// The benchmark of the running cluster, from this daemon's node. Ends when the client goes.
+    Bench {
+        /// Operations of each case.
+        operations: usize,
+        /// A case ends after so long, however many operations there were.
+        case_limit_ms: u64,
+    },
     /// The same again and again.
     Watch {
         /// Pause between answers.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kddmd::admin::client::{Client, ClientError};
@@ -12,7 +13,7 @@ use kddmd::data_dir::{admin_socket, default_data_dir};
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{daemon, show};
+use kddmd::{bench, daemon, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -62,6 +63,15 @@ enum Command {
     },
     /// Real processes share objects before your eyes.
     Demo(DemoArguments),
+    /// Measures what objects cost, in time beside a bare round trip and in messages.
+    Bench(BenchArguments),
+    /// One process of a benchmark's own cluster; started by it.
+    #[command(hide = true)]
+    BenchNode {
+        /// The node to join by.
+        #[arg(long)]
+        contact: kddm::Address,
+    },
     /// One process of the demo; started by it.
     #[command(hide = true)]
     DemoWorker {
@@ -190,6 +200,20 @@ struct WordsArguments {
     nodes: u16,
 }
 
+#[derive(Args)]
+struct BenchArguments {
+    /// Measure on a cluster of its own: so many processes on this host, gone afterwards [default: the
+    /// cluster of the daemon].
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u16).range(2..=64))]
+    local: Option<u16>,
+    /// Operations of each case.
+    #[arg(long, default_value_t = 10_000)]
+    operations: usize,
+    /// A case ends after so many milliseconds, however many operations there were.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    case_limit_ms: u64,
+}
+
 /// Why the tool ends without success.
 #[derive(Debug, thiserror::Error)]
 enum ToolError {
@@ -197,6 +221,10 @@ enum ToolError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Demo(#[from] DemoError),
+    #[error(transparent)]
+    Bench(#[from] bench::local::LocalError),
+    #[error(transparent)]
+    Cluster(#[from] kddm::Error),
     #[error(transparent)]
     Playground(#[from] PlaygroundError),
     #[error("{0}")]
@@ -239,14 +267,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, ToolError> {
     let client = || client(cli.admin.clone(), cli.data_dir.clone());
     let ask = |command, shows: fn(&Json) -> String| -> Result<u8, ToolError> {
-        let mut answer = Json::Null;
-        client()?.watch(command, |next| {
-            if let Some(progress) = next.get("progress") {
-                eprintln!("node {}: {} objects left", progress["node"], progress["objects_left"]);
-            }
-            answer = next;
-            true
-        })?;
+        let answer = ask_and_watch(&client()?, command)?;
         print(&if cli.json { answer.to_string() } else { shows(&answer) })?;
         Ok(0)
     };
@@ -269,6 +290,11 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             let dir = words.dir.unwrap_or_else(|| PathBuf::from("."));
             Ok(u8::from(!words::run(&Options { dir, nodes: words.nodes, json: cli.json })?))
         }
+        Command::Bench(arguments) => measure(client, &arguments, cli.json),
+        Command::BenchNode { contact } => {
+            bench::local::serve(&contact)?;
+            Ok(0)
+        }
         Command::DemoWorker { contact, session } => Ok(u8::from(!worker::run(&contact, session)?)),
         Command::Playground { nodes, log, command } => {
             Ok(playground::run(&playground::Options { nodes, command, json: cli.json, log })?)
@@ -281,6 +307,45 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         }
         Command::Man { dir } => man(dir),
     }
+}
+
+fn measure(
+    client: impl Fn() -> Result<Client, ToolError>,
+    arguments: &BenchArguments,
+    json: bool,
+) -> Result<u8, ToolError> {
+    let case_limit = Duration::from_millis(arguments.case_limit_ms);
+    let options = bench::Options { operations: arguments.operations, case_limit, ..bench::Options::default() };
+    let report = match arguments.local {
+        Some(nodes) => bench::local::run(nodes, &options)?,
+        None => {
+            let (operations, case_limit_ms) = (arguments.operations, arguments.case_limit_ms);
+            let answer = ask_and_watch(&client()?, protocol::Command::Bench { operations, case_limit_ms })?;
+            let foreign = |error| ToolError::Other(format!("the daemon's report is not understood: {error}"));
+            serde_json::from_value(answer).map_err(foreign)?
+        }
+    };
+    print(&if json { json!(report).to_string() } else { report.table() })?;
+    Ok(u8::from(report.off_budget().next().is_some()))
+}
+
+/// The last answer; those before it are a line on the terminal that is written over.
+fn ask_and_watch(client: &Client, command: protocol::Command) -> Result<Json, ClientError> {
+    let (mut answer, mut is_shown) = (Json::Null, false);
+    let asked = client.watch(command, |next| {
+        if let Some(text) = next["progress"]["text"].as_str()
+            && std::io::stderr().is_terminal()
+        {
+            eprint!("\r\x1b[K{text}");
+            is_shown = true;
+        }
+        answer = next;
+        true
+    });
+    if is_shown {
+        eprint!("\r\x1b[K");
+    }
+    asked.map(|()| answer)
 }
 
 fn object_command(object: Object) -> protocol::Command {

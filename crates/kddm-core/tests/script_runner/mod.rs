@@ -1,0 +1,166 @@
+//! Replays scripts on the real shard. `crates/kddm-core/tests/script/README.md` tells how they are
+//! written.
+
+pub mod words;
+
+use std::collections::BTreeSet;
+
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement};
+use kddm_core::io::{Input, Output, Outputs};
+use kddm_core::shard::{Place, Shard};
+use kddm_core::view::{Member, NodeState, View};
+
+use words::Words;
+
+const OBJECT: ObjectId = ObjectId(1);
+
+/// What came of one file.
+#[derive(Default, Debug)]
+pub struct Replay {
+    /// The file as it ought to be.
+    pub text: String,
+    /// Rows of the rules that its stories name.
+    pub rows: BTreeSet<String>,
+    /// Where the file is otherwise, or cannot be read.
+    pub findings: Vec<String>,
+}
+
+struct Node {
+    shard: Shard,
+    me: NodeId,
+    /// Who answers for the shard, and its home in the view.
+    homes: (NodeId, NodeId),
+    view: View,
+    counter: u64,
+}
+
+/// Replays a file; an error names its line.
+pub fn replay(name: &str, text: &str) -> Replay {
+    let mut replay = Replay::default();
+    let mut node = None;
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((at, line)) = lines.next() {
+        replay.text.push_str(line);
+        replay.text.push('\n');
+        let mut expected = String::new();
+        while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("  ")) {
+            expected.push_str(line);
+            expected.push('\n');
+        }
+        if line.is_empty() {
+            node = None; // The end of a story.
+            continue;
+        }
+        match step(line, &mut node, &mut replay.rows) {
+            Err(why) => {
+                replay.findings.push(format!("{name}:{}: {line}\n    {why}", at + 1));
+                replay.text.push_str(&expected);
+            }
+            Ok(found) => {
+                if found != expected {
+                    replay.findings.push(format!("{name}:{}: {line}\n{}", at + 1, difference(&expected, &found)));
+                }
+                replay.text.push_str(&found);
+            }
+        }
+    }
+    replay
+}
+
+/// Does what one line says; gives what follows from it.
+fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Result<String, String> {
+    if let Some(comment) = line.strip_prefix('#') {
+        rows.extend(named_rows(comment));
+        return Ok(String::new());
+    }
+    let mut words = Words::new(line);
+    if line.starts_with("node ") {
+        if node.is_some() {
+            return Err("an empty line is missing before the next story".into());
+        }
+        *node = Some(begin(&mut words)?);
+        return Ok(String::new());
+    }
+    let node = node.as_mut().ok_or("a story begins with a line like `node 1 home 2`")?;
+    if let Some(left) = line.strip_prefix("now without ") {
+        node.view = view_without(Words::new(left).node()?);
+        return Ok(String::new());
+    }
+    let given = line.strip_prefix("given ");
+    let input = given.map_or(words, Words::new).input()?;
+    let outputs = node.handle(input)?;
+    if given.is_none() {
+        return Ok(printed(node, &outputs));
+    }
+    let bad = outputs.iter().find(|output| matches!(output, Output::Dropped { .. } | Output::Fault { .. }));
+    bad.map_or(Ok(String::new()), |bad| Err(format!("what is given must go well: {}", words::output(bad))))
+}
+
+/// The rows before the colon of a comment: `# Q3 S5: …`.
+fn named_rows(comment: &str) -> impl Iterator<Item = String> {
+    let rows = comment.split_once(':').map_or("", |(rows, _)| rows);
+    let rows = if rows.split_whitespace().all(is_row) { rows } else { "" };
+    rows.split_whitespace().map(str::to_owned)
+}
+
+/// A letter and a number.
+pub fn is_row(word: &str) -> bool {
+    let mut letters = word.chars();
+    letters.next().is_some_and(|letter| letter.is_ascii_uppercase())
+        && word.len() > 1
+        && letters.all(|letter| letter.is_ascii_digit())
+}
+
+/// `node 1 home 2`, `node 1 home 2 moving to 3`, `node 1 home 2 without 4`.
+fn begin(words: &mut Words<'_>) -> Result<Node, String> {
+    words.expect("node")?;
+    let me = words.node()?;
+    words.expect("home")?;
+    let home = words.node()?;
+    let to = if words.takes("moving") { words.expect("to").and_then(|()| words.node())? } else { home };
+    let left = if words.takes("without") { words.node()? } else { NodeId::NOBODY };
+    words.end()?;
+    Ok(Node { shard: Shard::new(), me, homes: (home, to), view: view_without(left), counter: 0 })
+}
+
+/// Nodes 1 to 9 share objects, but this one, which is online.
+fn view_without(left: NodeId) -> View {
+    let state = |node| if node == left { NodeState::Online } else { NodeState::Possible };
+    let member = |id| Member { id, incarnation: Incarnation(0), state: state(id) };
+    let members: Vec<Member> = (1..=9).map(NodeId).map(member).collect();
+    let homes = members.iter().map(|member| member.id).filter(|node| *node != left).collect();
+    View { epoch: Epoch(1), placement: Placement(1), members, homes }
+}
+
+impl Node {
+    fn handle(&mut self, input: Input) -> Result<Vec<Output>, String> {
+        let mut outputs = Outputs::new();
+        let (home, view_home) = self.homes;
+        let place = Place { me: self.me, incarnation: Incarnation(0), home, view_home, view: &self.view };
+        self.shard.handle(&place, &mut self.counter, OBJECT, input, &mut outputs).map_err(|_| "memory was refused")?;
+        Ok(outputs.drain().collect())
+    }
+}
+
+fn printed(node: &Node, outputs: &[Output]) -> String {
+    let state = words::state(node.me, &node.shard.inspect(node.me, OBJECT));
+    let outputs = outputs.iter().map(words::output);
+    outputs.chain([format!("= {state}")]).map(|line| format!("  {line}\n")).collect()
+}
+
+/// Both texts, with a sign before the lines that only one of them has.
+fn difference(expected: &str, found: &str) -> String {
+    let (mut old, mut new): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
+    let same = |(a, b): &(&&str, &&str)| a == b;
+    let before = old.iter().zip(&new).take_while(same).count();
+    let behind = old[before..].iter().rev().zip(new[before..].iter().rev()).take_while(same).count();
+    let common = new[..before].join("\n");
+    let tail = new[new.len() - behind..].join("\n");
+    let (old, new) = (old.drain(before..old.len() - behind), new.drain(before..new.len() - behind));
+    let mut lines = vec![common];
+    lines.extend(old.map(|line| format!("-{line}")));
+    lines.extend(new.map(|line| format!("+{line}")));
+    lines.push(tail);
+    lines.retain(|line| !line.is_empty());
+    lines.join("\n")
+}

@@ -1,0 +1,342 @@
+//! The words of a script: one way to write each input, message and output, read and printed here.
+
+use std::fmt::Write as _;
+use std::str::SplitWhitespace;
+
+use kddm_core::home::EntryState;
+use kddm_core::id::{Epoch, Incarnation, NodeId, RequestId, Tenure, Version};
+use kddm_core::io::{Access, Answer, Body, Input, Output};
+use kddm_core::message::{Message, Request, RequestKind};
+use kddm_core::nodeset::NodeSet;
+use kddm_core::shard::{Inspection, Main};
+
+/// The rest of a line, word by word.
+pub struct Words<'a>(SplitWhitespace<'a>);
+
+impl<'a> Words<'a> {
+    pub fn new(line: &'a str) -> Words<'a> {
+        Words(line.split_whitespace())
+    }
+
+    pub fn next(&mut self) -> Result<&'a str, String> {
+        self.0.next().ok_or_else(|| "a word is missing".into())
+    }
+
+    fn peek(&self) -> Option<&'a str> {
+        self.0.clone().next()
+    }
+
+    /// Takes the next word if it is this one.
+    pub fn takes(&mut self, word: &str) -> bool {
+        let is_it = self.peek() == Some(word);
+        if is_it {
+            self.0.next();
+        }
+        is_it
+    }
+
+    pub fn expect(&mut self, word: &str) -> Result<(), String> {
+        if self.takes(word) { Ok(()) } else { Err(format!("`{word}` expected, not {:?}", self.peek())) }
+    }
+
+    pub fn end(&mut self) -> Result<(), String> {
+        self.0.next().map_or(Ok(()), |word| Err(format!("`{word}` is one word too many")))
+    }
+
+    pub fn number<N: std::str::FromStr>(&mut self) -> Result<N, String> {
+        number(self.next()?)
+    }
+
+    pub fn node(&mut self) -> Result<NodeId, String> {
+        Ok(NodeId(self.number()?))
+    }
+
+    /// `1.7`: the seventh tenure of epoch 1.
+    fn tenure(&mut self) -> Result<Tenure, String> {
+        let word = self.next()?;
+        let (epoch, n) = word.split_once('.').ok_or_else(|| format!("`{word}` is no tenure like 1.7"))?;
+        Ok(Tenure::new(Epoch(number(epoch)?), number(n)?))
+    }
+
+    /// `v3`: version 3.
+    fn version(&mut self) -> Result<Version, String> {
+        let word = self.next()?;
+        let digits = word.strip_prefix('v').ok_or_else(|| format!("`{word}` is no version like v3"))?;
+        Ok(Version(number(digits)?))
+    }
+
+    /// `2/7`: the seventh request of node 2.
+    fn id(&mut self) -> Result<RequestId, String> {
+        let word = self.next()?;
+        let (node, counter) = word.split_once('/').ok_or_else(|| format!("`{word}` is no request like 2/7"))?;
+        Ok(RequestId { node: NodeId(number(node)?), incarnation: Incarnation(0), counter: number(counter)? })
+    }
+
+    fn id_after_for(&mut self) -> Result<RequestId, String> {
+        self.expect("for")?;
+        self.id()
+    }
+
+    /// `2,3`: nodes 2 and 3.
+    fn nodes(&mut self) -> Result<NodeSet, String> {
+        self.next()?
+            .split(',')
+            .map(|node| Ok(NodeId(number(node)?)))
+            .collect::<Result<Vec<_>, String>>()
+            .map(|nodes| nodes.into_iter().collect())
+    }
+
+    fn kind(&mut self, word: &str) -> Result<RequestKind, String> {
+        Ok(match word {
+            "get" => RequestKind::Get { existing: self.takes("existing") },
+            "grab" => RequestKind::Grab { existing: self.takes("existing") },
+            "try_grab" => RequestKind::TryGrab,
+            "remove" => RequestKind::Remove,
+            "flush" if self.takes("to") => RequestKind::Flush { to: self.node()? },
+            "flush" => RequestKind::Flush { to: NodeId::NOBODY },
+            other => return Err(format!("`{other}` is nothing that can be asked or said")),
+        })
+    }
+
+    /// What happened at home, or a message of another node.
+    pub fn input(&mut self) -> Result<Input, String> {
+        let input = match self.next()? {
+            "want" => {
+                let word = self.next()?;
+                Input::Want { kind: self.kind(word)? }
+            }
+            "cancel" => Input::Cancel,
+            "revoked" => Input::Revoked { version: self.version()?, has_value: !self.takes("empty") },
+            "held" => Input::Held,
+            "from" => {
+                let word = self.next()?;
+                let from = word.strip_suffix(':').ok_or("a sender is written like `from 2:`")?;
+                Input::Message { from: NodeId(number(from)?), message: self.message()? }
+            }
+            other => return Err(format!("`{other}` is no input")),
+        };
+        self.end()?;
+        Ok(input)
+    }
+
+    fn message(&mut self) -> Result<Message, String> {
+        Ok(match self.next()? {
+            "create" => Message::Create { tenure: self.tenure()?, id: self.id_after_for()? },
+            "data" => Message::Data { tenure: self.tenure()?, version: self.version()?, id: self.id_after_for()? },
+            "transfer" => self.transfer()?,
+            "invalidate" => self.invalidate()?,
+            "ack" => Message::Ack { tenure: self.tenure()?, version: self.version()? },
+            "confirm" => Message::Confirm { tenure: self.tenure()? },
+            "owner_is" => Message::OwnerIs { owner: self.node()?, tenure: self.tenure()? },
+            "removing" => Message::Removing { tenure: self.tenure()?, forwarded: self.takes("forwarded") },
+            "removed" => Message::Removed { tenure: self.tenure()? },
+            "remove_done" => Message::RemoveDone { id: self.id_after_for()? },
+            "not_found" => Message::NotFound { id: self.id_after_for()? },
+            "busy" => Message::Busy { id: self.id_after_for()? },
+            "lost" => Message::Lost { id: self.id_after_for()? },
+            "try_invalidate" => {
+                let (tenure, version) = (self.tenure()?, self.version()?);
+                Message::TryInvalidate { tenure, version, id: self.id_after_for()? }
+            }
+            "try_answer" => {
+                let held = self.takes("held");
+                if !held {
+                    self.expect("free")?;
+                }
+                Message::TryAnswer { id: self.id_after_for()?, held }
+            }
+            "flushed" => Message::Flushed { id: self.id_after_for()? },
+            "entry" => self.entry()?,
+            word => self.request(word)?,
+        })
+    }
+
+    fn request(&mut self, word: &str) -> Result<Message, String> {
+        let kind = self.kind(word)?;
+        let id = self.id()?;
+        let tau = if self.takes("tau") { self.tenure()? } else { Tenure::NONE };
+        let forwards = if self.takes("forwards") { self.number()? } else { 0 };
+        let (inherited, first, to_home) = (self.takes("inherited"), self.takes("first"), self.takes("to_home"));
+        Ok(Message::Request(Request { id, kind, tau, forwards, inherited, first, to_home }))
+    }
+
+    /// `1.5 owner 2 fact`, `1.5 owner 2 predicted`, `1.5 removing`.
+    fn entry(&mut self) -> Result<Message, String> {
+        let tenure = self.tenure()?;
+        if self.takes("removing") {
+            return Ok(Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing });
+        }
+        self.expect("owner")?;
+        let owner = self.node()?;
+        let state = if self.takes("predicted") { EntryState::Predicted } else { EntryState::Fact };
+        if state == EntryState::Fact {
+            self.expect("fact")?;
+        }
+        Ok(Message::Entry { tenure, owner, state })
+    }
+
+    fn transfer(&mut self) -> Result<Message, String> {
+        let (tenure, version) = (self.tenure()?, self.version()?);
+        self.expect("born")?;
+        let born = self.tenure()?;
+        let has_value = !self.takes("empty");
+        let sharers = if self.takes("sharers") { self.nodes()? } else { NodeSet::new() };
+        let id = if self.peek() == Some("for") { self.id_after_for()? } else { RequestId::default() };
+        Ok(Message::Transfer { tenure, version, born, sharers, replicas: NodeSet::new(), has_value, id })
+    }
+
+    fn invalidate(&mut self) -> Result<Message, String> {
+        let (tenure, version) = (self.tenure()?, self.version()?);
+        self.expect("owner")?;
+        let owner = self.node()?;
+        Ok(Message::Invalidate { tenure, version, owner, remove: self.takes("remove") })
+    }
+}
+
+fn number<N: std::str::FromStr>(word: &str) -> Result<N, String> {
+    word.parse().map_err(|_| format!("`{word}` is no number that fits here"))
+}
+
+fn list(nodes: impl IntoIterator<Item = NodeId>) -> String {
+    nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(",")
+}
+
+fn id(id: RequestId) -> String {
+    format!("{}/{}", id.node, id.counter)
+}
+
+fn kind(kind: RequestKind) -> String {
+    match kind {
+        RequestKind::Get { existing: false } => "get".into(),
+        RequestKind::Get { existing: true } => "get existing".into(),
+        RequestKind::Grab { existing: false } => "grab".into(),
+        RequestKind::Grab { existing: true } => "grab existing".into(),
+        RequestKind::TryGrab => "try_grab".into(),
+        RequestKind::Remove => "remove".into(),
+        RequestKind::Flush { to } if to.is_somebody() => format!("flush to {to}"),
+        RequestKind::Flush { .. } => "flush".into(),
+    }
+}
+
+/// Some text if it applies.
+fn also(applies: bool, text: impl Into<String>) -> String {
+    if applies { text.into() } else { String::new() }
+}
+
+pub fn message(message: &Message) -> String {
+    let name = Message::NAMES[usize::from(message.kind())];
+    match message {
+        Message::Request(request) => {
+            let tau = also(request.tau != Tenure::NONE, format!(" tau {}", request.tau));
+            let forwards = also(request.forwards > 0, format!(" forwards {}", request.forwards));
+            let (inherited, first) = (also(request.inherited, " inherited"), also(request.first, " first"));
+            let to_home = also(request.to_home, " to_home");
+            format!("{} {}{tau}{forwards}{inherited}{first}{to_home}", kind(request.kind), id(request.id))
+        }
+        Message::Create { tenure, id: of } => format!("{name} {tenure} for {}", id(*of)),
+        Message::Data { tenure, version, id: of } | Message::TryInvalidate { tenure, version, id: of } => {
+            format!("{name} {tenure} v{} for {}", version.0, id(*of))
+        }
+        Message::Transfer { tenure, version, born, sharers, has_value, id: of, .. } => {
+            let empty = also(!has_value, " empty");
+            let sharers = also(!sharers.is_empty(), format!(" sharers {}", list(sharers.iter())));
+            let answers = also(of.counter != 0, format!(" for {}", id(*of)));
+            format!("{name} {tenure} v{} born {born}{empty}{sharers}{answers}", version.0)
+        }
+        Message::Invalidate { tenure, version, owner, remove } => {
+            format!("{name} {tenure} v{} owner {owner}{}", version.0, also(*remove, " remove"))
+        }
+        Message::Ack { tenure, version } => format!("{name} {tenure} v{}", version.0),
+        Message::OwnerIs { owner, tenure } => format!("{name} {owner} {tenure}"),
+        Message::Confirm { tenure } | Message::Removed { tenure } => format!("{name} {tenure}"),
+        Message::Removing { tenure, forwarded } => format!("{name} {tenure}{}", also(*forwarded, " forwarded")),
+        Message::Entry { tenure, owner, state } => format!("{name} {tenure} owner {owner} {state:?}"),
+        Message::ShardIsYours { shard, floor } => format!("{name} {} floor {floor}", shard.0),
+        Message::Placed { placement } => format!("{name} {}", placement.0),
+        Message::TryAnswer { id: of, held } => {
+            format!("{name} {} for {}", if *held { "held" } else { "free" }, id(*of))
+        }
+        Message::RemoveDone { id: of }
+        | Message::NotFound { id: of }
+        | Message::Busy { id: of }
+        | Message::Lost { id: of }
+        | Message::Flushed { id: of } => format!("{name} for {}", id(*of)),
+    }
+}
+
+fn access(access: Access) -> &'static str {
+    match access {
+        Access::None => "none",
+        Access::Read => "read",
+        Access::Write => "write",
+    }
+}
+
+pub fn output(output: &Output) -> String {
+    match output {
+        Output::Send { to, message: said, body, deferred, .. } => {
+            let body = also(*body == Body::Object, " + object");
+            format!("{} {to}: {}{body}", if *deferred { "send soon" } else { "send" }, message(said))
+        }
+        Output::Install { version, has_value, .. } => format!("install v{}{}", version.0, also(!has_value, " empty")),
+        Output::Granted { access: level, needs_value, answers, .. } => {
+            let unasked = also(!answers, " unasked");
+            format!("grant {}{}{unasked}", access(*level), also(*needs_value, " first touch"))
+        }
+        Output::Revoke { to, .. } => format!("revoke to {}", access(*to)),
+        Output::TryRevoke { .. } => "try_revoke".into(),
+        Output::Answer { answer, .. } => {
+            let word = match answer {
+                Answer::NotFound => "not_found",
+                Answer::Busy => "busy",
+                Answer::Removed => "removed",
+                Answer::Flushed => "flushed",
+                Answer::Lost => "lost",
+            };
+            format!("answer {word}")
+        }
+        Output::Discard { .. } => "discard".into(),
+        Output::Dropped { what, .. } => format!("dropped: {what}"),
+        Output::Fault { what, .. } => format!("fault: {what}"),
+    }
+}
+
+/// What is here after an input: the role first, then what is not as it is with nothing.
+pub fn state(me: NodeId, seen: &Inspection) -> String {
+    let mut text = match seen.main {
+        Main::None => "none".to_owned(),
+        Main::Owner { tenure, version, born } => format!("owner {tenure} v{} born {born}", version.0),
+        Main::Sharer { tenure, version, counter } => format!("sharer {tenure} v{} by {me}/{counter}", version.0),
+        Main::Ghost { tenure, version, sent, to } => format!("ghost {tenure} v{} sent {sent} to {to}", version.0),
+        Main::Tombstone { tenure, requester } => format!("tombstone {tenure} for {}", id(requester)),
+    };
+    let mut part = |applies: bool, more: String| {
+        if applies {
+            write!(text, " | {more}").expect("a string takes all");
+        }
+    };
+    part(seen.access != Access::None, access(seen.access).into());
+    part(seen.has_value, "value".into());
+    part(
+        seen.seen != Tenure::NONE && seen.hint != me,
+        match seen.hint {
+            NodeId::NOBODY => format!("seen {}", seen.seen),
+            node => format!("seen {} at {node}", seen.seen),
+        },
+    );
+    part(!seen.sharers.is_empty(), format!("sharers {}", list(seen.sharers.iter().copied())));
+    part(!seen.owed.is_empty(), format!("owed {}", list(seen.owed.iter().copied())));
+    part(seen.queue > 0, format!("queue {}", seen.queue));
+    part(seen.wanting, if seen.asked == me { "wants".into() } else { format!("wants of {}", seen.asked) });
+    if let Some(entry) = seen.entry {
+        let how = match entry.state {
+            EntryState::Predicted => "predicted",
+            EntryState::Fact => "fact",
+            EntryState::Removing => "removing",
+        };
+        let node = also(entry.node.is_somebody(), format!(" at {}", entry.node));
+        part(true, format!("entry {how} {}{node}", entry.tenure));
+    }
+    part(seen.parked > 0, format!("parked {}", seen.parked));
+    text
+}

@@ -1,0 +1,110 @@
+//! How the membership of a world changes: joins and clean leaves, decided one after the other, each
+//! step as soon as its condition holds. Every node installs the views in order, in its own time.
+
+use std::collections::VecDeque;
+
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
+use kddm_core::view::{Member, NodeState, View};
+
+/// A change of the membership.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Change {
+    /// A node that was not there comes in, and then shares objects.
+    Join(NodeId),
+    /// A node hands over all it has, stops sharing, and goes.
+    Leave(NodeId),
+}
+
+/// A step of a change: an entry of the view log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// A new member, online.
+    Join(NodeId),
+    /// It shares objects, and is a home.
+    Share(NodeId),
+    /// It is no home any more.
+    Drain(NodeId),
+    /// It shares no objects any more.
+    Unshare(NodeId),
+    /// It is no member any more.
+    Leave(NodeId),
+}
+
+/// The decided views, and the steps to come.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Views {
+    decided: Vec<View>,
+    steps: VecDeque<Step>,
+}
+
+impl Views {
+    /// All nodes but those that join later share objects.
+    pub fn new(nodes: u16, changes: &[Change]) -> Views {
+        let joins = |node: &NodeId| changes.contains(&Change::Join(*node));
+        let first: Vec<NodeId> = (1..=nodes).map(NodeId).filter(|node| !joins(node)).collect();
+        let members = first.iter().map(|id| member(*id, NodeState::Possible)).collect();
+        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes: first };
+        let steps = changes.iter().flat_map(|change| match *change {
+            Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
+            Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],
+        });
+        Views { decided: vec![view], steps: steps.collect() }
+    }
+
+    /// The view with that number, from 0.
+    pub fn get(&self, number: usize) -> Option<&View> {
+        self.decided.get(number)
+    }
+
+    /// The newest one.
+    pub fn last(&self) -> &View {
+        self.decided.last().expect("there is a view from the beginning")
+    }
+
+    /// The number of the newest one.
+    pub fn newest(&self) -> usize {
+        self.decided.len() - 1
+    }
+
+    /// The step that comes next.
+    pub fn next(&self) -> Option<Step> {
+        self.steps.front().copied()
+    }
+
+    /// Decides the next step.
+    pub fn decide(&mut self) {
+        let Some(step) = self.steps.pop_front() else { return };
+        let mut view = self.last().clone();
+        view.placement = Placement(view.placement.0 + 1);
+        match step {
+            Step::Join(node) => {
+                view.members.push(member(node, NodeState::Online));
+                view.members.sort_by_key(|member| member.id);
+            }
+            Step::Share(node) => {
+                set_state(&mut view, node, NodeState::Possible);
+                view.homes.push(node);
+                view.homes.sort_unstable();
+            }
+            Step::Drain(node) => view.homes.retain(|home| *home != node),
+            Step::Unshare(node) => set_state(&mut view, node, NodeState::Online),
+            Step::Leave(node) => view.members.retain(|member| member.id != node),
+        }
+        self.decided.push(view);
+    }
+}
+
+/// The life of a node of a world has the node's number.
+pub fn life(node: NodeId) -> Incarnation {
+    Incarnation(node.0.into())
+}
+
+fn member(id: NodeId, state: NodeState) -> Member {
+    Member { id, incarnation: life(id), state }
+}
+
+fn set_state(view: &mut View, node: NodeId, state: NodeState) {
+    if let Some(member) = view.members.iter_mut().find(|member| member.id == node) {
+        member.state = state;
+    }
+}

@@ -1,0 +1,197 @@
+//! One connection: bytes in, frames out, and the other way round. Never blocks.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::frame::{Decoded, Frame, decode};
+use crate::transport::Stream;
+
+/// Bytes read at once where no larger frame is expected.
+const READ_BYTES: usize = 16 << 10;
+
+/// Reads of one connection before the others have their turn.
+const READS: usize = 16;
+
+/// Bytes that may wait for the other side to take them: some of the largest frames.
+pub(crate) const UNSENT_LIMIT_BYTES: usize = 64 << 20;
+
+/// Calls of one connection that may be queued or running here.
+pub(crate) const RUNNING_LIMIT: usize = 4096;
+
+/// Bytes of questions of one connection that may be queued or running here.
+pub(crate) const RUNNING_LIMIT_BYTES: usize = 64 << 20;
+
+/// How a read ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing is left for now.
+    Waits,
+    /// There may be more; others have their turn first.
+    More,
+    /// The connection is of no use any more, and why.
+    Ended(String),
+    /// As `Ended`: what came cannot be meant.
+    Malformed(&'static str),
+}
+
+/// A call of the other side that is queued or running here.
+struct Running {
+    cancelled: Arc<AtomicBool>,
+    bytes: usize,
+}
+
+/// See the module. On one that this node has dialled calls go out and answers come in; on one that
+/// it has accepted it is the other way round.
+pub(crate) struct Connection {
+    pub node: u16,
+    pub incarnation: u32,
+    pub is_dialled: bool,
+    stream: Stream,
+    received: Vec<u8>,
+    filled: usize,
+    unsent: Vec<u8>,
+    sent: usize,
+    running: HashMap<u64, Running>,
+    running_bytes: usize,
+    /// Why this side has ended it.
+    why: Option<&'static str>,
+}
+
+impl Connection {
+    pub fn new(stream: Stream, node: u16, incarnation: u32, is_dialled: bool) -> Connection {
+        let (running, running_bytes) = Default::default();
+        let (received, filled, unsent, sent) = Default::default();
+        let why = None;
+        Connection {
+            node,
+            incarnation,
+            is_dialled,
+            stream,
+            received,
+            filled,
+            unsent,
+            sent,
+            running,
+            running_bytes,
+            why,
+        }
+    }
+
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whoever polls sees its end next, and cleans up.
+    pub fn end(&mut self, why: &'static str) {
+        self.why = self.why.or(Some(why));
+        self.stream.shutdown();
+    }
+
+    /// The end of the unsent bytes, to put a frame there; `None` if the other side takes too little.
+    pub fn room(&mut self) -> Option<&mut Vec<u8>> {
+        // On a busy connection there is never nothing left, and what was sent must not pile up.
+        if self.sent > READ_BYTES && self.sent > self.unsent.len() / 2 {
+            self.unsent.drain(..self.sent);
+            self.sent = 0;
+        }
+        (self.unsent.len() - self.sent <= UNSENT_LIMIT_BYTES).then_some(&mut self.unsent)
+    }
+
+    /// Writes until all is written or the socket is full; then its next event goes on.
+    pub fn write(&mut self) {
+        while self.sent < self.unsent.len() {
+            match (&self.stream).write(&self.unsent[self.sent..]) {
+                Ok(0) => return self.end("it takes nothing any more"),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.end("its connection is broken"),
+            }
+        }
+        self.sent = 0;
+        if self.unsent.capacity() > 4 * READ_BYTES {
+            self.unsent = Vec::new();
+        } else {
+            self.unsent.clear();
+        }
+    }
+
+    /// Reads what there is, up to a limit, into whole frames.
+    pub fn read(&mut self, frames: &mut Vec<Frame>) -> Progress {
+        for _ in 0..READS {
+            if self.received.len() == self.filled {
+                self.received.resize((2 * self.filled).max(READ_BYTES), 0);
+            }
+            match (&self.stream).read(&mut self.received[self.filled..]) {
+                Ok(0) => return Progress::Ended(self.why.unwrap_or("it has closed its connection").into()),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waits,
+                Err(error) => return Progress::Ended(error.to_string()),
+            }
+            if let Err(reason) = self.take_frames(frames) {
+                return Progress::Malformed(reason);
+            }
+        }
+        Progress::More
+    }
+
+    /// Room is made as bytes arrive, never because more of them are announced.
+    fn take_frames(&mut self, frames: &mut Vec<Frame>) -> Result<(), &'static str> {
+        let mut taken = 0;
+        while let Decoded::Frame(frame, length) = decode(&self.received[taken..self.filled])? {
+            let is_call = matches!(frame, Frame::Call { .. } | Frame::Cancel { .. });
+            if is_call == self.is_dialled {
+                return Err("what only the other side may say");
+            }
+            frames.push(frame);
+            taken += length;
+        }
+        self.received.copy_within(taken..self.filled, 0);
+        self.filled -= taken;
+        if self.filled <= READ_BYTES && self.received.len() > 4 * READ_BYTES {
+            self.received.truncate(READ_BYTES);
+            self.received.shrink_to_fit();
+        }
+        Ok(())
+    }
+
+    /// A call begins here; the flag says that nobody waits for it any more. An error says what is full.
+    pub fn begin(&mut self, id: u64, bytes: usize) -> Result<Arc<AtomicBool>, String> {
+        if self.running.len() >= RUNNING_LIMIT || self.running_bytes + bytes > RUNNING_LIMIT_BYTES {
+            let (calls, held) = (self.running.len(), self.running_bytes);
+            return Err(format!("{calls} calls with {held} bytes of this caller are in work"));
+        }
+        if self.running.contains_key(&id) {
+            return Err("a call with that number is in work".into());
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.running.insert(id, Running { cancelled: Arc::clone(&cancelled), bytes });
+        self.running_bytes += bytes;
+        Ok(cancelled)
+    }
+
+    /// A call has ended here. False if nobody waits for its answer.
+    pub fn finish(&mut self, id: u64) -> bool {
+        let Some(running) = self.running.remove(&id) else { return false };
+        self.running_bytes -= running.bytes;
+        !running.cancelled.load(Ordering::Acquire)
+    }
+
+    pub fn cancel(&mut self, id: u64) {
+        if let Some(running) = self.running.get(&id) {
+            running.cancelled.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stream.shutdown();
+        for running in self.running.values() {
+            running.cancelled.store(true, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! A node stops sharing: it hands over its shards, then ownerships and last copies, and only then
+//! steps back. Nobody else notices, and nothing is lost.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::view::NodeState;
+use kddm_view::Change;
+
+use crate::error::{AccessError, Error, MembershipError};
+use crate::runtime::Runtime;
+use crate::runtime::lane::LaneState;
+use crate::runtime::membership::Guard;
+
+/// Objects that are given away at one time: enough to keep every link busy, and few enough that the
+/// protocol's other work goes on between them.
+const IN_FLIGHT: usize = 8_192;
+
+/// Objects given away before the lane is free for others.
+const IN_ONE_TURN: usize = 256;
+
+/// How often a drain looks whether the answers are in.
+const DRAIN_ROUND: Duration = Duration::from_micros(200);
+
+/// How often it looks whether a view has come that nobody tells it of.
+const VIEW_ROUND: Duration = Duration::from_millis(5);
+
+/// A drain needs every member. One that cannot be reached for so long will not come back in time:
+/// a connection that broke is made again within a tenth of it.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a drain goes on.
+struct Patience {
+    deadline: Instant,
+    unlinked_since: Cell<Option<Instant>>,
+}
+
+impl LaneState {
+    /// Begins to give away up to `most` of the objects in `list`, from its end. Those that local
+    /// threads hold, or that are on their way already, stay for the next round.
+    fn give_away(&mut self, list: &mut Vec<(SetId, ObjectId)>, most: usize) -> usize {
+        let mut begun = 0;
+        while begun < most && !self.is_a_peer_full() {
+            let Some((set, object)) = list.pop() else { break };
+            if self.begin_flush(set, object) {
+                begun += 1;
+            }
+        }
+        begun
+    }
+
+    /// All that is here of any object.
+    fn holdings(&self) -> Vec<(SetId, ObjectId)> {
+        let of = |set: SetId| self.core.holdings(set).map(move |object| (set, object));
+        self.core.sets().into_iter().flat_map(of).collect()
+    }
+
+    fn holding_count(&self) -> usize {
+        self.core.sets().into_iter().map(|set| self.core.holdings(set).count()).sum()
+    }
+
+    /// Members without a connection now.
+    fn unlinked(&self) -> Vec<u16> {
+        self.peers.iter().filter(|(_, peer)| !peer.is_connected()).map(|(node, _)| node.0).collect()
+    }
+
+    /// The frames that no peer has confirmed yet.
+    fn unconfirmed_bytes(&self) -> usize {
+        self.peers.values().map(|peer| peer.session.unacknowledged_bytes()).sum()
+    }
+}
+
+impl Runtime {
+    /// Stops sharing objects within `limit`: afterwards this node is online, and holds nothing.
+    pub fn stop_sharing(self: &Arc<Self>, limit: Duration) -> Result<(), Error> {
+        if !super::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
+        let until = Patience { deadline: Instant::now() + limit, unlinked_since: Cell::new(None) };
+        let drained = self.try_to_stop_sharing(&until);
+        if let Err(MembershipError::DrainTimedOut { missing, .. }) = drained {
+            // What could not be handed over stays, and so does this node.
+            self.start_sharing(self.config.join_limit)?;
+            let limit_ms = limit.as_millis() as u64;
+            return Err(MembershipError::DrainTimedOut { limit_ms, missing }.into());
+        }
+        Ok(drained?)
+    }
+
+    fn try_to_stop_sharing(self: &Arc<Self>, until: &Patience) -> Result<(), MembershipError> {
+        let (node, incarnation) = (self.identity.id, self.identity.incarnation);
+        self.pass_on_the_vote(until)?;
+        let drain = Change::Drain { node, incarnation };
+        self.decide(drain, until, "the drain", |membership, node| {
+            membership.state.member(node).is_none_or(|member| member.draining || !member.state.can_share())
+        })?;
+        self.wait_for_installed(until)?;
+        self.give_everything_away(until)?;
+        let step_back = Change::SetState { node, incarnation, state: NodeState::Online };
+        self.decide(step_back, until, "the step back", |membership, node| {
+            membership.state.member(node).is_none_or(|member| !member.state.can_share())
+        })?;
+        // When this view holds here, every member has said its last word to this node as one that
+        // shares; what was on its way until then is given away too.
+        self.wait_for_installed(until)?;
+        self.give_everything_away(until)?;
+        self.wait_until_confirmed(until)
+    }
+
+    /// If this node decides who is a member, another one takes that over.
+    fn pass_on_the_vote(&self, until: &Patience) -> Result<(), MembershipError> {
+        let membership = self.membership.lock();
+        if !self.is_voter(&membership) {
+            return Ok(());
+        }
+        let me = self.identity.id;
+        let to = membership.state.view().homes.into_iter().find(|home| *home != me);
+        // Without another home there is nobody to hand over to: the drain is refused by that name.
+        let Some(to) = to else { return Ok(()) };
+        drop(membership);
+        self.decide(Change::MoveVoter { to }, until, "another voter", |membership, me| membership.state.voter() != me)
+    }
+
+    /// Has a change decided, and waits until it is so.
+    fn decide(
+        &self,
+        change: Change,
+        until: &Patience,
+        what: &str,
+        is_so: impl Fn(&Guard<'_>, NodeId) -> bool,
+    ) -> Result<(), MembershipError> {
+        let mut membership = self.membership.lock();
+        let refused = |reason: String| MembershipError::Refused { reason };
+        membership.state.check(&change).map_err(|reason| refused(reason.to_string()))?;
+        self.propose_in(&mut membership, change).map_err(|error| refused(error.to_string()))?;
+        while !is_so(&membership, self.identity.id) {
+            self.check_drain(until, || format!("the other nodes have not decided {what}; are they alive?"))?;
+            self.wait_for_change(&mut membership, until.deadline.min(Instant::now() + VIEW_ROUND));
+        }
+        Ok(())
+    }
+
+    /// Waits until all decided views are installed here and hold.
+    fn wait_for_installed(&self, until: &Patience) -> Result<(), MembershipError> {
+        let mut membership = self.membership.lock();
+        while !membership.pending.is_empty() || !self.is_settled() {
+            self.check_drain(until, || self.unsettled())?;
+            self.wait_for_change(&mut membership, until.deadline.min(Instant::now() + VIEW_ROUND));
+        }
+        Ok(())
+    }
+
+    /// Whether this node is on its way from possible to online.
+    pub fn is_draining(&self) -> bool {
+        self.membership.lock().state.member(self.identity.id).is_some_and(|member| member.draining)
+    }
+
+    /// Hands over what is here and leaves, as far as the others can do without this node. What stays
+    /// behind is said in the log.
+    pub fn drain_and_leave(self: &Arc<Self>, limit: Duration) {
+        let shares = |lane: &Arc<crate::runtime::lane::Lane>| lane.lock().shares;
+        let is_sealed = self.membership.lock().state.is_sealed();
+        let is_alone = self.membership.lock().state.view().homes.len() < 2;
+        let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
+        if has_to && let Err(error) = self.stop_sharing(limit) {
+            tracing::error!(%error, "this node stops without having handed over all it holds");
+        }
+        self.leave();
+    }
+
+    fn unsettled(&self) -> String {
+        let awaited: Vec<u16> =
+            self.lanes.iter().flat_map(|lane| lane.lock().core.awaited().collect::<Vec<_>>()).map(|id| id.0).collect();
+        format!("nodes {awaited:?} have not handed over all their shards; are they alive?")
+    }
+
+    /// Gives every object away: to a node that has a copy, else to its home.
+    fn give_everything_away(&self, until: &Patience) -> Result<(), MembershipError> {
+        for lane in &self.lanes {
+            loop {
+                let mut list = lane.lock().holdings();
+                let count = list.len();
+                if count == 0 && lane.lock().core.is_at_rest() {
+                    break;
+                }
+                self.check_drain(until, || still_here(count))?;
+                self.draining_left.store(count, std::sync::atomic::Ordering::Relaxed);
+                while !list.is_empty() {
+                    let mut state = lane.lock();
+                    if state.locals.len() < IN_FLIGHT && !state.is_a_peer_full() {
+                        state.give_away(&mut list, IN_ONE_TURN);
+                        lane.finish_fair(state);
+                    } else {
+                        drop(state);
+                        self.check_drain(until, || still_here(lane.lock().holding_count()))?;
+                        std::thread::park_timeout(DRAIN_ROUND);
+                    }
+                }
+                // The rest is on its way, or held by local threads.
+                std::thread::park_timeout(DRAIN_ROUND);
+            }
+        }
+        self.draining_left.store(0, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits until every peer has confirmed all that was sent to it.
+    fn wait_until_confirmed(&self, until: &Patience) -> Result<(), MembershipError> {
+        let unconfirmed = || self.lanes.iter().map(|lane| lane.lock().unconfirmed_bytes()).sum::<usize>();
+        while unconfirmed() > 0 {
+            self.check_drain(until, || "not every node has confirmed what was sent to it".into())?;
+            std::thread::park_timeout(VIEW_ROUND);
+        }
+        Ok(())
+    }
+
+    fn check_drain(&self, until: &Patience, missing: impl Fn() -> String) -> Result<(), MembershipError> {
+        if self.is_stopping() {
+            return Err(MembershipError::Stopped);
+        }
+        let now = Instant::now();
+        let mut unlinked: Vec<u16> = self.lanes.iter().flat_map(|lane| lane.lock().unlinked()).collect();
+        unlinked.dedup();
+        let since = if unlinked.is_empty() { None } else { until.unlinked_since.get().or(Some(now)) };
+        until.unlinked_since.set(since);
+        let is_hopeless = since.is_some_and(|since| now >= since + UNREACHABLE_LIMIT);
+        if now < until.deadline && !is_hopeless {
+            return Ok(());
+        }
+        let why = if is_hopeless { format!("; nodes {unlinked:?} cannot be reached") } else { String::new() };
+        Err(MembershipError::DrainTimedOut { limit_ms: 0, missing: missing() + &why })
+    }
+
+    /// Shares objects again.
+    pub fn start_sharing(self: &Arc<Self>, limit: Duration) -> Result<(), Error> {
+        if !super::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
+        super::join::become_member(self, NodeState::Possible, limit)
+    }
+}
+
+fn still_here(count: usize) -> String {
+    format!("{count} objects are still here; local threads hold them, or a node does not take them")
+}

@@ -1,0 +1,109 @@
+//! From one view to the next in a running node: a view is installed when the one before it holds
+//! everywhere as far as this node is concerned; then shards go to their new homes, one at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::runtime::Runtime;
+use crate::runtime::membership::Guard;
+
+/// While a peer has more to take first, handing over waits this long before it looks again: short
+/// beside the time in which such a peer's buffer empties.
+const PEER_PAUSE: Duration = Duration::from_millis(1);
+
+/// Something to do: raised by many, taken by one.
+#[derive(Default)]
+pub(crate) struct Signal {
+    raised: Mutex<bool>,
+    news: Condvar,
+}
+
+impl Signal {
+    pub fn raise(&self) {
+        *self.raised.lock() = true;
+        self.news.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut raised = self.raised.lock();
+        while !*raised {
+            self.news.wait(&mut raised);
+        }
+        *raised = false;
+    }
+
+    fn wait_for(&self, limit: Duration) {
+        let mut raised = self.raised.lock();
+        if !*raised {
+            self.news.wait_for(&mut raised, limit);
+        }
+        *raised = false;
+    }
+}
+
+impl Runtime {
+    /// The thread that leads from view to view.
+    pub fn keep_placement(self: &Arc<Self>) {
+        crate::runtime::wait::mark_part_of_node();
+        while !self.is_stopping() {
+            let is_held_up = self.hand_over();
+            if self.install_pending(&mut self.membership.lock()) {
+                continue;
+            }
+            if is_held_up { self.settled.wait_for(PEER_PAUSE) } else { self.settled.wait() }
+        }
+    }
+
+    /// Hands over all shards that have to go. True if a peer has more to take first.
+    fn hand_over(&self) -> bool {
+        let mut is_held_up = false;
+        for lane in &self.lanes {
+            loop {
+                let mut state = lane.lock();
+                if state.is_a_peer_full() {
+                    is_held_up = true;
+                    break;
+                }
+                let has_worked = state.hand_over_next();
+                lane.finish_fair(state);
+                if !has_worked {
+                    break;
+                }
+            }
+        }
+        is_held_up
+    }
+
+    /// Whether every shard is where the installed view wants it, as far as this node is concerned.
+    pub fn is_settled(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.lock().core.is_settled())
+    }
+
+    /// Installs the decided views that may be installed by now. True if there was one.
+    pub fn install_pending(&self, membership: &mut Guard<'_>) -> bool {
+        let mut has_installed = false;
+        while let Some(next) = membership.pending.front() {
+            for lane in &self.lanes {
+                // Nothing more will be said by one that this view does not have any more.
+                let mut state = lane.lock();
+                let gone: Vec<_> = state.core.awaited().filter(|node| next.member(*node).is_none()).collect();
+                gone.into_iter().for_each(|node| state.core.is_ahead(node));
+            }
+            if !self.is_settled() {
+                break;
+            }
+            if let Some(view) = membership.pending.pop_front() {
+                self.install(&view);
+                has_installed = true;
+            }
+        }
+        if has_installed {
+            self.settled.raise();
+        }
+        // Whoever waits for a view, or for its shards, looks again.
+        self.changed.notify_all();
+        has_installed
+    }
+}

@@ -1,0 +1,171 @@
+//! Memory was refused, and nothing was changed: what could not be handled waits, and is tried again in
+//! its order. A peer whose message waits is not read meanwhile, so that it has to wait too.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::io::Input;
+
+use crate::runtime::lane::LaneState;
+use crate::transport::Poller;
+
+/// When it is tried again: memory that is given back is not given back at once.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// What waits for memory.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    pub retry_at: Option<Instant>,
+    peers: Vec<NodeId>,
+    objects: Vec<(SetId, ObjectId)>,
+}
+
+impl Refusals {
+    fn retry_soon(&mut self) {
+        self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+    }
+}
+
+impl LaneState {
+    /// A message of a peer waits in its inbox.
+    pub fn stall(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.is_stalled = true;
+        self.refusals.peers.push(id);
+        self.refusals.retry_soon();
+    }
+
+    /// The requests of a peer that was full wait a while longer.
+    pub fn relieve_later(&mut self, id: NodeId) {
+        self.full.relieved(id);
+        self.refusals.retry_soon();
+    }
+
+    /// What the core must be told of an object waits; what that is stands in its `Local`.
+    pub fn tell_later(&mut self, set: SetId, object: ObjectId) {
+        self.local(set, object).waits_for_memory = true;
+        self.refusals.objects.push((set, object));
+        self.refusals.retry_soon();
+    }
+
+    /// Tries all again.
+    pub fn retry_refused(&mut self, poller: &Poller) {
+        self.refusals.retry_at = None;
+        for (set, object) in std::mem::take(&mut self.refusals.objects) {
+            self.tell_again(set, object);
+        }
+        for id in std::mem::take(&mut self.refusals.peers) {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            // What came meanwhile is told by nobody again, nor is an end.
+            if std::mem::take(&mut peer.is_stalled) && self.handle_received(id, poller) {
+                self.read_peer(id, true, poller);
+            }
+        }
+        self.serve_relieved();
+    }
+
+    fn tell_again(&mut self, set: SetId, object: ObjectId) {
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
+        local.waits_for_memory = false;
+        let (is_cancelling, is_trying) = (local.is_cancelling, local.is_trying);
+        let input =
+            if is_cancelling { Some(Input::Cancel) } else { is_trying.then(|| self.try_to_take_back(set, object)) };
+        let _no_message_that_could_be_refused = self.run(set, object, input, &mut None::<Cow<'_, [u8]>>);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::error::{AccessError, Error};
+    use crate::{Node, Raw, Set};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// Tries again what was refused to this thread itself.
+    fn insist<O>(mut work: impl FnMut() -> Result<O, Error>) -> O {
+        loop {
+            match work() {
+                Err(Error::Access(AccessError::Overloaded { .. })) => std::thread::yield_now(),
+                other => return other.expect("only memory is refused"),
+            }
+        }
+    }
+
+    fn refuse_each(nodes: &[Node], nth: Option<u64>) {
+        for node in nodes {
+            node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = nth);
+        }
+    }
+
+    /// Each n-th input of the protocol is refused, whatever it is: no message is lost, none comes out of
+    /// its order, and no wait is forgotten.
+    #[test]
+    fn what_is_refused_for_lack_of_memory_is_handled_later() {
+        const TURNS: u64 = 40;
+        for nth in [2, 3, 5] {
+            let nodes = Node::local_cluster(2).expect("two nodes");
+            let sets: Vec<Set<u64>> = nodes.iter().map(|node| node.set("refused").open().expect("a set")).collect();
+            refuse_each(&nodes, Some(nth));
+            std::thread::scope(|scope| {
+                for set in &sets {
+                    scope.spawn(move || {
+                        for turn in 0..TURNS {
+                            insist(|| {
+                                let add = |count: &mut u64| {
+                                    *count += 1;
+                                    Ok(())
+                                };
+                                set.update(turn % 2, add).wait_for(LIMIT)
+                            });
+                            insist(|| set.get(2).wait_for(LIMIT).map(drop));
+                            set.grab(2).cancel();
+                            match set.try_grab(3).wait_for(LIMIT) {
+                                Ok(guard) => drop(guard),
+                                Err(Error::Access(AccessError::Busy | AccessError::Overloaded { .. })) => {}
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    });
+                }
+            });
+            refuse_each(&nodes, None);
+            let total = |set: &Set<u64>| [0, 1].map(|object| *set.get(object).wait_for(LIMIT).expect("a copy"));
+            assert_eq!(total(&sets[0]).iter().sum::<u64>(), 2 * TURNS, "each n-th is {nth}");
+            for node in &nodes {
+                let seen = node.statistics();
+                assert!(seen.refused_memory > 0, "it has shown nothing");
+                assert_eq!((seen.dropped, seen.faults, seen.malformed), (0, 0, 0), "each n-th is {nth}");
+            }
+        }
+    }
+
+    /// A large body waits where it has arrived, and what came behind it waits too.
+    #[test]
+    fn a_large_body_survives_a_refusal() {
+        let nodes = Node::local_cluster(2).expect("two nodes");
+        let sets: Vec<Set<Raw>> = nodes.iter().map(|node| node.set("large").open().expect("a set")).collect();
+        let value: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
+        for object in 0..8 {
+            let mut guard = sets[0].grab(object).wait_for(LIMIT).expect("nobody else has it");
+            guard.0.clone_from(&value);
+            guard.put().wait_for(LIMIT).expect("it is put");
+        }
+        refuse_each(&nodes[1..], Some(2));
+        let asked: Vec<_> = (0..8).map(|object| sets[1].get(object)).collect();
+        for (object, asked) in asked.into_iter().enumerate() {
+            match asked.wait_for(LIMIT) {
+                Ok(guard) => assert!(guard.0 == value),
+                Err(_refused_to_this_thread) => {
+                    let again = insist(|| sets[1].get(object as u64).wait_for(LIMIT));
+                    assert!(again.0 == value);
+                }
+            }
+        }
+        let seen = nodes[1].statistics();
+        assert!(seen.refused_memory > 0);
+        assert_eq!((seen.dropped, seen.faults, seen.malformed), (0, 0, 0));
+    }
+}

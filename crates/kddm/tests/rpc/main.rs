@@ -1,0 +1,75 @@
+//! Calls between nodes: answers, limits, cancelling, what goes away, what is full.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use kddm::rpc::Service;
+use kddm::{AccessError, Address, Config, Error, Fate, Node, RpcError, Set};
+
+mod ends;
+mod multicast;
+mod services;
+
+/// No call takes as long; one that does has failed.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Long enough that what is already on its way arrives, short enough to be waited for in vain.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Handlers wait at it until it is opened.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<(usize, bool)>,
+    news: Condvar,
+}
+
+impl Gate {
+    /// Waits until it is open.
+    fn pass(&self) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        state.0 += 1;
+        self.news.notify_all();
+        while !state.1 {
+            state = self.news.wait(state).expect("no panic under this lock");
+        }
+    }
+
+    fn open(&self) {
+        self.state.lock().expect("no panic under this lock").1 = true;
+        self.news.notify_all();
+    }
+
+    /// Waits until so many have come to it.
+    fn until_here(&self, count: usize) {
+        let mut state = self.state.lock().expect("no panic under this lock");
+        while state.0 < count {
+            let (next, late) = self.news.wait_timeout(state, LIMIT).expect("no panic under this lock");
+            assert!(!late.timed_out(), "{} of {count} have come", next.0);
+            state = next;
+        }
+    }
+}
+
+/// A blocking service whose handlers wait at a gate.
+fn gate(node: &Node, name: &str) -> (Service, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let behind = Arc::clone(&gate);
+    let service = node.rpc().register_blocking(name, move |request| {
+        behind.pass();
+        Ok(request.body().to_vec())
+    });
+    (service.expect("the name is free"), gate)
+}
+
+fn echo(node: &Node) -> Service {
+    node.rpc().register("echo", |request| Ok(request.body().to_vec())).expect("the name is free")
+}
+
+#[track_caller]
+fn rpc_error<A: std::fmt::Debug>(result: Result<A, Error>) -> RpcError {
+    match result {
+        Err(Error::Rpc(error)) => error,
+        other => panic!("{other:?} is no error of a call"),
+    }
+}
