@@ -192,6 +192,12 @@ impl Node {
         self.runtime().stop();
     }
 
+    /// As [`stop`](Node::stop), with another limit for what it hands over. Zero: it goes at once, and
+    /// what it holds goes with it.
+    pub fn stop_within(&self, limit: Duration) {
+        self.runtime().stop_within(limit, crate::runtime::notify::DRAIN_LIMIT);
+    }
+
     pub(crate) fn attach<T: Value>(
         &self,
         set: SetId,

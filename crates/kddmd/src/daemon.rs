@@ -18,11 +18,15 @@ use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
 use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
+use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
-use crate::{bench, http, sharing};
+use crate::{bench, sharing};
 
-/// What a stop may take beyond the limit of handing over: the node itself says at its limit what is left.
+/// Why a daemon stops that was started as a child of another program.
+const PARENT_ENDED: &str = "its parent has ended";
+
+/// How much longer than handing over the rest of a stop may take.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 /// How often a stop says how far it is.
@@ -168,7 +172,6 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
-    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     keep_members(&node, data_dir);
     let news = sender.clone();
     let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
@@ -176,7 +179,10 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
-    let subject = Subject::new(node.clone(), started);
+    let served = (|| Ok((bench::serve(&node)?, sharing::serve(&node)?)))();
+    let _served =
+        served.map_err(|error: kddm::Error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
     let listens = server::listen(&socket, subject.clone());
@@ -220,13 +226,6 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
 }
 
-/// What other daemons may ask of this one. The services end with the process: to unregister one waits
-/// for what runs, and a second signal must not wait.
-fn offer_services(node: &Node) -> Result<(), kddm::Error> {
-    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
-    Ok(())
-}
-
 /// For the next start: it asks whether this cluster is still there before it begins another.
 fn keep_members(node: &Node, data_dir: &DataDir) {
     let others = node.members().into_iter().filter(|member| member.id != node.id());
@@ -262,8 +261,10 @@ fn stop(
     tracing::info!(why, limit_seconds = limit.as_secs(), "stopping; a second signal ends at once");
     manager.tell("STOPPING=1\nSTATUS=Handing over");
     let (begun, leaving) = (Instant::now(), node.clone());
+    // With whoever started this daemon the whole cluster ends: there is nobody to hand over to.
+    let drain = if why == PARENT_ENDED { Duration::ZERO } else { limit };
     let leave = move || {
-        leaving.stop();
+        leaving.stop_within(drain);
         let _main_may_have_left = sender.send(Event::Stopped);
     };
     std::thread::Builder::new().name("kddmd-stop".into()).spawn(leave).map_err(system("start a thread"))?;
@@ -288,8 +289,8 @@ fn stop(
             Err(RecvTimeoutError::Timeout) => {
                 let objects = node.left_to_hand_over();
                 let seconds = begun.elapsed().as_secs();
-                tracing::info!(objects, seconds, "handing over");
-                manager.tell(&format!("STATUS=Handing over, {objects} objects are left, for {seconds} s"));
+                tracing::info!(objects, seconds, "still handing over");
+                manager.tell(&format!("STATUS=Handing over, {objects} objects left, for {seconds} s"));
                 next += PROGRESS;
             }
         }
@@ -325,7 +326,7 @@ fn watch_standard_input(sender: &Sender<Event>) -> Result<(), DaemonError> {
     let sender = sender.clone();
     let watch = move || {
         let _until_it_ends = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _main_may_have_left = sender.send(Event::Stop("its parent has ended"));
+        let _main_may_have_left = sender.send(Event::Stop(PARENT_ENDED));
     };
     std::thread::Builder::new().name("kddmd-parent".into()).spawn(watch).map_err(system("start a thread"))?;
     Ok(())

@@ -87,7 +87,7 @@ mod tests {
         let node = kddm::Node::local_cluster(1).expect("a node").remove(0);
         let set: kddm::Set<String> = node.set("counted").open().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
-        let page = render(&Subject::new(node, std::time::Instant::now()));
+        let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
         let families: Vec<&str> =
             page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();

@@ -1,112 +1,117 @@
-//! Begin and end sharing objects, for one node or all: what `cluster start` and `cluster stop` do. The
-//! daemon that is asked tells the daemons of the other nodes by a call.
+//! Begin and end sharing objects, for one node or all: where the admin tool's `cluster start` and
+//! `cluster stop` meet the library. Every daemon serves both to the others.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use kddm::rpc::Service;
 use kddm::{Error, Node, NodeState};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value as Json, json};
 
 use crate::admin::protocol::Failure;
-use crate::config::DEFAULT_DRAIN;
 
-/// The name of the service by which daemons tell each other.
+/// The service's name.
 const SERVICE: &str = "kddm.sharing";
 
-/// How long a node may take to share objects: the default limit of a join.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// How often whoever asked hears how far it is.
+const PROGRESS: Duration = Duration::from_millis(200);
 
-/// What a call may take beyond the limit of what is asked for.
-const CALL_MARGIN: Duration = Duration::from_secs(5);
+/// How much longer than the change itself an answer may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often it is told how much is left.
-const PROGRESS: Duration = Duration::from_millis(500);
+/// How far a change is. Whoever asked for it sees it while it goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Progress {
+    /// The node that changes.
+    pub node: u16,
+    /// Objects that are still to be handed over.
+    pub objects_left: usize,
+}
 
-/// What a node is told to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// What a daemon asks another.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Order {
-    Start,
-    Stop,
+    Start { limit_ms: u64 },
+    Stop { limit_ms: u64 },
+    Left,
 }
 
-/// Takes orders of other daemons, as long as the answer lives.
+/// Lets other daemons have this node begin and end sharing, until the answer is dropped.
 ///
 /// # Errors
-/// `AlreadyRegistered`, `Stopped`.
+/// As registering a service.
 pub fn serve(node: &Node) -> Result<Service, Error> {
-    node.rpc().register_blocking_typed(SERVICE, |request, order: Order| Ok(obey(request.node(), order)?))
+    node.rpc().register_blocking_typed(SERVICE, |request, order: Order| {
+        let node = request.node();
+        match order {
+            Order::Start { limit_ms } => node.start_sharing(Duration::from_millis(limit_ms))?,
+            Order::Stop { limit_ms } => node.stop_sharing(Duration::from_millis(limit_ms))?,
+            Order::Left => return Ok(node.left_to_hand_over()),
+        }
+        Ok(0)
+    })
 }
 
-fn obey(node: &Node, order: Order) -> Result<(), Error> {
-    match order {
-        Order::Start => node.start_sharing(START_LIMIT),
-        Order::Stop => node.stop_sharing(DEFAULT_DRAIN),
+/// Has `which` of the online nodes, or all of them, become possible.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub fn start(node: &Node, which: Option<u16>, limit: Duration, told: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
+    let limit_ms = limit.as_millis() as u64;
+    for id in chosen(node, which, NodeState::Online)? {
+        change(node, id, Order::Start { limit_ms }, limit, told)?;
     }
+    Ok(())
 }
 
-/// Has one node, or all that are online, share objects.
+/// Has `which` node hand over what it has and step back to online.
 ///
 /// # Errors
-/// Names the node that does not, and why. Those before it do.
-pub fn start(node: &Node, which: Option<u16>, told: &mut dyn FnMut(Json) -> bool) -> Result<(), Failure> {
-    let targets = targets(node, which, NodeState::Online)?;
-    targets.into_iter().try_for_each(|target| order(node, target, Order::Start, told))
+/// A sentence that says what to do: also if no node is named, because the last one could hand over to
+/// nobody.
+pub fn stop(node: &Node, which: Option<u16>, limit: Duration, told: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
+    if which.is_none() {
+        let text = "if all nodes stopped sharing, nobody would keep the objects, and nothing was changed; \
+                    name one with -n, or end the daemons one after the other";
+        return Err(Failure::new(text));
+    }
+    let limit_ms = limit.as_millis() as u64;
+    for id in chosen(node, which, NodeState::Possible)? {
+        change(node, id, Order::Stop { limit_ms }, limit, told)?;
+    }
+    Ok(())
 }
 
-/// Has one node, or all that share, hand over what they have and step back to online. Of all, the last
-/// one refuses: what it has would be lost.
-///
-/// # Errors
-/// Names the node that still shares, and why. Those before it do not.
-pub fn stop(node: &Node, which: Option<u16>, told: &mut dyn FnMut(Json) -> bool) -> Result<(), Failure> {
-    let mut targets = targets(node, which, NodeState::Possible)?;
-    // The node that is asked comes last, so that it can tell of all others.
-    targets.sort_by_key(|target| *target == node.id());
-    targets.into_iter().try_for_each(|target| order(node, target, Order::Stop, told))
-}
-
-fn targets(node: &Node, which: Option<u16>, state: NodeState) -> Result<Vec<u16>, Failure> {
+/// The named member, or all members in that state.
+fn chosen(node: &Node, which: Option<u16>, state: NodeState) -> Result<Vec<u16>, Failure> {
     let members = node.members();
     match which {
-        Some(wanted) if members.iter().any(|member| member.id == wanted) => Ok(vec![wanted]),
-        Some(wanted) => Err(Failure::new(format!("node {wanted} is no member; `kddmadm nodes` shows who is"))),
+        Some(id) if members.iter().any(|member| member.id == id) => Ok(vec![id]),
+        Some(id) => Err(Failure::new(format!("node {id} is no member; `kddmadm nodes` shows who is"))),
         None => Ok(members.iter().filter(|member| member.state == state).map(|member| member.id).collect()),
     }
 }
 
-fn order(node: &Node, target: u16, order: Order, told: &mut dyn FnMut(Json) -> bool) -> Result<(), Failure> {
-    let result = if target == node.id() {
-        here(node, order, told)
-    } else {
-        let _listens = told(json!({"progress": {"text": format!("node {target} is told"), "node": target}}));
-        node.rpc().call_typed(target, SERVICE, &order, DEFAULT_DRAIN + CALL_MARGIN).wait()
+/// Has a node do it, and tells how far it is meanwhile.
+fn change(node: &Node, id: u16, order: Order, limit: Duration, told: &mut dyn FnMut(Progress)) -> Result<(), Failure> {
+    let (sender, done) = channel();
+    let caller = node.clone();
+    let call = move || {
+        let answer = caller.rpc().call_typed::<_, usize>(id, SERVICE, &order, limit + ANSWER_LIMIT).wait();
+        let _nobody_waits_any_more = sender.send(answer);
     };
-    result.map_err(|error| {
-        let failure = Failure::from(error);
-        Failure { message: format!("node {target}: {}", failure.message), ..failure }
-    })
-}
-
-/// On this node, with what is left told meanwhile.
-fn here(node: &Node, order: Order, told: &mut dyn FnMut(Json) -> bool) -> Result<(), Error> {
-    std::thread::scope(|scope| {
-        let (sender, done) = channel();
-        scope.spawn(move || {
-            let _always_received = sender.send(obey(node, order));
-        });
-        loop {
-            match done.recv_timeout(PROGRESS) {
-                Ok(result) => return result,
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    let (id, left) = (node.id(), node.left_to_hand_over());
-                    let text = format!("node {id}: {left} objects left");
-                    // Whoever asked may have gone; what was begun goes on.
-                    let _listens = told(json!({"progress": {"text": text, "node": id, "objects_left": left}}));
+    let thread = std::thread::Builder::new().name("kddmd-sharing".into()).spawn(call);
+    thread.map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
+    loop {
+        match done.recv_timeout(PROGRESS) {
+            Ok(answer) => return answer.map(|_| ()).map_err(Failure::from),
+            Err(RecvTimeoutError::Disconnected) => return Err(Failure::new("the call ended without an answer")),
+            Err(RecvTimeoutError::Timeout) => {
+                let left = node.rpc().call_typed::<_, usize>(id, SERVICE, &Order::Left, ANSWER_LIMIT).wait();
+                if let Ok(objects_left) = left {
+                    told(Progress { node: id, objects_left });
                 }
             }
         }
-    })
+    }
 }

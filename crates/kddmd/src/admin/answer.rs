@@ -14,8 +14,8 @@ use crate::{bench, sharing};
 /// Objects of each set that are looked at for holders: about a millisecond.
 const HOLDERS_LIMIT: usize = 10_000;
 
-/// How often a benchmark says where it is.
-const PROGRESS: Duration = Duration::from_millis(200);
+/// How often a benchmark says how far it is.
+const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Longest wait for members that may be asked for: one day.
 const MOST_WAIT_MS: u64 = 24 * 3600 * 1000;
@@ -27,6 +27,8 @@ pub struct Subject {
     pub node: Node,
     /// When the daemon began.
     pub started: Instant,
+    /// How long handing over may take.
+    pub drain_limit: Duration,
     /// A stop has begun.
     pub is_stopping: Arc<AtomicBool>,
 }
@@ -42,8 +44,8 @@ pub fn word(state: NodeState) -> &'static str {
 
 impl Subject {
     /// A daemon that begins now.
-    pub fn new(node: Node, started: Instant) -> Subject {
-        Subject { node, started, is_stopping: Arc::default() }
+    pub fn new(node: Node, started: Instant, drain_limit: Duration) -> Subject {
+        Subject { node, started, drain_limit, is_stopping: Arc::default() }
     }
 
     /// The state of its node; one that stops is not to be counted on any more.
@@ -55,16 +57,44 @@ impl Subject {
         self.node.members().iter().find(|member| member.id == id).map_or(NodeState::Offline, |member| member.state)
     }
 
-    /// The last answer to a command; `told` gets those that come before it, and says whether anybody
-    /// listens.
+    /// Measures the cluster. `told` hears how far it is, and says whether anybody still listens.
     ///
     /// # Errors
     /// A sentence that says what to do.
-    pub fn answer(&self, command: &Command, told: &mut dyn FnMut(Json) -> bool) -> Result<Json, Failure> {
+    pub fn bench(
+        &self,
+        operations: usize,
+        case_limit_ms: u64,
+        told: &mut dyn FnMut(Json) -> bool,
+    ) -> Result<Json, Failure> {
+        let case_limit = Duration::from_millis(case_limit_ms.min(MOST_WAIT_MS));
+        let options = bench::Options { operations, case_limit, ..bench::Options::default() };
+        let mut next = Instant::now();
+        let report = bench::run(&self.node, &options, &mut |progress| {
+            if Instant::now() >= next {
+                next = Instant::now() + PROGRESS;
+                let listens = told(json!({ "progress": progress }));
+                options.cancel.fetch_or(!listens, Ordering::Release);
+            }
+        });
+        let report = report.map_err(|error| Failure::new(error.to_string()))?;
+        Ok(json!({ "report": report, "table": report.table(), "off_budget": report.off_budget().count() }))
+    }
+
+    /// The last answer to a command; `told` gets those that come before it.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub fn answer(&self, command: &Command, told: &mut dyn FnMut(Json)) -> Result<Json, Failure> {
+        let mut progress = |progress| told(json!({ "progress": progress }));
         match command {
             Command::Status => Ok(self.status()),
-            Command::Start { node } => sharing::start(&self.node, *node, told).map(|()| self.status()),
-            Command::Stop { node } => sharing::stop(&self.node, *node, told).map(|()| self.status()),
+            Command::Start { node } => {
+                sharing::start(&self.node, *node, self.drain_limit, &mut progress).map(|()| self.status())
+            }
+            Command::Stop { node } => {
+                sharing::stop(&self.node, *node, self.drain_limit, &mut progress).map(|()| self.status())
+            }
             Command::Wait { members, limit_ms } => {
                 let limit = Duration::from_millis((*limit_ms).min(MOST_WAIT_MS));
                 self.node.wait_for_members(*members, limit)?;
@@ -77,33 +107,9 @@ impl Subject {
             }
             Command::Object { set, id, form, action } => object::act(&self.node, set, *id, *form, action),
             Command::Holders => self.holders(),
-            Command::Bench { operations, case_limit_ms } => self.measure(*operations, *case_limit_ms, told),
+            Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
         }
-    }
-
-    fn measure(
-        &self,
-        operations: usize,
-        case_limit_ms: u64,
-        told: &mut dyn FnMut(Json) -> bool,
-    ) -> Result<Json, Failure> {
-        let case_limit = Duration::from_millis(case_limit_ms.min(MOST_WAIT_MS));
-        let options = bench::Options { operations, case_limit, ..bench::Options::default() };
-        let cancel = Arc::clone(&options.cancel);
-        let mut last = Instant::now();
-        let report = bench::run(&self.node, &options, &mut |progress| {
-            if last.elapsed() < PROGRESS && progress.operations > 0 {
-                return;
-            }
-            last = Instant::now();
-            let bench::Progress { set, case, number, of, operations, of_operations } = progress;
-            let text = format!("{number}/{of} {case} in {set}: {operations} of {of_operations}");
-            if !told(json!({"progress": {"text": text, "number": number, "of": of}})) {
-                cancel.store(true, Ordering::Release);
-            }
-        });
-        report.map(|report| json!(report)).map_err(|error| Failure::new(error.to_string()))
     }
 
     fn status(&self) -> Json {

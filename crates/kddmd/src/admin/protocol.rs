@@ -74,11 +74,11 @@ pub enum Command {
     Holders,
     /// What this daemon counts.
     Stats,
-    /// The benchmark of the running cluster, from this daemon's node. Ends when the client goes.
+    /// Measures the cluster from this daemon's node. Ends when nobody listens any more.
     Bench {
         /// Operations of each case.
         operations: usize,
-        /// A case ends after so long, however many operations there were.
+        /// A case ends after so long.
         case_limit_ms: u64,
     },
     /// The same again and again.

@@ -102,8 +102,16 @@ fn serve(stream: &UnixStream, subject: &Subject) -> Result<(), LineError> {
     };
     match command {
         Command::Watch { interval_ms, count } => watch(stream, subject, interval_ms, count),
-        command => {
+        Command::Bench { operations, case_limit_ms } => {
             let mut told = |answer| write_line(stream, &Response::one_of_many(answer)).is_ok();
+            let answer = subject.bench(operations, case_limit_ms, &mut told);
+            Ok(write_line(stream, &Response::last(answer))?)
+        }
+        command => {
+            // A client that does not listen changes nothing about what it has asked for.
+            let mut told = |answer| {
+                let _it_may_be_gone = write_line(stream, &Response::one_of_many(answer));
+            };
             let answer = subject.answer(&command, &mut told);
             Ok(write_line(stream, &Response::last(answer))?)
         }

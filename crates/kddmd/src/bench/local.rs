@@ -7,7 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use kddm::{Address, Config, Node};
 
-use super::{Error, Options, Progress, Report};
+use serde_json::{Value as Json, json};
+
+use super::{Error, Options, Report};
 
 /// How long a process of the cluster may need to join.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
@@ -65,7 +67,7 @@ pub fn run(nodes: u16, options: &Options) -> Result<Report, LocalError> {
     }
     node.wait_for_members(usize::from(nodes), JOIN_LIMIT).map_err(Error::from)?;
     let bar = bar();
-    let report = super::run(&node, options, &mut |progress| show(&bar, progress));
+    let report = super::run(&node, options, &mut |progress| show(&bar, &json!(progress)));
     bar.finish_and_clear();
     Ok(report?)
 }
@@ -95,7 +97,8 @@ pub fn serve(contact: &Address) -> Result<(), kddm::Error> {
     Ok(())
 }
 
-fn bar() -> ProgressBar {
+/// A bar on standard error, if that is a terminal.
+pub fn bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -103,9 +106,12 @@ fn bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
-    let part = progress.operations as f64 / progress.of_operations as f64;
-    bar.set_length(progress.of as u64);
-    bar.set_position(progress.number as u64 - 1);
-    bar.set_message(format!("{} in {}: {:.0} %", progress.case, progress.set, 100.0 * part));
+/// How far a benchmark is, as [`Progress`](super::Progress) says in JSON.
+pub fn show(bar: &ProgressBar, progress: &Json) {
+    let number = |name: &str| progress[name].as_u64().unwrap_or_default();
+    let part = number("operations") as f64 / number("of_operations").max(1) as f64;
+    bar.set_length(number("of"));
+    bar.set_position(number("number").saturating_sub(1));
+    let text = |name: &str| progress[name].as_str().unwrap_or_default();
+    bar.set_message(format!("{} in {}: {:.0} %", text("case"), text("set"), 100.0 * part));
 }

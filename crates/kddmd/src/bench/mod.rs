@@ -91,7 +91,7 @@ impl Options {
 const MOST_OPERATIONS: usize = 10_000_000;
 
 /// Where a benchmark is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Progress {
     /// The set.
     pub set: &'static str,

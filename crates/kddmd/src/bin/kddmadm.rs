@@ -200,9 +200,25 @@ struct WordsArguments {
     nodes: u16,
 }
 
+/// Why the tool ends without success.
+#[derive(Debug, thiserror::Error)]
+enum ToolError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    #[error(transparent)]
+    Playground(#[from] PlaygroundError),
+    #[error("{0}")]
+    Other(String),
+    /// Whoever reads standard output has read enough.
+    #[error("nobody reads the output")]
+    Output(#[from] std::io::Error),
+}
+
 #[derive(Args)]
 struct BenchArguments {
-    /// Measure on a cluster of its own: so many processes on this host, gone afterwards [default: the
+    /// Measure on a cluster of its own, so many processes on this host, gone afterwards [default: the
     /// cluster of the daemon].
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u16).range(2..=64))]
     local: Option<u16>,
@@ -212,26 +228,6 @@ struct BenchArguments {
     /// A case ends after so many milliseconds, however many operations there were.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     case_limit_ms: u64,
-}
-
-/// Why the tool ends without success.
-#[derive(Debug, thiserror::Error)]
-enum ToolError {
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Demo(#[from] DemoError),
-    #[error(transparent)]
-    Bench(#[from] bench::local::LocalError),
-    #[error(transparent)]
-    Cluster(#[from] kddm::Error),
-    #[error(transparent)]
-    Playground(#[from] PlaygroundError),
-    #[error("{0}")]
-    Other(String),
-    /// Whoever reads standard output has read enough.
-    #[error("nobody reads the output")]
-    Output(#[from] std::io::Error),
 }
 
 fn main() -> ExitCode {
@@ -267,7 +263,14 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, ToolError> {
     let client = || client(cli.admin.clone(), cli.data_dir.clone());
     let ask = |command, shows: fn(&Json) -> String| -> Result<u8, ToolError> {
-        let answer = ask_and_watch(&client()?, command)?;
+        let mut answer = Json::Null;
+        client()?.watch(command, |next| {
+            if let Some(progress) = next.get("progress") {
+                eprintln!("node {}: {} objects left", progress["node"], progress["objects_left"]);
+            }
+            answer = next;
+            true
+        })?;
         print(&if cli.json { answer.to_string() } else { shows(&answer) })?;
         Ok(0)
     };
@@ -282,6 +285,11 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
+        Command::Bench(arguments) => run_bench(&arguments, client, cli.json),
+        Command::BenchNode { contact } => {
+            bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
+            Ok(0)
+        }
         Command::Demo(demo) => {
             let words = match demo.which {
                 Some(Demo::Words(words)) => words,
@@ -289,11 +297,6 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             };
             let dir = words.dir.unwrap_or_else(|| PathBuf::from("."));
             Ok(u8::from(!words::run(&Options { dir, nodes: words.nodes, json: cli.json })?))
-        }
-        Command::Bench(arguments) => measure(client, &arguments, cli.json),
-        Command::BenchNode { contact } => {
-            bench::local::serve(&contact)?;
-            Ok(0)
         }
         Command::DemoWorker { contact, session } => Ok(u8::from(!worker::run(&contact, session)?)),
         Command::Playground { nodes, log, command } => {
@@ -309,43 +312,33 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
     }
 }
 
-fn measure(
-    client: impl Fn() -> Result<Client, ToolError>,
+/// Status 1 where a case sent other messages than the budget allows.
+fn run_bench(
     arguments: &BenchArguments,
+    client: impl FnOnce() -> Result<Client, ToolError>,
     json: bool,
 ) -> Result<u8, ToolError> {
     let case_limit = Duration::from_millis(arguments.case_limit_ms);
-    let options = bench::Options { operations: arguments.operations, case_limit, ..bench::Options::default() };
-    let report = match arguments.local {
-        Some(nodes) => bench::local::run(nodes, &options)?,
-        None => {
-            let (operations, case_limit_ms) = (arguments.operations, arguments.case_limit_ms);
-            let answer = ask_and_watch(&client()?, protocol::Command::Bench { operations, case_limit_ms })?;
-            let foreign = |error| ToolError::Other(format!("the daemon's report is not understood: {error}"));
-            serde_json::from_value(answer).map_err(foreign)?
-        }
+    let Some(local) = arguments.local else {
+        let command =
+            protocol::Command::Bench { operations: arguments.operations, case_limit_ms: arguments.case_limit_ms };
+        let bar = bench::local::bar();
+        let mut last = Json::Null;
+        client()?.watch(command, |answer| {
+            if let Some(progress) = answer.get("progress") {
+                bench::local::show(&bar, progress);
+            }
+            last = answer;
+            true
+        })?;
+        bar.finish_and_clear();
+        print(&if json { last["report"].to_string() } else { last["table"].as_str().unwrap_or_default().into() })?;
+        return Ok(u8::from(last["off_budget"] != json!(0)));
     };
+    let options = bench::Options { operations: arguments.operations, case_limit, ..bench::Options::default() };
+    let report = bench::local::run(local, &options).map_err(|error| ToolError::Other(error.to_string()))?;
     print(&if json { json!(report).to_string() } else { report.table() })?;
     Ok(u8::from(report.off_budget().next().is_some()))
-}
-
-/// The last answer; those before it are a line on the terminal that is written over.
-fn ask_and_watch(client: &Client, command: protocol::Command) -> Result<Json, ClientError> {
-    let (mut answer, mut is_shown) = (Json::Null, false);
-    let asked = client.watch(command, |next| {
-        if let Some(text) = next["progress"]["text"].as_str()
-            && std::io::stderr().is_terminal()
-        {
-            eprint!("\r\x1b[K{text}");
-            is_shown = true;
-        }
-        answer = next;
-        true
-    });
-    if is_shown {
-        eprint!("\r\x1b[K");
-    }
-    asked.map(|()| answer)
 }
 
 fn object_command(object: Object) -> protocol::Command {
