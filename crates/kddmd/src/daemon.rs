@@ -179,9 +179,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
-    let served = (|| Ok((bench::serve(&node)?, sharing::serve(&node)?)))();
-    let _served =
-        served.map_err(|error: kddm::Error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
@@ -224,6 +222,13 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     };
     is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// What other daemons may ask of this one. The services end with the process: to unregister one waits
+/// for what runs, and a second signal must not wait.
+fn offer_services(node: &Node) -> Result<(), kddm::Error> {
+    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+    Ok(())
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.
