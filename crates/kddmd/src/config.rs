@@ -344,6 +344,7 @@ impl Settings {
         let mut config = kddm::Config::new().listen(self.listen.clone()).session(self.session);
         config.node_id = node_id;
         config.insecure = self.insecure;
+        config.drain_limit = self.drain_limit;
         if let Some(limit) = self.layer.wait_limit_ms {
             config.wait_limit = Duration::from_millis(limit);
         }

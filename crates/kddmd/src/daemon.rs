@@ -179,7 +179,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
-    let _served = services(&node).inspect_err(|_| node.stop())?;
+    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
@@ -224,10 +224,11 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
 }
 
-/// What this daemon does for the others, as long as the answer lives.
-fn services(node: &Node) -> Result<(bench::Guard, kddm::rpc::Service), DaemonError> {
-    let refused = |error: kddm::Error| DaemonError::Node(error.to_string());
-    Ok((bench::serve(node).map_err(refused)?, sharing::serve(node).map_err(refused)?))
+/// What other daemons may ask of this one. The services end with the process: to unregister one waits
+/// for what runs, and a second signal must not wait.
+fn offer_services(node: &Node) -> Result<(), kddm::Error> {
+    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+    Ok(())
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.

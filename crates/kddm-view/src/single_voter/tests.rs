@@ -278,11 +278,11 @@ proptest! {
 /// Tells each log that has applied the move who decides now, as its home does.
 fn apply_moves(world: &mut World) {
     for log in world.logs.values_mut() {
-        let moves = log.decided_since(0).unwrap().into_iter().filter_map(|entry| match entry.change {
+        let mut moves = log.decided_since(0).unwrap().into_iter().filter_map(|entry| match entry.change {
             Change::MoveVoter { to } => Some(to),
             _ => None,
         });
-        if let Some(voter) = moves.last() {
+        if let Some(voter) = moves.next_back() {
             log.voters_are(&[voter]);
         }
     }

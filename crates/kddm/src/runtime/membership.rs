@@ -189,7 +189,7 @@ impl Runtime {
 
     fn step(&self, membership: &mut Guard<'_>, from: NodeId, message: &[u8]) {
         if let Err(error) = membership.log.step(from, message) {
-            tracing::warn!(%error, "a message of the view log did nothing");
+            tracing::debug!(%error, "a message of the view log did nothing");
         }
         self.advance(membership);
     }

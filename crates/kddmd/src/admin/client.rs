@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::protocol::{Command, Failure, LineError, Request, Response, VERSION, read_line, write_line};
+use super::protocol::{ANSWER_LIMIT_BYTES, Command, Failure, Request, Response, VERSION, read_line, write_line};
 
 /// Where a daemon is to be asked.
 #[derive(Clone, Debug)]
@@ -79,7 +79,8 @@ impl Client {
         let _its_answer_tells = write_line(&stream, &Request { version: VERSION, command });
         let mut input = BufReader::new(&stream);
         loop {
-            let response: Response = read_line(&mut input).map_err(|error: LineError| broken(error.to_string()))?;
+            let response: Response =
+                read_line(&mut input, ANSWER_LIMIT_BYTES).map_err(|error| broken(error.to_string()))?;
             match response {
                 Response { error: Some(failure), .. } => return Err(ClientError::Refused(failure)),
                 Response { ok: Some(answer), more, .. } => {

@@ -10,8 +10,11 @@ use serde_json::Value as Json;
 /// Version of this protocol. A daemon answers requests of its own version only.
 pub const VERSION: u32 = 1;
 
-/// Longest line, 4 MiB: the largest value that the admin tool may put, in hex, with room around it.
-pub const LINE_LIMIT_BYTES: u64 = 4 << 20;
+/// Longest request, 4 MiB: the largest value that the admin tool may put, in hex, with room around it.
+pub const REQUEST_LIMIT_BYTES: u64 = 4 << 20;
+
+/// Longest answer, 256 MiB: a list of a million sets.
+pub const ANSWER_LIMIT_BYTES: u64 = 256 << 20;
 
 /// Largest value that goes through the admin tool, 1 MiB: it is for people, programs use the library.
 pub const VALUE_LIMIT_BYTES: usize = 1 << 20;
@@ -190,22 +193,22 @@ pub enum LineError {
     #[error("the connection ended before a whole line")]
     Ended,
     /// Too long.
-    #[error("a line is longer than {LINE_LIMIT_BYTES} bytes")]
-    TooLong,
+    #[error("a line is longer than {0} bytes")]
+    TooLong(u64),
     /// Not what is spoken here.
     #[error("a line is not what was expected: {0}")]
     Malformed(String),
 }
 
-/// Reads one line, up to the limit: memory grows only as bytes come.
+/// Reads one line, up to `limit` bytes: memory grows only as bytes come.
 ///
 /// # Errors
 /// See [`LineError`].
-pub fn read_line<T: DeserializeOwned>(input: &mut impl BufRead) -> Result<T, LineError> {
+pub fn read_line<T: DeserializeOwned>(input: &mut impl BufRead, limit: u64) -> Result<T, LineError> {
     let mut line = Vec::new();
-    input.by_ref().take(LINE_LIMIT_BYTES).read_until(b'\n', &mut line)?;
+    input.by_ref().take(limit).read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
-        return Err(if line.len() as u64 >= LINE_LIMIT_BYTES { LineError::TooLong } else { LineError::Ended });
+        return Err(if line.len() as u64 >= limit { LineError::TooLong(limit) } else { LineError::Ended });
     }
     serde_json::from_slice(&line).map_err(|error| LineError::Malformed(error.to_string()))
 }
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn requests_are_what_they_are_documented_to_be() {
         let text = r#"{"version":1,"command":"object","set":"s","id":7,"form":null,"action":{"incr":{"by":2}}}"#;
-        let request: Request = read_line(&mut format!("{text}\n").as_bytes()).expect("good");
+        let request: Request = read_line(&mut format!("{text}\n").as_bytes(), 1000).expect("good");
         let action = Action::Incr { by: 2 };
         let command = Command::Object { set: "s".into(), id: 7, form: None, action };
         assert_eq!(request, Request { version: 1, command });
@@ -238,11 +241,11 @@ mod tests {
 
     #[test]
     fn bad_lines_are_told_apart() {
-        let read = |bytes: &[u8]| read_line::<Request>(&mut &bytes[..]).expect_err("bad");
+        let read = |bytes: &[u8]| read_line::<Request>(&mut &bytes[..], REQUEST_LIMIT_BYTES).expect_err("bad");
         assert!(matches!(read(b"{\"version\":1,\"command\":\"status\"}"), LineError::Ended));
         assert!(matches!(read(b"\xff\n"), LineError::Malformed(_)));
         assert!(matches!(read(b"{\"version\":1,\"command\":\"burn\"}\n"), LineError::Malformed(_)));
-        assert!(matches!(read(&vec![b'['; LINE_LIMIT_BYTES as usize + 10]), LineError::TooLong));
+        assert!(matches!(read(&vec![b'['; REQUEST_LIMIT_BYTES as usize + 10]), LineError::TooLong(_)));
         // Deep nesting must not cost the stack.
         let mut deep = vec![b'['; 1 << 20];
         deep.push(b'\n');

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::answer::Subject;
-use super::protocol::{Command, Failure, LineError, Request, Response, VERSION, read_line, write_line};
+use super::protocol::{
+    Command, Failure, LineError, REQUEST_LIMIT_BYTES, Request, Response, VERSION, read_line, write_line,
+};
 
 /// Connections at one time: a handful of people and tools.
 const CONNECTIONS: usize = 16;
@@ -85,7 +87,7 @@ impl io::Read for UntilDeadline<'_> {
 fn serve(stream: &UnixStream, subject: &Subject) -> Result<(), LineError> {
     let deadline = std::time::Instant::now() + CLIENT_LIMIT;
     stream.set_write_timeout(Some(CLIENT_LIMIT))?;
-    let request = read_line::<Request>(&mut BufReader::new(UntilDeadline { stream, deadline }));
+    let request = read_line::<Request>(&mut BufReader::new(UntilDeadline { stream, deadline }), REQUEST_LIMIT_BYTES);
     let command = match request {
         Ok(Request { version: VERSION, command }) => command,
         Ok(Request { version, .. }) => {

@@ -80,6 +80,43 @@ fn the_number_is_kept_and_a_killed_daemon_starts_again() {
 }
 
 #[test]
+fn a_node_steps_back_and_leaves_and_no_object_is_lost() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let mut second = Daemon::start(&scratch, "second", &["--listen", "0", "--contact", &contact]);
+    for id in ["1", "2", "3"] {
+        second.json(&scratch, &["object", "incr", "counter", id]);
+    }
+    let states = |status: &Json| [&status["nodes"][0]["state"], &status["nodes"][1]["state"]].map(Json::to_string);
+    let stopped = first.json(&scratch, &["cluster", "stop", "-n", "2"]);
+    assert_eq!(states(&stopped), ["\"possible\"", "\"online\""]);
+    assert_eq!(first.json(&scratch, &["object", "incr", "counter", "1"])["value"], 2);
+    let started = first.json(&scratch, &["cluster", "start"]);
+    assert_eq!(states(&started), ["\"possible\"", "\"possible\""]);
+    assert_eq!(second.json(&scratch, &["object", "incr", "counter", "1"])["value"], 3);
+    second.signal(Signal::TERM);
+    assert!(second.wait().success(), "{}", second.said());
+    for (id, value) in [("1", 3), ("2", 1), ("3", 1)] {
+        assert_eq!(first.json(&scratch, &["object", "get", "counter", id])["value"], value);
+    }
+    assert_eq!(first.json(&scratch, &["nodes"])["nodes"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_running_cluster_is_measured() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let _second = Daemon::start(&scratch, "second", &["--listen", "0", "--contact", &contact]);
+    let output = first.tool(&scratch, &["--json", "bench", "--operations", "20", "--case-limit-ms", "20000"]);
+    let report: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["nodes"], 2, "{}", text(&output.stderr));
+    assert!(report["cases"].as_array().is_some_and(|cases| cases.len() >= 10));
+    assert_eq!(first.json(&scratch, &["sets"])["sets"], json!([]), "the sets of the benchmark are gone");
+}
+
+#[test]
 fn a_first_daemon_begins_no_second_cluster_beside_its_own() {
     let scratch = Scratch::new();
     let of = |name: &str| format!("unix:{}", scratch.path().join(name).display());
