@@ -5,6 +5,7 @@ pub mod address;
 pub mod greeting;
 pub mod poll;
 pub mod stream;
+mod unix;
 
 pub use address::{Address, AddressError};
 pub use poll::{Event, Poller};

@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, eventfd, poll};
 
 use super::address::Address;
+use super::unix::{self, SocketFile};
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             }
             Err(unreachable(last))
         }
-        Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(unreachable),
+        Address::Unix(path) => unix::dial(path, limit).map(Stream::Unix).map_err(unreachable),
         Address::Local(name) => {
             let (ours, theirs) = UnixStream::pair().map_err(unreachable)?;
             let listeners = LOCAL.lock();
@@ -161,7 +161,8 @@ static LOCAL: LazyLock<Mutex<HashMap<String, LocalListener>>> = LazyLock::new(Mu
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    /// With the file that goes when the listener does.
+    Unix(UnixListener, #[allow(dead_code, reason = "it is there to be dropped")] SocketFile),
     Local(Mutex<Receiver<UnixStream>>, String),
 }
 
@@ -174,7 +175,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens. TCP port 0 takes a free one. A Unix socket whose process is gone is replaced.
+    /// Listens. TCP port 0 takes a free one. A Unix socket whose process is gone is replaced;
+    /// no other file is.
     ///
     /// # Errors
     /// A sentence that says what to do.
@@ -200,17 +202,8 @@ impl Listener {
                 (Socket::Tcp(socket), real)
             }
             Address::Unix(path) => {
-                let bound = UnixListener::bind(path).or_else(|error| {
-                    let stale = error.kind() == ErrorKind::AddrInUse && UnixStream::connect(path).is_err();
-                    if !stale {
-                        return Err(error);
-                    }
-                    std::fs::remove_file(path)?;
-                    UnixListener::bind(path)
-                });
-                let socket = bound.map_err(explain)?;
-                socket.set_nonblocking(true).map_err(explain)?;
-                (Socket::Unix(socket, path.clone()), address.clone())
+                let (socket, file) = unix::listen(path).map_err(explain)?;
+                (Socket::Unix(socket, file), address.clone())
             }
             Address::Local(name) => {
                 let (queue, receiver) = sync_channel(LOCAL_BACKLOG);
@@ -293,8 +286,27 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.close();
-        if let Socket::Unix(_, path) = &self.socket {
-            let _already_gone = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a TCP connection notice a host that is gone without a word, in seconds.
+    #[test]
+    fn tcp_notices_a_host_that_is_gone() {
+        let listener = Listener::bind(&Address::loopback(), false).expect("a free port");
+        let dialled = dial(listener.address(), Duration::from_secs(10)).expect("it listens");
+        let accepted = listener.accept().expect("somebody has dialled").expect("it is open");
+        for stream in [&dialled, &accepted] {
+            assert!(sockopt::socket_keepalive(stream).expect("a TCP socket"));
+            let (idle, interval) = (sockopt::tcp_keepidle(stream), sockopt::tcp_keepintvl(stream));
+            let probes = sockopt::tcp_keepcnt(stream).expect("a TCP socket");
+            let noticed = idle.expect("a TCP socket") + interval.expect("a TCP socket") * probes;
+            assert!(noticed <= Duration::from_secs(15), "{noticed:?}");
+            let limit_ms = sockopt::tcp_user_timeout(stream).expect("a TCP socket");
+            assert!((1..=15_000).contains(&limit_ms), "{limit_ms}");
         }
     }
 }

@@ -9,6 +9,7 @@ mod death;
 mod links;
 mod overload;
 mod proxy;
+mod sockets;
 mod strangers;
 mod values;
 
