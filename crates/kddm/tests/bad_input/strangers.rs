@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
 
 use kddm::{Address, Config, ConfigurationError, Error, MembershipError, Node, Set};
 
@@ -200,3 +201,8 @@ fn settings_out_of_range_are_named() {
         assert!(error.to_string().contains(word), "{error} should say {word:?}");
     }
 }
+    let mut no_buffer = Config::new();
+    no_buffer.peer_buffer_limit_bytes = 0;
+        (Config::new().outstanding_limit(0), "outstanding_limit is 0"),
+        (Config::new().wait_limit(Duration::ZERO), "wait_limit is 0"),
+        (no_buffer, "peer_buffer_limit_bytes is 0"),
