@@ -153,7 +153,10 @@ impl Runtime {
             Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
             // All else is for members: anyone can learn a session id.
             _ if !self.knows(hello) => Answer::NotAMember,
-            Question::Log(message) => Answer::Log(self.step_and_answer(NodeId(hello.node), &message)),
+            Question::Log(message) => {
+                self.silence.heard(NodeId(hello.node));
+                Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
+            }
             Question::State => Answer::State(self.membership.lock().state.encode()),
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
@@ -198,12 +201,14 @@ impl Runtime {
     pub fn members(&self) -> Vec<MemberInfo> {
         let members = self.membership.lock().state.clone();
         let state = self.lanes[0].lock();
+        let is_linked = |node| state.peers.get(&node).is_some_and(Peer::is_connected);
+        let answers = |node, life| is_linked(node) && !self.silence.is_silent(node, life);
         let info = |(node, entry): (NodeId, &MemberEntry)| MemberInfo {
             id: node.0,
             incarnation: entry.incarnation.0,
             state: entry.state,
             address: entry.address.clone(),
-            reachable: node == self.identity.id || state.peers.get(&node).is_some_and(Peer::is_connected),
+            reachable: node == self.identity.id || answers(node, entry.incarnation),
         };
         members.members().map(info).collect()
     }

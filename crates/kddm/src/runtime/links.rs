@@ -94,10 +94,12 @@ impl Runtime {
 
     fn keep_links(self: &Arc<Self>) {
         let dialling = Mutex::new(HashSet::new());
+        let mut looked = Instant::now();
         // Each dial has a thread of its own, so that a silent member keeps no other waiting.
         std::thread::scope(|scope| {
             while !self.is_stopping() {
                 let state = self.membership.lock().state.clone();
+                self.listen_for_silence(&state, &mut looked);
                 let my_life = self.identity.incarnation;
                 // The later life dials, so that two nodes never dial each other.
                 for (id, member) in state.members().filter(|(_, member)| member.incarnation < my_life) {

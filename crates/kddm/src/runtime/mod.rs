@@ -12,6 +12,7 @@ pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peer;
 pub(crate) mod placing;
+pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod wait;
 
@@ -32,6 +33,7 @@ use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signal;
+use crate::runtime::silence::Silence;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -64,6 +66,8 @@ pub(crate) struct Runtime {
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
+    /// Which members owe something.
+    pub silence: Silence,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -100,6 +104,7 @@ impl Runtime {
             settled: parts.settled,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
+            silence: Silence::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, eventfd, poll};
+use rustix::net::sockopt;
 
 use super::address::Address;
 use super::unix::{self, SocketFile};
@@ -117,7 +118,7 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             for target in targets {
                 match TcpStream::connect_timeout(&target, limit) {
                     Ok(stream) => {
-                        stream.set_nodelay(true).map_err(unreachable)?;
+                        tune(&stream).map_err(unreachable)?;
                         return Ok(Stream::Tcp(stream));
                     }
                     Err(error) => last = error,
@@ -140,6 +141,25 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             }
         }
     }
+}
+
+/// After how long without a word a TCP connection is looked after: rare enough to cost nothing.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+/// How often it is then asked, and how often in vain before it ends.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_PROBES: u32 = 3;
+/// How long bytes may wait for the other host's acknowledgement before a connection ends: some
+/// retransmissions, and what a keepalive takes to notice the same.
+const SILENT_HOST_LIMIT: Duration = Duration::from_secs(10);
+
+/// A host that loses its power or its network says nothing, and TCP alone waits a quarter of an hour.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, SILENT_HOST_LIMIT.as_millis() as u32)?)
 }
 
 /// Connections to a `local:` listener that wait to be accepted, as a socket's backlog.
@@ -235,7 +255,7 @@ impl Listener {
             }
             let accepted = match &self.socket {
                 Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
-                    stream.set_nodelay(true)?;
+                    tune(&stream)?;
                     stream.set_nonblocking(false)?;
                     Ok(Stream::Tcp(stream))
                 }),

@@ -3,13 +3,51 @@
 
 use std::time::{Duration, Instant};
 
-use kddm::{Address, Config, Node};
+use kddm::{Address, Config, Node, PlacedBy, Set};
 
 use crate::proxy::{Proxy, Sockets};
-use crate::seat::until;
+use crate::seat::process::Start;
+use crate::seat::{LIMIT, Seat, until};
+
+fn join(contact: &str) -> Node {
+    Node::join(Config::new().contact(contact.parse().expect("an address"))).expect("a live contact")
+}
 
 fn reaches(node: &Node, other: u16) -> bool {
     node.members().iter().any(|member| member.id == other && member.reachable)
+}
+
+/// A follower is stopped. The voter misses its questions; another follower misses it as soon as it
+/// wants something of it.
+#[test]
+fn a_stopped_follower_is_not_reachable_until_it_goes_on() {
+    let voter = Node::join(Config::new()).expect("a free port");
+    let contact = voter.address().to_string();
+    let stopped = Seat::there(&Start { contact: Some(contact.clone()), ..Start::default() }, 2).expect("it joins");
+    let third = join(&contact);
+    until("all are linked", || [&voter, &third].iter().all(|node| reaches(node, 2)));
+    let at_second = third.set("at the second").placement(PlacedBy::Fixed(2)).wait_limit(2 * LIMIT);
+    let set: Set<u64> = at_second.open().expect("the set opens");
+    stopped.process().stop();
+    until("the voter notices it", || !reaches(&voter, 2));
+    assert!(reaches(&voter, 3) && reaches(&third, 1), "nobody else is meant");
+    let asked = set.get(1);
+    until("the third notices it", || !reaches(&third, 2));
+    stopped.process().go_on();
+    assert_eq!(*asked.wait().expect("nothing is lost"), 0);
+    until("it is taken back", || [&voter, &third].iter().all(|node| reaches(node, 2)));
+}
+
+/// The voter is stopped: all followers miss its answers.
+#[test]
+fn a_stopped_voter_is_not_reachable_until_it_goes_on() {
+    let voter = Seat::there(&Start::default(), 1).expect("a free port");
+    let nodes = [join(&voter.address), join(&voter.address)];
+    voter.process().stop();
+    until("all notice it", || !nodes.iter().any(|node| reaches(node, 1)));
+    assert!(reaches(&nodes[0], 3) && reaches(&nodes[1], 2), "nobody else is meant");
+    voter.process().go_on();
+    until("it is taken back", || nodes.iter().all(|node| reaches(node, 1)));
 }
 
 /// Two members take connections and answer nothing: the link to a third comes back as if they were not
