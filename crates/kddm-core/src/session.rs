@@ -117,6 +117,11 @@ impl<B: AsRef<[u8]>> Session<B> {
         self.received
     }
 
+    /// The greatest sequence that the peer has acknowledged: grows while it takes what it is sent.
+    pub fn acknowledged_sequence(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Appends a frame by `write`, which must append just that frame. A frame that fails to be
     /// written leaves no trace.
     pub fn push(

@@ -5,19 +5,17 @@
 //! a write invalidates all copies first; ownership moves to whoever writes.
 //!
 //! ```
-//! fn main() -> Result<(), kddm::Error> {
-//!     let nodes = kddm::Node::local_cluster(2)?; // or Node::join(Config::new().contact(..))
+//! let nodes = kddm::Node::local_cluster(2)?; // or Node::join(Config::new().contact(..))
 //!
-//!     let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
-//!     let mut note = notes.grab(7).wait()?; // the only copy in the cluster is here now
-//!     note.push_str("hello"); //               an ordinary &mut String
-//!     note.put().wait()?; //                   others may have it
+//! let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+//! let mut note = notes.grab(7).wait()?; // the only copy in the cluster is here now
+//! note.push_str("hello"); //               an ordinary &mut String
+//! note.put().wait()?; //                   others may have it
 //!
-//!     let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
-//!     let note = elsewhere.get(7).wait()?; //  a read copy: keeps writers out until dropped
-//!     assert_eq!(*note, "hello");
-//!     Ok(())
-//! }
+//! let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+//! let note = elsewhere.get(7).wait()?; //  a read copy: keeps writers out until dropped
+//! assert_eq!(*note, "hello");
+//! # Ok::<(), kddm::Error>(())
 //! ```
 
 #[doc(hidden)]

@@ -32,7 +32,8 @@ pub struct MemberInfo {
     pub state: NodeState,
     /// Where it listens.
     pub address: String,
-    /// Whether this node has a connection to it now; always true for the node itself.
+    /// Whether this node has a connection to it now, on which it has not owed an answer for seconds;
+    /// always true for the node itself.
     pub reachable: bool,
 }
 

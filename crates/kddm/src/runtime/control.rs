@@ -157,21 +157,18 @@ impl Runtime {
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
             Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
-            Question::Log(message) if self.is_from_member(hello) => {
+            // All else is for members: anyone can learn a session id.
+            _ if !self.knows(hello) => Answer::NotAMember,
+            Question::Log(message) => {
+                self.silence.heard(NodeId(hello.node));
                 Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
             }
-            Question::Log(_) => Answer::NotAMember,
             Question::State => Answer::State(self.membership.lock().state.encode()),
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done
             }
         }
-    }
-
-    fn is_from_member(&self, hello: &Hello) -> bool {
-        let life = Incarnation(hello.incarnation);
-        self.membership.lock().state.has_life(NodeId(hello.node), life, hello.nonce)
     }
 
     fn answer_join(&self, wanted: Option<u16>, address: String, nonce: u64) -> Answer {
@@ -194,8 +191,11 @@ impl Runtime {
             let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
             let told = member.address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
                 let hello = self.hello(Purpose::Control);
-                greeting::call::<_, Answer>(&address, &hello, &question, limit + CONTROL_LIMIT)
-                    .map_err(|error| error.to_string())
+                match greeting::call::<_, Answer>(&address, &hello, &question, limit + CONTROL_LIMIT) {
+                    Ok(Answer::Done) => Ok(()),
+                    Ok(_) => Err("it does not take this node for a member".into()),
+                    Err(error) => Err(error.to_string()),
+                }
             });
             if let Err(reason) = told {
                 return Err(SetError::DestroyUnconfirmed { name: name.into(), node: node.0, reason }.into());
@@ -207,12 +207,14 @@ impl Runtime {
     pub fn members(&self) -> Vec<MemberInfo> {
         let members = self.membership.lock().state.clone();
         let state = self.lanes[0].lock();
+        let is_linked = |node| state.peers.get(&node).is_some_and(Peer::is_connected);
+        let answers = |node, life| is_linked(node) && !self.silence.is_silent(node, life);
         let info = |(node, entry): (NodeId, &MemberEntry)| MemberInfo {
             id: node.0,
             incarnation: entry.incarnation.0,
             state: entry.state,
             address: entry.address.clone(),
-            reachable: node == self.identity.id || state.peers.get(&node).is_some_and(Peer::is_connected),
+            reachable: node == self.identity.id || answers(node, entry.incarnation),
         };
         members.members().map(info).collect()
     }

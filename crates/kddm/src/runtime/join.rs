@@ -70,6 +70,16 @@ fn check(config: &Config) -> Result<SessionId, Error> {
     if config.object_limit_bytes == 0 || config.object_limit_bytes > MOST_OBJECT_LIMIT_BYTES {
         return out("object_limit_bytes", config.object_limit_bytes.to_string(), "it must be from 1 to 1 GiB");
     }
+    // With any of these at zero a node joins, and then nothing that it asks for ever comes.
+    if config.outstanding_limit == 0 {
+        return out("outstanding_limit", "0".into(), "it must be at least 1 request");
+    }
+    if config.peer_buffer_limit_bytes == 0 {
+        return out("peer_buffer_limit_bytes", "0".into(), "it must be at least 1 byte");
+    }
+    if config.wait_limit.is_zero() {
+        return out("wait_limit", "0".into(), "it must be longer than nothing; single waits may have less");
+    }
     Ok(session)
 }
 

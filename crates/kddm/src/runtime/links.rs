@@ -1,19 +1,29 @@
 //! Threads of a node besides its lanes: one accepts, one keeps the links.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
 use kddm_view::MemberEntry;
+use parking_lot::Mutex;
 
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
+use crate::runtime::peer::Peer;
 use crate::transport::greeting::{Purpose, greet};
 use crate::transport::{Address, Stream};
 
 /// How often the links are looked after when nothing changes.
 const ROUND: Duration = Duration::from_millis(50);
+
+/// How long no connection is accepted after one could not be: the system is out of something, mostly
+/// descriptors, and says so again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often failed accepts are reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Connections that may be greeted at one time: what strangers can make us hold.
 const GREETINGS: usize = 64;
@@ -42,12 +52,14 @@ impl Runtime {
 
     fn accept_all(self: &Arc<Self>) {
         static GREETED: AtomicUsize = AtomicUsize::new(0);
+        let mut failures = Failures::default();
         while !self.is_stopping() {
             let stream: Stream = match self.listener.accept() {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    failures.report(&error);
+                    self.pause(ACCEPT_PAUSE);
                     continue;
                 }
             };
@@ -73,35 +85,63 @@ impl Runtime {
         }
     }
 
+    /// Waits that long, or until the node stops.
+    fn pause(&self, length: Duration) {
+        let until = Instant::now() + length;
+        let mut membership = self.membership.lock();
+        while !self.is_stopping() && self.wait_for_change(&mut membership, until) {}
+    }
+
     fn keep_links(self: &Arc<Self>) {
-        while !self.is_stopping() {
-            let state = self.membership.lock().state.clone();
-            let my_life = self.identity.incarnation;
-            // The later life dials, so that two nodes never dial each other.
-            for (id, member) in state.members().filter(|(_, member)| member.incarnation < my_life) {
-                self.connect_to(id, member);
+        let dialling = Mutex::new(HashSet::new());
+        let mut looked = Instant::now();
+        // Each dial has a thread of its own, so that a silent member keeps no other waiting.
+        std::thread::scope(|scope| {
+            while !self.is_stopping() {
+                let state = self.membership.lock().state.clone();
+                self.listen_for_silence(&state, &mut looked);
+                let my_life = self.identity.incarnation;
+                // The later life dials, so that two nodes never dial each other.
+                for (id, member) in state.members().filter(|(_, member)| member.incarnation < my_life) {
+                    if self.is_linked(id) || !dialling.lock().insert(id) {
+                        continue;
+                    }
+                    let (member, dialling) = (member.clone(), &dialling);
+                    let dial = move || {
+                        self.connect_to(id, &member);
+                        dialling.lock().remove(&id);
+                    };
+                    if let Err(error) = std::thread::Builder::new().name("kddm-dial".into()).spawn_scoped(scope, dial) {
+                        tracing::warn!(%error, "no thread to make a link with");
+                        dialling.lock().remove(&id);
+                    }
+                }
+                let mut membership = self.membership.lock();
+                if membership.state.applied() == state.applied() && !self.is_stopping() {
+                    self.wait_for_change(&mut membership, Instant::now() + ROUND);
+                }
             }
-            let mut membership = self.membership.lock();
-            if membership.state.applied() == state.applied() && !self.is_stopping() {
-                self.wait_for_change(&mut membership, Instant::now() + ROUND);
-            }
-        }
+        });
+    }
+
+    /// Whether no lane misses its link to a member that is in the installed view.
+    fn is_linked(&self, id: NodeId) -> bool {
+        self.lanes.iter().all(|lane| lane.lock().peers.get(&id).is_none_or(Peer::is_connected))
     }
 
     fn connect_to(self: &Arc<Self>, id: NodeId, member: &MemberEntry) {
         let Ok(address) = member.address.parse::<Address>() else { return };
         for (number, lane) in self.lanes.iter().enumerate() {
-            let received = {
-                let state = lane.lock();
-                match state.peers.get(&id) {
-                    Some(peer) if !peer.is_connected() => peer.session.received(),
-                    _ => continue,
-                }
-            };
+            let wants = |peer: &&Peer| peer.incarnation == member.incarnation && !peer.is_connected();
+            let received = lane.lock().peers.get(&id).filter(wants).map(|peer| peer.session.received());
+            let Some(received) = received else { continue };
             let purpose = Purpose::Link { lane: number as u8, lanes: self.lanes.len() as u8, received };
             match greet(&address, &self.hello(purpose), CONTROL_LIMIT) {
                 Ok((stream, _, received)) => {
                     let mut state = lane.lock();
+                    if state.stopped || state.peers.get(&id).filter(wants).is_none() {
+                        continue; // It was for a life that has ended meanwhile, here or there.
+                    }
                     if let Err(error) = state.connect(id, stream, received, &lane.poller) {
                         tracing::warn!(peer = id.0, %error, "a link could not be resumed");
                     }
@@ -115,9 +155,29 @@ impl Runtime {
 
     /// Members with which this node has no link now.
     pub fn unlinked(&self) -> Vec<u16> {
-        self.members().iter().filter(|member| !member.reachable).map(|member| member.id).collect()
+        let members = self.membership.lock().state.clone();
+        let state = self.lanes[0].lock();
+        let linked = |id: NodeId| id == self.identity.id || state.peers.get(&id).is_some_and(Peer::is_connected);
+        members.members().map(|(id, _)| id).filter(|id| !linked(*id)).map(|id| id.0).collect()
     }
 }
 
 /// The bound on greetings is for the process; tests run many nodes in one.
 const MANY_NODES: usize = 16;
+
+/// Accepts that failed since they were last reported.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    reported: Option<Instant>,
+}
+
+impl Failures {
+    fn report(&mut self, error: &std::io::Error) {
+        self.count += 1;
+        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            tracing::warn!(%error, times = self.count, "a connection could not be accepted");
+            *self = Failures { count: 0, reported: Some(Instant::now()) };
+        }
+    }
+}

@@ -244,6 +244,7 @@ impl Runtime {
         let question = Question::Log(message.message.clone());
         match self.ask(message.to, &question)? {
             Answer::Log(answers) => {
+                self.silence.heard(message.to);
                 let mut membership = self.membership.lock();
                 for answer in answers {
                     self.step(&mut membership, message.to, &answer);

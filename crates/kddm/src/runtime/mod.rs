@@ -14,6 +14,7 @@ pub(crate) mod peer;
 pub(crate) mod placing;
 pub(crate) mod receive;
 pub(crate) mod refusals;
+pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod wait;
 
@@ -34,6 +35,7 @@ use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signal;
+use crate::runtime::silence::Silence;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -66,6 +68,8 @@ pub(crate) struct Runtime {
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
+    /// Which members owe something.
+    pub silence: Silence,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -102,6 +106,7 @@ impl Runtime {
             settled: parts.settled,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
+            silence: Silence::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,

@@ -6,6 +6,7 @@ pub mod greeting;
 pub mod pages;
 pub mod poll;
 pub mod stream;
+mod unix;
 
 pub use address::{Address, AddressError};
 pub use poll::{Event, Poller};

@@ -5,15 +5,16 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt;
 
 use super::address::Address;
+use super::unix::{self, SocketFile};
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -130,7 +131,7 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             for target in targets {
                 match TcpStream::connect_timeout(&target, limit) {
                     Ok(stream) => {
-                        stream.set_nodelay(true).map_err(unreachable)?;
+                        tune(&stream).map_err(unreachable)?;
                         return Ok(Stream::Tcp(stream));
                     }
                     Err(error) => last = error,
@@ -138,7 +139,7 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             }
             Err(unreachable(last))
         }
-        Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(unreachable),
+        Address::Unix(path) => unix::dial(path, limit).map(Stream::Unix).map_err(unreachable),
         Address::Local(name) => {
             let (ours, theirs) = UnixStream::pair().map_err(unreachable)?;
             let listeners = LOCAL.lock();
@@ -153,6 +154,25 @@ pub fn dial(address: &Address, limit: Duration) -> Result<Stream, DialError> {
             }
         }
     }
+}
+
+/// After how long without a word a TCP connection is looked after: rare enough to cost nothing.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+/// How often it is then asked, and how often in vain before it ends.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_PROBES: u32 = 3;
+/// How long bytes may wait for the other host's acknowledgement before a connection ends: some
+/// retransmissions, and what a keepalive takes to notice the same.
+const SILENT_HOST_LIMIT: Duration = Duration::from_secs(10);
+
+/// A host that loses its power or its network says nothing, and TCP alone waits a quarter of an hour.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, SILENT_HOST_LIMIT.as_millis() as u32)?)
 }
 
 /// Connections to a `local:` listener that wait to be accepted, as a socket's backlog.
@@ -174,7 +194,8 @@ static LOCAL: LazyLock<Mutex<HashMap<String, LocalListener>>> = LazyLock::new(Mu
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    /// With the file that goes when the listener does.
+    Unix(UnixListener, #[allow(dead_code, reason = "it is there to be dropped")] SocketFile),
     Local(Mutex<Receiver<UnixStream>>, String),
 }
 
@@ -187,7 +208,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens. TCP port 0 takes a free one. A Unix socket whose process is gone is replaced.
+    /// Listens. TCP port 0 takes a free one. A Unix socket whose process is gone is replaced;
+    /// no other file is.
     ///
     /// # Errors
     /// A sentence that says what to do.
@@ -213,17 +235,8 @@ impl Listener {
                 (Socket::Tcp(socket), real)
             }
             Address::Unix(path) => {
-                let bound = UnixListener::bind(path).or_else(|error| {
-                    let stale = error.kind() == ErrorKind::AddrInUse && UnixStream::connect(path).is_err();
-                    if !stale {
-                        return Err(error);
-                    }
-                    std::fs::remove_file(path)?;
-                    UnixListener::bind(path)
-                });
-                let socket = bound.map_err(explain)?;
-                socket.set_nonblocking(true).map_err(explain)?;
-                (Socket::Unix(socket, path.clone()), address.clone())
+                let (socket, file) = unix::listen(path).map_err(explain)?;
+                (Socket::Unix(socket, file), address.clone())
             }
             Address::Local(name) => {
                 let (queue, receiver) = sync_channel(LOCAL_BACKLOG);
@@ -255,7 +268,7 @@ impl Listener {
             }
             let accepted = match &self.socket {
                 Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
-                    stream.set_nodelay(true)?;
+                    tune(&stream)?;
                     stream.set_nonblocking(false)?;
                     Ok(Stream::Tcp(stream))
                 }),
@@ -306,8 +319,27 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.close();
-        if let Socket::Unix(_, path) = &self.socket {
-            let _already_gone = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a TCP connection notice a host that is gone without a word, in seconds.
+    #[test]
+    fn tcp_notices_a_host_that_is_gone() {
+        let listener = Listener::bind(&Address::loopback(), false).expect("a free port");
+        let dialled = dial(listener.address(), Duration::from_secs(10)).expect("it listens");
+        let accepted = listener.accept().expect("somebody has dialled").expect("it is open");
+        for stream in [&dialled, &accepted] {
+            assert!(sockopt::socket_keepalive(stream).expect("a TCP socket"));
+            let (idle, interval) = (sockopt::tcp_keepidle(stream), sockopt::tcp_keepintvl(stream));
+            let probes = sockopt::tcp_keepcnt(stream).expect("a TCP socket");
+            let noticed = idle.expect("a TCP socket") + interval.expect("a TCP socket") * probes;
+            assert!(noticed <= Duration::from_secs(15), "{noticed:?}");
+            let limit_ms = sockopt::tcp_user_timeout(stream).expect("a TCP socket");
+            assert!((1..=15_000).contains(&limit_ms), "{limit_ms}");
         }
     }
 }

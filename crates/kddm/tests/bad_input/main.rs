@@ -6,9 +6,12 @@
 mod seat;
 
 mod death;
+mod descriptors;
 mod links;
 mod overload;
 mod proxy;
+mod silence;
+mod sockets;
 mod strangers;
 mod values;
 

@@ -28,6 +28,7 @@ pub enum Tamper {
 struct State {
     real: PathBuf,
     refusing: AtomicBool,
+    silent: AtomicBool,
     links: Mutex<Vec<[UnixStream; 2]>>,
     made: AtomicU64,
     tamper: Mutex<Option<Tamper>>,
@@ -72,6 +73,11 @@ impl Proxy {
         self.0.refusing.store(refuse, Ordering::Release);
     }
 
+    /// New links get no answer from now on.
+    pub fn keep_silent(&self) {
+        self.0.silent.store(true, Ordering::Release);
+    }
+
     pub fn tamper(&self, tamper: Tamper) {
         *self.0.tamper.lock().expect("no panic under this lock") = Some(tamper);
     }
@@ -93,6 +99,11 @@ impl State {
         let Ok((hello, bytes)) = read_hello(&dialled) else { return };
         let is_link = matches!(hello.purpose, Purpose::Link { .. });
         if is_link && self.refusing.load(Ordering::Acquire) {
+            return;
+        }
+        if is_link && self.silent.load(Ordering::Acquire) {
+            let mut until_it_gives_up = Vec::new();
+            let _ended = (&dialled).read_to_end(&mut until_it_gives_up);
             return;
         }
         let Ok(listening) = UnixStream::connect(&self.real) else { return };

@@ -2,8 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
 
+use kddm::transport::greeting::{Hello, PROTOCOL, Purpose, call};
 use kddm::{Address, Config, ConfigurationError, Error, MembershipError, Node, Set};
+use kddm_core::id::{PlacementPolicy, SetId};
+use serde::{Deserialize, Serialize};
 
 use crate::seat::process::Start;
 use crate::seat::{Cluster, LIMIT, Place, Seat, until};
@@ -137,6 +141,57 @@ fn a_node_id_is_given_once() {
     cluster.check();
 }
 
+/// Somebody who has learnt the session of a cluster, and is no member, can neither end its sets nor
+/// read who is in.
+#[test]
+fn only_members_may_end_sets_and_see_the_state() {
+    let pair = Pair::new();
+    let before = *pair.sets[0].get(1).wait().expect("a copy");
+    let stranger = |node, incarnation, nonce| Hello {
+        protocol: PROTOCOL,
+        session: 4711,
+        cluster: 0,
+        node,
+        incarnation,
+        nonce,
+        purpose: Purpose::Control,
+    };
+    for node in &pair.nodes {
+        // The numbers of a member are public; its nonce is not.
+        for hello in [stranger(0, 0, 0), stranger(2, 2, 7), stranger(77, u32::MAX, 7)] {
+            let destroy = |set: SetId| Question::Destroy { set: set.0, limit_ms: 0 };
+            let shared = SetId::new(PlacementPolicy::default(), SetId::FIRST_COUNTER);
+            for question in [Question::State, destroy(shared), destroy(SetId::SYSTEM)] {
+                let answer = call::<_, Answer>(node.address(), &hello, &question, LIMIT);
+                assert!(matches!(answer, Ok(Answer::NotAMember)), "{question:?}: {answer:?}");
+            }
+        }
+    }
+    assert_eq!(*pair.sets[0].get(1).wait().expect("the set is still there"), before);
+    pair.nodes[1].set::<u64>("another").open().expect("and so is the set of sets");
+    pair.goes_on();
+}
+
+/// What the control exchange carries, as far as strangers may try it: the order is that of the wire.
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    Join { wanted: Option<u16>, address: String, nonce: u64 },
+    Log(Vec<u8>),
+    State,
+    Destroy { set: u64, limit_ms: u64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Admitted { node: u16, state: Vec<u8> },
+    Ask(String),
+    Log(Vec<Vec<u8>>),
+    State(Vec<u8>),
+    NotAMember,
+    Done,
+    No(String),
+}
+
 /// A port that is in use, on TCP, as a Unix socket, and inside the process.
 #[test]
 fn an_address_in_use_is_named() {
@@ -190,12 +245,17 @@ fn a_dead_contact_before_a_live_one_does_no_harm() {
 #[test]
 fn settings_out_of_range_are_named() {
     let all = "0.0.0.0:0".parse::<Address>().expect("an address");
+    let mut no_buffer = Config::new();
+    no_buffer.peer_buffer_limit_bytes = 0;
     for (config, word) in [
         (Config::new().session(0), "session is 0"),
         (Config::new().session(10_000), "session is 10000"),
         (Config::new().node_id(0), "node_id is 0"),
         (Config::new().object_limit_bytes(0), "object_limit_bytes is 0"),
         (Config::new().object_limit_bytes(usize::MAX), "1 GiB"),
+        (Config::new().outstanding_limit(0), "outstanding_limit is 0"),
+        (Config::new().wait_limit(Duration::ZERO), "wait_limit is 0"),
+        (no_buffer, "peer_buffer_limit_bytes is 0"),
         (Config::new().listen(all), "insecure"),
     ] {
         let error = refusal(config);

@@ -1,6 +1,9 @@
 //! Words of a text, and the shared object that counts them.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,23 +53,103 @@ pub fn count_words(text: &str, counts: &mut HashMap<String, u64>) {
     }
 }
 
-/// The text files below a folder, in one order. Hidden, ignored and binary files are left out.
+/// The text files below a folder, and how many were left out. Hidden and ignored ones are not counted:
+/// nobody expects them.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// In one order.
+    pub paths: Vec<PathBuf>,
+    /// The others.
+    pub left_out: LeftOut,
+}
+
+/// How many files are not counted, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Larger than 4 MiB.
+    pub too_large: u64,
+    /// Binary.
+    pub not_text: u64,
+    /// The system refused to read them.
+    pub unreadable: u64,
+}
+
+impl LeftOut {
+    /// A sentence, if there is something to say.
+    pub fn sentence(&self) -> Option<String> {
+        let all = self.too_large + self.not_text + self.unreadable;
+        let limit = FILE_LIMIT_BYTES >> 20;
+        let LeftOut { too_large, not_text, unreadable } = self;
+        let reasons = format!("{too_large} larger than {limit} MiB, {not_text} not text, {unreadable} unreadable");
+        (all > 0).then(|| format!("{all} files are left out: {reasons}"))
+    }
+}
+
+/// The text files below a folder.
 ///
 /// # Errors
-/// `File` if the folder cannot be read, `NoFiles` if nothing is left.
-pub fn text_files(dir: &Path) -> Result<Vec<PathBuf>, DemoError> {
+/// `File` if the folder cannot be read.
+pub fn text_files(dir: &Path) -> Result<Files, DemoError> {
     let unreadable = |reason: String| DemoError::File { path: dir.display().to_string(), reason };
     std::fs::read_dir(dir).map_err(|error| unreadable(error.to_string()))?;
-    let mut files: Vec<PathBuf> = ignore::WalkBuilder::new(dir)
-        .build()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_some_and(|kind| kind.is_file()))
-        .filter(|entry| entry.metadata().is_ok_and(|data| data.len() <= FILE_LIMIT_BYTES))
-        .map(ignore::DirEntry::into_path)
-        .filter(|path| read_text(path).is_ok())
-        .collect();
-    files.sort();
-    if files.is_empty() { Err(DemoError::NoFiles(dir.display().to_string())) } else { Ok(files) }
+    let mut files = Files::default();
+    for entry in ignore::WalkBuilder::new(dir).build().filter_map(Result::ok) {
+        if !entry.file_type().is_some_and(|kind| kind.is_file()) {
+            continue;
+        }
+        match entry.metadata() {
+            Ok(data) if data.len() > FILE_LIMIT_BYTES => files.left_out.too_large += 1,
+            Err(_) => files.left_out.unreadable += 1,
+            Ok(_) => match std::fs::read(entry.path()) {
+                Ok(bytes) if is_text(&bytes) => files.paths.push(entry.into_path()),
+                Ok(_) => files.left_out.not_text += 1,
+                Err(_) => files.left_out.unreadable += 1,
+            },
+        }
+    }
+    files.paths.sort();
+    Ok(files)
+}
+
+/// Writes a list of files for a counting process: how many, then each name behind its length, because
+/// a name may contain anything but zero.
+///
+/// # Errors
+/// The stream's.
+pub fn write_list(mut output: impl Write, files: &[PathBuf]) -> std::io::Result<()> {
+    let mut list = (files.len() as u32).to_le_bytes().to_vec();
+    for file in files {
+        let name = file.as_os_str().as_bytes();
+        list.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        list.extend_from_slice(name);
+    }
+    output.write_all(&list)
+}
+
+/// Reads what [`write_list`] wrote.
+///
+/// # Errors
+/// The stream's.
+pub fn read_list(mut input: impl Read) -> std::io::Result<Vec<PathBuf>> {
+    let count = read_number(&mut input)?;
+    let mut files = Vec::new();
+    for _ in 0..count {
+        let length = read_number(&mut input)?;
+        let mut name = Vec::new();
+        input.by_ref().take(length.into()).read_to_end(&mut name)?;
+        files.push(PathBuf::from(OsString::from_vec(name)));
+    }
+    Ok(files)
+}
+
+fn read_number(mut input: impl Read) -> std::io::Result<u32> {
+    let mut bytes = [0; 4];
+    input.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    !bytes.iter().take(PROBE_BYTES).any(|byte| *byte == 0)
 }
 
 /// The text of a file.
@@ -76,7 +159,7 @@ pub fn text_files(dir: &Path) -> Result<Vec<PathBuf>, DemoError> {
 pub fn read_text(path: &Path) -> Result<String, DemoError> {
     let bad = |reason: &str| DemoError::File { path: path.display().to_string(), reason: reason.into() };
     let bytes = std::fs::read(path).map_err(|error| bad(&error.to_string()))?;
-    if bytes.iter().take(PROBE_BYTES).any(|byte| *byte == 0) {
+    if !is_text(&bytes) {
         return Err(bad("is not text"));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -94,6 +177,16 @@ mod tests {
         assert_eq!(counts.get("it"), Some(&2));
         assert_eq!(counts.get("2"), Some(&1));
         assert_eq!(counts.len(), 4);
+    }
+
+    #[test]
+    fn a_list_carries_any_name() {
+        let names = ["two\nlines".into(), OsString::from_vec(b"\xff\xfe".to_vec()), "".into()];
+        let files = names.map(PathBuf::from);
+        let mut bytes = Vec::new();
+        write_list(&mut bytes, &files).expect("memory takes it");
+        assert_eq!(read_list(&bytes[..]).expect("it is whole"), files);
+        assert!(read_list(&bytes[..2]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod count;
 pub mod words;
 pub mod worker;
+pub mod workers;
 
 /// Why a demonstration could not be given.
 #[derive(Debug, thiserror::Error)]
@@ -19,13 +20,19 @@ pub enum DemoError {
     #[error("no text files below {0}; name a folder with some: kddmadm demo words DIR")]
     NoFiles(String),
     /// A counting process ended before its work was done.
-    #[error("counting process {number} ended early: {reason}")]
+    #[error("counting process {number} ended before its work was done: {reason}")]
     Worker {
         /// Which, from 1.
         number: usize,
-        /// What it said.
+        /// How it ended.
         reason: String,
     },
+    /// All counting processes live, and none has counted anything for long.
+    #[error("no counting process has said anything for {0} s; is one of them stopped?")]
+    Silent(u64),
+    /// The result could not be printed.
+    #[error("the result could not be written to standard output: {0}")]
+    Output(std::io::Error),
     /// The cluster refused something.
     #[error(transparent)]
     Cluster(#[from] kddm::Error),

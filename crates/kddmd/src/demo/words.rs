@@ -2,19 +2,20 @@
 //! that wrote none of them reads the result back and compares it with a plain count.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kddm::{Config, Node, Set};
 use serde::Serialize;
 
 use super::DemoError;
-use super::count::{Counts, count_words, object_of, read_text, text_files};
+use super::count::{Counts, Files, LeftOut, count_words, object_of, read_text, text_files};
 use super::worker::{Report, WORDS};
+use super::workers::{Event, Workers};
 
 /// What to count, and how.
 #[derive(Clone, Debug)]
@@ -29,6 +30,9 @@ pub struct Options {
 
 /// Words shown at the end.
 const TOP: usize = 10;
+/// How long nothing may be heard from any counting process: three times the limit of a wait, after
+/// which one that misses an object of another gives up.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// Objects fetched ahead while the result is read back.
 const WINDOW: usize = 256;
 
@@ -37,6 +41,7 @@ const WINDOW: usize = 256;
 struct Summary {
     nodes: u16,
     files: usize,
+    left_out: LeftOut,
     words: u64,
     distinct_words: usize,
     totals_equal: bool,
@@ -50,48 +55,47 @@ struct Summary {
     most_frequent: Vec<(String, u64)>,
 }
 
-/// Counting processes; none outlives the demonstration: their standard input ends with it.
-struct Workers(Vec<Child>);
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            drop(child.stdin.take());
-        }
-        for child in &mut self.0 {
-            let _ended = child.wait();
-        }
-    }
-}
-
 /// Runs the demonstration. True if the shared totals equal the plain ones.
 ///
 /// # Errors
 /// What went wrong, and where.
 pub fn run(options: &Options) -> Result<bool, DemoError> {
     let start = Instant::now();
-    let files = text_files(&options.dir)?;
-    let session = 1 + (std::process::id() % 9999) as u16;
-    let node = Node::join(Config::new().session(session))?;
-    let words: Set<Counts> = node.set(WORDS).open()?;
-    let (sender, receiver) = channel();
-    let mut workers = Workers(Vec::new());
-    for number in 1..=usize::from(options.nodes) {
-        workers.0.push(start_worker(&node, session, &files, number, &sender)?);
+    let Files { paths: files, left_out } = text_files(&options.dir)?;
+    if let Some(sentence) = left_out.sentence() {
+        eprintln!("{sentence}");
     }
-    drop(sender);
+    if files.is_empty() {
+        return Err(DemoError::NoFiles(options.dir.display().to_string()));
+    }
+    let files = Arc::new(files);
+    let session = 1 + (std::process::id() % 9999) as u16;
+    // The whole cluster ends with the demonstration: nothing is to be handed over.
+    let node = Node::join(Config::new().session(session).drain_limit(Duration::ZERO))?;
+    let words: Set<Counts> = node.set(WORDS).open()?;
+    let (sender, events) = channel();
+    let mut workers = Workers::default();
+    for _ in 0..options.nodes {
+        workers.start(&node, session, &files, &sender)?;
+    }
     let bar = progress(files.len() as u64, options.json);
-    let mut totals = collect(&receiver, &bar, options.nodes)?;
+    let mut totals = collect(&events, &mut workers, &bar, options.nodes)?;
     let count_seconds = start.elapsed().as_secs_f64();
-    let plain = plain_count(&files)?;
+    let plain = Arc::new(plain_count(&files)?);
     let reading = Instant::now();
-    let totals_equal = read_back(&words, &plain, totals.words)?;
+    let (expected, total) = (Arc::clone(&plain), totals.words);
+    // In a thread of its own: the death of a process is heard of at once, not at the limit of a wait.
+    std::thread::spawn(move || {
+        let _given_up = sender.send(Event::ReadBack(read_back(&words, &expected, total)));
+    });
+    let totals_equal = await_read_back(&events, &mut workers)?;
     let statistics = node.statistics();
     totals.operations += plain.len() as u64;
     totals.misses += statistics.misses;
     let summary = Summary {
         nodes: options.nodes,
         files: files.len(),
+        left_out,
         words: totals.words,
         distinct_words: plain.len(),
         totals_equal,
@@ -102,45 +106,11 @@ pub fn run(options: &Options) -> Result<bool, DemoError> {
         seconds: start.elapsed().as_secs_f64(),
         count_seconds,
         read_back_seconds: reading.elapsed().as_secs_f64(),
-        most_frequent: most_frequent(plain),
+        most_frequent: plain.iter().take(TOP).cloned().collect(),
     };
     drop(workers);
-    print(&summary, options.json);
+    print(&summary, options.json).map_err(DemoError::Output)?;
     Ok(totals_equal)
-}
-
-fn start_worker(
-    node: &Node,
-    session: u16,
-    files: &[PathBuf],
-    number: usize,
-    reports: &Sender<(usize, Option<Report>)>,
-) -> Result<Child, DemoError> {
-    let failed = |reason: String| DemoError::Worker { number, reason };
-    let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-    let mut child = Command::new(program)
-        .args(["demo-worker", "--contact", &node.address().to_string(), "--session", &session.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
-    list.push('\n');
-    if let Some(input) = &mut child.stdin {
-        input.write_all(list.as_bytes()).map_err(|error| failed(error.to_string()))?;
-    }
-    let output = child.stdout.take().ok_or_else(|| failed("no standard output".into()))?;
-    let reports = reports.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let Ok(report) = serde_json::from_str(&line) else { continue };
-            if reports.send((number, Some(report))).is_err() {
-                return;
-            }
-        }
-        let _parent_may_be_gone = reports.send((number, None));
-    });
-    Ok(child)
 }
 
 fn progress(files: u64, json: bool) -> ProgressBar {
@@ -161,31 +131,54 @@ struct Totals {
 }
 
 /// Listens until every counting process is done.
-fn collect(reports: &Receiver<(usize, Option<Report>)>, bar: &ProgressBar, nodes: u16) -> Result<Totals, DemoError> {
+fn collect(
+    events: &Receiver<Event>,
+    workers: &mut Workers,
+    bar: &ProgressBar,
+    nodes: u16,
+) -> Result<Totals, DemoError> {
     let mut totals = Totals::default();
     let mut running = nodes;
     while running > 0 {
-        let Ok((number, report)) = reports.recv() else {
-            return Err(DemoError::Worker { number: 0, reason: "all of them are gone".into() });
-        };
-        match report {
-            Some(Report::File { words }) => {
+        match next(events, workers)? {
+            Event::Report(Report::File { words }) => {
                 totals.words += words;
                 bar.inc(1);
                 bar.set_message(format!("{} words", totals.words));
             }
-            Some(Report::Done { operations, misses, moves, messages }) => {
+            Event::Report(Report::Done { operations, misses, moves, messages }) => {
                 totals.operations += operations;
                 totals.misses += misses;
                 totals.moves += moves;
                 totals.messages += messages;
                 running -= 1;
             }
-            None => return Err(DemoError::Worker { number, reason: "see its message above".into() }),
+            Event::ReadBack(_) | Event::Ended(_) => {}
         }
     }
     bar.finish_and_clear();
     Ok(totals)
+}
+
+/// What happens next; the end of a counting process is an error.
+fn next(events: &Receiver<Event>, workers: &mut Workers) -> Result<Event, DemoError> {
+    match events.recv_timeout(SILENCE_LIMIT) {
+        Ok(Event::Ended(number)) => Err(workers.blame(number)),
+        Ok(event) => Ok(event),
+        Err(_) => Err(DemoError::Silent(SILENCE_LIMIT.as_secs())),
+    }
+}
+
+/// Listens until all has been read back.
+fn await_read_back(events: &Receiver<Event>, workers: &mut Workers) -> Result<bool, DemoError> {
+    loop {
+        match events.recv() {
+            Ok(Event::ReadBack(equal)) => return equal,
+            Ok(Event::Ended(number)) => return Err(workers.blame(number)),
+            Ok(Event::Report(_)) => {}
+            Err(_) => return Err(DemoError::Silent(0)),
+        }
+    }
 }
 
 fn plain_count(files: &[PathBuf]) -> Result<Vec<(String, u64)>, DemoError> {
@@ -216,22 +209,20 @@ fn read_back(words: &Set<Counts>, plain: &[(String, u64)], total: u64) -> Result
     Ok(equal)
 }
 
-fn most_frequent(plain: Vec<(String, u64)>) -> Vec<(String, u64)> {
-    plain.into_iter().take(TOP).collect()
-}
-
-fn print(summary: &Summary, json: bool) {
+fn print(summary: &Summary, json: bool) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(summary).expect("a summary is plain data"));
-        return;
+        writeln!(output, "{}", serde_json::to_string(summary).expect("a summary is plain data"))?;
+        return output.flush();
     }
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_FULL_CONDENSED).set_header(["word", "count"]);
     for (word, count) in &summary.most_frequent {
         table.add_row([word.clone(), count.to_string()]);
     }
-    println!("{table}");
-    println!(
+    writeln!(output, "{table}")?;
+    writeln!(
+        output,
         "{} words ({} distinct) in {} files, counted by {} processes in {:.1} s, read back by another in {:.1} s",
         summary.words,
         summary.distinct_words,
@@ -239,11 +230,13 @@ fn print(summary: &Summary, json: bool) {
         summary.nodes,
         summary.count_seconds,
         summary.read_back_seconds
-    );
-    println!(
+    )?;
+    writeln!(
+        output,
         "hits {}  misses {}  moves {}  messages {}",
         summary.hits, summary.misses, summary.moves, summary.messages
-    );
+    )?;
     let verdict = if summary.totals_equal { "equal" } else { "DIFFER from" };
-    println!("totals {verdict} a plain count by one process");
+    writeln!(output, "totals {verdict} a plain count by one process")?;
+    output.flush()
 }

@@ -1,15 +1,16 @@
 //! One counting process: takes files from a shared list, counts their words into shared objects.
 
 use std::collections::HashMap;
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use kddm::{Config, Node, Set};
 use serde::{Deserialize, Serialize};
 
 use super::DemoError;
-use super::count::{Counts, count_words, object_of, read_text};
+use super::count::{Counts, count_words, object_of, read_list, read_text};
 
 /// The set of counted words.
 pub const WORDS: &str = "demo/words";
@@ -42,13 +43,24 @@ pub enum Report {
 }
 
 fn tell(report: &Report) {
-    let line = serde_json::to_string(report).expect("a report is plain data");
-    println!("{line}");
-    let _parent_may_be_gone = std::io::stdout().flush();
+    let line = serde_json::to_string(report).expect("a report is plain data") + "\n";
+    let mut output = std::io::stdout().lock();
+    // If the parent is gone, the end of standard input ends this process.
+    let _parent_may_be_gone = output.write_all(line.as_bytes()).and_then(|()| output.flush());
 }
 
-/// Runs a counting process. The list of files comes on standard input, a line each, and an empty
-/// line; the process ends when its standard input does.
+/// Ends this process, without a word, as soon as its standard input ends: the parent has read all that
+/// it wants, or was killed. Whatever this process waits for then would never come.
+fn end_with_input(files: &SyncSender<Vec<PathBuf>>) {
+    let mut input = std::io::stdin().lock();
+    if let Ok(list) = read_list(&mut input) {
+        let _still_joining = files.send(list);
+        let _until_it_ends = std::io::copy(&mut input, &mut std::io::sink());
+    }
+    std::process::exit(0);
+}
+
+/// Runs a counting process. The list of files comes on standard input; the process ends when that does.
 ///
 /// # Errors
 /// What the cluster or a file says.
@@ -57,10 +69,12 @@ pub fn run(contact: &str, session: u16) -> Result<bool, DemoError> {
         path: contact.into(),
         reason: error.to_string(),
     })?;
-    let node = Node::join(Config::new().contact(contact).session(session).join_limit(JOIN_LIMIT))?;
-    let mut input = std::io::stdin().lock().lines();
-    let files: Vec<PathBuf> =
-        input.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).map(PathBuf::from).collect();
+    let (sender, list) = sync_channel(1);
+    std::thread::spawn(move || end_with_input(&sender));
+    let config = Config::new().contact(contact).session(session).join_limit(JOIN_LIMIT);
+    // Nobody is left to hand anything over to when this process ends.
+    let node = Node::join(config.drain_limit(Duration::ZERO))?;
+    let Ok(files) = list.recv() else { return Ok(true) };
     let words: Set<Counts> = node.set(WORDS).open()?;
     let next: Set<u64> = node.set(NEXT_FILE).open()?;
     let mut operations = 0;
@@ -77,9 +91,10 @@ pub fn run(contact: &str, session: u16) -> Result<bool, DemoError> {
     let statistics = node.statistics();
     let (misses, moves, messages) = (statistics.misses, statistics.moves(), statistics.messages());
     tell(&Report::Done { operations, misses, moves, messages });
-    // The objects live here: stay until the parent has read them.
-    for _line in input {}
-    Ok(true)
+    // The objects live here: stay until the parent has read them, and ends the input.
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Adds the words of a file to the shared counts; returns operations and words.
