@@ -203,15 +203,32 @@ pub fn named() -> Vec<Case> {
         "12:w|1w,r|1r",
     ]
     .iter()
+    .chain(MEMBERSHIP)
     .filter_map(|name| case(name))
     .collect()
 }
+
+/// Joins and leaves in the middle of operations.
+const MEMBERSHIP: &[&str] = &[
+    "2:w,r+J2",
+    "2:w,w+J2",
+    "2:wx,r+J2",
+    "2:wf,r+J2",
+    "2:wt,t+J2",
+    "1:w,r+L1",
+    "1:w,w+L1",
+    "1:wx,w+L1",
+    "1:x,wr+L1",
+    "1:wt,t+L1",
+    "2:w,rw+L1",
+    "1:r,wx+L1",
+];
 
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
     let small =
         ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
-    cases.extend(small.iter().filter_map(|name| case(name)));
+    cases.extend(small.iter().chain(MEMBERSHIP).filter_map(|name| case(name)));
     cases
 }
