@@ -55,6 +55,9 @@ pub struct Layer {
     /// Begin a cluster of its own and ask nobody.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub found: Option<bool>,
+    /// Share objects as soon as it is a member [default: true]; else after `kddmadm cluster start`.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub autostart: Option<bool>,
     /// Keeps clusters on one network apart, 1 to 9999 [default: 4711].
     #[arg(long, value_name = "NUMBER")]
     pub session: Option<u16>,
@@ -169,6 +172,7 @@ impl Layer {
             insecure: number("insecure", get("insecure"), truth)?,
             contacts: get("contacts").map(list),
             found: number("found", get("found"), truth)?,
+            autostart: number("autostart", get("autostart"), truth)?,
             session: number("session", get("session"), "it must be a number from 1 to 9999")?,
             data_dir: get("data_dir").map(PathBuf::from),
             http: get("http"),
@@ -241,6 +245,7 @@ impl Layer {
             insecure: self.insecure.or(below.insecure),
             contacts: self.contacts.or(below.contacts),
             found: self.found.or(below.found),
+            autostart: self.autostart.or(below.autostart),
             session: self.session.or(below.session),
             data_dir: self.data_dir.or(below.data_dir),
             http: self.http.or(below.http),
@@ -345,6 +350,9 @@ impl Settings {
         config.node_id = node_id;
         config.insecure = self.insecure;
         config.drain_limit = self.drain_limit;
+        if self.layer.autostart == Some(false) {
+            config = config.without_autostart();
+        }
         if let Some(limit) = self.layer.wait_limit_ms {
             config.wait_limit = Duration::from_millis(limit);
         }
