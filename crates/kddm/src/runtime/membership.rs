@@ -16,6 +16,7 @@ use kddm_view::{
 use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
+use crate::runtime::couriers::Couriers;
 use crate::runtime::peer::Peer;
 use crate::transport::Address;
 use crate::transport::greeting::{Purpose, call};
@@ -204,24 +205,40 @@ impl Runtime {
     /// The thread that keeps this node's log the same as that of the others.
     pub fn keep_views(self: &Arc<Self>) {
         crate::runtime::wait::mark_part_of_node();
-        while !self.is_stopping() {
-            let mut membership = self.membership.lock();
-            membership.log.tick(self.now());
-            self.advance(&mut membership);
-            let needs_state = membership.needs_state;
-            let messages = if membership.is_leaving { Vec::new() } else { std::mem::take(&mut membership.outbox) };
-            drop(membership);
-            if needs_state && let Err(error) = self.take_whole_state() {
-                tracing::warn!(%error, "the state of the cluster could not be had yet");
-            }
-            for message in messages {
-                if let Err(error) = self.exchange(&message) {
-                    tracing::debug!(node = message.to.0, %error, "a message of the view log was lost");
+        let couriers = Couriers::default();
+        std::thread::scope(|scope| {
+            while !self.is_stopping() {
+                let mut membership = self.membership.lock();
+                membership.log.tick(self.now());
+                self.advance(&mut membership);
+                let needs_state = membership.needs_state;
+                let messages = if membership.is_leaving { Vec::new() } else { std::mem::take(&mut membership.outbox) };
+                let voter = membership.state.voter();
+                drop(membership);
+                if needs_state && let Err(error) = self.take_whole_state() {
+                    tracing::warn!(%error, "the state of the cluster could not be had yet");
                 }
+                for message in messages {
+                    // A follower has nobody else to talk to, and needs no other thread for that.
+                    if message.to == voter {
+                        self.tell(&message);
+                    } else {
+                        couriers.carry(self, scope, message);
+                    }
+                }
+                self.report_overrun();
+                self.wait_for_views();
             }
-            self.report_overrun();
-            self.wait_for_views();
+        });
+    }
+
+    /// Hands a message to another node's log. False if that failed.
+    pub fn tell(self: &Arc<Self>, message: &Outgoing) -> bool {
+        let told = self.exchange(message);
+        if let Err(error) = &told {
+            tracing::debug!(node = message.to.0, %error, "a message of the view log was lost");
         }
+        told.is_ok()
     }
 
     /// Waits until there is something to send, an overrun to report, or time to ask.

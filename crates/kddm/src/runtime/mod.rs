@@ -2,6 +2,7 @@
 
 pub(crate) mod backlog;
 pub(crate) mod control;
+pub(crate) mod couriers;
 pub(crate) mod drain;
 pub(crate) mod join;
 pub(crate) mod lane;

@@ -9,8 +9,8 @@ use crate::proxy::{Proxy, Sockets};
 use crate::seat::process::Start;
 use crate::seat::{LIMIT, Seat, until};
 
-fn join(contact: &str) -> Node {
-    Node::join(Config::new().contact(contact.parse().expect("an address"))).expect("a live contact")
+fn contact(address: &str) -> Config {
+    Config::new().contact(address.parse().expect("an address"))
 }
 
 fn reaches(node: &Node, other: u16) -> bool {
@@ -22,15 +22,14 @@ fn reaches(node: &Node, other: u16) -> bool {
 #[test]
 fn a_stopped_follower_is_not_reachable_until_it_goes_on() {
     let voter = Node::join(Config::new()).expect("a free port");
-    let contact = voter.address().to_string();
-    let stopped = Seat::there(&Start { contact: Some(contact.clone()), ..Start::default() }, 2).expect("it joins");
-    let third = join(&contact);
+    let address = voter.address().to_string();
+    let stopped = Seat::there(&Start { contact: Some(address.clone()), ..Start::default() }, 2).expect("it joins");
+    let third = Node::join(contact(&address)).expect("a live contact");
     until("all are linked", || [&voter, &third].iter().all(|node| reaches(node, 2)));
     let at_second = third.set("at the second").placement(PlacedBy::Fixed(2)).wait_limit(2 * LIMIT);
     let set: Set<u64> = at_second.open().expect("the set opens");
     stopped.process().stop();
     until("the voter notices it", || !reaches(&voter, 2));
-    assert!(reaches(&voter, 3) && reaches(&third, 1), "nobody else is meant");
     let asked = set.get(1);
     until("the third notices it", || !reaches(&third, 2));
     stopped.process().go_on();
@@ -42,7 +41,9 @@ fn a_stopped_follower_is_not_reachable_until_it_goes_on() {
 #[test]
 fn a_stopped_voter_is_not_reachable_until_it_goes_on() {
     let voter = Seat::there(&Start::default(), 1).expect("a free port");
-    let nodes = [join(&voter.address), join(&voter.address)];
+    // They share nothing: the voter may not be stopped while homes move, for which they would have to wait.
+    let join = || Node::join(contact(&voter.address).without_autostart()).expect("a live contact");
+    let nodes = [join(), join()];
     voter.process().stop();
     until("all notice it", || !nodes.iter().any(|node| reaches(node, 1)));
     assert!(reaches(&nodes[0], 3) && reaches(&nodes[1], 2), "nobody else is meant");

@@ -60,3 +60,42 @@ fn a_node_that_is_connected_is_not_replaced() {
     second.stop();
     assert_eq!(voter.let_in(&mut voter.membership.lock(), &join, 1), Ok(NodeId(2)));
 }
+
+/// Followers that take every connection and answer nothing: each is given two seconds, and a view
+/// reaches the others at once all the same.
+#[test]
+fn silent_followers_keep_no_view_from_the_others() {
+    let join = |config: Config| Node::join(config.drain_limit(Duration::ZERO)).expect("it joins");
+    let first = join(Config::new());
+    let voter = first.runtime();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let admit = |node: u16, address: &str| {
+        let nonce = u64::from(node);
+        let join = Change::Join { node: Some(NodeId(node)), address: address.into(), nonce };
+        voter.let_in(&mut voter.membership.lock(), &join, nonce).expect("the number is free")
+    };
+    // The voter tells in the order of the numbers: the silent ones come first.
+    let last = join(Config::new().contact(first.address().clone()).node_id(200).without_autostart());
+    for number in [101, 102] {
+        let node = admit(number, &address);
+        let state = voter.membership.lock().state.clone();
+        let life = state.member(node).expect("just admitted").incarnation;
+        let mut log = SingleVoter::follower(node, life, NodeId(1), state.applied());
+        log.tick(Time(1));
+        for ask in log.take_outgoing() {
+            voter.step_and_answer(node, &ask.message);
+        }
+    }
+    let start = Instant::now();
+    for number in 300..305 {
+        let node = admit(number, "127.0.0.1:1");
+        let follower = last.runtime();
+        let mut membership = follower.membership.lock();
+        while membership.state.member(node).is_none() {
+            assert!(follower.wait_for_change(&mut membership, start + LIMIT), "the log tells");
+        }
+    }
+    // By itself it would ask once a second.
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+}
