@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use kddm::{Config, Node, Set};
+use kddm::{Address, Config, Node, Set};
 use serde::{Deserialize, Serialize};
 
 use super::DemoError;
@@ -20,6 +20,9 @@ pub const NEXT_FILE: &str = "demo/next-file";
 const WINDOW: usize = 64;
 /// How long a process waits for the others to join.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
+/// How long a process that fails waits for the end of its input, which says that its parent is gone:
+/// the connections of a killed process end a moment before or behind its pipes.
+const ORPHAN_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a counting process tells its parent, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,10 +74,17 @@ pub fn run(contact: &str, session: u16) -> Result<bool, DemoError> {
     })?;
     let (sender, list) = sync_channel(1);
     std::thread::spawn(move || end_with_input(&sender));
+    let failed = count_until_the_end(contact, session, &list);
+    // If the parent was killed, that is why this failed: the input ends, and with it this process.
+    while list.recv_timeout(ORPHAN_LIMIT).is_ok() {}
+    failed.map(|()| true)
+}
+
+fn count_until_the_end(contact: Address, session: u16, list: &Receiver<Vec<PathBuf>>) -> Result<(), DemoError> {
     let config = Config::new().contact(contact).session(session).join_limit(JOIN_LIMIT);
     // Nobody is left to hand anything over to when this process ends.
     let node = Node::join(config.drain_limit(Duration::ZERO))?;
-    let Ok(files) = list.recv() else { return Ok(true) };
+    let Ok(files) = list.recv() else { return Ok(()) };
     let words: Set<Counts> = node.set(WORDS).open()?;
     let next: Set<u64> = node.set(NEXT_FILE).open()?;
     let mut operations = 0;
