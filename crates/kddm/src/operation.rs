@@ -125,7 +125,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.request.op
     }
 
@@ -158,7 +158,7 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.request.op
     }
 
@@ -182,7 +182,7 @@ impl Operation<()> for Plain {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.op
     }
 
@@ -230,7 +230,7 @@ macro_rules! then_for {
                 let result = self.operation.finish();
                 self.map(result)
             }
-            fn op(&self) -> &Op {
+            fn op(&self) -> &Arc<Op> {
                 self.operation.op()
             }
             fn give_up(&mut self, limit: Duration) -> Error {

@@ -15,6 +15,7 @@ pub(crate) mod placing;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 pub(crate) mod told;
+pub(crate) mod turn;
 pub(crate) mod wait;
 
 use std::sync::Arc;

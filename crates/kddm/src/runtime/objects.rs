@@ -19,7 +19,7 @@ impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
-            return op.complete(Outcome::Failed(error));
+            return self.complete(&op, Outcome::Failed(error));
         }
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
@@ -54,6 +54,7 @@ impl LaneState {
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
+        self.alarms.take_back(op.take_alarm());
         local.waiters.remove(at);
         self.outstanding -= 1;
         let withdraw = at == 0 && local.outstanding && !local.is_cancelling;
@@ -232,9 +233,9 @@ impl LaneState {
         }
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.outstanding = false;
-        for waiter in local.waiters.drain(..) {
+        for waiter in std::mem::take(&mut local.waiters) {
             self.outstanding -= 1;
-            waiter.op.complete(Outcome::Failed(error.clone()));
+            self.complete(&waiter.op, Outcome::Failed(error.clone()));
         }
     }
 
@@ -319,12 +320,13 @@ impl LaneState {
         }
         let Some(waiter) = local.waiters.pop_front() else { return };
         self.outstanding -= 1;
-        waiter.op.complete(match answer {
+        let outcome = match answer {
             Answer::Removed | Answer::Flushed => Outcome::Done,
             Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
             Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
             Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
-        });
+        };
+        self.complete(&waiter.op, outcome);
     }
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
@@ -346,7 +348,7 @@ impl LaneState {
                     let local = self.local(set, object);
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.outstanding -= 1;
-                    waiter.op.complete(outcome);
+                    self.complete(&waiter.op, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);
