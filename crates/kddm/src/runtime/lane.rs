@@ -12,7 +12,7 @@ use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex};
 
-use crate::cell::{Ended, RevokeResult, Store, Table};
+use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
@@ -56,6 +56,8 @@ pub struct Statistics {
     pub undecodable: u64,
     /// Broken invariants; the node fences itself at the first.
     pub faults: u64,
+    /// Lanes that fenced themselves: nothing that they hold is used any more.
+    pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
     /// Notifiers that overran their limit.
@@ -89,6 +91,7 @@ impl Statistics {
         self.malformed += other.malformed;
         self.undecodable += other.undecodable;
         self.faults += other.faults;
+        self.fences += other.fences;
         self.reconnects += other.reconnects;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
@@ -119,7 +122,9 @@ pub(crate) struct LaneState {
     pub outstanding: usize,
     pub limits: Limits,
     pub stopped: bool,
-    pub faulted: bool,
+    /// Nothing that is here may be used any more, see [`Self::fence`].
+    pub fenced: bool,
+    pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
     /// A connection has ended since the links were last looked after.
@@ -136,7 +141,7 @@ pub(crate) struct LaneState {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>) -> LaneState {
+    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>, lease: Arc<Lease>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
@@ -153,7 +158,8 @@ impl LaneState {
             outstanding: 0,
             limits,
             stopped: false,
-            faulted: false,
+            fenced: false,
+            lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),
             lost_links: false,
@@ -249,7 +255,7 @@ impl LaneState {
         }
     }
 
-    fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
+    pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         let mut failed = Vec::new();
         for ((of, _), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
@@ -304,12 +310,14 @@ impl Lane {
 
     /// Writes what the turn has produced, and arms the timer where something was deferred.
     pub fn finish(&self, mut state: Turn<'_>) {
+        state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
         self.arm(&state);
     }
 
     /// As [`Self::finish`]; whoever waits for the lane gets it before this thread does again.
     pub fn finish_fair(&self, mut state: Turn<'_>) {
+        state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
         self.arm(&state);
         state.yield_fairly();

@@ -3,6 +3,7 @@
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod drain;
+pub(crate) mod fence;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod links;
@@ -56,7 +57,7 @@ pub(crate) struct Runtime {
     pub address: Address,
     pub limits: Limits,
     pub lanes: Vec<Arc<Lane>>,
-    pub lease: Lease,
+    pub lease: Arc<Lease>,
     pub started: Instant,
     pub membership: Mutex<Membership>,
     /// Told at every change of the membership, of a link, and at the stop.
@@ -85,6 +86,7 @@ pub(crate) struct Parts {
     pub membership: Membership,
     pub notify: Notify,
     pub settled: Arc<Signal>,
+    pub lease: Arc<Lease>,
 }
 
 impl Runtime {
@@ -95,7 +97,7 @@ impl Runtime {
             identity: parts.identity,
             limits: parts.limits,
             lanes: parts.lanes,
-            lease: Lease::default(),
+            lease: parts.lease,
             started: Instant::now(),
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
@@ -122,6 +124,9 @@ impl Runtime {
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
         if states[0].stopped {
             return Err(MembershipError::Stopped.into());
+        }
+        if states[0].fenced {
+            return Err(AccessError::Fenced.into());
         }
         if states[0].destroyed.contains(&set) {
             return Err(crate::error::SetError::Destroyed.into());
@@ -212,7 +217,9 @@ impl Runtime {
         if self.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
-        if wait::may_block() {
+        // A fenced node does not leave: it would say that nothing of what it held is lost.
+        let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);
+        if wait::may_block() && !is_fenced {
             self.drain_and_leave(drain);
         }
         // They find all of the system in place, and hear of the way down before it is taken down.

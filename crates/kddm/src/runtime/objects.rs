@@ -37,7 +37,7 @@ impl LaneState {
         if self.stopped {
             return Some(MembershipError::Stopped.into());
         }
-        if self.faulted {
+        if self.fenced {
             return Some(AccessError::Fenced.into());
         }
         if self.destroyed.contains(&set) {
@@ -73,7 +73,7 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.destroyed.contains(&set) {
+        if self.stopped || self.fenced || self.destroyed.contains(&set) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
         self.run_own(set, object, None);
@@ -88,7 +88,7 @@ impl LaneState {
         message: Message,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        if self.destroyed.contains(&set) {
+        if self.fenced || self.destroyed.contains(&set) {
             self.statistics.dropped += 1;
             return Ok(());
         }
@@ -127,6 +127,9 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
+        if self.fenced {
+            return Ok(()); // What the core knows is not to be relied on.
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         let told = Told::of(&input);
@@ -151,6 +154,9 @@ impl LaneState {
 
     /// Hands over the next shard that has to go. False if there was none.
     pub fn hand_over_next(&mut self) -> bool {
+        if self.fenced {
+            return false;
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let (set, worked) = match self.core.hand_over(&mut outputs) {
             Ok(HandedOver::Shard(set)) => (set, true),
@@ -239,7 +245,10 @@ impl LaneState {
         }
     }
 
-    fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
+    pub fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
+        if self.fenced {
+            return;
+        }
         match output {
             Output::Send { to, object, message, body, deferred } => {
                 self.send(set, object, to, &message, body == Body::Object, deferred);
@@ -283,9 +292,9 @@ impl LaneState {
                 tracing::debug!(?set, ?object, what, "dropped a message that cannot be meant");
             }
             Output::Fault { object, what } => {
-                self.faulted = true;
                 self.statistics.faults += 1;
-                tracing::error!(?set, ?object, what, "broken invariant: this node fences itself");
+                tracing::error!(?set, ?object, what, "broken invariant");
+                self.fence("a broken invariant");
             }
         }
     }
@@ -331,7 +340,7 @@ impl LaneState {
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
     fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        if self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
+        if self.fenced || self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
             return;
         }
         self.try_to_lower_again(set, object, todo);
