@@ -70,6 +70,7 @@ impl From<crate::cell::Ended> for Error {
         match ended {
             crate::cell::Ended::Destroyed => SetError::Destroyed.into(),
             crate::cell::Ended::Stopped => MembershipError::Stopped.into(),
+            crate::cell::Ended::Fenced => AccessError::Fenced.into(),
         }
     }
 }

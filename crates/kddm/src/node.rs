@@ -210,6 +210,7 @@ impl Node {
         table.set_limit_bytes(self.runtime().limits.object_bytes);
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
-        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit })))
+        let lease = Arc::clone(&self.runtime().lease);
+        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit, lease })))
     }
 }

@@ -87,6 +87,11 @@ impl<T: Value> Asked<T> {
         self.shared.table.adopt_read(hold).map_err(|error| self.undecodable(error))
     }
 
+    /// The lease may have ended since the hold was handed over.
+    fn read_guard(&self, hold: ReadHold<T>) -> Result<ReadGuard<T>, Error> {
+        self.shared.read_guard(hold).map_err(|_| AccessError::Fenced.into())
+    }
+
     fn write_guard(&self, hold: Hold) -> Result<WriteGuard<T>, Error> {
         let hold = self.shared.table.adopt_write(hold).map_err(|error| self.undecodable(error))?;
         self.shared.guard(hold, self.request.object, self.request.wish, self.make.as_ref())
@@ -106,7 +111,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
     fn finish(&mut self) -> Option<Result<ReadGuard<T>, Error>> {
         let object = self.0.request.object;
         match self.0.request.op.take()? {
-            Outcome::Read(hold) => return Some(self.0.adopt_read(hold).map(ReadGuard::new)),
+            Outcome::Read(hold) => return Some(self.0.adopt_read(hold).and_then(|hold| self.0.read_guard(hold))),
             Outcome::Write(hold) => {
                 // The first touch runs here; then the value is read like any other.
                 if let Err(error) = self.0.write_guard(hold) {
@@ -117,7 +122,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Failed(error) => return Some(Err(error)),
         }
         match self.0.shared.try_read(object) {
-            Ok(hold) => Some(Ok(ReadGuard::new(hold))),
+            Ok(hold) => Some(self.0.read_guard(hold)),
             Err(_) => {
                 self.0.request.ask_again();
                 self.finish()
@@ -125,7 +130,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.request.op
     }
 
@@ -158,7 +163,7 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.request.op
     }
 
@@ -182,7 +187,7 @@ impl Operation<()> for Plain {
         }
     }
 
-    fn op(&self) -> &Op {
+    fn op(&self) -> &Arc<Op> {
         &self.0.op
     }
 
@@ -230,7 +235,7 @@ macro_rules! then_for {
                 let result = self.operation.finish();
                 self.map(result)
             }
-            fn op(&self) -> &Op {
+            fn op(&self) -> &Arc<Op> {
                 self.operation.op()
             }
             fn give_up(&mut self, limit: Duration) -> Error {

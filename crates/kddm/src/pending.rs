@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ pub(crate) trait Operation<O>: Send {
     /// The answer, if it is there. Asks (again) where that is needed.
     fn finish(&mut self) -> Option<Result<O, Error>>;
     /// What to wait on while `finish` has no answer.
-    fn op(&self) -> &Op;
+    fn op(&self) -> &Arc<Op>;
     /// Loses interest; says why the wait ended.
     fn give_up(&mut self, limit: Duration) -> Error;
     /// The limit where the caller gives none.

@@ -23,6 +23,8 @@ pub(crate) struct Shared<T: Value> {
     pub table: Arc<Table<T>>,
     pub first_touch: Make<T>,
     pub wait_limit: Duration,
+    /// That of the node, one step away: each hit looks at it.
+    pub lease: Arc<Lease>,
 }
 
 pub(crate) const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: false });
@@ -30,7 +32,7 @@ pub(crate) const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: false 
 impl<T: Value> Shared<T> {
     #[inline(always)]
     pub fn lease(&self) -> &Lease {
-        &self.here.runtime.lease
+        &self.lease
     }
 
     /// A hold went back because its bytes do not decode.

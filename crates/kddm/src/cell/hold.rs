@@ -46,7 +46,8 @@ impl Head {
         match self.ended.load(Ordering::Acquire) {
             0 => None,
             1 => Some(Ended::Destroyed),
-            _ => Some(Ended::Stopped),
+            2 => Some(Ended::Stopped),
+            _ => Some(Ended::Fenced),
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Ended {
     Destroyed = 1,
     /// The node has been stopped.
     Stopped = 2,
+    /// The node may not use what it holds any more.
+    Fenced = 3,
 }
 
 /// Why bytes were not taken in as a value.

@@ -320,8 +320,8 @@ impl Rpc {
         }
         // A limit beyond what the clock can say is as good as the longest that it can.
         let deadline = Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + LONGEST);
-        let (has_alarm, finish) = (false, Some(finish));
-        Pending::called(Call { runtime, answers, service, called, limit, deadline, has_alarm, finish })
+        let (alarm, finish) = (None, Some(finish));
+        Pending::called(Call { runtime, answers, service, called, limit, deadline, alarm, finish })
     }
 }
 

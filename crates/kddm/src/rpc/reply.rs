@@ -1,6 +1,6 @@
 //! The waiting side of calls: where answers meet whoever waits for them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use super::error::RpcError;
 use crate::error::{AccessError, Error};
 use crate::pending::Reply;
 use crate::runtime::Runtime;
+use crate::runtime::turn::{AlarmKey, Alarmed};
 use crate::runtime::wait::may_block;
 
 /// What one call came to.
@@ -70,13 +71,24 @@ impl Answers {
 
     /// Leaves a waker behind. False if all answers are there already.
     fn wake_by(&self, waker: &Waker) -> bool {
+        // Neither copied nor dropped under the lock: that is code of whoever waits.
+        let mut waker = Some(waker.clone());
         let mut inside = self.inside.lock();
-        inside.waker = Some(waker.clone());
+        std::mem::swap(&mut inside.waker, &mut waker);
         inside.missing > 0
     }
 
     fn take(&self) -> Vec<Option<CallResult>> {
         std::mem::take(&mut self.inside.lock().results)
+    }
+}
+
+impl Alarmed for Answers {
+    fn ring(&self) {
+        let waker = self.inside.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
@@ -98,7 +110,7 @@ pub(crate) struct Call<O> {
     pub limit: Duration,
     pub deadline: Instant,
     /// A task was promised to be woken at the deadline.
-    pub has_alarm: bool,
+    pub alarm: Option<AlarmKey>,
     pub finish: Option<Finish<O>>,
 }
 
@@ -131,6 +143,9 @@ impl<O> Drop for Call<O> {
         if self.finish.is_some() {
             self.cancel();
         }
+        if self.alarm.is_some() {
+            self.runtime.lanes[0].lock().alarms.take_back(self.alarm);
+        }
     }
 }
 
@@ -153,9 +168,9 @@ impl<O> Reply<O> for Call<O> {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<O, Error>> {
         if Instant::now() < self.deadline && self.answers.wake_by(context.waker()) {
-            if !self.has_alarm {
-                self.has_alarm = true;
-                self.runtime.lanes[0].wake_at(self.deadline, context.waker().clone());
+            if self.alarm.is_none() {
+                let whom: Weak<Answers> = Arc::downgrade(&self.answers);
+                self.alarm = Some(self.runtime.lanes[0].wake_at(self.deadline, whom));
             }
             return Poll::Pending;
         }

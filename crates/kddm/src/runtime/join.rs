@@ -8,6 +8,7 @@ use kddm_core::node::Node as Core;
 use kddm_core::view::NodeState;
 use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, State};
 
+use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
@@ -139,16 +140,16 @@ fn start(
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
     };
     let mut lanes = Vec::new();
-    let settled = Arc::<Signal>::default();
+    let (settled, lease) = (Arc::<Signal>::default(), Arc::<Lease>::default());
     for number in 0..LANES {
         let poller = Poller::new().map_err(system("polling"))?;
         let core = Core::new(identity.id, identity.incarnation, number as u8);
-        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, Arc::clone(&settled)))));
+        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, Arc::clone(&settled), Arc::clone(&lease)))));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
     let runtime =
-        Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify, settled }));
+        Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify, settled, lease }));
     runtime.install(&first);
     runtime.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;

@@ -1,27 +1,26 @@
 //! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Access, Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
-use crate::cell::{Ended, RevokeResult, Store, Table};
+use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signal;
 use crate::runtime::refusals::Refusals;
-use crate::runtime::wait::{Outcome, is_guest};
+use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
+use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -57,6 +56,8 @@ pub struct Statistics {
     pub undecodable: u64,
     /// Broken invariants; the node fences itself at the first.
     pub faults: u64,
+    /// Lanes that fenced themselves: nothing that they hold is used any more.
+    pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
     /// Notifiers that overran their limit.
@@ -90,6 +91,7 @@ impl Statistics {
         self.malformed += other.malformed;
         self.undecodable += other.undecodable;
         self.faults += other.faults;
+        self.fences += other.fences;
         self.reconnects += other.reconnects;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
@@ -114,11 +116,15 @@ pub(crate) struct LaneState {
     pub refusals: Refusals,
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
-    pub wakers: BinaryHeap<Reverse<Alarm>>,
+    pub alarms: Alarms,
+    /// Woken when this turn is over.
+    pub to_wake: ToWake,
     pub outstanding: usize,
     pub limits: Limits,
     pub stopped: bool,
-    pub faulted: bool,
+    /// Nothing that is here may be used any more, see [`Self::fence`].
+    pub fenced: bool,
+    pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
     /// A connection has ended since the links were last looked after.
@@ -134,31 +140,8 @@ pub(crate) struct LaneState {
     pub inputs: u64,
 }
 
-/// A task to wake at its limit.
-pub(crate) struct Alarm {
-    at: Instant,
-    waker: Waker,
-}
-
-impl PartialEq for Alarm {
-    fn eq(&self, other: &Alarm) -> bool {
-        self.at == other.at
-    }
-}
-impl Eq for Alarm {}
-impl PartialOrd for Alarm {
-    fn partial_cmp(&self, other: &Alarm) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Alarm {
-    fn cmp(&self, other: &Alarm) -> std::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
-
 impl LaneState {
-    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>) -> LaneState {
+    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>, lease: Arc<Lease>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
@@ -170,11 +153,13 @@ impl LaneState {
             full: FullPeers::default(),
             refusals: Refusals::default(),
             deferred_until: None,
-            wakers: BinaryHeap::new(),
+            alarms: Alarms::default(),
+            to_wake: ToWake::default(),
             outstanding: 0,
             limits,
             stopped: false,
-            faulted: false,
+            fenced: false,
+            lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),
             lost_links: false,
@@ -270,15 +255,24 @@ impl LaneState {
         }
     }
 
-    fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
+    pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
+        let mut failed = Vec::new();
         for ((of, _), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
-                for waiter in local.waiters.drain(..) {
-                    self.outstanding -= 1;
-                    waiter.op.complete(Outcome::Failed(error.clone()));
-                }
+                failed.extend(local.waiters.drain(..));
             }
         }
+        self.outstanding -= failed.len();
+        for waiter in failed {
+            self.complete(&waiter.op, Outcome::Failed(error.clone()));
+        }
+    }
+
+    /// A wait is over. Its task is woken when this turn is.
+    pub fn complete(&mut self, op: &Op, outcome: Outcome) {
+        let (waker, alarm) = op.complete(outcome);
+        self.to_wake.add(waker);
+        self.alarms.take_back(alarm);
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
@@ -310,26 +304,27 @@ impl Lane {
     }
 
     /// Takes the lane: run the protocol, and call [`Self::finish`] with the guard.
-    pub fn lock(&self) -> MutexGuard<'_, LaneState> {
-        self.state.lock()
+    pub fn lock(&self) -> Turn<'_> {
+        Turn::new(self.state.lock())
     }
 
     /// Writes what the turn has produced, and arms the timer where something was deferred.
-    pub fn finish(&self, mut state: MutexGuard<'_, LaneState>) {
+    pub fn finish(&self, mut state: Turn<'_>) {
+        state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
         self.arm(&state);
     }
 
     /// As [`Self::finish`]; whoever waits for the lane gets it before this thread does again.
-    pub fn finish_fair(&self, mut state: MutexGuard<'_, LaneState>) {
+    pub fn finish_fair(&self, mut state: Turn<'_>) {
+        state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
         self.arm(&state);
-        MutexGuard::unlock_fair(state);
+        state.yield_fairly();
     }
 
     fn arm(&self, state: &LaneState) {
-        let alarm = state.wakers.peek().map(|alarm| alarm.0.at);
-        let next = [alarm, state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
         if let Some(at) = next {
             self.poller.arm_at(at);
         }
@@ -399,7 +394,6 @@ impl Lane {
 
     fn timer(&self) {
         let now = Instant::now();
-        let mut due = Vec::new();
         let mut state = self.lock();
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;
@@ -408,20 +402,19 @@ impl Lane {
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
         }
-        while state.wakers.peek().is_some_and(|alarm| alarm.0.at <= now) {
-            due.extend(state.wakers.pop().map(|alarm| alarm.0.waker));
-        }
+        let due = state.alarms.due(now);
         self.finish(state);
-        for waker in due {
-            waker.wake();
+        for whom in due.iter().filter_map(Weak::upgrade) {
+            whom.ring();
         }
     }
 
     /// Wakes a task at its limit.
-    pub fn wake_at(&self, at: Instant, waker: Waker) {
+    pub fn wake_at(&self, at: Instant, whom: Weak<dyn Alarmed>) -> AlarmKey {
         let mut state = self.lock();
-        state.wakers.push(Reverse(Alarm { at, waker }));
+        let alarm = state.alarms.set(at, whom);
         self.finish(state);
+        alarm
     }
 }
 

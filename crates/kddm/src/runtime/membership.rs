@@ -135,8 +135,8 @@ impl Runtime {
             match view.try_clone().map_err(Refused::from).and_then(|copy| state.core.install_view(copy)) {
                 Err(_) if !is_new => {} // It was taken in whole, and is installed again.
                 Err(refused) => {
-                    tracing::error!(?refused, "a view could not be installed: this node fences itself");
-                    state.faulted = true;
+                    tracing::error!(?refused, "a view could not be installed");
+                    state.fence("a view could not be installed");
                 }
                 Ok(()) => {}
             }

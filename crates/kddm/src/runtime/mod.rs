@@ -4,6 +4,7 @@ pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod couriers;
 pub(crate) mod drain;
+pub(crate) mod fence;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod links;
@@ -17,6 +18,7 @@ pub(crate) mod receive;
 pub(crate) mod refusals;
 pub(crate) mod silence;
 pub(crate) mod told;
+pub(crate) mod turn;
 pub(crate) mod wait;
 
 use std::sync::Arc;
@@ -58,7 +60,7 @@ pub(crate) struct Runtime {
     pub address: Address,
     pub limits: Limits,
     pub lanes: Vec<Arc<Lane>>,
-    pub lease: Lease,
+    pub lease: Arc<Lease>,
     pub started: Instant,
     pub membership: Mutex<Membership>,
     /// Told at every change of the membership, of a link, and at the stop.
@@ -89,6 +91,7 @@ pub(crate) struct Parts {
     pub membership: Membership,
     pub notify: Notify,
     pub settled: Arc<Signal>,
+    pub lease: Arc<Lease>,
 }
 
 impl Runtime {
@@ -99,7 +102,7 @@ impl Runtime {
             identity: parts.identity,
             limits: parts.limits,
             lanes: parts.lanes,
-            lease: Lease::default(),
+            lease: parts.lease,
             started: Instant::now(),
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
@@ -127,6 +130,9 @@ impl Runtime {
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
         if states[0].stopped {
             return Err(MembershipError::Stopped.into());
+        }
+        if states[0].fenced {
+            return Err(AccessError::Fenced.into());
         }
         if states[0].destroyed.contains(&set) {
             return Err(crate::error::SetError::Destroyed.into());
@@ -217,7 +223,9 @@ impl Runtime {
         if self.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
-        if wait::may_block() {
+        // A fenced node does not leave: it would say that nothing of what it held is lost.
+        let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);
+        if wait::may_block() && !is_fenced {
             self.drain_and_leave(drain);
         }
         // They find all of the system in place, and hear of the way down before it is taken down.

@@ -19,7 +19,7 @@ impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
-            return op.complete(Outcome::Failed(error));
+            return self.complete(&op, Outcome::Failed(error));
         }
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
@@ -37,7 +37,7 @@ impl LaneState {
         if self.stopped {
             return Some(MembershipError::Stopped.into());
         }
-        if self.faulted {
+        if self.fenced {
             return Some(AccessError::Fenced.into());
         }
         if self.destroyed.contains(&set) {
@@ -54,6 +54,7 @@ impl LaneState {
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
+        self.alarms.take_back(op.take_alarm());
         local.waiters.remove(at);
         self.outstanding -= 1;
         let withdraw = at == 0 && local.outstanding && !local.is_cancelling;
@@ -72,7 +73,7 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.destroyed.contains(&set) {
+        if self.stopped || self.fenced || self.destroyed.contains(&set) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
         self.run_own(set, object, None);
@@ -87,7 +88,7 @@ impl LaneState {
         message: Message,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        if self.destroyed.contains(&set) {
+        if self.fenced || self.destroyed.contains(&set) {
             self.statistics.dropped += 1;
             return Ok(());
         }
@@ -126,6 +127,9 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
+        if self.fenced {
+            return Ok(()); // What the core knows is not to be relied on.
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         let told = Told::of(&input);
@@ -150,6 +154,9 @@ impl LaneState {
 
     /// Hands over the next shard that has to go. False if there was none.
     pub fn hand_over_next(&mut self) -> bool {
+        if self.fenced {
+            return false;
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let (set, worked) = match self.core.hand_over(&mut outputs) {
             Ok(HandedOver::Shard(set)) => (set, true),
@@ -232,13 +239,16 @@ impl LaneState {
         }
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.outstanding = false;
-        for waiter in local.waiters.drain(..) {
+        for waiter in std::mem::take(&mut local.waiters) {
             self.outstanding -= 1;
-            waiter.op.complete(Outcome::Failed(error.clone()));
+            self.complete(&waiter.op, Outcome::Failed(error.clone()));
         }
     }
 
-    fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
+    pub fn act(&mut self, set: SetId, output: Output, body: &mut Option<Cow<'_, [u8]>>, todo: &mut VecDeque<Input>) {
+        if self.fenced {
+            return;
+        }
         match output {
             Output::Send { to, object, message, body, deferred } => {
                 self.send(set, object, to, &message, body == Body::Object, deferred);
@@ -282,9 +292,9 @@ impl LaneState {
                 tracing::debug!(?set, ?object, what, "dropped a message that cannot be meant");
             }
             Output::Fault { object, what } => {
-                self.faulted = true;
                 self.statistics.faults += 1;
-                tracing::error!(?set, ?object, what, "broken invariant: this node fences itself");
+                tracing::error!(?set, ?object, what, "broken invariant");
+                self.fence("a broken invariant");
             }
         }
     }
@@ -319,17 +329,18 @@ impl LaneState {
         }
         let Some(waiter) = local.waiters.pop_front() else { return };
         self.outstanding -= 1;
-        waiter.op.complete(match answer {
+        let outcome = match answer {
             Answer::Removed | Answer::Flushed => Outcome::Done,
             Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
             Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
             Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
-        });
+        };
+        self.complete(&waiter.op, outcome);
     }
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
     fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        if self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
+        if self.fenced || self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
             return;
         }
         self.try_to_lower_again(set, object, todo);
@@ -346,7 +357,7 @@ impl LaneState {
                     let local = self.local(set, object);
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.outstanding -= 1;
-                    waiter.op.complete(outcome);
+                    self.complete(&waiter.op, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);

@@ -107,9 +107,8 @@ impl LaneState {
         };
         if peer.session.unacknowledged_bytes() > self.limits.fence_bytes() {
             // Sources are limited (see `backlog`), so only a peer that never reads can get here.
-            tracing::error!(peer = to.0, "the buffer for this peer is beyond its hard limit: fencing this node");
-            self.faulted = true;
-            return;
+            tracing::error!(peer = to.0, "the buffer for this peer is beyond its hard limit");
+            return self.fence("a peer takes nothing any more");
         }
         let body = apart.as_ref().map_or(&*self.scratch, SharedBytes::as_ref);
         let seal = BodySeal { length: body.len() as u32, checksum: crc32fast::hash(body) };
@@ -124,8 +123,7 @@ impl LaneState {
             })
         };
         if pushed.is_err() {
-            self.faulted = true;
-            return;
+            return self.fence("a message could not be put on its way");
         }
         self.statistics.sent[usize::from(message.kind())] += 1;
         if peer.backlog.fills(peer.session.unacknowledged_bytes(), &self.limits) {
@@ -266,6 +264,9 @@ impl LaneState {
 
     /// A new connection: what the peer has not received is written again.
     pub fn connect(&mut self, id: NodeId, stream: Stream, received: u64, poller: &Poller) -> std::io::Result<()> {
+        if self.fenced {
+            return Err(std::io::Error::other("this node is fenced"));
+        }
         self.disconnect(id, poller);
         let left = || std::io::Error::other("the peer has left meanwhile");
         let peer = self.peers.get_mut(&id).ok_or_else(left)?;

@@ -2,8 +2,8 @@
 //! answers.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::cell::Hold;
 use crate::error::Error;
 use crate::runtime::lane::Lane;
+use crate::runtime::turn::{AlarmKey, Alarmed};
 
 /// When a wait that begins now ends. A limit beyond the end of time is as good as some years.
 pub(crate) fn deadline_in(limit: Duration) -> Instant {
@@ -47,6 +48,8 @@ pub(crate) enum WaitResult {
 struct Shared {
     outcome: Option<Outcome>,
     waker: Option<Waker>,
+    /// Set at the lane for the limit of the wait.
+    alarm: Option<AlarmKey>,
     /// The waiting thread sits in the lane's poller, not on the condition variable.
     polling: bool,
 }
@@ -84,21 +87,26 @@ impl Op {
         self.done.load(Ordering::Acquire)
     }
 
-    /// The lane's side: the wait is over.
-    pub fn complete(&self, outcome: Outcome) {
-        let (waker, polling) = {
+    /// The lane's side: the wait is over. Who is to be woken once the lane has been given up, and the
+    /// alarm that is of no use any more: see [`LaneState::complete`](super::lane::LaneState::complete).
+    #[must_use]
+    pub fn complete(&self, outcome: Outcome) -> (Option<Waker>, Option<AlarmKey>) {
+        let (left_behind, polling) = {
             let mut shared = self.shared.lock();
             shared.outcome = Some(outcome);
             self.done.store(true, Ordering::Release);
-            (shared.waker.take(), shared.polling)
+            ((shared.waker.take(), shared.alarm.take()), shared.polling)
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
         if polling && !on_own_poll(self) {
             self.lane.wake_poller();
         }
         self.woken.notify_all();
+        left_behind
+    }
+
+    /// The lane's side: nobody waits any more.
+    pub fn take_alarm(&self) -> Option<AlarmKey> {
+        self.shared.lock().alarm.take()
     }
 
     /// The waiting side takes the outcome; the wait is then as if it had never begun.
@@ -145,19 +153,43 @@ impl Op {
         self.shared.lock().polling = false;
     }
 
-    /// Leaves a waker behind. False if there is news already.
-    pub fn wake_by(&self, waker: &Waker, deadline: Instant) -> bool {
+    /// Leaves a waker behind, in the place of an earlier one. False if there is news already.
+    pub fn wake_by(self: &Arc<Self>, waker: &Waker, deadline: Instant) -> bool {
+        // Neither copied nor dropped under a lock: that is code of whoever waits.
+        let mut waker = Some(waker.clone());
         let mut shared = self.shared.lock();
         if self.is_done() {
             return false;
         }
-        let new = shared.waker.is_none();
-        shared.waker = Some(waker.clone());
+        std::mem::swap(&mut shared.waker, &mut waker);
+        let has_alarm = shared.alarm.is_some();
         drop(shared);
-        if new {
-            self.lane.wake_at(deadline, waker.clone());
+        if !has_alarm {
+            self.set_alarm(deadline);
         }
         true
+    }
+
+    /// The lane wakes whoever waits then. Under its lock, so that a wait that ends meanwhile leaves no
+    /// alarm behind.
+    fn set_alarm(self: &Arc<Self>, deadline: Instant) {
+        let mut state = self.lane.lock();
+        let mut shared = self.shared.lock();
+        if !self.is_done() {
+            let whom: Weak<Op> = Arc::downgrade(self);
+            shared.alarm = Some(state.alarms.set(deadline, whom));
+        }
+        drop(shared);
+        self.lane.finish(state);
+    }
+}
+
+impl Alarmed for Op {
+    fn ring(&self) {
+        let waker = self.shared.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

@@ -1,0 +1,113 @@
+//! One turn of a lane: from its lock to its release, and what has to wait until then.
+//!
+//! A waker runs code of whoever waits: it may poll at once, or drop a task, whose requests take the
+//! lane to lose interest. So wakers are only collected during a turn, and woken when it is over.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::Weak;
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use crate::runtime::lane::LaneState;
+
+/// Wakers to wake. Dropping it wakes them.
+#[derive(Default)]
+pub(crate) struct ToWake(Vec<Waker>);
+
+impl ToWake {
+    pub fn add(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker);
+    }
+}
+
+impl Drop for ToWake {
+    fn drop(&mut self) {
+        for waker in self.0.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+/// The lane, taken. What the turn wants woken is woken when it has been given up again.
+pub(crate) struct Turn<'a> {
+    // In this order: the lane is given up first.
+    state: MutexGuard<'a, LaneState>,
+    to_wake: ToWake,
+}
+
+impl<'a> Turn<'a> {
+    pub fn new(state: MutexGuard<'a, LaneState>) -> Turn<'a> {
+        Turn { state, to_wake: ToWake::default() }
+    }
+
+    /// Whoever waits for the lane gets it before this thread does again.
+    pub fn yield_fairly(&mut self) {
+        MutexGuard::bump(&mut self.state);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.to_wake = std::mem::take(&mut self.state.to_wake);
+    }
+}
+
+impl Deref for Turn<'_> {
+    type Target = LaneState;
+    fn deref(&self) -> &LaneState {
+        &self.state
+    }
+}
+
+impl DerefMut for Turn<'_> {
+    fn deref_mut(&mut self) -> &mut LaneState {
+        &mut self.state
+    }
+}
+
+/// Whoever is to hear that the limit of a wait is over.
+pub(crate) trait Alarmed: Send + Sync {
+    /// Wakes the task that waits now. Called without any lock.
+    fn ring(&self);
+}
+
+/// Which alarm: it is taken back by this when the wait is over before its limit.
+pub(crate) type AlarmKey = (Instant, u64);
+
+/// Tasks to wake at the limits of their waits.
+#[derive(Default)]
+pub(crate) struct Alarms {
+    set: BTreeMap<AlarmKey, Weak<dyn Alarmed>>,
+    numbered: u64,
+}
+
+impl Alarms {
+    pub fn set(&mut self, at: Instant, whom: Weak<dyn Alarmed>) -> AlarmKey {
+        self.numbered += 1;
+        let key = (at, self.numbered);
+        self.set.insert(key, whom);
+        key
+    }
+
+    pub fn take_back(&mut self, key: Option<AlarmKey>) {
+        if let Some(key) = key {
+            self.set.remove(&key);
+        }
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.set.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Those whose limit is over by now.
+    pub fn due(&mut self, now: Instant) -> Vec<Weak<dyn Alarmed>> {
+        let mut due = Vec::new();
+        while let Some(first) = self.set.first_entry().filter(|first| first.key().0 <= now) {
+            due.push(first.remove());
+        }
+        due
+    }
+}

@@ -1,0 +1,119 @@
+//! Tasks that wait: a waker may do what it likes, and nothing is left behind of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use kddm::{AccessError, Error, Pending, Set, WriteGuard};
+
+use crate::{LIMIT, two};
+
+/// Half of the limit of a wait: an alarm that stays would stay for longer.
+const ALARM: Duration = Duration::from_secs(5);
+
+type Grabbed = Pending<WriteGuard<u64>>;
+
+/// Says that it was woken, and does nothing else.
+struct Says(Mutex<Sender<()>>);
+
+impl Wake for Says {
+    fn wake(self: Arc<Self>) {
+        let _nobody_listens_any_more = self.0.lock().expect("nobody panics").send(());
+    }
+}
+
+fn says() -> (Arc<Says>, Receiver<()>) {
+    let (sender, receiver) = channel();
+    (Arc::new(Says(Mutex::new(sender))), receiver)
+}
+
+fn poll(pending: &mut Grabbed, waker: &Waker) -> Poll<Result<WriteGuard<u64>, Error>> {
+    Pin::new(pending).poll(&mut Context::from_waker(waker))
+}
+
+/// Drops a task, as an executor does that shuts down: the request of the task loses interest.
+struct Drops {
+    task: Mutex<Option<Grabbed>>,
+    done: Sender<()>,
+}
+
+impl Wake for Drops {
+    fn wake(self: Arc<Self>) {
+        drop(self.task.lock().expect("nobody panics").take());
+        let _nobody_listens_any_more = self.done.send(());
+    }
+}
+
+#[test]
+fn a_waker_may_drop_another_request_of_its_node() {
+    let (nodes, [here, there]) = two("drops");
+    let held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
+    let other = here.grab(2).wait_for(LIMIT).expect("nobody else has it");
+    let mut first = there.grab(1);
+    let (done, is_done) = channel();
+    let task = Mutex::new(Some(there.grab(2)));
+    let waker = Waker::from(Arc::new(Drops { task, done }));
+    assert!(poll(&mut first, &waker).is_pending());
+    held.put().wait().expect("it is put");
+    if is_done.recv_timeout(LIMIT).is_err() {
+        // The node hangs, and its end would hang as well.
+        std::mem::forget((nodes, here, there, first, other));
+        panic!("the waker has stopped its node");
+    }
+    assert!(poll(&mut first, &waker).is_ready());
+    drop(other);
+    drop(there.grab(2).wait_for(LIMIT).expect("the node goes on"));
+}
+
+#[test]
+fn a_finished_wait_leaves_no_waker_behind() {
+    let (_nodes, [here, there]) = two("leaves");
+    let (waker, woken) = says();
+    for turn in 0..200 {
+        let set: &Set<u64> = if turn % 2 == 0 { &here } else { &there };
+        let mut pending = set.grab(1);
+        let guard = loop {
+            match poll(&mut pending, &Waker::from(Arc::clone(&waker))) {
+                Poll::Ready(guard) => break guard.expect("it comes"),
+                Poll::Pending => woken.recv_timeout(LIMIT).expect("the answer wakes"),
+            }
+        };
+        guard.put().wait().expect("it is put");
+    }
+    for _ in 0..10 {
+        // Given up: that leaves nothing either.
+        let guard = here.grab(2).wait_for(LIMIT).expect("nobody else has it");
+        let mut pending = there.grab(2);
+        assert!(poll(&mut pending, &Waker::from(Arc::clone(&waker))).is_pending());
+        drop((pending, guard));
+    }
+    // The last one that was woken may have yet to be dropped by who woke it.
+    let begin = Instant::now();
+    while Arc::strong_count(&waker) > 1 {
+        assert!(begin.elapsed() < ALARM, "{} wakers of waits that are over are kept", Arc::strong_count(&waker) - 1);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_future_that_has_moved_to_another_task_ends_at_its_limit() {
+    let (nodes, [here, _]) = two("moves");
+    let limit = Duration::from_millis(100);
+    let there: Set<u64> = nodes[1].set("moves").wait_limit(limit).open().expect("the set opens");
+    let _held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
+    let ((former, _), (latter, woken)) = (says(), says());
+    let mut pending = there.grab(1);
+    assert!(poll(&mut pending, &Waker::from(former)).is_pending());
+    let waker = Waker::from(latter);
+    let ended = loop {
+        match poll(&mut pending, &waker) {
+            Poll::Ready(result) => break result,
+            Poll::Pending => woken.recv_timeout(LIMIT).expect("the task that has it now is woken"),
+        }
+    };
+    let error = ended.expect_err("somebody holds it");
+    assert!(matches!(error, Error::Access(AccessError::TimedOut { .. })), "{error:?}");
+}
