@@ -66,7 +66,7 @@ struct Waiting<P> {
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
-/// and breaks nothing.
+/// and breaks nothing; `fetch` and `acquire` go on.
 ///
 /// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one.
 ///
