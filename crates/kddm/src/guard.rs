@@ -4,13 +4,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use kddm_core::message::RequestKind;
-
 use crate::cell::{ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::operation::{Plain, Request};
 use crate::pending::Pending;
-use crate::runtime::local::Wish;
 use crate::runtime::told::{self, Lanes};
 use crate::value::{EncodeError, Value};
 
@@ -119,14 +116,14 @@ impl<T: Value> WriteGuard<T> {
         Pending::hit(())
     }
 
-    /// Removes the object everywhere. The wait has the limit of the handle by which the set was opened
+    /// Removes the object everywhere, before anybody else has it. The wait has the limit of the handle by which the set was opened
     /// here last.
     pub fn remove(self) -> Pending<()> {
         let (found, object) = (told::find(self.hold.table()), self.id());
-        drop(self);
         match found {
             Some((here, limit)) => {
-                Pending::asked(Plain(Request::new(here, object, Wish::Request(RequestKind::Remove), limit)))
+                let hold = self.hold;
+                Pending::asked(Plain(Request::remove_held(here, object, limit, || hold.end_untold())))
             }
             None => Pending::ready(Err(MembershipError::Stopped.into())),
         }

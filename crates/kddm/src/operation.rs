@@ -35,6 +35,12 @@ impl Request {
         Request { here, object, wish, op, limit }
     }
 
+    /// A remove by whoever holds the object to write; `release` ends that hold.
+    pub fn remove_held(here: SetHere, object: u64, limit: Duration, release: impl FnOnce()) -> Request {
+        let op = here.remove_held(object, release);
+        Request { here, object, wish: Wish::Request(RequestKind::Remove), op, limit }
+    }
+
     fn ask_again(&mut self) {
         self.op = self.here.ask(self.object, self.wish, true);
     }
@@ -65,6 +71,10 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        if matches!(self.wish, Wish::Fetch | Wish::Acquire) {
+            // It holds nothing and blocks nobody, and was asked for in advance: it goes on.
+            return self.here.detach(self.object, &self.op);
+        }
         self.lose_interest();
     }
 }

@@ -66,9 +66,11 @@ struct Waiting<P> {
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
-/// and breaks nothing.
+/// and breaks nothing; `fetch` and `acquire` go on.
 ///
-/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one.
+/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one. One that was polled
+/// is waited for: the object is held for it when it comes, and everybody else waits until it is polled
+/// again or dropped. So do not keep one that was polled and is not wanted any more.
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;

@@ -338,12 +338,14 @@ impl<T: Value> Set<T> {
         }
     }
 
-    /// Makes a copy local and holds nothing: a later `get` finds it here.
+    /// Makes a copy local and holds nothing: a later `get` finds it here. It goes on if the answer is
+    /// dropped: that is how to ask for something in advance.
     pub fn fetch(&self, object: u64) -> Pending<()> {
         self.0.plain(object, Wish::Fetch)
     }
 
-    /// Makes ownership local and holds nothing: a later `grab` finds it here.
+    /// Makes ownership local and holds nothing: a later `grab` finds it here. Goes on like
+    /// [`fetch`](Set::fetch) if the answer is dropped.
     pub fn acquire(&self, object: u64) -> Pending<()> {
         self.0.plain(object, Wish::Acquire)
     }

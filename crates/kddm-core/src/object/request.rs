@@ -1,7 +1,7 @@
 //! A request on its way: where it waits, where it goes next.
 
 use crate::id::{NodeId, RequestId, Tenure};
-use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request};
+use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request, RequestKind};
 use crate::object::state::{Main, Turn};
 
 impl Turn<'_> {
@@ -77,12 +77,17 @@ impl Turn<'_> {
     }
 
     /// The owner takes a request into its queue: one that travelled behind the `Transfer` after the
-    /// others that did, one that chased the object too long right behind those, any other last.
+    /// others that did, one that chased the object too long right behind those, any other last. An own
+    /// remove comes first: a thread that holds the object may have decided on it, and nobody is to put
+    /// a value in between that would go with it.
     pub fn accept(&mut self, request: Request) {
         if matches!(request.kind, crate::message::RequestKind::TryGrab) {
             return self.try_grab(request);
         }
-        let at = if request.inherited {
+        let own_remove = request.id.node == self.me() && matches!(request.kind, RequestKind::Remove);
+        let at = if own_remove {
+            0
+        } else if request.inherited {
             self.side.queue.iter().take_while(|waiting| waiting.inherited).count()
         } else if request.first {
             self.side.queue.iter().take_while(|waiting| waiting.inherited || waiting.first).count()

@@ -57,6 +57,16 @@ impl<H: Release, B: Teller> Told<H, B> {
     }
 }
 
+impl<H: Release, B: Teller> Told<H, B> {
+    /// Ends the hold where the driver is at work already, and looks after it by itself.
+    pub fn end_untold(self) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is neither looked at nor dropped after this.
+        let hold = unsafe { ManuallyDrop::take(&mut this.hold) };
+        let _the_driver_looks_by_itself = hold.end();
+    }
+}
+
 impl<T: Value, B: Teller> Told<WriteHold<T>, B> {
     /// Publishes what was changed, or the value as it is, and ends the hold.
     #[inline(always)]

@@ -185,7 +185,8 @@ impl LaneState {
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
         let home = self.core.home(set, object).unwrap_or(me);
         let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
-        let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(|node| !connected(*node));
+        let silent = |node: &NodeId| node.is_somebody() && !connected(*node);
+        let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(silent);
         if let Some(node) = silent {
             return WaitingFor::Unreachable(node.0);
         }

@@ -29,6 +29,25 @@ impl LaneState {
         self.run_own(set, object, None);
     }
 
+    /// A local thread that holds an object to write removes it. The core hears of that before the hold
+    /// ends, and whoever waits for the object comes after it, here or elsewhere.
+    pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce()) {
+        let wish = Wish::Request(RequestKind::Remove);
+        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+            release();
+            self.released(set, object);
+            return self.complete(&op, Outcome::Failed(error));
+        }
+        self.outstanding += 1;
+        let local = self.local(set, object);
+        // The answer to what the core was asked before is for the one who asked.
+        let at = usize::from(local.outstanding && !local.waiters.is_empty());
+        local.waiters.insert(at, Waiter { wish, op });
+        self.run_own(set, object, None);
+        release();
+        self.run_own(set, object, None);
+    }
+
     pub fn run_own(&mut self, set: SetId, object: ObjectId, input: Option<Input>) {
         let _only_messages_are_refused = self.run(set, object, input, &mut None);
     }

@@ -52,6 +52,31 @@ impl SetHere {
         lane.finish(state);
     }
 
+    /// That request goes on, and nobody is told how it ends.
+    pub fn detach(&self, object: u64, op: &Arc<Op>) {
+        if op.is_done() {
+            return;
+        }
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        let (waker, alarm) = op.take_waker();
+        state.alarms.take_back(alarm);
+        lane.finish(state);
+        // Without the lane: it may be the last that knows its task.
+        drop(waker);
+    }
+
+    /// Ends the hold for which a thread of this node has the object to write, and removes the object
+    /// before anybody else has it.
+    pub fn remove_held(&self, object: u64, release: impl FnOnce()) -> Arc<Op> {
+        let lane = self.lane(object);
+        let op = Arc::new(Op::new(Arc::clone(lane)));
+        let mut state = lane.lock();
+        state.remove_held(self.set, ObjectId(object), Arc::clone(&op), release);
+        lane.finish(state);
+        op
+    }
+
     /// A hold has ended, and its release said that somebody waits.
     #[cold]
     pub fn released(&self, object: u64) {

@@ -104,6 +104,12 @@ impl Op {
         left_behind
     }
 
+    /// Nobody is to be woken any more.
+    pub fn take_waker(&self) -> (Option<Waker>, Option<AlarmKey>) {
+        let mut shared = self.shared.lock();
+        (shared.waker.take(), shared.alarm.take())
+    }
+
     /// The lane's side: nobody waits any more.
     pub fn take_alarm(&self) -> Option<AlarmKey> {
         self.shared.lock().alarm.take()
