@@ -400,6 +400,8 @@ impl<T: Value> Set<T> {
     /// The first error; then nothing is held.
     pub fn grab_many(&self, objects: &[u64]) -> Result<Vec<WriteGuard<T>>, Error> {
         let order = no_duplicates(objects)?;
+        // All are on their way at once, held by nobody; they are taken one after the other.
+        let _on_their_way: Vec<_> = objects.iter().map(|object| self.acquire(*object)).collect();
         let mut guards: Vec<Option<WriteGuard<T>>> = objects.iter().map(|_| None).collect();
         for at in order {
             guards[at] = Some(self.grab(objects[at]).wait()?);

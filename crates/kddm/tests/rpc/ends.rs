@@ -225,7 +225,9 @@ fn a_stop_ends_calls_and_handlers() {
     let begin = Instant::now();
     nodes[1].stop();
     assert!(begin.elapsed() < Duration::from_secs(4), "the handler was told");
-    assert!(matches!(rpc_error(call.wait()), RpcError::Gone { node: 2, .. }));
+    // The handler is told first that its node shares no more; its word may still come through.
+    let ended = rpc_error(call.wait());
+    assert!(matches!(ended, RpcError::Gone { node: 2, .. } | RpcError::Failed { .. }), "{ended}");
     let stopped = nodes[1].rpc().call(1, "nowhere", b"", LIMIT).wait().expect_err("the node has stopped");
     assert!(stopped.to_string().contains("stopped"), "{stopped}");
     assert!(nodes[1].rpc().register("late", |_| Ok(Vec::new())).is_err());
