@@ -3,7 +3,7 @@
 //!
 //! The index is open addressing with linear probing over 32-bit positions, zero is empty. It has as
 //! many places as it needs, not a power of two: 8 for every 7 entries that there is room for, 4.6 bytes
-//! an entry. It grows with the entries, by a sixteenth: what lies idle is a few percent, and what is
+//! an entry. It grows with the entries, by a thirty-second: what lies idle is a percent or two, and what is
 //! copied for that is small, because a table has the objects of one shard.
 
 use alloc::vec::Vec;
@@ -47,7 +47,7 @@ impl<E: Keyed> Table<E> {
     pub fn reserve_one(&mut self) -> Result<(), NoMemory> {
         let len = self.entries.len();
         if len == self.entries.capacity() {
-            self.entries.try_reserve_exact(len / 16 + 4).map_err(|_| NoMemory)?;
+            self.entries.try_reserve_exact(len / 32 + 4).map_err(|_| NoMemory)?;
         }
         if self.index.len() < places_for(len + 1) {
             let mut index = empty_index(places_for(self.entries.capacity()))?;

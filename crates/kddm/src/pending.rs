@@ -55,13 +55,20 @@ impl<O> Late<O> {
     }
 
     pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
-        Late::Asked(Box::new(Waiting { deadline: None, operation }))
+        Late::asked_unless(None, operation)
+    }
+
+    /// A thread that blocked on this would wait for itself: `wait` answers with that error. A task may
+    /// wait, because another one on the same thread can end the hold.
+    pub fn asked_unless(conflict: Option<Error>, operation: impl Operation<O> + 'static) -> Late<O> {
+        Late::Asked(Box::new(Waiting { deadline: None, conflict, operation }))
     }
 }
 
 /// An operation on an object, and when a task that polls it stops to wait.
 struct Waiting<P> {
     deadline: Option<Instant>,
+    conflict: Option<Error>,
     operation: P,
 }
 
@@ -159,13 +166,16 @@ fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Erro
 
 impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
     fn is_ready(&self) -> bool {
-        self.operation.op().is_done()
+        self.conflict.is_some() || self.operation.op().is_done()
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
         let operation = &mut self.operation;
         if !may_block() {
             return Err(AccessError::WouldBlock.into());
+        }
+        if let Some(conflict) = self.conflict.take() {
+            return Err(conflict);
         }
         let limit = limit.unwrap_or_else(|| operation.limit());
         let deadline = deadline_in(limit);

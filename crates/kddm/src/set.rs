@@ -194,10 +194,8 @@ impl<T: Value> Set<T> {
 
     #[cold]
     fn get_slowly(&self, object: u64, existing: bool) -> Late<ReadGuard<T>> {
-        match self.0.conflict(object, false) {
-            Some(error) => Late::failed(error),
-            None => Late::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing })))),
-        }
+        let asked = Get(self.asked(object, Wish::Request(RequestKind::Get { existing })));
+        Late::asked_unless(self.0.conflict(object, false), asked)
     }
 
     #[inline(always)]
@@ -253,10 +251,7 @@ impl<T: Value> Set<T> {
         if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() {
             return Late::failed(AccessError::Busy);
         }
-        match self.0.conflict(object, true) {
-            Some(error) => Late::failed(error),
-            None => Late::asked(Grab(Asked::new(&self.0, object, wish, make))),
-        }
+        Late::asked_unless(self.0.conflict(object, true), Grab(Asked::new(&self.0, object, wish, make)))
     }
 
     /// `get` after a handle found no hit.
@@ -328,13 +323,10 @@ impl<T: Value> Set<T> {
         };
         match self.0.try_write(object) {
             Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
-            Err(_) => match self.0.conflict(object, true) {
-                Some(error) => Pending::ready(Err(error)),
-                None => {
-                    let asked = self.asked(object, GRAB);
-                    Pending::asked(Then { operation: Grab(asked), then: Some(then) })
-                }
-            },
+            Err(_) => {
+                let asked = Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) };
+                Pending::late(Late::asked_unless(self.0.conflict(object, true), asked))
+            }
         }
     }
 

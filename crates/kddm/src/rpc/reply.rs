@@ -158,7 +158,7 @@ impl<O> Reply<O> for Call<O> {
         if !may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let (limit, deadline) = match limit.map(|limit| (limit, Instant::now() + limit)) {
+        let (limit, deadline) = match limit.map(|limit| (limit, crate::runtime::wait::deadline_in(limit))) {
             Some((limit, deadline)) if deadline < self.deadline => (limit, deadline),
             _ => (self.limit, self.deadline),
         };

@@ -191,7 +191,7 @@ impl Runtime {
             let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
             let told = member.address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
                 let hello = self.hello(Purpose::Control);
-                match greeting::call::<_, Answer>(&address, &hello, &question, limit + CONTROL_LIMIT) {
+                match greeting::call::<_, Answer>(&address, &hello, &question, limit.saturating_add(CONTROL_LIMIT)) {
                     Ok(Answer::Done) => Ok(()),
                     Ok(_) => Err("it does not take this node for a member".into()),
                     Err(error) => Err(error.to_string()),
@@ -223,7 +223,7 @@ impl Runtime {
         if !super::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let deadline = Instant::now() + limit;
+        let deadline = super::wait::deadline_in(limit);
         let mut membership = self.membership.lock();
         loop {
             let possible = membership.state.members().filter(|(_, entry)| entry.state.can_share()).count();

@@ -78,7 +78,7 @@ impl Runtime {
         if !super::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let until = Patience { deadline: Instant::now() + limit, unlinked_since: Cell::new(None) };
+        let until = Patience { deadline: super::wait::deadline_in(limit), unlinked_since: Cell::new(None) };
         let drained = self.try_to_stop_sharing(&until);
         if let Err(MembershipError::DrainTimedOut { missing, .. }) = drained {
             // What could not be handed over stays, and so does this node.

@@ -96,7 +96,7 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
     let purpose = Purpose::Control;
     let hello =
         Hello { protocol: PROTOCOL, session: config.session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
-    let deadline = Instant::now() + config.join_limit;
+    let deadline = super::wait::deadline_in(config.join_limit);
     let mut reasons = Vec::new();
     let mut contacts = config.contacts.clone();
     let mut at = 0;
@@ -159,7 +159,7 @@ fn start(
 /// Online: waits for links with all members and for the notifiers. If it is to share objects, asks to
 /// be possible, and is so once the notifiers have heard of that too.
 pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Duration) -> Result<(), Error> {
-    let deadline = Instant::now() + limit;
+    let deadline = super::wait::deadline_in(limit);
     let Identity { id: node, incarnation, .. } = runtime.identity;
     let mut is_asked = false;
     loop {

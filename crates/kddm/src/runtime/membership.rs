@@ -329,7 +329,7 @@ impl Runtime {
         if !crate::runtime::wait::may_block() {
             return Err(crate::error::AccessError::WouldBlock.into());
         }
-        let deadline = Instant::now() + self.config.wait_limit;
+        let deadline = crate::runtime::wait::deadline_in(self.config.wait_limit);
         self.propose_in(&mut membership, Change::Seal)?;
         while !membership.state.is_sealed() {
             let voter = membership.state.voter();

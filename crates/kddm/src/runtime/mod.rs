@@ -193,7 +193,7 @@ impl Runtime {
 
     /// Forgets a set here: new operations are refused at once, holders have `limit` to put.
     pub fn destroy_here(&self, set: SetId, limit: Duration) {
-        let deadline = Instant::now() + limit;
+        let deadline = wait::deadline_in(limit);
         for lane in &self.lanes {
             let mut state = lane.lock();
             state.begin_destroy(set);

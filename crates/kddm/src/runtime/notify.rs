@@ -157,7 +157,7 @@ impl Runtime {
         let mut view = self.view();
         view.members.retain(|member| member.id != self.identity.id);
         self.notify.close(view);
-        if super::wait::may_block() && !self.notify.drain(Instant::now() + limit) {
+        if super::wait::may_block() && !self.notify.drain(super::wait::deadline_in(limit)) {
             let name = self.notify.running();
             tracing::error!(?name, ?limit, "this node stops although a notifier still runs");
         }

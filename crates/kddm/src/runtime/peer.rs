@@ -270,7 +270,7 @@ impl LaneState {
         self.disconnect(id, poller);
         let left = || std::io::Error::other("the peer has left meanwhile");
         let peer = self.peers.get_mut(&id).ok_or_else(left)?;
-        peer.was_connected = true;
+        let is_again = std::mem::replace(&mut peer.was_connected, true);
         let invalid = |_| std::io::Error::other("the peer acknowledges what was never sent");
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;
@@ -279,7 +279,7 @@ impl LaneState {
         peer.is_held = false;
         peer.rest_of_ack.clear();
         poller.add(&stream, u64::from(id.0))?;
-        self.statistics.reconnects += 1;
+        self.statistics.reconnects += u64::from(is_again);
         if peer.backlog.is_relieved(peer.session.unacknowledged_bytes(), &self.limits) {
             self.full.relieved(id);
         }

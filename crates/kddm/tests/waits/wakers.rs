@@ -117,3 +117,29 @@ fn a_future_that_has_moved_to_another_task_ends_at_its_limit() {
     let error = ended.expect_err("somebody holds it");
     assert!(matches!(error, Error::Access(AccessError::TimedOut { .. })), "{error:?}");
 }
+
+/// Two tasks of one thread may wait for each other's holds: the one that waits does not keep the other
+/// from ending its hold. A thread that blocks would, and is told so.
+#[test]
+fn two_tasks_of_one_thread_contend_and_a_blocking_thread_is_told() {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    let (_nodes, [here, _]) = crate::two("contend");
+    let held = here.grab(1).wait().expect("it is free");
+    let error = here.grab(1).wait().map(drop).expect_err("this thread would wait for itself");
+    assert!(error.to_string().contains("this thread"), "{error}");
+    let mut second = here.grab(1);
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut second).poll(&mut context).is_pending(), "another task may end the hold");
+    drop(held);
+    let deadline = std::time::Instant::now() + crate::LIMIT;
+    let guard = loop {
+        match Pin::new(&mut second).poll(&mut context) {
+            Poll::Ready(guard) => break guard.expect("the hold has ended"),
+            Poll::Pending => assert!(std::time::Instant::now() < deadline, "it is granted"),
+        }
+    };
+    assert_eq!(*guard, 0);
+}
