@@ -161,8 +161,10 @@ impl Runtime {
     /// behind is said in the log.
     pub fn drain_and_leave(self: &Arc<Self>, limit: Duration) {
         let shares = |lane: &Arc<crate::runtime::lane::Lane>| lane.lock().shares;
-        let is_sealed = self.membership.lock().state.is_sealed();
-        let is_alone = self.membership.lock().state.view().homes.len() < 2;
+        let (is_sealed, is_alone) = {
+            let membership = self.membership.lock();
+            (membership.state.is_sealed(), membership.state.view().homes.len() < 2)
+        };
         let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
         if has_to && let Err(error) = self.stop_sharing(limit) {
             tracing::error!(%error, "this node stops without having handed over all it holds");

@@ -311,17 +311,19 @@ impl Lane {
 
     /// Writes what the turn has produced, and arms the timer where something was deferred.
     pub fn finish(&self, mut state: Turn<'_>) {
-        state.cut_off_if_fenced(&self.poller);
-        state.write_dirty(&self.poller);
-        self.arm(&state);
+        self.wind_up(&mut state);
     }
 
     /// As [`Self::finish`]; whoever waits for the lane gets it before this thread does again.
     pub fn finish_fair(&self, mut state: Turn<'_>) {
+        self.wind_up(&mut state);
+        state.yield_fairly();
+    }
+
+    fn wind_up(&self, state: &mut LaneState) {
         state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
-        self.arm(&state);
-        state.yield_fairly();
+        self.arm(state);
     }
 
     fn arm(&self, state: &LaneState) {
