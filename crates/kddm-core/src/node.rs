@@ -345,8 +345,9 @@ impl Node {
         Ok(())
     }
 
-    /// Forgets a set and refuses its messages from now on. Says whether it was known.
-    pub fn destroy(&mut self, set: SetId) -> bool {
+    /// Forgets a set and refuses its messages from now on. What was known of it is handed out, to be
+    /// dropped where that keeps nobody waiting.
+    pub fn destroy(&mut self, set: SetId) -> Option<impl Send + use<>> {
         if !self.destroyed.contains(&set) {
             if self.destroyed.len() >= DESTROYED_REMEMBERED {
                 self.destroyed.remove(0);
@@ -355,7 +356,7 @@ impl Node {
                 self.destroyed.push(set);
             }
         }
-        self.sets.remove(&set.0).is_some()
+        self.sets.remove(&set.0)
     }
 
     /// The home of an object, if the view has homes.

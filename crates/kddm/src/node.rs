@@ -211,6 +211,6 @@ impl Node {
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);
-        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit, lease })))
+        Ok(Set(Arc::new(Shared { here, _node: Arc::clone(&self.0), name, table, first_touch, wait_limit, lease })))
     }
 }

@@ -9,6 +9,7 @@ use kddm_core::message::RequestKind;
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard, check_size, no_duplicates};
+use crate::node::Owner;
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
 use crate::pending::{Late, Pending};
@@ -19,6 +20,8 @@ use crate::value::Value;
 /// What all handles of one set on one node share.
 pub(crate) struct Shared<T: Value> {
     pub here: SetHere,
+    /// The node goes on as long as one of its sets is in use.
+    pub _node: Arc<Owner>,
     pub name: String,
     pub table: Arc<Table<T>>,
     pub first_touch: Make<T>,

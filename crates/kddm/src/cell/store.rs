@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use kddm_core::io::Access;
 
@@ -11,6 +10,7 @@ use super::CellNumber;
 use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::{Hold, Note};
+use super::shared::{AsEncoded, SharedBytes};
 use super::slots::Use;
 use super::sync::Ordering;
 use super::table::{Table, swept};
@@ -53,30 +53,6 @@ pub enum InstallError {
     Held,
 }
 
-/// Bytes that do not change while they are kept.
-pub struct SharedBytes(Box<dyn AsRef<[u8]> + Send + Sync>);
-
-impl AsRef<[u8]> for SharedBytes {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
-    }
-}
-
-impl From<Vec<u8>> for SharedBytes {
-    fn from(bytes: Vec<u8>) -> SharedBytes {
-        SharedBytes(Box::new(bytes))
-    }
-}
-
-/// A value that lies in memory as it is encoded.
-struct AsEncoded<T>(Arc<T>);
-
-impl<T: Value> AsRef<[u8]> for AsEncoded<T> {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_encoded().unwrap_or_default()
-    }
-}
-
 /// What the driver does with the objects of a set, whatever their type.
 ///
 /// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
@@ -93,7 +69,12 @@ pub trait Store: Any + Send + Sync {
     fn find_or_insert(&self, id: u64) -> CellNumber;
 
     /// All objects that have a cell. Looks at every cell.
-    fn cells(&self) -> Vec<(u64, CellNumber)>;
+    fn cells(&self) -> Vec<(u64, CellNumber)> {
+        self.cells_from(0, u32::MAX).0
+    }
+
+    /// The objects in the `most` cells from that number on, and where the rest begins, if there is one.
+    fn cells_from(&self, first: CellNumber, most: u32) -> (Vec<(u64, CellNumber)>, Option<CellNumber>);
 
     /// The granted access, as lowered by a pending revocation.
     fn access(&self, cell: CellNumber) -> Access;
@@ -208,8 +189,11 @@ impl<T: Value> Store for Table<T> {
         number
     }
 
-    fn cells(&self) -> Vec<(u64, CellNumber)> {
-        self.live_cells().map(|(id, number, _)| (id, number)).collect()
+    fn cells_from(&self, first: CellNumber, most: u32) -> (Vec<(u64, CellNumber)>, Option<CellNumber>) {
+        let count = self.arena.count();
+        let end = first.saturating_add(most).min(count);
+        let live = self.live_cells(first..end).map(|(id, number, _)| (id, number)).collect();
+        (live, (end < count).then_some(end))
     }
 
     fn access(&self, cell: CellNumber) -> Access {
@@ -333,11 +317,12 @@ impl<T: Value> Store for Table<T> {
         }
         if is_in_cell::<T>() && cell.word.load().has(READY) {
             // SAFETY: the pointer is from this table's arena of `T`.
-            return unsafe { load_value::<T>(pointer) }.encode(bytes).map(|()| true);
+            let value = unsafe { load_value::<T>(pointer) };
+            return content::encode(&value, bytes).map(|()| true);
         }
         // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
         match unsafe { value.cast::<T>().as_ref() } {
-            Some(value) => value.encode(bytes).map(|()| true),
+            Some(value) => content::encode(value, bytes).map(|()| true),
             None => Ok(false),
         }
     }
@@ -357,7 +342,7 @@ impl<T: Value> Store for Table<T> {
         // Whoever writes later sees this count and leaves the value as it is.
         let value = unsafe { content::shared::<T>(NonNull::new(value.cast())?) };
         let is_large = value.as_encoded().is_some_and(|bytes| bytes.len() >= least_bytes);
-        is_large.then(|| SharedBytes(Box::new(AsEncoded(value))))
+        is_large.then(|| AsEncoded(value).into())
     }
 
     fn discard(&self, cell: CellNumber) -> bool {

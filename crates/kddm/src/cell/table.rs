@@ -1,6 +1,7 @@
 //! The table of one set: the fast path.
 
 use std::any::Any;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
@@ -424,9 +425,9 @@ impl<T: Value> std::fmt::Debug for Table<T> {
 }
 
 impl<T: Value> Table<T> {
-    /// All objects that have a cell, with it, in the order of the cells.
-    pub(super) fn live_cells(&self) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
-        (0..self.arena.count()).filter_map(|number| {
+    /// The objects in those cells, with them, in the order of the cells.
+    pub(super) fn live_cells(&self, cells: Range<CellNumber>) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
+        cells.filter_map(|number| {
             let cell = self.arena.cell(number)?;
             cell.word.load().has(LIVE).then(|| (cell.id.load(Ordering::Acquire), number, cell))
         })
@@ -435,7 +436,7 @@ impl<T: Value> Table<T> {
     /// Objects of which this node has a value. Looks at every cell.
     pub fn value_count(&self) -> usize {
         let has_value = |cell: &Cell| cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null();
-        self.live_cells().filter(|(_, _, cell)| has_value(cell)).count()
+        self.live_cells(0..self.arena.count()).filter(|(_, _, cell)| has_value(cell)).count()
     }
 
     /// Bytes of cells and index, without the values.

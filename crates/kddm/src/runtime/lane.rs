@@ -2,23 +2,25 @@
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::{Access, Input, Outputs};
+use kddm_core::io::{Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex};
 
-use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
-use crate::error::{Error, MembershipError, SetError, WaitingFor};
+use crate::cell::{Ended, Lease, Store, Table};
+use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
+use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
@@ -127,12 +129,9 @@ pub(crate) struct LaneState {
     pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
-    /// A connection has ended since the links were last looked after.
-    pub lost_links: bool,
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
-    /// Told when all shards are where the installed view wants them.
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     /// Each so many inputs one is refused, as if there were no memory.
     #[cfg(test)]
     pub refuse_each: Option<u64>,
@@ -141,7 +140,7 @@ pub(crate) struct LaneState {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>, lease: Arc<Lease>) -> LaneState {
+    pub fn new(core: Core, limits: Limits, signals: Signals, lease: Arc<Lease>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
@@ -162,9 +161,8 @@ impl LaneState {
             lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),
-            lost_links: false,
             shares: false,
-            settled,
+            signals,
             #[cfg(test)]
             refuse_each: None,
             #[cfg(test)]
@@ -179,13 +177,14 @@ impl LaneState {
     }
 
     /// Who is waited for by whoever wants an object here.
-    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> WaitingFor {
+    pub fn waiting_for(&self, set: SetId, object: ObjectId, silence: &Silence) -> WaitingFor {
         let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
         let home = self.core.home(set, object).unwrap_or(me);
-        let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
-        let silent = |node: &NodeId| node.is_somebody() && !connected(*node);
+        let answers =
+            |node: NodeId| node == me || self.peers.get(&node).is_some_and(|peer| peer.answers(node, silence));
+        let silent = |node: &NodeId| node.is_somebody() && !answers(*node);
         let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(silent);
         if let Some(node) = silent {
             return WaitingFor::Unreachable(node.0);
@@ -194,38 +193,9 @@ impl LaneState {
             return WaitingFor::LocalHolders;
         }
         // Whoever was asked has sent the request on, perhaps to a node that is not there.
-        match self.peers.iter().filter(|(_, peer)| !peer.is_connected()).map(|(node, _)| node.0).min() {
+        match self.peers.iter().filter(|(node, peer)| !peer.answers(**node, silence)).map(|(node, _)| node.0).min() {
             Some(unreachable) => WaitingFor::Behind { asked: asked.0, unreachable },
             None => WaitingFor::Node(asked.0),
-        }
-    }
-
-    /// New operations on a set are refused from now on, on copies that are here too, and waiting ones
-    /// end. Those who hold an object keep it.
-    pub fn begin_destroy(&mut self, set: SetId) {
-        self.destroyed.insert(set);
-        if let Some(store) = self.stores.get(&set) {
-            store.close();
-        }
-        self.fail_waiters(Some(set), &SetError::Destroyed.into());
-    }
-
-    pub fn is_set_held(&self, set: SetId) -> bool {
-        let Some(store) = self.stores.get(&set) else { return false };
-        store.cells().iter().any(|(_, cell)| store.is_held(*cell))
-    }
-
-    /// Forgets all objects of a set. Guards that are left keep their value and can publish nothing.
-    pub fn end_destroy(&mut self, set: SetId) {
-        self.core.destroy(set);
-        self.locals.retain(|(of, _), _| *of != set);
-        if let Some(store) = self.stores.remove(&set) {
-            store.end(Ended::Destroyed);
-            for (_, cell) in store.cells() {
-                if store.revoke(cell, Access::None) != RevokeResult::Held {
-                    store.discard(cell);
-                }
-            }
         }
     }
 
@@ -367,7 +337,8 @@ impl Lane {
     pub fn drive(&self) {
         crate::runtime::wait::mark_part_of_node();
         while !self.stopping.load(Ordering::Acquire) {
-            let woken = self.poll(None);
+            // A panic in a turn has fenced the node, which goes on to tell everybody so.
+            let woken = catch_unwind(AssertUnwindSafe(|| self.poll(None))).unwrap_or(false);
             if woken && self.guest.load(Ordering::Acquire) && !self.stopping.load(Ordering::Acquire) {
                 // The wake-up was meant for the guest. It is the only one in the poller now: pass it
                 // on, and stay out until the guest has left, so that it cannot come here again.

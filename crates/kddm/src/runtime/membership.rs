@@ -114,6 +114,7 @@ impl Runtime {
         membership.outbox.extend(said);
         membership.outbox.truncate(OUTBOX);
         self.changed.notify_all();
+        self.signals.links.raise();
     }
 
     /// Installs a view in all lanes, and queues it for the notifiers.

@@ -3,6 +3,7 @@
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod couriers;
+pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod fence;
 pub(crate) mod join;
@@ -37,7 +38,7 @@ use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::silence::Silence;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
@@ -66,8 +67,7 @@ pub(crate) struct Runtime {
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
     pub notify: Notify,
-    /// Raised when the next view may be installed, or shards have to go.
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
@@ -90,7 +90,7 @@ pub(crate) struct Parts {
     pub limits: Limits,
     pub membership: Membership,
     pub notify: Notify,
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     pub lease: Arc<Lease>,
 }
 
@@ -107,7 +107,7 @@ impl Runtime {
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,
-            settled: parts.settled,
+            signals: parts.signals,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
             silence: Silence::default(),
@@ -162,7 +162,8 @@ impl Runtime {
         if !member {
             return Some(error.into());
         }
-        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(peer::Peer::is_connected);
+        let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
+        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
         (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0 }.into())
     }
@@ -191,27 +192,6 @@ impl Runtime {
         !self.changed.wait_until(membership, deadline).timed_out()
     }
 
-    /// Forgets a set here: new operations are refused at once, holders have `limit` to put.
-    pub fn destroy_here(&self, set: SetId, limit: Duration) {
-        let deadline = wait::deadline_in(limit);
-        for lane in &self.lanes {
-            let mut state = lane.lock();
-            state.begin_destroy(set);
-            lane.finish(state);
-        }
-        for lane in &self.lanes {
-            let mut state = lane.lock();
-            while state.is_set_held(set) && Instant::now() < deadline {
-                drop(state);
-                let mut membership = self.membership.lock();
-                self.wait_for_change(&mut membership, Instant::now() + HOLDER_CHECK);
-                drop(membership);
-                state = lane.lock();
-            }
-            state.end_destroy(set);
-        }
-    }
-
     /// Hands over all that this node holds and leaves, tells the notifiers, and ends everything:
     /// waiting operations with an error, threads, links, the listener.
     pub fn stop(self: &Arc<Self>) {
@@ -234,8 +214,9 @@ impl Runtime {
         self.listener.close();
         self.rpc.close();
         self.changed.notify_all();
+        self.signals.links.raise();
         for lane in &self.lanes {
-            self.settled.raise();
+            self.signals.settled.raise();
             lane.stopping.store(true, Ordering::Release);
             let mut state = lane.lock();
             state.stop(&lane.poller);
@@ -249,7 +230,8 @@ impl Runtime {
                 self.lanes.iter().for_each(|lane| lane.poller.wake());
                 self.listener.close();
                 self.changed.notify_all();
-                self.settled.raise();
+                self.signals.settled.raise();
+                self.signals.links.raise();
                 std::thread::park_timeout(STOP_CHECK);
             }
             if thread.thread().id() != current {
@@ -260,9 +242,6 @@ impl Runtime {
         self.rpc.join();
     }
 }
-
-/// How often a destroy looks whether the last holder has put.
-const HOLDER_CHECK: Duration = Duration::from_millis(2);
 
 /// How often a stop wakes threads that have not noticed it yet.
 const STOP_CHECK: Duration = Duration::from_millis(1);

@@ -205,7 +205,7 @@ impl LaneState {
     /// Tells whoever installs views that the next one may come.
     pub fn look_whether_settled(&self) {
         if self.core.is_settled() {
-            self.settled.raise();
+            self.signals.settled.raise();
         }
     }
 
@@ -401,7 +401,6 @@ impl LaneState {
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
     fn tidy(&mut self, set: SetId, object: ObjectId) {
-        let store = self.store(set);
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 self.locals.remove(&(set, object));
@@ -410,6 +409,8 @@ impl LaneState {
             Some(local) => !local.waiters.is_empty(),
             None => false,
         };
+        // A peer that names sets which do not exist makes nothing here.
+        let Some(store) = self.stores.get(&set) else { return };
         if let Some(cell) = store.find(object.0) {
             store.set_waiters(cell, waits);
             if !waits && !self.locals.contains_key(&(set, object)) {

@@ -88,7 +88,7 @@ impl SetHere {
 
     /// Who is waited for by whoever wants the object.
     pub fn waiting_for(&self, object: u64) -> WaitingFor {
-        self.lane(object).lock().waiting_for(self.set, ObjectId(object))
+        self.lane(object).lock().waiting_for(self.set, ObjectId(object), &self.runtime.silence)
     }
 
     /// The greatest tenure known here.

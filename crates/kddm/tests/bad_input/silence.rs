@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use kddm::{Address, Config, Node, PlacedBy, Set};
+use kddm::{AccessError, Address, Config, Error, Node, PlacedBy, Set};
 
 use crate::proxy::{Proxy, Sockets};
 use crate::seat::process::Start;
@@ -32,6 +32,8 @@ fn a_stopped_follower_is_not_reachable_until_it_goes_on() {
     until("the voter notices it", || !reaches(&voter, 2));
     let asked = set.get(1);
     until("the third notices it", || !reaches(&third, 2));
+    let error = set.get(2).wait_for(Duration::from_millis(50)).expect_err("its home says nothing");
+    assert!(matches!(error, Error::Access(AccessError::Unreachable { node: 2, .. })), "{error:?}");
     stopped.process().go_on();
     assert_eq!(*asked.wait().expect("nothing is lost"), 0);
     until("it is taken back", || [&voter, &third].iter().all(|node| reaches(node, 2)));

@@ -1,5 +1,7 @@
 //! Values that do not fit: too large, not decodable, not encodable; and names that are none.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kddm::value::{DecodeError, EncodeError};
 use kddm::{AccessError, Config, Error, Fate, Node, Pod, Raw, Set, SetError, Value};
 
@@ -232,4 +234,47 @@ fn a_stopped_node_says_so() {
     stopped(set.remove(1).wait().expect_err("nothing can be removed"));
     stopped(nodes[0].set::<u64>("others").open().expect_err("no set can be opened"));
     assert!(set.find(1).is_none());
+}
+
+/// Encodes until it is told not to.
+#[derive(Clone, Default, PartialEq, Debug)]
+struct Moody(u8);
+
+static MOOD: AtomicBool = AtomicBool::new(true);
+
+impl Value for Moody {
+    const CODEC: &'static str = "moody";
+
+    fn encode(&self, bytes: &mut Vec<u8>) -> Result<(), EncodeError> {
+        assert!(MOOD.load(Ordering::Relaxed), "not now");
+        bytes.push(self.0);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Moody, DecodeError> {
+        bytes.first().map(|byte| Moody(*byte)).ok_or_else(|| DecodeError::new("no byte"))
+    }
+
+    fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
+        self.encode(&mut Vec::new()).map(|()| 1)
+    }
+}
+
+/// The thread that sends the value is the node's own: a type whose encoding panics there, after it had
+/// been encoded at the put, costs its object and nothing else.
+#[test]
+fn a_value_that_panics_when_it_is_sent_does_not_end_the_node() {
+    let nodes = pair(1000);
+    let sets: [Set<Moody>; 2] = [0, 1].map(|at| nodes[at].set("moods").open().expect("the set opens"));
+    let (ill, well) = (1, 2);
+    for id in [ill, well] {
+        sets[0].grab(id).wait().expect("nobody else has it").put().wait().expect("it encodes");
+    }
+    MOOD.store(false, Ordering::Relaxed);
+    let error = sets[1].get(ill).wait().expect_err("its bytes did not come");
+    MOOD.store(true, Ordering::Relaxed);
+    assert!(matches!(error, Error::Access(AccessError::Decode { .. })), "{error:?}");
+    assert_eq!(*sets[1].get(well).wait().expect("the node goes on"), Moody(0));
+    assert_eq!(nodes[0].statistics().undecodable, 1);
+    assert_eq!(nodes[0].statistics().fences, 0);
 }

@@ -1,7 +1,7 @@
 //! Joins and leaves while others work (T21, T22).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm::{Config, Error, MembershipError, Node, Raw, Set};
 
@@ -149,4 +149,25 @@ fn a_held_object_keeps_its_node_until_it_is_put() {
     });
     let here: Set<u64> = first.set("numbers").open().expect("it opens");
     assert_eq!(*here.get_existing(1).wait().expect("it was handed over"), 5);
+}
+
+/// A set is enough to keep its node going.
+#[test]
+fn a_node_goes_on_as_long_as_one_of_its_sets_is_in_use() {
+    let mut nodes = Node::local_cluster(2).expect("two nodes");
+    let there: Set<u64> = nodes[1].set("kept").open().expect("the set opens");
+    let here: Set<u64> = nodes[0].set("kept").open().expect("the set opens");
+    drop(nodes.pop());
+    for object in 0..20 {
+        there.grab(object).wait().expect("its node runs").put().wait().expect("its node runs");
+        assert_eq!(*here.get(object).wait().expect("members share"), 0);
+    }
+    assert_eq!(nodes[0].members().len(), 2);
+    drop(there);
+    let deadline = Instant::now() + LIMIT;
+    while nodes[0].members().len() > 1 {
+        assert!(Instant::now() < deadline, "it has not left");
+        std::thread::yield_now();
+    }
+    assert_eq!(*here.get(7).wait().expect("what it had was handed over"), 0);
 }
