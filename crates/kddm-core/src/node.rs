@@ -6,11 +6,11 @@ use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
+use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
 use crate::message::Message;
 use crate::placement::Moving;
-use crate::shard::{Inspection, Mixer, Place, Shard};
+use crate::shard::{Inspection, Place, Room, Shard};
 use crate::view::View;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 4 KiB here).
@@ -104,6 +104,7 @@ pub struct Node {
     sets: HashMap<u64, Set, Mixer>,
     destroyed: Vec<SetId>,
     counter: u64,
+    room: Room,
 }
 
 /// Destroyed sets whose late messages are still told apart from those of unknown sets.
@@ -120,6 +121,7 @@ impl Node {
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
             counter: u64::from(lane) << 56,
+            room: Room::default(),
         }
     }
 
@@ -333,14 +335,14 @@ impl Node {
         outputs: &mut Outputs,
     ) -> Result<(), Refused> {
         self.set(set)?;
-        let Node { me, incarnation, view, moving, sets, counter, .. } = self;
+        let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let at = object.shard(set.policy().unwrap_or_default());
         let home = state.in_charge(at);
         let view_home = if moving.is_some() { view.home(set, at).unwrap_or(home) } else { home };
         let place = Place { me: *me, incarnation: *incarnation, home, view_home, view };
         let mut next = *counter;
-        state.shard(at)?.handle(&place, &mut next, object, input, outputs)?;
+        state.shard(at)?.handle(&place, &mut next, room, object, input, outputs)?;
         *counter = next;
         Ok(())
     }

@@ -46,7 +46,9 @@ impl Request {
     }
 
     fn lose_interest(&mut self) {
-        self.here.cancel(self.object, &self.op);
+        if !self.op.is_done() {
+            self.here.cancel(self.object, &self.op);
+        }
         let told = match self.op.take() {
             Some(Outcome::Read(hold) | Outcome::Write(hold)) => hold.release(),
             _ => false,

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::Instant;
 
 use kddm::{Config, Node, Raw, Set};
 
@@ -19,6 +19,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     let echo = TcpListener::bind("127.0.0.1:0")?;
     answer(&format!("{} {}", node.id(), echo.local_addr()?))?;
     std::thread::spawn(move || serve_echo(&echo));
+    let mut turns: Option<Set<u64>> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -26,7 +27,14 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
         match words.first().copied() {
             Some("own") => own(&node, words[1], number(2), number(3), number(4) as usize)?,
             Some("copy") => copy(&node, words[1], number(2), number(3))?,
-            Some("count") => count(&node, words[1], number(2))?,
+            Some("turn") => {
+                let set = match &turns {
+                    Some(set) => set,
+                    None => turns.insert(node.set(words[1]).open()?),
+                };
+                answer(&take_turn(set)?.to_string())?;
+                continue;
+            }
             Some("fetch") => {
                 let bytes = fetch(&node, number(1))?;
                 answer(&bytes.to_string())?;
@@ -68,17 +76,14 @@ fn copy(node: &Node, set: &str, from: u64, count: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds one to object 0 that often.
-fn count(node: &Node, set: &str, times: u64) -> Result<(), Failure> {
-    let set: Set<u64> = node.set(set).open()?;
-    for _ in 0..times {
-        set.update(0, |count| {
-            *count += 1;
-            Ok(())
-        })
-        .wait_for(Duration::from_secs(30))?;
-    }
-    Ok(())
+/// Takes object 0 from whoever wrote it last, and adds one. The nanoseconds until it could.
+pub fn take_turn(set: &Set<u64>) -> Result<f64, Failure> {
+    let start = Instant::now();
+    let mut count = set.grab(0).wait()?;
+    let elapsed_ns = start.elapsed().as_nanos() as f64;
+    *count += 1;
+    count.put().wait()?;
+    Ok(elapsed_ns)
 }
 
 /// Reads all objects of the memory measurement and returns what the copies cost.

@@ -1,13 +1,13 @@
 //! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::id::{Mixer, NodeId, ObjectId, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
@@ -106,10 +106,12 @@ impl Statistics {
 pub(crate) struct LaneState {
     pub core: Core,
     pub outputs: Outputs,
-    pub stores: HashMap<SetId, Arc<dyn Store>>,
-    pub destroyed: HashSet<SetId>,
-    pub locals: HashMap<(SetId, ObjectId), Local>,
-    pub peers: HashMap<NodeId, Peer>,
+    /// Inputs that follow from one input; empty between two.
+    pub todo: VecDeque<Input>,
+    pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
+    pub destroyed: HashSet<SetId, Mixer>,
+    pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
+    pub peers: HashMap<NodeId, Peer, Mixer>,
     /// Peers with frames that have not been offered to the socket.
     pub dirty: Vec<NodeId>,
     /// Peers that have more to take first; their requests wait.
@@ -144,10 +146,11 @@ impl LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
-            stores: HashMap::new(),
-            destroyed: HashSet::new(),
-            locals: HashMap::new(),
-            peers: HashMap::new(),
+            todo: VecDeque::new(),
+            stores: HashMap::default(),
+            destroyed: HashSet::default(),
+            locals: HashMap::default(),
+            peers: HashMap::default(),
             dirty: Vec::new(),
             full: FullPeers::default(),
             refusals: Refusals::default(),

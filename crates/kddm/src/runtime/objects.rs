@@ -123,13 +123,26 @@ impl LaneState {
         input: Option<Input>,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        let mut todo: VecDeque<Input> = VecDeque::new();
+        let mut todo = std::mem::take(&mut self.todo);
         todo.extend(input);
+        let result = self.run_all(set, object, &mut todo, body);
+        todo.clear();
+        self.todo = todo;
+        result
+    }
+
+    fn run_all(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        todo: &mut VecDeque<Input>,
+        body: &mut Option<Cow<'_, [u8]>>,
+    ) -> Result<(), NoMemory> {
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body, &mut todo)?;
+                self.step(set, object, input, body, todo)?;
             }
-            self.serve_local(set, object, &mut todo);
+            self.serve_local(set, object, todo);
             if todo.is_empty() {
                 break;
             }
