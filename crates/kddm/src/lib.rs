@@ -28,6 +28,7 @@ mod notifier;
 mod object_ref;
 mod operation;
 mod options;
+mod pages;
 mod pending;
 pub mod rpc;
 mod runtime;
