@@ -7,6 +7,7 @@ pub mod agent;
 pub mod check;
 pub mod model;
 pub mod run;
+pub mod search;
 pub mod trace;
 pub mod views;
 pub mod world;
