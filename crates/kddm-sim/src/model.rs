@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::agent::Wish;
 use crate::search::Limits;
 use crate::views::Change;
-use crate::world::{Operation, Plan};
+use crate::world::{Action, Operation, Plan, World};
 
 /// A named case to search.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Report {
     pub broken: Option<String>,
     /// The steps that lead there.
     pub trace: Vec<String>,
+    /// The same steps as choices in `kddm-sim model --explore`.
+    pub choices: Vec<usize>,
 }
 
 /// Many times what any case of today has: a search that gets there says so.
@@ -54,8 +56,22 @@ pub fn search(case: &Case, limit: Duration) -> Report {
         seconds: start.elapsed().as_secs_f64(),
         clean: found.complete,
         broken: found.broken,
+        choices: choices(&case.plan, &found.path),
         trace: crate::trace::steps(&case.plan, found.path),
     }
+}
+
+/// For each step, its number among those that could have been taken.
+fn choices(plan: &Plan, path: &[Action]) -> Vec<usize> {
+    let mut world = World::new(plan);
+    let mut actions = Vec::new();
+    let choice = |action: &Action| {
+        actions.clear();
+        world.actions(&mut actions);
+        world.apply(*action);
+        actions.iter().position(|possible| possible == action)
+    };
+    path.iter().filter_map(choice).collect()
 }
 
 const OBJECT: ObjectId = ObjectId(0);
@@ -174,12 +190,16 @@ pub fn named() -> Vec<Case> {
         "21:w1r,1w0r",
         "12:w1x0r,1w0x1r",
         "12:w|1w,r|1r",
+        LATE_FLUSH,
     ]
     .iter()
     .chain(MEMBERSHIP)
     .filter_map(|name| case(name))
     .collect()
 }
+
+/// The notice of a flush arrives where the ownership is again, and after another copy was given out.
+const LATE_FLUSH: &str = "1:ww,rfr,w";
 
 /// Joins and leaves in the middle of operations.
 const MEMBERSHIP: &[&str] = &[
@@ -200,8 +220,17 @@ const MEMBERSHIP: &[&str] = &[
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
-    let small =
-        ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
+    let small = [
+        "1:wr,r,w",
+        "3:wx,r,x",
+        "2:wf,rf,",
+        "1:w,rt,t",
+        "12:w1w,1w0w",
+        "3:w|r,r|w,",
+        "3:w,w,rx+c",
+        "3:rw,we,+n",
+        LATE_FLUSH,
+    ];
     cases.extend(small.iter().chain(MEMBERSHIP).filter_map(|name| case(name)));
     cases
 }

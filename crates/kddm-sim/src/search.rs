@@ -1,9 +1,10 @@
-//! Every interleaving of a small world: depth first, on all processors, each world once.
+//! Every interleaving of a small world: depth first, on all processors, each world once. What is found
+//! broken is looked for again breadth first, since a short way is easier to follow.
 //!
 //! What is remembered of a world is its [fingerprint](crate::world::fingerprint). Worlds share the
 //! nodes in which they do not differ, and only what a step has changed is hashed anew.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -90,6 +91,8 @@ struct Queue {
 }
 
 struct Search {
+    /// The worlds found first are looked at first; for one thread.
+    breadth_first: bool,
     seen: Vec<Mutex<Seen>>,
     states: AtomicUsize,
     depth: AtomicUsize,
@@ -104,11 +107,25 @@ struct Search {
     limits: Limits,
 }
 
+/// Worlds among which a shorter way to what is broken is looked for: they are kept whole.
+const STATES_FOR_A_SHORT_WAY: usize = 100_000;
+
 /// Searches from the beginning of a plan until all is seen, something is broken, or a limit is reached.
 pub fn search(plan: &Plan, threads: usize, limits: Limits) -> Found {
+    let found = search_in_order(plan, threads, limits, false);
+    if found.broken.is_none() {
+        return found;
+    }
+    let limits = Limits { states: limits.states.min(STATES_FOR_A_SHORT_WAY), ..limits };
+    let short = search_in_order(plan, 1, limits, true);
+    if short.broken.is_some() { Found { states: found.states, ..short } } else { found }
+}
+
+fn search_in_order(plan: &Plan, threads: usize, limits: Limits, breadth_first: bool) -> Found {
     let world = World::new(plan);
     let fingerprint = Fingerprint::of(&world);
     let search = Search {
+        breadth_first,
         seen: (0..PARTS).map(|_| Mutex::default()).collect(),
         states: AtomicUsize::new(0),
         depth: AtomicUsize::new(0),
@@ -147,10 +164,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Search {
     fn work(&self) {
-        let mut stack = Vec::new();
+        let mut found = VecDeque::new();
         let mut actions = Vec::new();
         let mut looked_at = 0;
-        while let Some(job) = stack.pop().or_else(|| self.take()) {
+        let next = |found: &mut VecDeque<Job>| if self.breadth_first { found.pop_front() } else { found.pop_back() };
+        while let Some(job) = next(&mut found).or_else(|| self.take()) {
             looked_at += 1;
             if looked_at % WORLDS_PER_LOOK == 0 {
                 self.look_at_the_limits();
@@ -158,22 +176,19 @@ impl Search {
             if self.over.load(Ordering::Relaxed) {
                 return;
             }
-            self.step(&job, &mut actions, &mut stack);
-            if self.hungry.load(Ordering::Relaxed) > 0 && stack.len() > 1 {
-                self.share(&mut stack);
+            self.step(&job, &mut actions, &mut found);
+            if self.hungry.load(Ordering::Relaxed) > 0 && found.len() > 1 {
+                self.share(&mut found);
             }
         }
     }
 
-    /// Takes every step from a world; those that lead to new ones go on the stack.
-    fn step(&self, job: &Job, actions: &mut Vec<Action>, stack: &mut Vec<Job>) {
+    /// Takes every step from a world; those that lead to new ones are to be looked at.
+    fn step(&self, job: &Job, actions: &mut Vec<Action>, found: &mut VecDeque<Job>) {
         actions.clear();
         job.world.actions(actions);
         for action in actions.iter().copied() {
-            let changed = match action {
-                Action::Decide => None,
-                action => job.world.concerns(action).map(|(node, _)| usize::from(node.0) - 1),
-            };
+            let changed = job.world.changes(action);
             let mut world = job.world.clone();
             world.apply(action);
             let fingerprint = job.fingerprint.after(&world, changed);
@@ -185,7 +200,7 @@ impl Search {
                 return self.stop(broken, way);
             }
             self.depth.fetch_max(job.depth + 1, Ordering::Relaxed);
-            stack.push(Job { world, fingerprint, way, depth: job.depth + 1 });
+            found.push_back(Job { world, fingerprint, way, depth: job.depth + 1 });
         }
     }
 
@@ -243,9 +258,9 @@ impl Search {
     }
 
     /// Gives the older half away: it has the most ahead of it.
-    fn share(&self, stack: &mut Vec<Job>) {
-        let half = stack.len() / 2;
-        lock(&self.queue).jobs.extend(stack.drain(..half));
+    fn share(&self, found: &mut VecDeque<Job>) {
+        let half = found.len() / 2;
+        lock(&self.queue).jobs.extend(found.drain(..half));
         self.changed.notify_all();
     }
 }

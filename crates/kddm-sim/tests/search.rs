@@ -69,7 +69,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 
 #[test]
 fn as_many_worlds_are_found_by_one_thread_as_by_several() {
-    let case = model::case("1:w,rt,t").expect("the name is well formed");
+    let case = model::case("1:w,r,t").expect("the name is well formed");
     let limits = Limits { time: LIMIT, states: usize::MAX };
     let alone = search(&case.plan, 1, limits);
     assert!(alone.complete && alone.states > 50, "{alone:?}");
