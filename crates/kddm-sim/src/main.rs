@@ -1,4 +1,5 @@
 //! `kddm-sim sim`: seeded runs of whole clusters. `kddm-sim model`: every interleaving of small ones.
+//! `kddm-sim mutations`: whether these two find what is done wrongly on purpose.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use kddm_core::id::ObjectId;
 use kddm_sim::run;
 
 mod model_command;
+mod mutations_command;
 
 #[derive(Parser)]
 #[command(about = "Searches the KDDM protocol for broken invariants, on the real core")]
@@ -41,6 +43,8 @@ enum Command {
     },
     /// Every interleaving of small cases.
     Model(model_command::Arguments),
+    /// Whether the searches find what is done wrongly on purpose.
+    Mutations(mutations_command::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         }
         Command::Sim { seeds, first, json, .. } => sim(first..first.saturating_add(seeds), None, json, None),
         Command::Model(arguments) => model_command::run(&arguments),
+        Command::Mutations(arguments) => mutations_command::run(&arguments),
     }
 }
 
