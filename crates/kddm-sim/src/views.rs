@@ -2,6 +2,7 @@
 //! step as soon as its condition holds. Every node installs the views in order, in its own time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
 use kddm_core::view::{Member, NodeState, View};
@@ -33,7 +34,7 @@ pub enum Step {
 /// The decided views, and the steps to come.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Views {
-    decided: Vec<View>,
+    decided: Arc<Vec<View>>,
     steps: VecDeque<Step>,
 }
 
@@ -48,7 +49,7 @@ impl Views {
             Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
             Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],
         });
-        Views { decided: vec![view], steps: steps.collect() }
+        Views { decided: Arc::new(vec![view]), steps: steps.collect() }
     }
 
     /// The view with that number, from 0.
@@ -90,7 +91,7 @@ impl Views {
             Step::Unshare(node) => set_state(&mut view, node, NodeState::Online),
             Step::Leave(node) => view.members.retain(|member| member.id != node),
         }
-        self.decided.push(view);
+        Arc::make_mut(&mut self.decided).push(view);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::agent::{Agent, ClientNumber, Effects, Left, Outcome, Packet, Value, W
 use crate::check;
 use crate::views::{Change, Views};
 
+pub mod fingerprint;
 mod membership;
 
 /// One operation of a client.

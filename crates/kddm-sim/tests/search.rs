@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use kddm_sim::search::{Limits, search};
 use kddm_sim::{model, run};
 
 /// More than any of these cases needs on a slow machine; reaching it fails the test.
@@ -64,6 +65,25 @@ fn seeds_that_found_something_once_stay_clean() {
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     assert_eq!(run::run(7), run::run(7));
     assert_ne!(run::run(7).trace_hash, run::run(8).trace_hash);
+}
+
+#[test]
+fn as_many_worlds_are_found_by_one_thread_as_by_several() {
+    let case = model::case("1:w,r,t").expect("the name is well formed");
+    let limits = Limits { time: LIMIT, states: usize::MAX };
+    let alone = search(&case.plan, 1, limits);
+    assert!(alone.complete && alone.states > 50, "{alone:?}");
+    for threads in [2, 3, 8] {
+        let found = search(&case.plan, threads, limits);
+        assert_eq!((found.complete, found.states), (true, alone.states), "{threads} threads");
+    }
+}
+
+#[test]
+fn a_search_that_is_cut_short_says_so() {
+    let case = model::case("1:wr,rw,ww").expect("the name is well formed");
+    let found = search(&case.plan, 2, Limits { time: LIMIT, states: 1_000 });
+    assert!(!found.complete && found.broken.is_none(), "{found:?}");
 }
 
 #[test]
