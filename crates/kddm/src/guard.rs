@@ -176,12 +176,3 @@ impl<T: Value + fmt::Debug> fmt::Debug for WriteGuard<T> {
         f.debug_tuple("WriteGuard").field(&self.id()).field(&**self).finish()
     }
 }
-
-pub(crate) fn no_duplicates(objects: &[u64]) -> Result<Vec<usize>, Error> {
-    let mut order: Vec<usize> = (0..objects.len()).collect();
-    order.sort_unstable_by_key(|at| objects[*at]);
-    match order.windows(2).find(|pair| objects[pair[0]] == objects[pair[1]]) {
-        Some(pair) => Err(AccessError::NamedTwice { object: objects[pair[0]] }.into()),
-        None => Ok(order),
-    }
-}

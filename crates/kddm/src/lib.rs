@@ -33,6 +33,7 @@ pub mod rpc;
 mod runtime;
 mod set;
 mod system;
+mod together;
 #[doc(hidden)]
 pub mod transport;
 pub mod value;
@@ -49,5 +50,6 @@ pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
 pub use set::Set;
 pub use system::{PlacedBy, SetBuilder};
+pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};

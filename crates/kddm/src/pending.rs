@@ -15,6 +15,14 @@ pub(crate) trait Operation<O>: Send {
     fn finish(&mut self) -> Option<Result<O, Error>>;
     /// What to wait on while `finish` has no answer.
     fn op(&self) -> &Arc<Op>;
+    /// Somebody really waits from now on.
+    fn claim(&self) {
+        self.op().claim();
+    }
+    /// Whether `finish` would have an answer.
+    fn is_ready(&self) -> bool {
+        self.op().is_done()
+    }
     /// Loses interest; says why the wait ended.
     fn give_up(&mut self, limit: Duration) -> Error;
     /// The limit where the caller gives none.
@@ -166,7 +174,7 @@ fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Erro
 
 impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
     fn is_ready(&self) -> bool {
-        self.conflict.is_some() || self.operation.op().is_done()
+        self.conflict.is_some() || self.operation.is_ready()
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
@@ -180,11 +188,11 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
         let limit = limit.unwrap_or_else(|| operation.limit());
         let deadline = deadline_in(limit);
         loop {
-            operation.op().claim();
+            operation.claim();
             if let Some(result) = operation.finish() {
                 return result;
             }
-            operation.op().claim();
+            operation.claim();
             if operation.op().wait(deadline) == WaitResult::TimedOut {
                 return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
             }
@@ -196,11 +204,11 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
         let limit = operation.limit();
         let deadline = *self.deadline.get_or_insert_with(|| deadline_in(limit));
         loop {
-            operation.op().claim();
+            operation.claim();
             if let Some(result) = operation.finish() {
                 return Poll::Ready(result);
             }
-            operation.op().claim();
+            operation.claim();
             if Instant::now() >= deadline {
                 return Poll::Ready(Err(operation.give_up(limit)));
             }

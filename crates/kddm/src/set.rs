@@ -8,7 +8,7 @@ use kddm_core::message::RequestKind;
 
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
 use crate::error::{AccessError, Error};
-use crate::guard::{ReadGuard, WriteGuard, check_size, no_duplicates};
+use crate::guard::{ReadGuard, WriteGuard, check_size};
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
 use crate::pending::{Late, Pending};
@@ -138,7 +138,7 @@ impl<T: Value> Shared<T> {
     }
 
     /// A conflict of this thread with itself would only end at the limit: it is an error instead.
-    fn conflict(&self, object: u64, wants_write: bool) -> Option<Error> {
+    pub fn conflict(&self, object: u64, wants_write: bool) -> Option<Error> {
         let hold = self.table.held_by_this_thread(object)?;
         (wants_write || hold == "write").then(|| AccessError::HeldByThisThread { object, hold }.into())
     }
@@ -369,36 +369,6 @@ impl<T: Value> Set<T> {
             Some(error) => Pending::ready(Err(error)),
             None => self.0.plain(object, Wish::Request(RequestKind::Flush { to })),
         }
-    }
-
-    /// Several read copies, all or nothing. Missing ones are asked for all at once.
-    ///
-    /// # Errors
-    /// The first error; then nothing is held.
-    pub fn get_many(&self, objects: &[u64]) -> Result<Vec<ReadGuard<T>>, Error> {
-        let order = no_duplicates(objects)?;
-        let _on_their_way = self.prefetch(objects.iter().copied().filter(|object| !self.0.table.may_read(*object)));
-        let mut guards: Vec<Option<ReadGuard<T>>> = objects.iter().map(|_| None).collect();
-        for at in order {
-            guards[at] = Some(self.get(objects[at]).wait()?);
-        }
-        Ok(guards.into_iter().flatten().collect())
-    }
-
-    /// Several objects to change, all or nothing, taken in one order by everybody so that two of
-    /// these cannot wait for each other.
-    ///
-    /// # Errors
-    /// The first error; then nothing is held.
-    pub fn grab_many(&self, objects: &[u64]) -> Result<Vec<WriteGuard<T>>, Error> {
-        let order = no_duplicates(objects)?;
-        // All are on their way at once, held by nobody; they are taken one after the other.
-        let _on_their_way: Vec<_> = objects.iter().map(|object| self.acquire(*object)).collect();
-        let mut guards: Vec<Option<WriteGuard<T>>> = objects.iter().map(|_| None).collect();
-        for at in order {
-            guards[at] = Some(self.grab(objects[at]).wait()?);
-        }
-        Ok(guards.into_iter().flatten().collect())
     }
 
     /// A handle to one object: the shortest way to it, without a map.

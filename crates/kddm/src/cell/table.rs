@@ -283,6 +283,12 @@ impl<T: Value> Table<T> {
         cell.is_some_and(|cell| cell.word.load().allows_read() && is(cell, id))
     }
 
+    /// Whether [`Self::try_write`] would succeed now, but for readers in slots.
+    pub fn may_write(&self, id: u64) -> bool {
+        let cell = self.find_cell(id).and_then(|cell| self.arena.cell(cell));
+        cell.is_some_and(|cell| cell.word.load().allows_write() && is(cell, id))
+    }
+
     /// "read" or "write" if a hold of the object was taken by this thread and has not ended. Holds
     /// beyond the first 16 of a thread are not known; one that was passed on to another thread is.
     pub fn held_by_this_thread(&self, id: u64) -> Option<&'static str> {

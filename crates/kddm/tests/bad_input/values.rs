@@ -208,9 +208,9 @@ fn ids_at_the_ends_of_their_range_are_objects_like_others() {
         guard.put().wait().expect("it fits");
         assert_eq!(*sets[1].get(object).wait().expect("a copy"), object);
     }
-    let error = sets[1].grab_many(&[1, 0, 1]).expect_err("one is named twice");
+    let error = sets[1].grab_many(&[1, 0, 1]).wait().expect_err("one is named twice");
     assert!(matches!(error, Error::Access(AccessError::NamedTwice { object: 1 })), "{error:?}");
-    let guards = sets[1].grab_many(&[u64::MAX, 0]).expect("nothing is held after the error");
+    let guards = sets[1].grab_many(&[u64::MAX, 0]).wait().expect("nothing is held after the error");
     assert_eq!(guards.iter().map(|guard| **guard).collect::<Vec<_>>(), [u64::MAX, 0]);
 }
 
