@@ -15,7 +15,7 @@ use crate::value::{EncodeError, Value};
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
-/// # let set: kddm::Set<String> = nodes[0].set("guards").open()?;
+/// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
 /// let text = set.get(1).wait()?;
 /// assert!(text.is_empty());
 /// # Ok::<(), kddm::Error>(())
@@ -66,7 +66,7 @@ impl<T: Value + fmt::Debug> fmt::Debug for ReadGuard<T> {
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
-/// # let set: kddm::Set<String> = nodes[0].set("guards").open()?;
+/// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
 /// let mut text = set.grab(1).wait()?;
 /// text.push_str("kept");
 /// text.put().wait()?;

@@ -102,7 +102,7 @@ impl Node {
     /// ```
     /// let nodes = kddm::Node::local_cluster(2)?;
     /// assert!(nodes[1].sets()?.is_empty());
-    /// let _words: kddm::Set<String> = nodes[0].set("book/words").open()?;
+    /// let _words: kddm::Set<String> = nodes[0].set("book/words").open().wait()?;
     /// assert_eq!(nodes[1].sets()?[0].name, "book/words");
     /// assert_eq!(nodes[1].set_info("book/words")?.codec, "postcard");
     /// # Ok::<(), kddm::Error>(())
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn who_holds_is_seen_until_he_puts() {
         let nodes = Node::local_cluster(1).expect("a node");
-        let set: Set<String> = nodes[0].set("held").open().expect("a set");
+        let set: Set<String> = nodes[0].set("held").open().wait().expect("a set");
         let guard = set.grab(7).wait().expect("granted");
         let held = nodes[0].holdings(10);
         assert!(held.is_complete);
@@ -211,7 +211,7 @@ mod tests {
     fn many_sets_are_listed_and_destroyed_ones_are_not() {
         let nodes = Node::local_cluster(2).expect("nodes");
         for number in 0..150 {
-            let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().expect("a set");
+            let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().wait().expect("a set");
         }
         nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).expect("destroyed");
         let names: Vec<String> = nodes[0].sets().expect("listed").into_iter().map(|set| set.name).collect();

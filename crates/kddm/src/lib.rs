@@ -7,12 +7,12 @@
 //! ```
 //! let nodes = kddm::Node::local_cluster(2)?; // or Node::join(Config::new().contact(..))
 //!
-//! let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+//! let notes: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
 //! let mut note = notes.grab(7).wait()?; // the only copy in the cluster is here now
 //! note.push_str("hello"); //               an ordinary &mut String
 //! note.put().wait()?; //                   others may have it
 //!
-//! let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+//! let elsewhere: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
 //! let note = elsewhere.get(7).wait()?; //  a read copy: keeps writers out until dropped
 //! assert_eq!(*note, "hello");
 //! # Ok::<(), kddm::Error>(())
@@ -20,6 +20,7 @@
 
 #[doc(hidden)]
 pub mod cell;
+mod chain;
 pub mod error;
 mod guard;
 mod inspect;
@@ -29,6 +30,7 @@ mod object_ref;
 mod operation;
 mod options;
 mod pending;
+mod promise;
 pub mod rpc;
 mod runtime;
 mod set;

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use kddm_core::id::SetId;
 
-use crate::error::Error;
+use crate::error::{Error, MembershipError};
 use crate::notifier::{Chain, MemberEvent, Notifier, Priority, Wanted, refused};
 use crate::operation::Make;
 use crate::options::Config;
+use crate::pending::Pending;
+use crate::promise::promise;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
 use crate::runtime::told::{SetHere, register};
@@ -42,12 +44,12 @@ pub struct MemberInfo {
 ///
 /// ```
 /// let nodes = kddm::Node::local_cluster(2)?; // two nodes in this process, no ports
-/// let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+/// let notes: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
 /// let mut note = notes.grab(7).wait()?; // this node now holds the only copy in the cluster
 /// note.push_str("hello"); // an ordinary &mut String
 /// note.put().wait()?; // others may have it now
 ///
-/// let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+/// let elsewhere: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
 /// assert_eq!(*elsewhere.get(7).wait()?, "hello");
 /// # Ok::<(), kddm::Error>(())
 /// ```
@@ -64,13 +66,26 @@ impl Drop for Owner {
 }
 
 impl Node {
-    /// Joins the cluster of the first contact that answers, or begins one if none is given. Returns
-    /// when this node is a full member. Blocks.
+    /// Joins the cluster of the first contact that answers, or begins one if none is given. The answer
+    /// comes when this node is a full member. If it is dropped before that, the node leaves again.
+    ///
+    /// ```
+    /// let first = kddm::Node::join(kddm::Config::new()).wait()?; // it begins a cluster
+    /// let contact = kddm::Config::new().contact(first.address().clone());
+    /// let second = kddm::Node::join(contact).wait()?; // or `.await`, on any executor
+    /// assert_eq!(second.members().len(), 2);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `NoContact`, `Refused` with the cluster's reason, `JoinTimedOut`, `Listen`.
-    pub fn join(config: Config) -> Result<Node, Error> {
-        crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))))
+    pub fn join(config: Config) -> Pending<Node> {
+        let join = || crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))));
+        let late = |limit: Duration| {
+            let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+            MembershipError::JoinTimedOut { limit_ms, reason: "the join was still under way".into() }.into()
+        };
+        promise("kddm-join", join, late)
     }
 
     /// `count` nodes in this process, connected without ports: for documents and tests.
@@ -87,7 +102,7 @@ impl Node {
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
-            nodes.push(Node::join(config)?);
+            nodes.push(Node::join(config).wait()?);
         }
         Ok(nodes)
     }
@@ -164,10 +179,10 @@ impl Node {
     ///
     /// ```
     /// let nodes = kddm::Node::local_cluster(2)?;
-    /// let notes: kddm::Set<String> = nodes[1].set("notes").open()?;
+    /// let notes: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
     /// notes.grab(7).wait()?.put().wait()?;
     /// nodes[1].stop_sharing(std::time::Duration::from_secs(10))?;
-    /// let here: kddm::Set<String> = nodes[0].set("notes").open()?;
+    /// let here: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
     /// assert!(here.get_existing(7).wait().is_ok());
     /// # Ok::<(), kddm::Error>(())
     /// ```

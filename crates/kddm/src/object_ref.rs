@@ -11,7 +11,7 @@ use crate::value::{Pod, PodValue, Value};
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
 /// use kddm::Pod;
-/// let points: kddm::Set<Pod<[u64; 2]>> = nodes[0].set("points").open()?;
+/// let points: kddm::Set<Pod<[u64; 2]>> = nodes[0].set("points").open().wait()?;
 /// let point = points.object(7);
 /// point.grab().wait()?.put().wait()?;
 /// assert_eq!(point.read().wait()?, [0, 0]);

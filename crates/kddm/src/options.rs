@@ -181,7 +181,7 @@ impl Config {
     /// let config = Config::new().notifier(Chain::Possible, Priority::APPLICATION, "greet", move |event| {
     ///     let _nobody_listens = sender.send(event.node);
     /// });
-    /// let node = Node::join(config)?; // returns when all its notifiers have heard of it
+    /// let node = Node::join(config).wait()?; // returns when all its notifiers have heard of it
     /// assert_eq!(receiver.try_recv(), Ok(node.id()));
     /// # Ok::<(), kddm::Error>(())
     /// ```

@@ -89,7 +89,7 @@ struct Waiting<P> {
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;
-/// # let set: kddm::Set<u64> = nodes[0].set("pending").open()?;
+/// # let set: kddm::Set<u64> = nodes[0].set("pending").open().wait()?;
 /// let first = set.grab(1); // both requests are on their way
 /// let second = set.grab(2);
 /// first.wait()?.put().wait()?;

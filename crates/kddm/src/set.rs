@@ -148,8 +148,8 @@ impl<T: Value> Shared<T> {
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;
-/// let here: kddm::Set<u64> = nodes[0].set("counters").open()?;
-/// let there: kddm::Set<u64> = nodes[1].set("counters").open()?;
+/// let here: kddm::Set<u64> = nodes[0].set("counters").open().wait()?;
+/// let there: kddm::Set<u64> = nodes[1].set("counters").open().wait()?;
 /// here.update(1, |count| { *count += 1; Ok(()) }).wait()?;
 /// assert_eq!(*there.get(1).wait()?, 1);
 /// # Ok::<(), kddm::Error>(())

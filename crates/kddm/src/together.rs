@@ -31,8 +31,8 @@ const GET: Wish = Wish::Request(RequestKind::Get { existing: false });
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;
-/// let accounts: kddm::Set<i64> = nodes[0].set("accounts").open()?;
-/// let fees: kddm::Set<u8> = nodes[0].set("fees").open()?;
+/// let accounts: kddm::Set<i64> = nodes[0].set("accounts").open().wait()?;
+/// let fees: kddm::Set<u8> = nodes[0].set("fees").open().wait()?;
 /// let wanted = (accounts.to_grab(1), accounts.to_grab(2), fees.to_get(0));
 /// let (mut from, mut to, fee) = kddm::together(wanted).wait()?;
 /// *from -= 100 + i64::from(*fee);
@@ -77,7 +77,7 @@ impl<T: Value> Set<T> {
     ///
     /// ```
     /// # let nodes = kddm::Node::local_cluster(1)?;
-    /// # let set: kddm::Set<u64> = nodes[0].set("many").open()?;
+    /// # let set: kddm::Set<u64> = nodes[0].set("many").open().wait()?;
     /// for mut guard in set.grab_many(&[3, 1, 2]).wait()? {
     ///     *guard += 1;
     ///     guard.put().wait()?;

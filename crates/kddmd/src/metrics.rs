@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn every_sample_has_its_family_and_a_number() {
         let node = kddm::Node::local_cluster(1).expect("a node").remove(0);
-        let set: kddm::Set<String> = node.set("counted").open().expect("a set");
+        let set: kddm::Set<String> = node.set("counted").open().wait().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
         let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
         let families: Vec<&str> =

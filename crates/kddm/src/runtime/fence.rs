@@ -66,8 +66,8 @@ mod tests {
     #[test]
     fn a_fenced_node_uses_nothing_that_it_holds() {
         let nodes = Node::local_cluster(2).expect("two nodes");
-        let here: Set<Pod<u64>> = nodes[0].set("fenced").open().expect("the set opens");
-        let there: Set<Pod<u64>> = nodes[1].set("fenced").open().expect("the set opens");
+        let here: Set<Pod<u64>> = nodes[0].set("fenced").open().wait().expect("the set opens");
+        let there: Set<Pod<u64>> = nodes[1].set("fenced").open().wait().expect("the set opens");
         for object in 1..=3 {
             drop(here.grab(object).wait_for(LIMIT).expect("nobody else has it"));
         }

@@ -272,7 +272,7 @@ impl Hand {
         self.limit = limit_ms.map(Duration::from_millis);
         match op {
             Op::Open { placed_by, existing, wait_limit_ms } => self.open(name, placed_by, existing, wait_limit_ms),
-            Op::OpenAsText => self.shared.node.set::<String>(&name).open().map(|_| Reply::Done),
+            Op::OpenAsText => self.shared.node.set::<String>(&name).open().wait().map(|_| Reply::Done),
             Op::Get { object, existing: false } => {
                 let guard = Guard::Read(self.wait(self.set(&name).get(object))?);
                 Ok(self.keep(name, object, guard))
@@ -363,7 +363,7 @@ impl Hand {
         if let Some(limit_ms) = wait_limit_ms {
             builder = builder.wait_limit(Duration::from_millis(limit_ms));
         }
-        let set = if existing { builder.open_existing()? } else { builder.open()? };
+        let set = if existing { builder.open_existing().wait()? } else { builder.open().wait()? };
         self.shared.sets.lock().expect("no panic under this lock").insert(name, set);
         Ok(Reply::Done)
     }

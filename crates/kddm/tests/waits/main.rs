@@ -1,6 +1,7 @@
 //! How waits begin and end: by tasks and by threads, and what they leave behind.
 
 mod ends;
+mod tasks;
 mod together;
 mod wakers;
 
@@ -14,6 +15,6 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 /// Two nodes and their handles to one set.
 pub fn two(name: &str) -> (Vec<Node>, [Set<u64>; 2]) {
     let nodes = Node::local_cluster(2).expect("two nodes");
-    let sets = [0, 1].map(|at: usize| nodes[at].set(name).open().expect("the set opens"));
+    let sets = [0, 1].map(|at: usize| nodes[at].set(name).open().wait().expect("the set opens"));
     (nodes, sets)
 }

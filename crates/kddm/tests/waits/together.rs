@@ -21,8 +21,8 @@ fn callers_of_overlapping_lists_on_all_nodes_never_wait_for_each_other() {
         for number in 0..6u64 {
             let node = &nodes[(number % 3) as usize];
             threads.spawn(move || {
-                let accounts: Set<i64> = node.set("accounts").open().expect("the set opens");
-                let counts: Set<u64> = node.set("counts").open().expect("the set opens");
+                let accounts: Set<i64> = node.set("accounts").open().wait().expect("the set opens");
+                let counts: Set<u64> = node.set("counts").open().wait().expect("the set opens");
                 for round in 0..ROUNDS {
                     let (from, to) = ((number + round) % 4, (number * 3 + round * 2 + 1) % 4);
                     if from == to {
@@ -45,7 +45,7 @@ fn callers_of_overlapping_lists_on_all_nodes_never_wait_for_each_other() {
     });
     let moved = |number: u64| (0..ROUNDS).filter(move |round| (number + round) % 4 != (number * 3 + round * 2 + 1) % 4);
     let wanted: u64 = (0..6).map(|number| moved(number).count() as u64).sum();
-    let counts: Set<u64> = nodes[2].set("counts").open().expect("the set opens");
+    let counts: Set<u64> = nodes[2].set("counts").open().wait().expect("the set opens");
     let all = counts.get_many(&[0, 1, 2, 3]).wait_for(LIMIT).expect("nobody is left");
     assert_eq!(all.iter().map(|count| **count).sum::<u64>(), wanted);
 }

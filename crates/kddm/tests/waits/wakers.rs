@@ -102,7 +102,7 @@ fn a_finished_wait_leaves_no_waker_behind() {
 fn a_future_that_has_moved_to_another_task_ends_at_its_limit() {
     let (nodes, [here, _]) = two("moves");
     let limit = Duration::from_millis(100);
-    let there: Set<u64> = nodes[1].set("moves").wait_limit(limit).open().expect("the set opens");
+    let there: Set<u64> = nodes[1].set("moves").wait_limit(limit).open().wait().expect("the set opens");
     let _held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
     let ((former, _), (latter, woken)) = (says(), says());
     let mut pending = there.grab(1);
