@@ -23,6 +23,7 @@ pub mod cell;
 mod chain;
 pub mod error;
 mod guard;
+mod holder;
 mod inspect;
 mod node;
 mod notifier;
@@ -42,6 +43,7 @@ pub mod value;
 
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
+pub use holder::{By, Holder};
 pub use inspect::{Holding, Holdings, SetInfo, SetUsage};
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Hold, ReadHold};
+use crate::cell::{Hold, Notes, ReadHold};
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
+use crate::holder::Holder;
 use crate::pending::Operation;
 use crate::runtime::local::Wish;
 use crate::runtime::told::SetHere;
@@ -84,17 +85,29 @@ pub(crate) struct Asked<T: Value> {
     request: Request,
     shared: Arc<Shared<T>>,
     make: Option<Make<T>>,
+    /// Who will hold it, where that is not the thread that takes it.
+    by: Option<Holder>,
 }
 
 impl<T: Value> Asked<T> {
     /// Sends the request on its way.
-    pub fn new(shared: &Arc<Shared<T>>, object: u64, wish: Wish, make: Option<Make<T>>) -> Asked<T> {
+    pub fn new(
+        shared: &Arc<Shared<T>>,
+        object: u64,
+        wish: Wish,
+        make: Option<Make<T>>,
+        by: Option<Holder>,
+    ) -> Asked<T> {
         let request = Request::new(shared.here.clone(), object, wish, shared.wait_limit);
-        Asked { request, shared: Arc::clone(shared), make }
+        Asked { request, shared: Arc::clone(shared), make, by }
+    }
+
+    fn notes(&self) -> Option<&Notes> {
+        self.by.as_ref().map(Holder::notes)
     }
 
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {
-        self.shared.table.adopt_read(hold).map_err(|error| self.undecodable(error))
+        self.shared.table.adopt_read_by(hold, self.notes()).map_err(|error| self.undecodable(error))
     }
 
     /// The lease may have ended since the hold was handed over.
@@ -103,7 +116,7 @@ impl<T: Value> Asked<T> {
     }
 
     fn write_guard(&self, hold: Hold) -> Result<WriteGuard<T>, Error> {
-        let hold = self.shared.table.adopt_write(hold).map_err(|error| self.undecodable(error))?;
+        let hold = self.shared.table.adopt_write_by(hold, self.notes()).map_err(|error| self.undecodable(error))?;
         self.shared.guard(hold, self.request.object, self.request.wish, self.make.as_ref())
     }
 
@@ -131,7 +144,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.try_read(object) {
+        match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
             Ok(hold) => Some(self.0.read_guard(hold)),
             Err(_) => {
                 self.0.request.ask_again();
@@ -163,8 +176,8 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
             Outcome::Read(_) | Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        let Asked { request, shared, make } = &self.0;
-        match shared.try_write(request.object) {
+        let Asked { request, shared, make, by } = &self.0;
+        match shared.try_write_by(request.object, by.as_ref()) {
             Ok(hold) => Some(shared.guard(hold, request.object, request.wish, make.as_ref())),
             Err(_) => {
                 self.0.request.ask_again();

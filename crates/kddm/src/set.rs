@@ -9,6 +9,7 @@ use kddm_core::message::RequestKind;
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard, check_size};
+use crate::holder::Holder;
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
 use crate::pending::{Late, Pending};
@@ -137,10 +138,42 @@ impl<T: Value> Shared<T> {
         Pending::asked(Plain(Request::new(self.here.clone(), object, wish, self.wait_limit)))
     }
 
-    /// A conflict of this thread with itself would only end at the limit: it is an error instead.
-    pub fn conflict(&self, object: u64, wants_write: bool) -> Option<Error> {
-        let hold = self.table.held_by_this_thread(object)?;
-        (wants_write || hold == "write").then(|| AccessError::HeldByThisThread { object, hold }.into())
+    /// A conflict of this thread, or of a holder, with itself would only end at the limit: it is an
+    /// error instead.
+    pub fn conflict(&self, object: u64, wants_write: bool, by: Option<&Holder>) -> Option<Error> {
+        let hold = self.table.held_by(object, by.map(Holder::notes))?;
+        let error = match by {
+            None => AccessError::HeldByThisThread { object, hold },
+            Some(holder) => AccessError::HeldByThisHolder { holder: holder.name().into(), object, hold },
+        };
+        (wants_write || hold == "write").then(|| error.into())
+    }
+
+    /// As [`Self::try_read`], by a holder if there is one.
+    pub fn try_read_by(&self, object: u64, by: Option<&Holder>) -> Result<ReadHold<T>, Slow> {
+        match by {
+            None => self.try_read(object),
+            Some(holder) => self.table.try_read_by(object, holder.notes()).map_err(|slow| self.told(slow)),
+        }
+    }
+
+    /// As [`Self::try_write`], by a holder if there is one.
+    pub fn try_write_by(&self, object: u64, by: Option<&Holder>) -> Result<WriteHold<T>, Slow> {
+        match by {
+            None => self.try_write(object),
+            Some(holder) => self.table.try_write_by(object, holder.notes()).map_err(|slow| self.told(slow)),
+        }
+    }
+}
+
+/// Changes what has been grabbed, and puts it.
+pub(crate) fn publishing<T: Value, R>(
+    change: impl FnOnce(&mut T) -> Result<R, Error>,
+) -> impl FnOnce(WriteGuard<T>) -> Result<R, Error> {
+    move |mut guard| {
+        let result = change(&mut guard)?;
+        guard.put().wait()?;
+        Ok(result)
     }
 }
 
@@ -195,7 +228,7 @@ impl<T: Value> Set<T> {
     #[cold]
     fn get_slowly(&self, object: u64, existing: bool) -> Late<ReadGuard<T>> {
         let asked = Get(self.asked(object, Wish::Request(RequestKind::Get { existing })));
-        Late::asked_unless(self.0.conflict(object, false), asked)
+        Late::asked_unless(self.0.conflict(object, false, None), asked)
     }
 
     #[inline(always)]
@@ -204,7 +237,7 @@ impl<T: Value> Set<T> {
     }
 
     fn asked(&self, object: u64, wish: Wish) -> Asked<T> {
-        Asked::new(&self.0, object, wish, None)
+        Asked::new(&self.0, object, wish, None, None)
     }
 
     /// The only copy in the cluster, to change; all others are gone when this is granted.
@@ -251,7 +284,7 @@ impl<T: Value> Set<T> {
         if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() {
             return Late::failed(AccessError::Busy);
         }
-        Late::asked_unless(self.0.conflict(object, true), Grab(Asked::new(&self.0, object, wish, make)))
+        Late::asked_unless(self.0.conflict(object, true, None), Grab(Asked::new(&self.0, object, wish, make, None)))
     }
 
     /// `get` after a handle found no hit.
@@ -303,10 +336,13 @@ impl<T: Value> Set<T> {
     pub fn snapshot(&self, object: u64) -> Pending<Arc<T>> {
         match self.try_read(object) {
             Ok(guard) => Pending::hit(guard.snapshot()),
-            Err(_) => Pending::asked(Then {
-                operation: Get(self.asked(object, Wish::Request(RequestKind::Get { existing: false }))),
-                then: Some(|guard: ReadGuard<T>| Ok(guard.snapshot())),
-            }),
+            Err(_) => {
+                let asked = Then {
+                    operation: Get(self.asked(object, Wish::Request(RequestKind::Get { existing: false }))),
+                    then: Some(|guard: ReadGuard<T>| Ok(guard.snapshot())),
+                };
+                Pending::late(Late::asked_unless(self.0.conflict(object, false, None), asked))
+            }
         }
     }
 
@@ -316,16 +352,12 @@ impl<T: Value> Set<T> {
         object: u64,
         change: impl FnOnce(&mut T) -> Result<R, Error> + Send + 'static,
     ) -> Pending<R> {
-        let then = move |mut guard: WriteGuard<T>| {
-            let result = change(&mut guard)?;
-            guard.put().wait()?;
-            Ok(result)
-        };
+        let then = publishing(change);
         match self.0.try_write(object) {
             Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
             Err(_) => {
                 let asked = Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) };
-                Pending::late(Late::asked_unless(self.0.conflict(object, true), asked))
+                Pending::late(Late::asked_unless(self.0.conflict(object, true, None), asked))
             }
         }
     }
@@ -352,7 +384,7 @@ impl<T: Value> Set<T> {
     /// # Errors
     /// `RemoveUnconfirmed` at the limit: the remove may still happen.
     pub fn remove(&self, object: u64) -> Pending<()> {
-        match self.0.conflict(object, true) {
+        match self.0.conflict(object, true, None) {
             Some(error) => Pending::ready(Err(error)),
             None => self.0.remove(object),
         }
@@ -365,7 +397,7 @@ impl<T: Value> Set<T> {
         if let Some(error) = self.0.here.runtime.not_to_be_reached(to) {
             return Pending::ready(Err(error));
         }
-        match self.0.conflict(object, true) {
+        match self.0.conflict(object, true, None) {
             Some(error) => Pending::ready(Err(error)),
             None => self.0.plain(object, Wish::Request(RequestKind::Flush { to })),
         }

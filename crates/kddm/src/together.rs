@@ -13,6 +13,7 @@ use kddm_core::message::RequestKind;
 
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard};
+use crate::holder::{By, Holder};
 use crate::operation::{Asked, Get, Grab};
 use crate::pending::{Late, Operation, Pending};
 use crate::runtime::local::Wish;
@@ -55,12 +56,12 @@ pub fn together<W: Wishes + 'static>(wishes: W) -> Pending<W::Guards> {
 impl<T: Value> Set<T> {
     /// A part of [`together`]: the object, to read.
     pub fn to_get(&self, object: u64) -> Wanted<ReadGuard<T>> {
-        Wanted(Box::new(Place { shared: Arc::clone(&self.0), object, stage: Stage::Wanted }))
+        wanted(&self.0, object, None)
     }
 
     /// A part of [`together`]: the object, to change.
     pub fn to_grab(&self, object: u64) -> Wanted<WriteGuard<T>> {
-        Wanted(Box::new(Place { shared: Arc::clone(&self.0), object, stage: Stage::Wanted }))
+        wanted(&self.0, object, None)
     }
 
     /// Several read copies, all or nothing, in the order in which they are named. Missing ones are
@@ -92,9 +93,27 @@ impl<T: Value> Set<T> {
     }
 }
 
+impl<T: Value> By<T> {
+    /// As [`Set::to_get`].
+    pub fn to_get(&self, object: u64) -> Wanted<ReadGuard<T>> {
+        let (shared, holder) = self.parts();
+        wanted(shared, object, Some(holder.clone()))
+    }
+
+    /// As [`Set::to_grab`].
+    pub fn to_grab(&self, object: u64) -> Wanted<WriteGuard<T>> {
+        let (shared, holder) = self.parts();
+        wanted(shared, object, Some(holder.clone()))
+    }
+}
+
 /// One object that is wanted together with others, see [`together`].
 #[must_use = "it is asked for by `kddm::together`"]
 pub struct Wanted<G>(Box<dyn One<G>>);
+
+fn wanted<G: Guard>(shared: &Arc<Shared<G::Value>>, object: u64, by: Option<Holder>) -> Wanted<G> {
+    Wanted(Box::new(Place { shared: Arc::clone(shared), object, by, stage: Stage::<G>::Wanted }))
+}
 
 /// What can be wanted together. Implemented for what is listed at [`together`].
 #[diagnostic::on_unimplemented(
@@ -130,7 +149,7 @@ trait Drive: Send {
     /// Its place in the order in which all are taken.
     fn place(&self) -> (u64, u64, u64);
     fn limit(&self) -> Duration;
-    /// What this thread holds of it already.
+    /// What this thread, or its holder, holds of it already.
     fn conflict(&self) -> Option<Error>;
     /// Whether it could be had at once.
     fn is_near(&self) -> bool;
@@ -155,13 +174,14 @@ trait Guard: Send + Sized + 'static {
     type Operation: Operation<Self>;
     const NEEDS_WRITE: bool;
     fn may_be_taken(shared: &Shared<Self::Value>, object: u64) -> bool;
-    fn try_take(shared: &Shared<Self::Value>, object: u64) -> Option<Result<Self, Error>>;
-    fn ask(shared: &Arc<Shared<Self::Value>>, object: u64) -> Self::Operation;
+    fn try_take(shared: &Shared<Self::Value>, object: u64, by: Option<&Holder>) -> Option<Result<Self, Error>>;
+    fn ask(shared: &Arc<Shared<Self::Value>>, object: u64, by: Option<Holder>) -> Self::Operation;
 }
 
 struct Place<G: Guard> {
     shared: Arc<Shared<G::Value>>,
     object: u64,
+    by: Option<Holder>,
     stage: Stage<G>,
 }
 
@@ -181,13 +201,13 @@ impl<T: Value> Guard for ReadGuard<T> {
         shared.table.may_read(object)
     }
 
-    fn try_take(shared: &Shared<T>, object: u64) -> Option<Result<Self, Error>> {
-        let hold = shared.try_read(object).ok()?;
+    fn try_take(shared: &Shared<T>, object: u64, by: Option<&Holder>) -> Option<Result<Self, Error>> {
+        let hold = shared.try_read_by(object, by).ok()?;
         Some(shared.read_guard(hold).map_err(|_| AccessError::Fenced.into()))
     }
 
-    fn ask(shared: &Arc<Shared<T>>, object: u64) -> Get<T> {
-        Get(Asked::new(shared, object, GET, None))
+    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>) -> Get<T> {
+        Get(Asked::new(shared, object, GET, None, by))
     }
 }
 
@@ -200,13 +220,13 @@ impl<T: Value> Guard for WriteGuard<T> {
         shared.table.may_write(object)
     }
 
-    fn try_take(shared: &Shared<T>, object: u64) -> Option<Result<Self, Error>> {
-        let hold = shared.try_write(object).ok()?;
+    fn try_take(shared: &Shared<T>, object: u64, by: Option<&Holder>) -> Option<Result<Self, Error>> {
+        let hold = shared.try_write_by(object, by).ok()?;
         Some(shared.guard(hold, object, GRAB, None))
     }
 
-    fn ask(shared: &Arc<Shared<T>>, object: u64) -> Grab<T> {
-        Grab(Asked::new(shared, object, GRAB, None))
+    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>) -> Grab<T> {
+        Grab(Asked::new(shared, object, GRAB, None, by))
     }
 }
 
@@ -221,7 +241,7 @@ impl<G: Guard> Drive for Place<G> {
     }
 
     fn conflict(&self) -> Option<Error> {
-        self.shared.conflict(self.object, G::NEEDS_WRITE)
+        self.shared.conflict(self.object, G::NEEDS_WRITE, self.by.as_ref())
     }
 
     fn is_near(&self) -> bool {
@@ -234,18 +254,18 @@ impl<G: Guard> Drive for Place<G> {
 
     fn ask(&mut self) {
         if !self.is_near() {
-            self.stage = Stage::Asked(G::ask(&self.shared, self.object));
+            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone()));
         }
     }
 
     fn take(&mut self) -> Option<Result<(), Error>> {
         if matches!(self.stage, Stage::Wanted)
-            && let Some(taken) = G::try_take(&self.shared, self.object)
+            && let Some(taken) = G::try_take(&self.shared, self.object, self.by.as_ref())
         {
             return Some(taken.map(|guard| self.stage = Stage::Held(guard)));
         }
         if matches!(self.stage, Stage::Wanted) {
-            self.stage = Stage::Asked(G::ask(&self.shared, self.object));
+            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone()));
         }
         let Stage::Asked(operation) = &mut self.stage else { return Some(Ok(())) };
         operation.claim();

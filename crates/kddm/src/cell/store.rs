@@ -269,7 +269,7 @@ impl<T: Value> Store for Table<T> {
         if !has_value(cell) || !cell.word.take_reader() {
             return None;
         }
-        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No);
+        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody);
         self.decode_at_first_use(cell);
         Some(hold)
     }
@@ -281,7 +281,7 @@ impl<T: Value> Store for Table<T> {
             // Withdrawn: the driver is who must be told.
             Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
             Ok(()) => {
-                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::No);
+                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::Nobody);
                 self.decode_at_first_use(cell);
                 Some(hold)
             }
@@ -434,7 +434,7 @@ impl<T: Value> Table<T> {
         if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
             return None;
         }
-        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No)))
+        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody)))
     }
 
     /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
