@@ -41,6 +41,7 @@ mod together;
 pub mod transport;
 pub mod value;
 
+pub use cell::HeldBy;
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
 pub use holder::{By, Holder};

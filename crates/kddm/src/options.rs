@@ -56,6 +56,10 @@ pub const DEFAULT_SESSION: u16 = 4711;
 /// Default limit of a wait: long enough for a busy object, short enough to be noticed.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
+/// Default of how long a hold may be in somebody's way before it is reported: long for a program, short
+/// for a person.
+pub const DEFAULT_HOLD_LIMIT: Duration = Duration::from_secs(1);
+
 /// Default limit of a drain: some ten million small objects.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 

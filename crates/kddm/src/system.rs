@@ -103,11 +103,12 @@ pub struct SetBuilder<T: Value> {
     first_touch: Option<Make<T>>,
     placed_by: Option<PlacedBy>,
     wait_limit: Option<Duration>,
+    hold_limit: Option<Duration>,
 }
 
 impl<T: Value> SetBuilder<T> {
     pub(crate) fn new(node: Node, name: &str) -> SetBuilder<T> {
-        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None }
+        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None, hold_limit: None }
     }
 
     /// How an object gets its first value, where `T::default()` is not it.
@@ -125,6 +126,15 @@ impl<T: Value> SetBuilder<T> {
     /// The limit of every wait on this handle that has none of its own.
     pub fn wait_limit(mut self, limit: Duration) -> SetBuilder<T> {
         self.wait_limit = Some(limit);
+        self
+    }
+
+    /// How long a hold may be in somebody's way, here, before it is warned about, counted
+    /// ([`Statistics::overdue_holds`](crate::Statistics::overdue_holds)) and marked among the holders
+    /// ([`Node::holdings`]). The hold goes on: a stop or a destroy ends it, nothing else. 1 s by default;
+    /// the last handle that names one decides for this node.
+    pub fn hold_limit(mut self, limit: Duration) -> SetBuilder<T> {
+        self.hold_limit = Some(limit);
         self
     }
 
@@ -207,7 +217,11 @@ impl<T: Value> SetBuilder<T> {
         };
         self.compare(&description)?;
         let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-        self.node.attach(SetId(description.set), self.name, first_touch, limit)
+        let set = self.node.attach(SetId(description.set), self.name, first_touch, limit)?;
+        if let Some(limit) = self.hold_limit {
+            self.node.runtime().set_hold_limit(SetId(description.set), limit);
+        }
+        Ok(set)
     }
 
     async fn create(&self) -> Result<Description, Error> {

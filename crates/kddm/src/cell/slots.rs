@@ -85,8 +85,10 @@ mod registry {
     use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
     use std::sync::{Arc, OnceLock};
 
+    use parking_lot::Mutex;
+
     use super::super::changed::Scratch;
-    use super::super::notes::Notes;
+    use super::super::notes::{self, Notes};
     use super::{SLOTS_PER_THREAD, Slot, Use};
 
     /// The slots of one thread. Never freed: a guard may outlive the thread that made it.
@@ -97,6 +99,8 @@ mod registry {
         /// A buffer that this thread used last. Only the owning thread takes it or puts one here, so
         /// that no exchange is needed; the next owner comes after it by `owned`.
         spare: AtomicPtr<Scratch>,
+        /// Which thread: for whoever asks who is in the way.
+        owner: Mutex<Arc<str>>,
         next: OnceLock<&'static Block>,
     }
 
@@ -138,6 +142,7 @@ mod registry {
         // A thread that is ending gets none: nobody would give it back.
         AT_EXIT.try_with(|_| ()).ok()?;
         let block = blocks().find(|block| block.claim()).unwrap_or_else(append);
+        *block.owner.lock() = this_thread();
         MINE.set(Some(block));
         Some(block)
     }
@@ -147,6 +152,7 @@ mod registry {
             slots: std::array::from_fn(|_| Slot::free()),
             owned: AtomicBool::new(true),
             spare: AtomicPtr::new(null_mut()),
+            owner: Mutex::new("".into()),
             next: OnceLock::new(),
         }));
         let mut end = &FIRST;
@@ -234,6 +240,18 @@ mod registry {
         MORE.try_with(|notes| notes.use_of(address)).ok().flatten().or(in_block)
     }
 
+    /// Who holds that cell, as far as there are notes: by which thread or holder it was taken.
+    pub fn holders(address: usize) -> Vec<(Arc<str>, Use)> {
+        let mut found = Vec::new();
+        for block in blocks() {
+            for by in block.slots.iter().filter_map(|slot| slot.use_of(address)) {
+                found.push((Arc::clone(&block.owner.lock()), by));
+            }
+        }
+        notes::holders(address, &mut found);
+        found
+    }
+
     /// Whether a slot mentions an address of which `inside` says yes.
     pub fn any_mentions(inside: impl Fn(usize) -> bool) -> bool {
         blocks().any(|block| block.slots.iter().any(|slot| inside(slot.content().0)))
@@ -244,12 +262,17 @@ mod registry {
 #[cfg(loom)]
 mod registry {
     use std::ptr::NonNull;
+    use std::sync::Arc;
 
     use super::super::changed::Scratch;
     use super::{Slot, Use};
 
     pub fn free_note() -> Option<&'static Slot> {
         None
+    }
+
+    pub fn holders(_address: usize) -> Vec<(Arc<str>, Use)> {
+        Vec::new()
     }
 
     pub fn take_spare() -> Option<NonNull<Scratch>> {
@@ -277,4 +300,4 @@ mod registry {
     }
 }
 
-pub(super) use registry::{any_mentions, any_reads, free_note, free_slot, keep_spare, own_use, take_spare};
+pub(super) use registry::{any_mentions, any_reads, free_note, free_slot, holders, keep_spare, own_use, take_spare};

@@ -11,7 +11,8 @@ use super::CellNumber;
 use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::{Hold, Note};
-use super::slots::Use;
+use super::shared::SharedBytes;
+use super::slots::{Use, holders};
 use super::sync::Ordering;
 use super::table::{Table, swept};
 use super::word::{BIASED, Forced, LIVE, READY, REVOKE, Refusal, Taken, WAITERS, WRITE, WRITER};
@@ -53,28 +54,13 @@ pub enum InstallError {
     Held,
 }
 
-/// Bytes that do not change while they are kept.
-pub struct SharedBytes(Box<dyn AsRef<[u8]> + Send + Sync>);
-
-impl AsRef<[u8]> for SharedBytes {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
-    }
-}
-
-impl From<Vec<u8>> for SharedBytes {
-    fn from(bytes: Vec<u8>) -> SharedBytes {
-        SharedBytes(Box::new(bytes))
-    }
-}
-
-/// A value that lies in memory as it is encoded.
-struct AsEncoded<T>(Arc<T>);
-
-impl<T: Value> AsRef<[u8]> for AsEncoded<T> {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_encoded().unwrap_or_default()
-    }
+/// Who holds an object, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBy {
+    /// The thread, or the holder, that took the hold.
+    pub who: Arc<str>,
+    /// Whether it is the write hold.
+    pub is_write: bool,
 }
 
 /// What the driver does with the objects of a set, whatever their type.
@@ -106,6 +92,10 @@ pub trait Store: Any + Send + Sync {
 
     /// Whether somebody holds the object.
     fn is_held(&self, cell: CellNumber) -> bool;
+
+    /// Who holds the object, as far as it has been noted: nobody for a hold that the driver has taken
+    /// and that nobody has made his own yet.
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy>;
 
     /// Local threads may use the object up to `access`. It only raises.
     fn grant(&self, cell: CellNumber, access: Access);
@@ -229,6 +219,11 @@ impl<T: Value> Store for Table<T> {
             let seen = cell.word.load();
             seen.has(WRITER) || seen.has_counted_readers() || (seen.has(BIASED) && swept(cell))
         })
+    }
+
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy> {
+        let found = self.live(cell).map(|cell| holders(cell.address())).unwrap_or_default();
+        found.into_iter().map(|(who, by)| HeldBy { who, is_write: by == Use::Write }).collect()
     }
 
     fn grant(&self, cell: CellNumber, access: Access) {
@@ -357,7 +352,7 @@ impl<T: Value> Store for Table<T> {
         // Whoever writes later sees this count and leaves the value as it is.
         let value = unsafe { content::shared::<T>(NonNull::new(value.cast())?) };
         let is_large = value.as_encoded().is_some_and(|bytes| bytes.len() >= least_bytes);
-        is_large.then(|| SharedBytes(Box::new(AsEncoded(value))))
+        is_large.then(|| SharedBytes::of(value))
     }
 
     fn discard(&self, cell: CellNumber) -> bool {

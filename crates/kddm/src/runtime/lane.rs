@@ -16,6 +16,7 @@ use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
+use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signal;
 use crate::runtime::refusals::Refusals;
@@ -60,6 +61,8 @@ pub struct Statistics {
     pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Holds that were in somebody's way for longer than their set's limit.
+    pub overdue_holds: u64,
     /// Notifiers that overran their limit.
     pub notifier_overruns: u64,
     /// Notifiers that panicked.
@@ -93,6 +96,7 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.overdue_holds += other.overdue_holds;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -117,6 +121,7 @@ pub(crate) struct LaneState {
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub alarms: Alarms,
+    pub overdue: Overdue,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -154,6 +159,7 @@ impl LaneState {
             refusals: Refusals::default(),
             deferred_until: None,
             alarms: Alarms::default(),
+            overdue: Overdue::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -218,6 +224,7 @@ impl LaneState {
     /// Forgets all objects of a set. Guards that are left keep their value and can publish nothing.
     pub fn end_destroy(&mut self, set: SetId) {
         self.core.destroy(set);
+        self.overdue.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         if let Some(store) = self.stores.remove(&set) {
             store.end(Ended::Destroyed);
@@ -327,8 +334,8 @@ impl Lane {
     }
 
     fn arm(&self, state: &LaneState) {
-        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
-        if let Some(at) = next {
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at, state.overdue.next];
+        if let Some(at) = next.into_iter().flatten().min() {
             self.poller.arm_at(at);
         }
     }
@@ -405,8 +412,13 @@ impl Lane {
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
         }
+        let is_overdue = state.overdue.next.is_some_and(|at| at <= now);
+        let warning = if is_overdue { state.look_for_overdue(now) } else { None };
         let due = state.alarms.due(now);
         self.finish(state);
+        if let Some(warning) = warning {
+            warning.say();
+        }
         for whom in due.iter().filter_map(Weak::upgrade) {
             whom.ring();
         }

@@ -12,6 +12,7 @@ pub(crate) mod local;
 pub(crate) mod membership;
 pub(crate) mod notify;
 pub(crate) mod objects;
+pub(crate) mod overdue;
 pub(crate) mod peer;
 pub(crate) mod placing;
 pub(crate) mod receive;

@@ -334,8 +334,12 @@ impl LaneState {
         let cell = store.find_or_insert(object.0);
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
-        if let RevokeResult::Done { version, has_value } = store.revoke(cell, to) {
-            todo.push_back(Input::Revoked { version: Version(version), has_value });
+        match store.revoke(cell, to) {
+            RevokeResult::Held => self.is_held_up(set, object),
+            RevokeResult::Done { version, has_value } => {
+                self.goes_on(set, object);
+                todo.push_back(Input::Revoked { version: Version(version), has_value });
+            }
         }
     }
 
@@ -374,6 +378,7 @@ impl LaneState {
             match serve_one(&*store, cell, wish, claimed) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
+                    local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.outstanding -= 1;
                     self.complete(&waiter.op, outcome);
@@ -387,7 +392,7 @@ impl LaneState {
                     }
                     return;
                 }
-                Served::Waits => return,
+                Served::Waits => return self.is_held_up(set, object),
             }
         }
     }

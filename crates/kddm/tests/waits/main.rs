@@ -2,6 +2,7 @@
 
 mod ends;
 mod holders;
+mod overdue;
 mod tasks;
 mod together;
 mod wakers;
