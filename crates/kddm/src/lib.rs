@@ -30,6 +30,7 @@ mod notifier;
 mod object_ref;
 mod operation;
 mod options;
+mod outcome;
 mod pending;
 mod promise;
 pub mod rpc;

@@ -285,6 +285,11 @@ impl<T: Value> ReadHold<T> {
         self.hold.cell().version.load(Ordering::Relaxed)
     }
 
+    /// Why the value may be of no use any more, if that is so.
+    pub fn ended(&self) -> Option<Ended> {
+        self.hold.head().ended()
+    }
+
     /// The value for as long as one likes.
     pub fn snapshot(&self) -> Arc<T> {
         if is_in_cell::<T>() {

@@ -72,7 +72,7 @@ pub struct Statistics {
 impl Statistics {
     /// Ownerships that moved away from this node.
     pub fn moves(&self) -> u64 {
-        self.sent[3]
+        self.by_kind().find(|(name, ..)| *name == "transfer").map_or(0, |(_, sent, _)| sent)
     }
 
     /// The kinds of messages, in the order in which `sent` and `received` count them.

@@ -1,6 +1,7 @@
 //! How waits begin and end: by tasks and by threads, and what they leave behind.
 
 mod ends;
+mod guards;
 mod holders;
 mod overdue;
 mod tasks;
