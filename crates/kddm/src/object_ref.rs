@@ -102,9 +102,9 @@ impl<P: PodValue> ObjectRef<Pod<P>> {
 
     #[cold]
     fn read_slowly(&self) -> Late<P> {
-        let result = self.set.get(self.id()).wait().map(|guard| guard.0);
+        let late = self.set.get_and_then(self.id(), |guard| Ok(guard.0));
         self.cell.look_up();
-        Late::settled(result)
+        late
     }
 }
 

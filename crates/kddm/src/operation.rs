@@ -102,6 +102,14 @@ impl<T: Value> Asked<T> {
         Asked { request, shared: Arc::clone(shared), make, by }
     }
 
+    /// A holder was asked before the request was sent: that is an error for tasks too.
+    fn conflict(&self, wants_write: bool) -> Option<Error> {
+        match self.by {
+            None => self.shared.conflict(self.request.object, wants_write, None),
+            Some(_) => None,
+        }
+    }
+
     fn notes(&self) -> Option<&Notes> {
         self.by.as_ref().map(Holder::notes)
     }
@@ -157,6 +165,10 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
         &self.0.request.op
     }
 
+    fn conflict(&self) -> Option<Error> {
+        self.0.conflict(false)
+    }
+
     fn give_up(&mut self, limit: Duration) -> Error {
         self.0.request.timed_out(limit)
     }
@@ -188,6 +200,10 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
 
     fn op(&self) -> &Arc<Op> {
         &self.0.request.op
+    }
+
+    fn conflict(&self) -> Option<Error> {
+        self.0.conflict(true)
     }
 
     fn give_up(&mut self, limit: Duration) -> Error {
@@ -260,6 +276,9 @@ macro_rules! then_for {
             }
             fn op(&self) -> &Arc<Op> {
                 self.operation.op()
+            }
+            fn conflict(&self) -> Option<Error> {
+                self.operation.conflict()
             }
             fn give_up(&mut self, limit: Duration) -> Error {
                 self.operation.give_up(limit)

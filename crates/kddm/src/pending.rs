@@ -23,6 +23,11 @@ pub(crate) trait Operation<O>: Send {
     fn is_ready(&self) -> bool {
         self.op().is_done()
     }
+    /// Why a thread that blocked on this would wait for itself. A task may wait, because another one on
+    /// the same thread can end the hold.
+    fn conflict(&self) -> Option<Error> {
+        None
+    }
     /// Loses interest; says why the wait ended.
     fn give_up(&mut self, limit: Duration) -> Error;
     /// The limit where the caller gives none.
@@ -63,20 +68,13 @@ impl<O> Late<O> {
     }
 
     pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
-        Late::asked_unless(None, operation)
-    }
-
-    /// A thread that blocked on this would wait for itself: `wait` answers with that error. A task may
-    /// wait, because another one on the same thread can end the hold.
-    pub fn asked_unless(conflict: Option<Error>, operation: impl Operation<O> + 'static) -> Late<O> {
-        Late::Asked(Box::new(Waiting { deadline: None, conflict, operation }))
+        Late::Asked(Box::new(Waiting { deadline: None, operation }))
     }
 }
 
 /// An operation on an object, and when a task that polls it stops to wait.
 struct Waiting<P> {
     deadline: Option<Instant>,
-    conflict: Option<Error>,
     operation: P,
 }
 
@@ -174,7 +172,7 @@ fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Erro
 
 impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
     fn is_ready(&self) -> bool {
-        self.conflict.is_some() || self.operation.is_ready()
+        self.operation.is_ready() || self.operation.conflict().is_some()
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
@@ -182,7 +180,7 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
         if !may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        if let Some(conflict) = self.conflict.take() {
+        if let Some(conflict) = operation.conflict() {
             return Err(conflict);
         }
         let limit = limit.unwrap_or_else(|| operation.limit());

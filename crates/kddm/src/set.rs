@@ -227,8 +227,7 @@ impl<T: Value> Set<T> {
 
     #[cold]
     fn get_slowly(&self, object: u64, existing: bool) -> Late<ReadGuard<T>> {
-        let asked = Get(self.asked(object, Wish::Request(RequestKind::Get { existing })));
-        Late::asked_unless(self.0.conflict(object, false, None), asked)
+        Late::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing }))))
     }
 
     #[inline(always)]
@@ -284,7 +283,7 @@ impl<T: Value> Set<T> {
         if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() {
             return Late::failed(AccessError::Busy);
         }
-        Late::asked_unless(self.0.conflict(object, true, None), Grab(Asked::new(&self.0, object, wish, make, None)))
+        Late::asked(Grab(Asked::new(&self.0, object, wish, make, None)))
     }
 
     /// `get` after a handle found no hit.
@@ -336,12 +335,20 @@ impl<T: Value> Set<T> {
     pub fn snapshot(&self, object: u64) -> Pending<Arc<T>> {
         match self.try_read(object) {
             Ok(guard) => Pending::hit(guard.snapshot()),
+            Err(_) => Pending::late(self.get_and_then(object, |guard| Ok(guard.snapshot()))),
+        }
+    }
+
+    pub(crate) fn get_and_then<R: Send + 'static>(
+        &self,
+        object: u64,
+        then: impl FnOnce(ReadGuard<T>) -> Result<R, Error> + Send + 'static,
+    ) -> Late<R> {
+        match self.try_read(object) {
+            Ok(guard) => Late::settled(then(guard)),
             Err(_) => {
-                let asked = Then {
-                    operation: Get(self.asked(object, Wish::Request(RequestKind::Get { existing: false }))),
-                    then: Some(|guard: ReadGuard<T>| Ok(guard.snapshot())),
-                };
-                Pending::late(Late::asked_unless(self.0.conflict(object, false, None), asked))
+                let wish = Wish::Request(RequestKind::Get { existing: false });
+                Late::asked(Then { operation: Get(self.asked(object, wish)), then: Some(then) })
             }
         }
     }
@@ -355,10 +362,7 @@ impl<T: Value> Set<T> {
         let then = publishing(change);
         match self.0.try_write(object) {
             Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
-            Err(_) => {
-                let asked = Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) };
-                Pending::late(Late::asked_unless(self.0.conflict(object, true, None), asked))
-            }
+            Err(_) => Pending::asked(Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) }),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::{By, Holder};
 use crate::operation::{Asked, Get, Grab};
-use crate::pending::{Late, Operation, Pending};
+use crate::pending::{Operation, Pending};
 use crate::runtime::local::Wish;
 use crate::runtime::wait::Op;
 use crate::set::{GRAB, Set, Shared};
@@ -48,7 +48,7 @@ const GET: Wish = Wish::Request(RequestKind::Get { existing: false });
 /// held.
 pub fn together<W: Wishes + 'static>(wishes: W) -> Pending<W::Guards> {
     match Together::ask(wishes) {
-        Ok((conflict, together)) => Pending::late(Late::asked_unless(conflict, together)),
+        Ok(together) => Pending::asked(together),
         Err(error) => Pending::ready(Err(error)),
     }
 }
@@ -149,8 +149,8 @@ trait Drive: Send {
     /// Its place in the order in which all are taken.
     fn place(&self) -> (u64, u64, u64);
     fn limit(&self) -> Duration;
-    /// What this thread, or its holder, holds of it already.
-    fn conflict(&self) -> Option<Error>;
+    /// What its holder, or else this thread, holds of it already.
+    fn conflict(&self, asker: Asker) -> Option<Error>;
     /// Whether it could be had at once.
     fn is_near(&self) -> bool;
     /// Sends the request on its way if the object is not here.
@@ -161,6 +161,13 @@ trait Drive: Send {
     fn op(&self) -> Option<&Arc<Op>>;
     /// Why the wait ended.
     fn give_up(&mut self, limit: Duration) -> Option<Error>;
+}
+
+/// Whose own holds are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Holder,
+    Thread,
 }
 
 /// One wanted object that ends with a guard.
@@ -240,8 +247,10 @@ impl<G: Guard> Drive for Place<G> {
         self.shared.wait_limit
     }
 
-    fn conflict(&self) -> Option<Error> {
-        self.shared.conflict(self.object, G::NEEDS_WRITE, self.by.as_ref())
+    fn conflict(&self, asker: Asker) -> Option<Error> {
+        let is_meant = self.by.is_some() == (asker == Asker::Holder);
+        let conflict = || self.shared.conflict(self.object, G::NEEDS_WRITE, self.by.as_ref());
+        is_meant.then(conflict).flatten()
     }
 
     fn is_near(&self) -> bool {
@@ -306,8 +315,8 @@ struct Together<W> {
 }
 
 impl<W: Parts> Together<W> {
-    /// Sends all requests on their way; also what this thread itself holds of them.
-    fn ask(mut wishes: W) -> Result<(Option<Error>, Together<W>), Error> {
+    /// Sends all requests on their way.
+    fn ask(mut wishes: W) -> Result<Together<W>, Error> {
         let mut order: Vec<usize> = (0..wishes.count()).collect();
         order.sort_unstable_by_key(|at| wishes.seat(*at).0.place());
         let same = |pair: &&[usize]| wishes.seat(pair[0]).0.place() == wishes.seat(pair[1]).0.place();
@@ -315,12 +324,15 @@ impl<W: Parts> Together<W> {
             let (_, _, object) = wishes.seat(pair[0]).0.place();
             return Err(AccessError::NamedTwice { object }.into());
         }
-        let conflict = order.iter().find_map(|at| wishes.seat(*at).0.conflict());
+        // What a holder holds itself is an error at once, for tasks too.
+        if let Some(error) = order.iter().find_map(|at| wishes.seat(*at).0.conflict(Asker::Holder)) {
+            return Err(error);
+        }
         let limit = order.iter().map(|at| wishes.seat(*at).0.limit()).min().unwrap_or_default();
         for at in &order {
             wishes.seat_mut(*at).0.ask();
         }
-        Ok((conflict, Together { wishes: Some(wishes), order, held: 0, limit }))
+        Ok(Together { wishes: Some(wishes), order, held: 0, limit })
     }
 
     fn waits_for(&self) -> Option<usize> {
@@ -349,6 +361,11 @@ impl<W: Parts> Operation<W::Guards> for Together<W> {
     fn is_ready(&self) -> bool {
         let Some(wishes) = &self.wishes else { return true };
         self.order[self.held..].iter().all(|at| wishes.seat(*at).0.is_near())
+    }
+
+    fn conflict(&self) -> Option<Error> {
+        let wishes = self.wishes.as_ref()?;
+        self.order[self.held..].iter().find_map(|at| wishes.seat(*at).0.conflict(Asker::Thread))
     }
 
     fn op(&self) -> &Arc<Op> {

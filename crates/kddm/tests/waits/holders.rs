@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use kddm::{AccessError, Error, Holder, Set, WriteGuard, together};
+use kddm::{AccessError, Error, Holder, Pod, Set, WriteGuard, together};
 
 use crate::{LIMIT, two};
 
@@ -55,6 +55,42 @@ fn a_guard_that_ends_in_another_thread_leaves_nothing_behind_in_the_first() {
             });
         }
     }
+}
+
+#[test]
+fn what_a_thread_holds_counts_when_it_waits_and_not_when_it_asks() {
+    let (_nodes, [here, _]) = two("asked");
+    let held = here.grab(1).wait_for(LIMIT).expect("it is free");
+    let (get, grab, both) = (here.get(1), here.grab(1), here.grab_many(&[1, 2]));
+    drop(held);
+    assert_eq!(*get.wait_for(LIMIT).expect("its hold has ended"), 0);
+    drop(grab.wait_for(LIMIT).expect("its hold has ended"));
+    drop(both.wait_for(LIMIT).expect("its hold has ended"));
+    let asked = here.get(3);
+    let _held = here.grab(1).wait_for(LIMIT).expect("it is free");
+    let late = here.grab(1);
+    drop(asked.wait_for(LIMIT).expect("it is another one"));
+    std::thread::scope(|threads| {
+        // The thread that waits is another one: it is not told that it holds what it does not hold.
+        let waits = threads.spawn(|| late.wait_for(SHORT).map(drop).expect_err("it is held"));
+        let error = waits.join().expect("no panic");
+        assert!(matches!(error, Error::Access(AccessError::TimedOut { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn a_value_that_is_read_by_handle_is_awaited_like_any_other() {
+    let nodes = kddm::Node::local_cluster(2).expect("two nodes");
+    let [here, there]: [Set<Pod<u64>>; 2] =
+        [0, 1].map(|at: usize| nodes[at].set("handles").open().wait().expect("the set opens"));
+    let held = here.grab(1).wait_for(LIMIT).expect("it is free");
+    let object = there.object(1);
+    // It is asked for, and the thread goes on: it would wait for its own hold.
+    let mut value = object.read();
+    assert!(Pin::new(&mut value).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(held);
+    assert_eq!(value.wait_for(LIMIT).expect("the hold has ended"), 0);
+    assert_eq!(object.try_read(), Some(0), "the handle knows where it is now");
 }
 
 #[test]

@@ -133,7 +133,9 @@ fn two_tasks_of_one_thread_contend_and_a_blocking_thread_is_told() {
     let mut second = here.grab(1);
     let mut context = Context::from_waker(Waker::noop());
     assert!(Pin::new(&mut second).poll(&mut context).is_pending(), "another task may end the hold");
+    let asked_while_it_was_held = here.grab(1);
     drop(held);
+    drop(asked_while_it_was_held.wait_for(crate::LIMIT).expect("the thread holds nothing any more"));
     let deadline = std::time::Instant::now() + crate::LIMIT;
     let guard = loop {
         match Pin::new(&mut second).poll(&mut context) {
