@@ -81,9 +81,11 @@ struct Waiting<P> {
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
 /// and breaks nothing; `fetch` and `acquire` go on.
 ///
-/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one. One that was polled
-/// is waited for: the object is held for it when it comes, and everybody else waits until it is polled
-/// again or dropped. So do not keep one that was polled and is not wanted any more.
+/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one, unless the object was
+/// here already, and the guard is in it. One that was polled is waited for: the object is held for it when
+/// it comes. If it is not polled then, it stops others for some 20 ms; the hold is taken back, and asked
+/// for again when it is polled. What it holds of several objects, or on the way to a set, it keeps: do not
+/// keep one of those that was polled and is not wanted any more.
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;

@@ -21,6 +21,7 @@ use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signal;
 use crate::runtime::refusals::Refusals;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
+use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -122,6 +123,7 @@ pub(crate) struct LaneState {
     pub deferred_until: Option<Instant>,
     pub alarms: Alarms,
     pub overdue: Overdue,
+    pub untaken: Untaken,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -160,6 +162,7 @@ impl LaneState {
             deferred_until: None,
             alarms: Alarms::default(),
             overdue: Overdue::default(),
+            untaken: Untaken::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -276,11 +279,13 @@ impl LaneState {
         }
     }
 
-    /// A wait is over. Its task is woken when this turn is.
-    pub fn complete(&mut self, op: &Op, outcome: Outcome) {
+    /// A wait is over. Its task is woken when this turn is. Whether it is a task.
+    pub fn complete(&mut self, op: &Op, outcome: Outcome) -> bool {
         let (waker, alarm) = op.complete(outcome);
+        let is_task = waker.is_some();
         self.to_wake.add(waker);
         self.alarms.take_back(alarm);
+        is_task
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {

@@ -20,6 +20,7 @@ pub(crate) mod refusals;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;
+pub(crate) mod untaken;
 pub(crate) mod wait;
 
 use std::sync::Arc;

@@ -19,7 +19,8 @@ impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
@@ -36,7 +37,8 @@ impl LaneState {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             release();
             self.released(set, object);
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         self.outstanding += 1;
         let local = self.local(set, object);
@@ -381,7 +383,7 @@ impl LaneState {
                     local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.outstanding -= 1;
-                    self.complete(&waiter.op, outcome);
+                    self.hand_over(set, object, &waiter.op, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);

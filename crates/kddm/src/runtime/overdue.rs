@@ -79,6 +79,7 @@ impl LaneState {
         local.held_up = Some(HeldUp { since, is_counted: false });
         let limit = self.overdue.limit(set);
         self.overdue.look_at(since.checked_add(limit));
+        self.overdue.look_at(self.take_back_at(set, object, since));
     }
 
     /// Those that were in the way are so no more.
@@ -91,6 +92,8 @@ impl LaneState {
     /// Counts holds that are overdue by now, once each. What is to be said of one of them.
     pub fn look_for_overdue(&mut self, now: Instant) -> Option<Warning> {
         self.overdue.next = None;
+        let later = self.take_back_untaken(now);
+        self.overdue.look_at(later);
         let mut first = None;
         for ((set, object), local) in &mut self.locals {
             let Some(held_up) = local.held_up.as_mut().filter(|held_up| !held_up.is_counted) else { continue };
