@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, Notes, ReadHold};
@@ -33,6 +34,12 @@ impl Request {
     /// Sends the request on its way.
     pub fn new(here: SetHere, object: u64, wish: Wish, limit: Duration) -> Request {
         let op = here.ask(object, wish, false);
+        Request { here, object, wish, op, limit }
+    }
+
+    /// A request that is sent only when somebody really waits for it.
+    fn unsent(here: SetHere, object: u64, wish: Wish, limit: Duration) -> Request {
+        let op = here.unsent(object);
         Request { here, object, wish, op, limit }
     }
 
@@ -90,7 +97,8 @@ pub(crate) struct Asked<T: Value> {
 }
 
 impl<T: Value> Asked<T> {
-    /// Sends the request on its way.
+    /// Sends the request on its way, but not if this thread would wait for itself: it would take away
+    /// what the thread holds, and is refused when the thread waits. A task that waits sends it then.
     pub fn new(
         shared: &Arc<Shared<T>>,
         object: u64,
@@ -98,7 +106,10 @@ impl<T: Value> Asked<T> {
         make: Option<Make<T>>,
         by: Option<Holder>,
     ) -> Asked<T> {
-        let request = Request::new(shared.here.clone(), object, wish, shared.wait_limit);
+        let wants_write = wish.level() == Some(Access::Write);
+        let is_own = by.is_none() && shared.conflict(object, wants_write, None).is_some();
+        let send = if is_own { Request::unsent } else { Request::new };
+        let request = send(shared.here.clone(), object, wish, shared.wait_limit);
         Asked { request, shared: Arc::clone(shared), make, by }
     }
 

@@ -79,6 +79,24 @@ fn what_a_thread_holds_counts_when_it_waits_and_not_when_it_asks() {
 }
 
 #[test]
+fn what_a_thread_may_not_wait_for_is_not_asked_for() {
+    let (nodes, [here, there]) = two("unsent");
+    here.update(1, |_| Ok(())).wait_for(LIMIT).expect("it is free");
+    let copy = there.get(1).wait_for(LIMIT).expect("it is free");
+    let before = nodes[1].statistics().misses;
+    for _ in 0..100 {
+        assert!(is_own(&there.grab(1).wait_for(LIMIT).map(drop).expect_err("this thread reads it")));
+        assert!(is_own(&there.update(1, |_| Ok(())).wait_for(LIMIT).expect_err("this thread reads it")));
+        assert!(is_own(&there.grab_many(&[1]).wait_for(LIMIT).map(drop).expect_err("this thread reads it")));
+        // It would have taken the copy away, and this would wait for the hold of its own thread.
+        assert_eq!(*there.get(1).wait_for(LIMIT).expect("it reads it"), 0);
+    }
+    assert_eq!(nodes[1].statistics().misses, before, "something was asked for");
+    drop(copy);
+    drop(there.grab(1).wait_for(LIMIT).expect("its hold has ended"));
+}
+
+#[test]
 fn a_value_that_is_read_by_handle_is_awaited_like_any_other() {
     let nodes = kddm::Node::local_cluster(2).expect("two nodes");
     let [here, there]: [Set<Pod<u64>>; 2] =
