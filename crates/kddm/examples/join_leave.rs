@@ -96,7 +96,7 @@ fn main() -> Result<(), Error> {
         drop(filled.get(object).wait()?);
     }
     let begin = Instant::now();
-    other.stop_sharing(Duration::from_secs(60))?;
+    other.stop_sharing(Duration::from_secs(60)).wait()?;
     let seconds = begin.elapsed().as_secs_f64();
     let rate = objects as f64 / seconds;
     println!(

@@ -125,7 +125,7 @@ impl<T: Value> WriteGuard<T> {
     /// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
     /// let text = set.grab(1).wait()?;
     /// text.check()?;
-    /// nodes[0].destroy_set("guards", std::time::Duration::ZERO)?;
+    /// nodes[0].destroy_set("guards", std::time::Duration::ZERO).wait()?;
     /// assert!(text.check().is_err(), "whoever holds an object when its set is destroyed is told so");
     /// # Ok::<(), kddm::Error>(())
     /// ```

@@ -229,7 +229,7 @@ mod tests {
         for number in 0..150 {
             let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().wait().expect("a set");
         }
-        nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).expect("destroyed");
+        nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).wait().expect("destroyed");
         let names: Vec<String> = nodes[0].sets().expect("listed").into_iter().map(|set| set.name).collect();
         let wanted: Vec<String> = (0..150).filter(|n| *n != 70).map(|n| format!("many/{n:03}")).collect();
         assert_eq!(names, wanted);

@@ -81,11 +81,7 @@ impl Node {
     /// `NoContact`, `Refused` with the cluster's reason, `JoinTimedOut`, `Listen`.
     pub fn join(config: Config) -> Pending<Node> {
         let join = || crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))));
-        let late = |limit: Duration| {
-            let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
-            MembershipError::JoinTimedOut { limit_ms, reason: "the join was still under way".into() }.into()
-        };
-        promise("kddm-join", join, late)
+        promise("kddm-join", join, |limit| still("the join was still under way", limit))
     }
 
     /// `count` nodes in this process, connected without ports: for documents and tests.
@@ -166,22 +162,26 @@ impl Node {
         self.runtime().statistics()
     }
 
-    /// Shares objects: from online to possible. Returns when it does.
+    /// Shares objects: from online to possible. The answer comes when it does. Goes on if the answer is
+    /// dropped.
     ///
     /// # Errors
     /// `JoinTimedOut` with what is missing.
-    pub fn start_sharing(&self, limit: Duration) -> Result<(), Error> {
-        self.runtime().start_sharing(limit)
+    pub fn start_sharing(&self, limit: Duration) -> Pending<()> {
+        let node = self.clone();
+        let start = move || node.runtime().start_sharing(limit);
+        promise("kddm-start", start, |limit| still("its start was still under way", limit))
     }
 
     /// Hands over all that this node holds, and stops sharing: from possible to online. No other node
-    /// notices. Operations here are refused with `NotSharing` from now on.
+    /// notices. Operations here are refused with `NotSharing` from now on. Goes on if the answer is
+    /// dropped.
     ///
     /// ```
     /// let nodes = kddm::Node::local_cluster(2)?;
     /// let notes: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
     /// notes.grab(7).wait()?.put().wait()?;
-    /// nodes[1].stop_sharing(std::time::Duration::from_secs(10))?;
+    /// nodes[1].stop_sharing(std::time::Duration::from_secs(10)).wait()?;
     /// let here: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
     /// assert!(here.get_existing(7).wait().is_ok());
     /// # Ok::<(), kddm::Error>(())
@@ -190,8 +190,14 @@ impl Node {
     /// # Errors
     /// `DrainTimedOut` if local threads hold objects beyond the limit, or another node does not answer:
     /// this node then shares objects as before. `Refused` if it is the last one that shares objects.
-    pub fn stop_sharing(&self, limit: Duration) -> Result<(), Error> {
-        self.runtime().stop_sharing(limit)
+    pub fn stop_sharing(&self, limit: Duration) -> Pending<()> {
+        let node = self.clone();
+        let stop = move || node.runtime().stop_sharing(limit);
+        let late = |limit: Duration| {
+            let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+            MembershipError::DrainTimedOut { limit_ms, missing: "it was still under way".into() }.into()
+        };
+        promise("kddm-drain", stop, late)
     }
 
     /// Objects that a [`stop`](Node::stop) or [`stop_sharing`](Node::stop_sharing) still has to hand
@@ -228,4 +234,10 @@ impl Node {
         let lease = Arc::clone(&self.runtime().lease);
         Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit, lease })))
     }
+}
+
+/// Whoever waits has less time than the work takes.
+fn still(what: &str, limit: Duration) -> Error {
+    let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+    MembershipError::JoinTimedOut { limit_ms, reason: what.into() }.into()
 }

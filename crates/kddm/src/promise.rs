@@ -15,11 +15,16 @@ use crate::runtime::wait::{deadline_in, may_block};
 pub(crate) fn promise<O: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<O, Error> + Send + 'static,
-    late: fn(Duration) -> Error,
+    late: impl Fn(Duration) -> Error + Send + 'static,
 ) -> Pending<O> {
+    if !may_block() {
+        // Nobody could wait for it here, and who does not hear of it must not have begun it.
+        return Pending::ready(Err(AccessError::WouldBlock.into()));
+    }
     let kept = Arc::new(Kept { inside: Mutex::new(Inside { result: None, waker: None }), news: Condvar::new() });
     let keeper = Arc::downgrade(&kept);
     let run = move || {
+        // What it has to itself, a node for one, is gone before anybody hears of the result.
         let result = work();
         if let Some(kept) = keeper.upgrade() {
             kept.keep(result);
@@ -34,9 +39,9 @@ pub(crate) fn promise<O: Send + 'static>(
     }
 }
 
-struct Promise<O> {
+struct Promise<O, L> {
     kept: Arc<Kept<O>>,
-    late: fn(Duration) -> Error,
+    late: L,
 }
 
 struct Kept<O> {
@@ -63,7 +68,7 @@ impl<O> Kept<O> {
     }
 }
 
-impl<O: Send> Reply<O> for Promise<O> {
+impl<O: Send, L: Fn(Duration) -> Error + Send> Reply<O> for Promise<O, L> {
     fn is_ready(&self) -> bool {
         self.kept.inside.lock().result.is_some()
     }

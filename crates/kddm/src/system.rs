@@ -13,6 +13,7 @@ use crate::guard::ReadGuard;
 use crate::node::Node;
 use crate::operation::Make;
 use crate::pending::Pending;
+use crate::promise::promise;
 use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
@@ -281,12 +282,26 @@ impl<T: Value> SetBuilder<T> {
 
 impl Node {
     /// Destroys a set: every node refuses new operations at once, waits for holders up to `limit`,
-    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation.
+    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation. Goes on if
+    /// the answer is dropped.
     ///
     /// # Errors
     /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
-    pub fn destroy_set(&self, name: &str, limit: Duration) -> Result<(), Error> {
-        check_name(name)?;
+    pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
+        if let Err(error) = check_name(name) {
+            return Pending::ready(Err(error));
+        }
+        let (node, named, me) = (self.clone(), name.to_string(), self.id());
+        let destroy = move || node.destroy_set_now(&named, limit);
+        let named = name.to_string();
+        let late = move |limit| {
+            let reason = format!("it was still under way after {limit:?}");
+            SetError::DestroyUnconfirmed { name: named.clone(), node: me, reason }.into()
+        };
+        promise("kddm-destroy", destroy, late)
+    }
+
+    fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {

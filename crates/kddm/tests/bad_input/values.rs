@@ -193,7 +193,7 @@ fn names_that_are_none_are_refused() {
     for name in ["", "/", "a//b", "/a", "a/", &"x".repeat(65)] {
         let error = nodes[0].set::<u64>(name).open().wait().expect_err("no name");
         assert!(matches!(error, Error::Set(SetError::BadName { .. })), "{name:?}: {error:?}");
-        let error = nodes[0].destroy_set(name, std::time::Duration::ZERO).expect_err("no name");
+        let error = nodes[0].destroy_set(name, std::time::Duration::ZERO).wait().expect_err("no name");
         assert!(matches!(error, Error::Set(SetError::BadName { .. })), "{name:?}: {error:?}");
     }
     nodes[0].set::<u64>(&"x".repeat(64)).open().wait().expect("the longest name");

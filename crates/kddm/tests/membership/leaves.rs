@@ -36,7 +36,7 @@ fn large_objects_are_handed_over_at_a_leave() {
     for object in 0..OBJECTS / 2 {
         there.get(object).wait().map(drop).expect("a copy");
     }
-    if let Err(error) = first.stop_sharing(LIMIT) {
+    if let Err(error) = first.stop_sharing(LIMIT).wait() {
         panic!("{error}; there: {:?}", second.statistics());
     }
     for object in 0..OBJECTS {
@@ -117,14 +117,14 @@ fn a_node_stops_sharing_and_starts_again() {
     let second = join(Some(&first));
     let [here, there] = [&first, &second].map(|node| node.set::<u64>("numbers").open().wait().expect("it opens"));
     there.update(1, add).wait().expect("it is free");
-    second.stop_sharing(LIMIT).expect("nobody holds anything");
+    second.stop_sharing(LIMIT).wait().expect("nobody holds anything");
     assert_eq!(states(&first), [(1, crate::POSSIBLE), (2, crate::ONLINE)]);
     let refused = there.get(1).wait().expect_err("it is online");
     assert!(matches!(refused, Error::Membership(MembershipError::NotSharing { node: 2 })), "{refused:?}");
-    let last = first.stop_sharing(LIMIT).expect_err("nobody could take over");
+    let last = first.stop_sharing(LIMIT).wait().expect_err("nobody could take over");
     assert!(last.to_string().contains("node 1 is the last one"), "{last}");
     assert_eq!(*here.get_existing(1).wait().expect("it was handed over"), 1);
-    second.start_sharing(LIMIT).expect("the first agrees");
+    second.start_sharing(LIMIT).wait().expect("the first agrees");
     there.update(1, add).wait().expect("it shares again");
     assert_eq!(*here.get(1).wait().expect("a copy"), 2);
 }
@@ -136,13 +136,13 @@ fn a_held_object_keeps_its_node_until_it_is_put() {
     let second = join(Some(&first));
     let set: Set<u64> = second.set("numbers").open().wait().expect("it opens");
     let mut held = set.grab(1).wait().expect("it is free");
-    let error = second.stop_sharing(Duration::from_millis(200)).expect_err("it is held");
+    let error = second.stop_sharing(Duration::from_millis(200)).wait().expect_err("it is held");
     assert!(error.to_string().contains("1 objects are still here"), "{error}");
     *held = 5;
     held.put().wait().expect("the node shares as before");
     let held = set.get(1).wait().expect("the node shares as before");
     std::thread::scope(|scope| {
-        let leaving = scope.spawn(|| second.stop_sharing(LIMIT));
+        let leaving = scope.spawn(|| second.stop_sharing(LIMIT).wait());
         while second.members().iter().all(|member| member.id != 2) || set.get(2).wait().is_ok() {}
         drop(held);
         leaving.join().expect("no panic").expect("it is free now");

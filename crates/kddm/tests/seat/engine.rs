@@ -336,7 +336,9 @@ impl Hand {
             Op::Flush { object, to } => self.wait(self.set(name).flush(object, to)).map(done),
             Op::Produce { object, from, to, most } => produce(&self.set(name), object, from..to, most).map(done),
             Op::Consume { object, all } => consume(&self.set(name), object, all).map(Reply::Items),
-            Op::Destroy { limit_ms } => self.shared.node.destroy_set(name, Duration::from_millis(limit_ms)).map(done),
+            Op::Destroy { limit_ms } => {
+                self.shared.node.destroy_set(name, Duration::from_millis(limit_ms)).wait().map(done)
+            }
             Op::LocalCount => Ok(Reply::Count(self.set(name).local_count() as u64)),
             Op::Counters => Ok(Reply::Counters(counters(&self.shared.node))),
             Op::WaitForMembers { count } => self.shared.node.wait_for_members(count, super::LIMIT).map(done),

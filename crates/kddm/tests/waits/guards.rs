@@ -14,7 +14,7 @@ fn a_guard_says_whether_it_is_still_good() {
     let elsewhere = there.get(3).wait_for(LIMIT).expect("it is free");
     read.check().expect("nothing has happened");
     write.check().expect("nothing has happened");
-    nodes[1].destroy_set("good", Duration::ZERO).expect("all are told");
+    nodes[1].destroy_set("good", Duration::ZERO).wait().expect("all are told");
     for checked in [read.check(), write.check(), elsewhere.check()] {
         let error = checked.expect_err("the set is no more");
         assert!(matches!(error, Error::Set(SetError::Destroyed)), "{error:?}");

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use kddm::{Chain, Config, Error, Node, Pending, Priority, Set};
+use kddm::{Chain, Config, Error, MembershipError, Node, NodeState, Pending, Priority, Set, SetError};
 
 use crate::{LIMIT, two};
 
@@ -94,4 +94,38 @@ fn whether_a_set_is_open_can_be_asked_without_a_wait() {
     let missing = nodes[0].set::<u64>("asked/nothing").open_existing().wait();
     assert!(missing.expect_err("nobody has created it").to_string().contains("no set"));
     assert_eq!(*set.get(1).wait().expect("it is used like any other"), 0);
+}
+
+#[test]
+fn tasks_stop_and_start_sharing_and_destroy_sets() {
+    let (nodes, [here, there]) = two("operated");
+    drop(there.grab(1).wait_for(LIMIT).expect("it is free"));
+    let order = async {
+        nodes[1].stop_sharing(LIMIT).await?;
+        let moved = *here.get_existing(1).await?;
+        nodes[1].start_sharing(LIMIT).await?;
+        let held = there.get(1).await?;
+        let unknown = nodes[0].destroy_set("operated/not", LIMIT).await;
+        nodes[0].destroy_set("operated", std::time::Duration::ZERO).await?;
+        Ok::<_, Error>((moved, held.check(), unknown))
+    };
+    let (moved, held, unknown) = run(vec![Box::pin(order)]).remove(0).expect("all of it goes on");
+    assert_eq!(moved, 0, "it was handed over");
+    assert!(matches!(held, Err(Error::Set(SetError::Destroyed))), "{held:?}");
+    assert!(matches!(unknown, Err(Error::Set(SetError::Unknown { .. }))), "{unknown:?}");
+}
+
+#[test]
+fn a_wait_may_be_shorter_than_the_work_which_goes_on() {
+    let (nodes, [here, there]) = two("goes on");
+    let held = there.grab(1).wait_for(LIMIT).expect("it is free");
+    let error = nodes[1].stop_sharing(LIMIT).wait_for(std::time::Duration::from_millis(20)).expect_err("it is held");
+    assert!(matches!(error, Error::Membership(MembershipError::DrainTimedOut { limit_ms: 20, .. })), "{error:?}");
+    held.put().wait().expect("it is put");
+    let begin = Instant::now();
+    while nodes[1].members().iter().filter(|member| member.state == NodeState::Possible).count() > 1 {
+        assert!(begin.elapsed() < LIMIT, "the drain goes on");
+        std::thread::yield_now();
+    }
+    drop(here.grab_existing(1).wait_for(LIMIT).expect("it was handed over"));
 }

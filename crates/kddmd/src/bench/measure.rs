@@ -80,7 +80,7 @@ impl<'a> Bench<'a> {
         let mut result = Ok(());
         let names: Vec<String> = self.sets.drain(..).map(|temporary| temporary.name.name).collect();
         for set in &names {
-            if let Err(error) = self.node.destroy_set(set, DESTROY_LIMIT) {
+            if let Err(error) = self.node.destroy_set(set, DESTROY_LIMIT).wait() {
                 result = result.and(Err(Error::LeftBehind { set: set.clone(), reason: error.to_string() }));
             }
         }
