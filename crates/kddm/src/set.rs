@@ -202,7 +202,9 @@ impl<T: Value> Set<T> {
     }
 
     /// A read copy, from here or from its owner. An object that does not exist is created (first
-    /// touch). Keeps writers out until the guard is dropped.
+    /// touch). Keeps writers out until the guard is dropped. Whoever reads the object already and gets it
+    /// once more may come behind a writer that waits for the first read, and only the limit ends that: use
+    /// the guard that is there.
     ///
     /// # Errors
     /// `TimedOut` or `Unreachable` at the limit, `Decode`, `HeldByThisThread`.

@@ -5,6 +5,8 @@
 //! as come before it, so that two of these never wait for each other. What has come out of order and
 //! was taken away again is asked for once more when its turn comes: that is the price of holding nothing.
 
+mod shapes;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +107,16 @@ impl<T: Value> By<T> {
         let (shared, holder) = self.parts();
         wanted(shared, object, Some(holder.clone()))
     }
+
+    /// As [`Set::get_many`].
+    pub fn get_many(&self, objects: &[u64]) -> Pending<Vec<ReadGuard<T>>> {
+        together(objects.iter().map(|object| self.to_get(*object)).collect::<Vec<_>>())
+    }
+
+    /// As [`Set::grab_many`].
+    pub fn grab_many(&self, objects: &[u64]) -> Pending<Vec<WriteGuard<T>>> {
+        together(objects.iter().map(|object| self.to_grab(*object)).collect::<Vec<_>>())
+    }
 }
 
 /// One object that is wanted together with others, see [`together`].
@@ -136,13 +148,13 @@ mod sealed {
     }
 
     /// One of them, whatever its type.
-    pub struct Seat<'a>(pub(super) &'a dyn super::Drive);
+    pub struct Seat<'a>(pub(in crate::together) &'a dyn super::Drive);
 
     /// As [`Seat`], to drive it.
-    pub struct SeatMut<'a>(pub(super) &'a mut dyn super::Drive);
+    pub struct SeatMut<'a>(pub(in crate::together) &'a mut dyn super::Drive);
 }
 
-use sealed::{Parts, Seat, SeatMut};
+use sealed::Parts;
 
 /// One wanted object, whatever its type.
 trait Drive: Send {
@@ -383,112 +395,4 @@ impl<W: Parts> Operation<W::Guards> for Together<W> {
     fn limit(&self) -> Duration {
         self.limit
     }
-}
-
-impl<G> Parts for Wanted<G> {
-    type Guards = G;
-
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn seat(&self, _at: usize) -> Seat<'_> {
-        Seat(&*self.0)
-    }
-
-    fn seat_mut(&mut self, _at: usize) -> SeatMut<'_> {
-        SeatMut(&mut *self.0)
-    }
-
-    fn guards(self) -> G {
-        self.0.guard()
-    }
-}
-
-impl<G> Parts for Vec<Wanted<G>> {
-    type Guards = Vec<G>;
-
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn seat(&self, at: usize) -> Seat<'_> {
-        self[at].seat(0)
-    }
-
-    fn seat_mut(&mut self, at: usize) -> SeatMut<'_> {
-        self[at].seat_mut(0)
-    }
-
-    fn guards(self) -> Vec<G> {
-        self.into_iter().map(Parts::guards).collect()
-    }
-}
-
-impl<G, const N: usize> Parts for [Wanted<G>; N] {
-    type Guards = [G; N];
-
-    fn count(&self) -> usize {
-        N
-    }
-
-    fn seat(&self, at: usize) -> Seat<'_> {
-        self[at].seat(0)
-    }
-
-    fn seat_mut(&mut self, at: usize) -> SeatMut<'_> {
-        self[at].seat_mut(0)
-    }
-
-    fn guards(self) -> [G; N] {
-        self.map(Parts::guards)
-    }
-}
-
-/// A tuple has its parts one after the other.
-macro_rules! tuples {
-    ($(($($part:ident $at:tt),+);)+) => {$(
-        impl<$($part: Parts),+> Parts for ($($part,)+) {
-            type Guards = ($($part::Guards,)+);
-
-            fn count(&self) -> usize {
-                0 $(+ self.$at.count())+
-            }
-
-            fn seat(&self, mut at: usize) -> Seat<'_> {
-                $(
-                    if at < self.$at.count() {
-                        return self.$at.seat(at);
-                    }
-                    at -= self.$at.count();
-                )+
-                unreachable!("{at} beyond the last")
-            }
-
-            fn seat_mut(&mut self, mut at: usize) -> SeatMut<'_> {
-                $(
-                    if at < self.$at.count() {
-                        return self.$at.seat_mut(at);
-                    }
-                    at -= self.$at.count();
-                )+
-                unreachable!("{at} beyond the last")
-            }
-
-            fn guards(self) -> Self::Guards {
-                ($(self.$at.guards(),)+)
-            }
-        }
-    )+};
-}
-
-tuples! {
-    (A 0);
-    (A 0, B 1);
-    (A 0, B 1, C 2);
-    (A 0, B 1, C 2, D 3);
-    (A 0, B 1, C 2, D 3, E 4);
-    (A 0, B 1, C 2, D 3, E 4, F 5);
-    (A 0, B 1, C 2, D 3, E 4, F 5, G 6);
-    (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 }

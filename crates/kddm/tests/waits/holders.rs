@@ -156,7 +156,8 @@ fn a_holder_reads_twice_and_takes_many_together() {
     let error = by.update(1, |_| Ok(())).wait_for(LIMIT).expect_err("it reads it");
     assert!(matches!(error, Error::Access(AccessError::HeldByThisHolder { .. })), "{error:?}");
     drop((first, second));
-    drop(together([by.to_grab(1), by.to_grab(2)]).wait_for(LIMIT).expect("all have ended"));
+    drop(by.grab_many(&[1, 2]).wait_for(LIMIT).expect("all have ended"));
+    assert_eq!(by.get_many(&[2, 1]).wait_for(LIMIT).expect("all have ended").len(), 2);
     let doubled = by.update(2, |value| {
         *value *= 2;
         Ok(*value)
