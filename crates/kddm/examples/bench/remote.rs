@@ -82,14 +82,14 @@ struct Bench {
 
 pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
     crate::pin(0);
-    let node = Node::join(Config::new())?;
+    let node = Node::join(Config::new()).wait()?;
     let peer = Peer::start(&node, Some(peer_processor))?;
     let other = Peer::start(&node, Some(peer_processor))?;
     let echo = TcpStream::connect(&peer.echo)?;
     echo.set_nodelay(true)?;
     let name = "bench/remote";
     // The peer is the home of all objects, so the first hint is right.
-    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open()?;
+    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open().wait()?;
     let mut bench = Bench { peer, other, echo, set, name, next: 1 };
     let mut rows = Vec::new();
     for (figure, size, rounds) in [("get_miss_64", 64, 60), ("get_miss_4096", 4096, 40), ("get_miss_1m", 1 << 20, 2)] {
@@ -153,7 +153,7 @@ impl Bench {
     fn ping_pong(&mut self, node: &Node, name: &str) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
-        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open()?;
+        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open().wait()?;
         for round in 0..TURNS + WARM_UP_TURNS {
             let mine_ns = take_turn(&counter)?;
             let floor_ns = self.ping(64, &mut reply)?;

@@ -1,4 +1,4 @@
-//! The bytes of a value where they lie, for whoever sends them.
+//! Bytes of a value that are sent from where they lie.
 
 use std::sync::Arc;
 
@@ -6,6 +6,13 @@ use crate::value::Value;
 
 /// Bytes that do not change while they are kept.
 pub struct SharedBytes(Box<dyn AsRef<[u8]> + Send + Sync>);
+
+impl SharedBytes {
+    /// Those of a value that lies in memory as it is encoded.
+    pub(super) fn of<T: Value>(value: Arc<T>) -> SharedBytes {
+        SharedBytes(Box::new(AsEncoded(value)))
+    }
+}
 
 impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
@@ -20,16 +27,10 @@ impl From<Vec<u8>> for SharedBytes {
 }
 
 /// A value that lies in memory as it is encoded.
-pub(super) struct AsEncoded<T>(pub Arc<T>);
+struct AsEncoded<T>(Arc<T>);
 
 impl<T: Value> AsRef<[u8]> for AsEncoded<T> {
     fn as_ref(&self) -> &[u8] {
         self.0.as_encoded().unwrap_or_default()
-    }
-}
-
-impl<T: Value> From<AsEncoded<T>> for SharedBytes {
-    fn from(value: AsEncoded<T>) -> SharedBytes {
-        SharedBytes(Box::new(value))
     }
 }

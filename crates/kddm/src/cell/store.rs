@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use kddm_core::io::Access;
 
@@ -10,8 +11,8 @@ use super::CellNumber;
 use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::{Hold, Note};
-use super::shared::{AsEncoded, SharedBytes};
-use super::slots::Use;
+use super::shared::SharedBytes;
+use super::slots::{Use, holders};
 use super::sync::Ordering;
 use super::table::{Table, swept};
 use super::word::{BIASED, Forced, LIVE, READY, REVOKE, Refusal, Taken, WAITERS, WRITE, WRITER};
@@ -53,6 +54,15 @@ pub enum InstallError {
     Held,
 }
 
+/// Who holds an object, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBy {
+    /// The thread, or the holder, that took the hold.
+    pub who: Arc<str>,
+    /// Whether it is the write hold.
+    pub is_write: bool,
+}
+
 /// What the driver does with the objects of a set, whatever their type.
 ///
 /// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
@@ -87,6 +97,10 @@ pub trait Store: Any + Send + Sync {
 
     /// Whether somebody holds the object.
     fn is_held(&self, cell: CellNumber) -> bool;
+
+    /// Who holds the object, as far as it has been noted: nobody for a hold that the driver has taken
+    /// and that nobody has made his own yet.
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy>;
 
     /// Local threads may use the object up to `access`. It only raises.
     fn grant(&self, cell: CellNumber, access: Access);
@@ -215,6 +229,11 @@ impl<T: Value> Store for Table<T> {
         })
     }
 
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy> {
+        let found = self.live(cell).map(|cell| holders(cell.address())).unwrap_or_default();
+        found.into_iter().map(|(who, by)| HeldBy { who, is_write: by == Use::Write }).collect()
+    }
+
     fn grant(&self, cell: CellNumber, access: Access) {
         if let Some(cell) = self.live(cell) {
             cell.word.grant(access);
@@ -253,7 +272,7 @@ impl<T: Value> Store for Table<T> {
         if !has_value(cell) || !cell.word.take_reader() {
             return None;
         }
-        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No);
+        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody);
         self.decode_at_first_use(cell);
         Some(hold)
     }
@@ -265,7 +284,7 @@ impl<T: Value> Store for Table<T> {
             // Withdrawn: the driver is who must be told.
             Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
             Ok(()) => {
-                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::No);
+                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::Nobody);
                 self.decode_at_first_use(cell);
                 Some(hold)
             }
@@ -342,7 +361,7 @@ impl<T: Value> Store for Table<T> {
         // Whoever writes later sees this count and leaves the value as it is.
         let value = unsafe { content::shared::<T>(NonNull::new(value.cast())?) };
         let is_large = value.as_encoded().is_some_and(|bytes| bytes.len() >= least_bytes);
-        is_large.then(|| AsEncoded(value).into())
+        is_large.then(|| SharedBytes::of(value))
     }
 
     fn discard(&self, cell: CellNumber) -> bool {
@@ -419,7 +438,7 @@ impl<T: Value> Table<T> {
         if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
             return None;
         }
-        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No)))
+        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody)))
     }
 
     /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks

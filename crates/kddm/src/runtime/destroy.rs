@@ -40,6 +40,7 @@ impl LaneState {
 
     /// Forgets a set. What is left of it belongs to the caller alone.
     fn forget_set(&mut self, set: SetId) -> Option<Arc<dyn Store>> {
+        self.overdue.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         self.stores.remove(&set)
     }

@@ -17,11 +17,13 @@ use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::local::Local;
+use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
 use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
+use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -62,6 +64,8 @@ pub struct Statistics {
     pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Holds that were in somebody's way for longer than their set's limit.
+    pub overdue_holds: u64,
     /// Notifiers that overran their limit.
     pub notifier_overruns: u64,
     /// Notifiers that panicked.
@@ -71,7 +75,7 @@ pub struct Statistics {
 impl Statistics {
     /// Ownerships that moved away from this node.
     pub fn moves(&self) -> u64 {
-        self.sent[3]
+        self.by_kind().find(|(name, ..)| *name == "transfer").map_or(0, |(_, sent, _)| sent)
     }
 
     /// The kinds of messages, in the order in which `sent` and `received` count them.
@@ -95,6 +99,7 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.overdue_holds += other.overdue_holds;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -121,6 +126,8 @@ pub(crate) struct LaneState {
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub alarms: Alarms,
+    pub overdue: Overdue,
+    pub untaken: Untaken,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -156,6 +163,8 @@ impl LaneState {
             refusals: Refusals::default(),
             deferred_until: None,
             alarms: Alarms::default(),
+            overdue: Overdue::default(),
+            untaken: Untaken::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -242,11 +251,13 @@ impl LaneState {
         }
     }
 
-    /// A wait is over. Its task is woken when this turn is.
-    pub fn complete(&mut self, op: &Op, outcome: Outcome) {
+    /// A wait is over. Its task is woken when this turn is. Whether it is a task.
+    pub fn complete(&mut self, op: &Op, outcome: Outcome) -> bool {
         let (waker, alarm) = op.complete(outcome);
+        let is_task = waker.is_some();
         self.to_wake.add(waker);
         self.alarms.take_back(alarm);
+        is_task
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
@@ -300,8 +311,8 @@ impl Lane {
     }
 
     fn arm(&self, state: &LaneState) {
-        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
-        if let Some(at) = next {
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at, state.overdue.next];
+        if let Some(at) = next.into_iter().flatten().min() {
             self.poller.arm_at(at);
         }
     }
@@ -379,8 +390,13 @@ impl Lane {
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
         }
+        let is_overdue = state.overdue.next.is_some_and(|at| at <= now);
+        let warning = if is_overdue { state.look_for_overdue(now) } else { None };
         let due = state.alarms.due(now);
         self.finish(state);
+        if let Some(warning) = warning {
+            warning.say();
+        }
         for whom in due.iter().filter_map(Weak::upgrade) {
             whom.ring();
         }

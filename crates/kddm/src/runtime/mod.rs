@@ -13,6 +13,7 @@ pub(crate) mod local;
 pub(crate) mod membership;
 pub(crate) mod notify;
 pub(crate) mod objects;
+pub(crate) mod overdue;
 pub(crate) mod peer;
 pub(crate) mod placing;
 pub(crate) mod receive;
@@ -20,6 +21,7 @@ pub(crate) mod refusals;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;
+pub(crate) mod untaken;
 pub(crate) mod wait;
 
 use std::sync::Arc;

@@ -19,7 +19,8 @@ impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
@@ -36,7 +37,8 @@ impl LaneState {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             release();
             self.released(set, object);
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         self.outstanding += 1;
         let local = self.local(set, object);
@@ -347,8 +349,12 @@ impl LaneState {
         let cell = store.find_or_insert(object.0);
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
-        if let RevokeResult::Done { version, has_value } = store.revoke(cell, to) {
-            todo.push_back(Input::Revoked { version: Version(version), has_value });
+        match store.revoke(cell, to) {
+            RevokeResult::Held => self.is_held_up(set, object),
+            RevokeResult::Done { version, has_value } => {
+                self.goes_on(set, object);
+                todo.push_back(Input::Revoked { version: Version(version), has_value });
+            }
         }
     }
 
@@ -387,9 +393,10 @@ impl LaneState {
             match serve_one(&*store, cell, wish, claimed) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
+                    local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.outstanding -= 1;
-                    self.complete(&waiter.op, outcome);
+                    self.hand_over(set, object, &waiter.op, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);
@@ -400,7 +407,7 @@ impl LaneState {
                     }
                     return;
                 }
-                Served::Waits => return,
+                Served::Waits => return self.is_held_up(set, object),
             }
         }
     }

@@ -28,7 +28,7 @@ fn live_and_stop(round: usize) {
     let nodes = Node::local_cluster(2).expect("a cluster");
     let limit = Duration::from_secs(10);
     let service = nodes[1].rpc().register_blocking("add", |request| {
-        let counts: Set<u64> = request.node().set("counts").open()?;
+        let counts: Set<u64> = request.node().set("counts").open().wait()?;
         let count = counts.update(1, |count| {
             *count += 1;
             Ok(*count)

@@ -49,7 +49,7 @@ pub fn serve_if_asked() {
     let start: Start = serde_json::from_str(&start).expect("the parent wrote it");
     // The harness may have left a line unfinished on standard output.
     println!();
-    match Node::join(start.config()) {
+    match Node::join(start.config()).wait() {
         Ok(node) => {
             say(&Answer { ticket: FIRST, reply: Reply::Text(node.address().to_string()) });
             let engine = Engine::new(node, |answer| say(&answer));
