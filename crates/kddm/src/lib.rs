@@ -29,6 +29,7 @@ mod object_ref;
 mod operation;
 mod options;
 mod pending;
+mod place;
 pub mod rpc;
 mod runtime;
 mod set;
@@ -39,12 +40,14 @@ pub mod value;
 
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
-pub use inspect::{Holding, Holdings, SetInfo, SetUsage};
+pub use inspect::{Holding, Holdings, ProgramInfo, SetInfo, SetUsage};
+
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;
 pub use options::Config;
 pub use pending::Pending;
+pub use place::{attach_socket, default_data_dir};
 pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
 pub use set::Set;

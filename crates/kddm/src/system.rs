@@ -153,17 +153,41 @@ impl<T: Value> SetBuilder<T> {
     }
 
     fn open_as(self, first_touch: Make<T>, create: bool) -> Result<Set<T>, Error> {
+        let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
+        let wanted = Wanted { name: self.name.clone(), codec, type_name, placed_by: self.placed_by, create };
+        let description = match &self.node.runtime().lender {
+            Some(lender) => lender.open(&wanted)?,
+            None => wanted.find_or_create(&self.node)?,
+        };
+        let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
+        self.node.open_here(SetId(description.set), self.name, first_touch, limit)
+    }
+}
+
+/// A set, as whoever opens it wants it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub name: String,
+    pub codec: String,
+    pub type_name: String,
+    pub placed_by: Option<PlacedBy>,
+    /// If it does not exist.
+    pub create: bool,
+}
+
+impl Wanted {
+    /// The set of that name, if it is as wanted.
+    pub fn find_or_create(&self, node: &Node) -> Result<Description, Error> {
         check_name(&self.name)?;
-        let system = self.node.system()?;
+        let system = node.system()?;
         let found = system.get(bucket(&self.name)).wait()?.sets.iter().find(|d| d.name == self.name).cloned();
         let description = match found {
             Some(description) => description,
-            None if !create => return Err(SetError::Unknown { name: self.name }.into()),
+            None if !self.create => return Err(SetError::Unknown { name: self.name.clone() }.into()),
             None => self.create(&system)?,
         };
         self.compare(&description)?;
-        let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-        self.node.attach(SetId(description.set), self.name, first_touch, limit)
+        Ok(description)
     }
 
     fn create(&self, system: &Set<SystemObject>) -> Result<Description, Error> {
@@ -181,8 +205,8 @@ impl<T: Value> SetBuilder<T> {
         let description = Description {
             name: self.name.clone(),
             set: SetId::new(placed_by.policy(), counter).0,
-            codec: T::CODEC.into(),
-            type_name: T::type_name().into(),
+            codec: self.codec.clone(),
+            type_name: self.type_name.clone(),
             placed_by,
             destroying: false,
         };
@@ -206,11 +230,11 @@ impl<T: Value> SetBuilder<T> {
         if description.destroying {
             return Err(SetError::Destroyed.into());
         }
-        if description.codec != T::CODEC {
-            return differs("codec", description.codec.clone(), T::CODEC.into());
+        if description.codec != self.codec {
+            return differs("codec", description.codec.clone(), self.codec.clone());
         }
-        if description.type_name != T::type_name() {
-            return differs("type", description.type_name.clone(), T::type_name().into());
+        if description.type_name != self.type_name {
+            return differs("type", description.type_name.clone(), self.type_name.clone());
         }
         match self.placed_by {
             Some(wanted) if wanted != description.placed_by => {
@@ -229,6 +253,9 @@ impl Node {
     /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
     pub fn destroy_set(&self, name: &str, limit: std::time::Duration) -> Result<(), Error> {
         check_name(name)?;
+        if let Some(lender) = &self.runtime().lender {
+            return lender.destroy(name, limit);
+        }
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {
@@ -255,7 +282,7 @@ impl Node {
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
         self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
-        self.attach(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
+        self.open_here(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
     }
 }
 

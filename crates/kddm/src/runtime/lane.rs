@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
 use crate::error::{Error, MembershipError, SetError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
+use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signal;
@@ -64,6 +65,12 @@ pub struct Statistics {
     pub notifier_overruns: u64,
     /// Notifiers that panicked.
     pub notifier_panics: u64,
+    /// Frames to and from programs that are attached to this node; in such a program, to and from it.
+    pub frames_sent: u64,
+    /// See `frames_sent`.
+    pub frames_received: u64,
+    /// Programs that were attached and are not any more.
+    pub detached: u64,
 }
 
 impl Statistics {
@@ -93,6 +100,9 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.frames_sent += other.frames_sent;
+        self.frames_received += other.frames_received;
+        self.detached += other.detached;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -133,6 +143,10 @@ pub(crate) struct LaneState {
     pub shares: bool,
     /// Told when all shards are where the installed view wants them.
     pub settled: Arc<Signal>,
+    /// What this node has lent to programs.
+    pub desk: Desk,
+    /// This process is such a program: in the place of the core there is the node that lends to it.
+    pub link: Option<Box<Link>>,
     /// Each so many inputs one is refused, as if there were no memory.
     #[cfg(test)]
     pub refuse_each: Option<u64>,
@@ -165,6 +179,8 @@ impl LaneState {
             lost_links: false,
             shares: false,
             settled,
+            desk: Desk::default(),
+            link: None,
             #[cfg(test)]
             refuse_each: None,
             #[cfg(test)]
@@ -180,6 +196,9 @@ impl LaneState {
 
     /// Who is waited for by whoever wants an object here.
     pub fn waiting_for(&self, set: SetId, object: ObjectId) -> WaitingFor {
+        if let Some(lender) = self.asked_lender(set, object) {
+            return WaitingFor::Node(lender.0);
+        }
         let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
@@ -207,6 +226,7 @@ impl LaneState {
         if let Some(store) = self.stores.get(&set) {
             store.close();
         }
+        self.ask_back_set(set);
         self.fail_waiters(Some(set), &SetError::Destroyed.into());
     }
 
@@ -217,6 +237,7 @@ impl LaneState {
 
     /// Forgets all objects of a set. Guards that are left keep their value and can publish nothing.
     pub fn end_destroy(&mut self, set: SetId) {
+        self.end_loans_of(set);
         self.core.destroy(set);
         self.locals.retain(|(of, _), _| *of != set);
         if let Some(store) = self.stores.remove(&set) {
@@ -237,6 +258,8 @@ impl LaneState {
             store.end(Ended::Stopped);
         }
         self.fail_waiters(None, &MembershipError::Stopped.into());
+        self.end_programs(poller);
+        self.end_link(poller);
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.disconnect(peer, poller);
@@ -258,14 +281,13 @@ impl LaneState {
 
     pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         let mut failed = Vec::new();
-        for ((of, _), local) in &mut self.locals {
+        for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
-                failed.extend(local.waiters.drain(..));
+                failed.extend(local.waiters.drain(..).map(|waiter| (*of, *object, waiter)));
             }
         }
-        self.outstanding -= failed.len();
-        for waiter in failed {
-            self.complete(&waiter.op, Outcome::Failed(error.clone()));
+        for (set, object, waiter) in failed {
+            self.end_wait(set, object, waiter, Outcome::Failed(error.clone()));
         }
     }
 
@@ -323,6 +345,8 @@ impl Lane {
     fn wind_up(&self, state: &mut LaneState) {
         state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
+        state.write_programs(&self.poller);
+        state.write_lender();
         self.arm(state);
     }
 
@@ -355,7 +379,11 @@ impl Lane {
         let polled = self.poller.wait(limit, |event| match event.token {
             WAKE => woken = true,
             TIMER => self.timer(),
-            token => self.socket(NodeId(token as u16), event),
+            LENDER => self.lender_socket(event),
+            token => match program_of(token) {
+                Some(session) => self.program_socket(session, event),
+                None => self.socket(NodeId(token as u16), event),
+            },
         });
         if let Err(error) = polled {
             tracing::error!(%error, "polling failed");

@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
-use kddm_core::io::{Access, Answer, Body, Input, NoMemory, Output, Outputs};
+use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::{HandedOver, Refused};
 
-use crate::cell::{CellNumber, Hold, RevokeResult, Store};
+use crate::cell::{Hold, RevokeResult};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
-use crate::runtime::local::{Waiter, Wish};
+use crate::runtime::local::{Asker, Waiter, Wish};
+use crate::runtime::serving::Served;
 use crate::runtime::wait::{Op, Outcome};
 
 impl LaneState {
@@ -21,11 +22,16 @@ impl LaneState {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             return self.complete(&op, Outcome::Failed(error));
         }
+        self.queue(set, object, Waiter { wish, asker: Asker::Thread(op) });
+    }
+
+    /// Somebody waits from now on, and is served when it is his turn.
+    pub fn queue(&mut self, set: SetId, object: ObjectId, waiter: Waiter) {
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
         store.set_waiters(cell, true);
         self.outstanding += 1;
-        self.local(set, object).waiters.push_back(Waiter { wish, op });
+        self.local(set, object).waiters.push_back(waiter);
         self.run_own(set, object, None);
     }
 
@@ -38,13 +44,18 @@ impl LaneState {
             self.released(set, object);
             return self.complete(&op, Outcome::Failed(error));
         }
+        self.queue_first(set, object, Waiter { wish, asker: Asker::Thread(op) });
+        release();
+        self.run_own(set, object, None);
+    }
+
+    /// As [`Self::queue`], before all others that wait here.
+    pub fn queue_first(&mut self, set: SetId, object: ObjectId, waiter: Waiter) {
         self.outstanding += 1;
         let local = self.local(set, object);
         // The answer to what the core was asked before is for the one who asked.
         let at = usize::from(local.outstanding && !local.waiters.is_empty());
-        local.waiters.insert(at, Waiter { wish, op });
-        self.run_own(set, object, None);
-        release();
+        local.waiters.insert(at, waiter);
         self.run_own(set, object, None);
     }
 
@@ -52,12 +63,16 @@ impl LaneState {
         let _only_messages_are_refused = self.run(set, object, input, &mut None);
     }
 
-    fn refusal(&self, set: SetId) -> Option<Error> {
+    /// Why nothing is begun here now, if that is so.
+    pub fn refusal(&self, set: SetId) -> Option<Error> {
         if self.stopped {
             return Some(MembershipError::Stopped.into());
         }
         if self.fenced {
             return Some(AccessError::Fenced.into());
+        }
+        if self.link.as_ref().is_some_and(|link| link.is_ended()) {
+            return Some(MembershipError::Detached.into());
         }
         if self.destroyed.contains(&set) {
             return Some(SetError::Destroyed.into());
@@ -72,8 +87,14 @@ impl LaneState {
     /// A local thread gives up.
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
-        let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
+        let Some(at) = local.waiters.iter().position(|waiter| waiter.asker.is(op)) else { return };
         self.alarms.take_back(op.take_alarm());
+        self.withdraw(set, object, at);
+    }
+
+    /// Whoever waits at that place gives up.
+    pub fn withdraw(&mut self, set: SetId, object: ObjectId, at: usize) {
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.waiters.remove(at);
         self.outstanding -= 1;
         let withdraw = at == 0 && local.outstanding && !local.is_cancelling;
@@ -123,8 +144,17 @@ impl LaneState {
         input: Option<Input>,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        let mut todo: VecDeque<Input> = VecDeque::new();
-        todo.extend(input);
+        self.go_on(set, object, body, VecDeque::from_iter(input))
+    }
+
+    /// Does what is to be done for an object, and all that follows from it.
+    pub fn go_on(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        body: &mut Option<Cow<'_, [u8]>>,
+        mut todo: VecDeque<Input>,
+    ) -> Result<(), NoMemory> {
         loop {
             while let Some(input) = todo.pop_front() {
                 self.step(set, object, input, body, &mut todo)?;
@@ -217,6 +247,10 @@ impl LaneState {
                 return Err(Refused::NoMemory);
             }
         }
+        if self.link.is_some() {
+            self.tell_lender(set, object, &input);
+            return Ok(());
+        }
         self.core.handle(set, object, input, outputs)
     }
 
@@ -259,8 +293,16 @@ impl LaneState {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.outstanding = false;
         for waiter in std::mem::take(&mut local.waiters) {
-            self.outstanding -= 1;
-            self.complete(&waiter.op, Outcome::Failed(error.clone()));
+            self.end_wait(set, object, waiter, Outcome::Failed(error.clone()));
+        }
+    }
+
+    /// Somebody who waited has been taken out of the queue: this is how his wait ends.
+    pub fn end_wait(&mut self, set: SetId, object: ObjectId, waiter: Waiter, outcome: Outcome) {
+        self.outstanding -= 1;
+        match waiter.asker {
+            Asker::Thread(op) => self.complete(&op, outcome),
+            Asker::Program(session, number) => self.answer_program(session, set, object, number, outcome),
         }
     }
 
@@ -297,9 +339,11 @@ impl LaneState {
             }
             Output::TryRevoke { object } => {
                 self.local(set, object).is_trying = true;
-                todo.push_back(self.try_to_take_back(set, object));
+                if let Some(input) = self.try_to_take_all_back(set, object) {
+                    todo.push_back(input);
+                }
             }
-            Output::Answer { object, answer } => self.answered(set, object, answer),
+            Output::Answer { object, answer } => self.answered(set, object, outcome_of(answer)),
             Output::Discard { object } => {
                 let store = self.store(set);
                 if let Some(cell) = store.find(object.0) {
@@ -334,27 +378,23 @@ impl LaneState {
         let cell = store.find_or_insert(object.0);
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
-        if let RevokeResult::Done { version, has_value } = store.revoke(cell, to) {
-            todo.push_back(Input::Revoked { version: Version(version), has_value });
+        match store.revoke(cell, to) {
+            RevokeResult::Done { version, has_value } => {
+                todo.push_back(Input::Revoked { version: Version(version), has_value });
+            }
+            RevokeResult::Held => self.ask_back(set, object, to, None),
         }
     }
 
     /// The first waiter's request ended without access.
-    fn answered(&mut self, set: SetId, object: ObjectId, answer: Answer) {
+    pub fn answered(&mut self, set: SetId, object: ObjectId, outcome: Outcome) {
         let local = self.local(set, object);
         local.outstanding = false;
         if std::mem::take(&mut local.is_cancelling) {
             return; // Whoever asked has given up, and the core has not heard of it yet.
         }
         let Some(waiter) = local.waiters.pop_front() else { return };
-        self.outstanding -= 1;
-        let outcome = match answer {
-            Answer::Removed | Answer::Flushed => Outcome::Done,
-            Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
-            Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
-            Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
-        };
-        self.complete(&waiter.op, outcome);
+        self.end_wait(set, object, waiter, outcome);
     }
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
@@ -368,15 +408,12 @@ impl LaneState {
             if local.outstanding || !todo.is_empty() {
                 return;
             }
-            let (wish, claimed) = (head.wish, head.op.is_claimed());
-            let store = self.store(set);
-            let cell = store.find_or_insert(object.0);
-            match serve_one(&*store, cell, wish, claimed) {
+            let (wish, asker) = (head.wish, head.asker.clone());
+            match self.serve_head(set, object, wish, &asker) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
-                    self.outstanding -= 1;
-                    self.complete(&waiter.op, outcome);
+                    self.end_wait(set, object, waiter, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);
@@ -440,45 +477,11 @@ impl Told {
     }
 }
 
-enum Served {
-    Yes(Outcome),
-    Ask(RequestKind),
-    Waits,
-}
-
-/// What can be done for the first waiter with the access that is here.
-fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
-    let Some(level) = wish.level() else { return Served::Ask(wish.kind()) };
-    if wish.is_try() && store.is_held(cell) {
-        return Served::Yes(Outcome::Failed(AccessError::Busy.into()));
+fn outcome_of(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Removed | Answer::Flushed => Outcome::Done,
+        Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
+        Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
+        Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
     }
-    if store.access(cell) < level {
-        return Served::Ask(wish.kind());
-    }
-    if store.access(cell) == Access::Write && !store.has_value(cell) {
-        return first_touch(store, cell, wish, claimed);
-    }
-    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire);
-    if holds_nothing {
-        return Served::Yes(Outcome::Available);
-    }
-    let outcome = match level {
-        Access::Write => store.take_write(cell).map(Outcome::Write),
-        _ => store.take_read(cell).map(Outcome::Read),
-    };
-    outcome.map_or(Served::Waits, Served::Yes)
-}
-
-/// The object has no value: the waiting thread makes one, in its own time, under the write hold.
-fn first_touch(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
-    if store.is_held(cell) {
-        return Served::Waits;
-    }
-    if wish.is_existing() {
-        return Served::Yes(Outcome::Failed(AccessError::NotFound.into()));
-    }
-    if !claimed {
-        return Served::Yes(Outcome::Available);
-    }
-    store.take_write(cell).map_or(Served::Waits, |hold| Served::Yes(Outcome::Write(hold)))
 }

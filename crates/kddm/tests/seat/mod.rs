@@ -127,7 +127,7 @@ impl Cluster {
 }
 
 impl Seat {
-    fn here(node: Node) -> Seat {
+    pub fn here(node: Node) -> Seat {
         let waiting = Waiting::default();
         let (id, address) = (node.id(), node.address().to_string());
         let answers = Arc::clone(&waiting);
