@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kddm::{Chain, Node, NodeState, Priority};
+use kddm::{Chain, Node, NodeState, Priority, attach_socket, default_data_dir};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
-use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
+use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket};
 use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
@@ -185,6 +185,8 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     let socket = admin_socket(data_dir.path());
     let listens = server::listen(&socket, subject.clone());
     listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
+    let attach = node.accept_programs(attach_socket(data_dir.path()));
+    attach.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let http = match &settings.http {
         Some(address) => Some(http::listen(address, subject).map_err(DaemonError::Node).inspect_err(|_| node.stop())?),
         None => None,
