@@ -179,14 +179,12 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
-    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    offer_services(&node, data_dir).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
     let listens = server::listen(&socket, subject.clone());
     listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
-    let attach = node.accept_programs(attach_socket(data_dir.path()));
-    attach.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
     let http = match &settings.http {
         Some(address) => Some(http::listen(address, subject).map_err(DaemonError::Node).inspect_err(|_| node.stop())?),
         None => None,
@@ -226,11 +224,15 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
 }
 
-/// What other daemons may ask of this one. The services end with the process: to unregister one waits
+/// What programs and other daemons may ask of this one. The services end with the process: to unregister one waits
 /// for what runs, and a second signal must not wait.
-fn offer_services(node: &Node) -> Result<(), kddm::Error> {
-    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
-    Ok(())
+fn offer_services(node: &Node, data_dir: &DataDir) -> Result<(), DaemonError> {
+    let offer = || -> Result<(), kddm::Error> {
+        node.accept_programs(attach_socket(data_dir.path()))?;
+        std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+        Ok(())
+    };
+    offer().map_err(|error| DaemonError::Node(error.to_string()))
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.

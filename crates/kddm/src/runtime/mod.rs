@@ -182,10 +182,8 @@ impl Runtime {
         }
         let view = self.view();
         let member = view.member(node).is_some_and(|member| member.state.can_share());
-        let rule = "it must be the number of a member that is `possible`";
-        let error = ConfigurationError::OutOfRange { setting: "to", value: node.0.to_string(), rule };
         if !member {
-            return Some(error.into());
+            return Some(not_a_member(node.0));
         }
         let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(peer::Peer::is_connected);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
@@ -292,6 +290,12 @@ impl Runtime {
         // Handlers that waited for objects have been told by the lanes.
         self.rpc.join();
     }
+}
+
+/// A node was named to which nothing can be moved.
+pub(crate) fn not_a_member(node: u16) -> Error {
+    let rule = "it must be the number of a member that is `possible`";
+    ConfigurationError::OutOfRange { setting: "to", value: node.to_string(), rule }.into()
 }
 
 /// How often a destroy looks whether the last holder has put.

@@ -71,8 +71,8 @@ impl LaneState {
         if self.fenced {
             return Some(AccessError::Fenced.into());
         }
-        if self.link.as_ref().is_some_and(|link| link.is_ended()) {
-            return Some(MembershipError::Detached.into());
+        if let Some(error) = self.link.as_ref().and_then(|link| link.refusal(set)) {
+            return Some(error);
         }
         if self.destroyed.contains(&set) {
             return Some(SetError::Destroyed.into());

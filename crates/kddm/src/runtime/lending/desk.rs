@@ -219,6 +219,7 @@ impl LaneState {
 
     /// As [`Self::ask_back`], for all objects of a set that ends.
     pub fn ask_back_set(&mut self, set: SetId) {
+        self.say_of_set(set, Word::SetEnding);
         let places: Vec<Place> = self.desk.loans.keys().copied().filter(|(of, _)| *of == set).collect();
         for (set, object) in places {
             self.ask_back(set, object, Access::None, None);
@@ -297,11 +298,16 @@ impl LaneState {
                 }
             }
         }
+        self.say_of_set(set, Word::SetEnded);
+    }
+
+    /// To all programs that have opened a set.
+    fn say_of_set(&mut self, set: SetId, word: Word) {
         let knows = |session: &Session| session.sets.contains(&set);
         let whom: Vec<u32> =
             self.desk.sessions.iter().filter(|(_, session)| knows(session)).map(|(number, _)| *number).collect();
         for session in whom {
-            self.desk.say(session, (set, ObjectId(0)), Word::SetEnded);
+            self.desk.say(session, (set, ObjectId(0)), word);
         }
     }
 

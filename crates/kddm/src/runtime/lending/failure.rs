@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
+use crate::runtime::not_a_member;
 
 /// An error, as it travels.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -19,6 +20,10 @@ pub(crate) enum Failure {
     Unreachable {
         node: u16,
         limit_ms: u64,
+    },
+    /// A node that is named is not one that shares objects.
+    NoSuchNode {
+        node: u16,
     },
     Fenced,
     NotFound,
@@ -66,6 +71,9 @@ impl Failure {
                 Failure::PeerFull { node, bytes: bytes as u64, limit_bytes: limit_bytes as u64 }
             }
             Error::Access(AccessError::Unreachable { node, limit_ms }) => Failure::Unreachable { node, limit_ms },
+            Error::Configuration(ConfigurationError::OutOfRange { setting: "to", value, .. }) => {
+                Failure::NoSuchNode { node: value.parse().unwrap_or_default() }
+            }
             Error::Access(AccessError::Fenced) => Failure::Fenced,
             Error::Access(AccessError::NotFound) => Failure::NotFound,
             Error::Access(AccessError::Lost) => Failure::Lost,
@@ -96,6 +104,7 @@ impl Failure {
                 AccessError::PeerFull { node, bytes: bytes as usize, limit_bytes: limit_bytes as usize }.into()
             }
             Failure::Unreachable { node, limit_ms } => AccessError::Unreachable { node, limit_ms }.into(),
+            Failure::NoSuchNode { node } => not_a_member(node),
             Failure::Fenced => AccessError::Fenced.into(),
             Failure::NotFound => AccessError::NotFound.into(),
             Failure::Lost => AccessError::Lost.into(),

@@ -61,6 +61,8 @@ pub(crate) enum Word {
     GiveBack { to: Access },
     /// Node: give it back at once, or say that it is held.
     TryGiveBack,
+    /// Node: the set is being destroyed; what you hold of it you may still put.
+    SetEnding,
     /// Node: the set has been destroyed.
     SetEnded,
     /// Node: it is over; whether by a fence.
@@ -127,6 +129,7 @@ pub(crate) fn encode(head: &Head) -> [u8; HEAD_BYTES] {
         Word::Answer { number, ending } => ([18, ending as u8, 0, 0], [number, 0, 0]),
         Word::GiveBack { to } => ([19, 0, to as u8, 0], [0, 0, 0]),
         Word::TryGiveBack => ([20, 0, 0, 0], [0, 0, 0]),
+        Word::SetEnding => ([23, 0, 0, 0], [0, 0, 0]),
         Word::SetEnded => ([21, 0, 0, 0], [0, 0, 0]),
         Word::Ended { is_fenced } => ([22, is_fenced.into(), 0, 0], [0, 0, 0]),
     };
@@ -164,6 +167,7 @@ pub(crate) fn decode(from: &[u8; HEAD_BYTES]) -> Result<Head, &'static str> {
         19 => Word::GiveBack { to: access(level)? },
         20 => Word::TryGiveBack,
         21 => Word::SetEnded,
+        23 => Word::SetEnding,
         22 => Word::Ended { is_fenced: detail != 0 },
         _ => return Err("an unknown word"),
     };
@@ -198,6 +202,7 @@ mod tests {
             Word::Answer { number: 5, ending: Ending::Failed },
             Word::GiveBack { to: Access::Read },
             Word::TryGiveBack,
+            Word::SetEnding,
             Word::SetEnded,
             Word::Ended { is_fenced: true },
         ];

@@ -1,7 +1,7 @@
 //! The node that lends, as an attached program's lane sees it: in the place of the core.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::pipe::{Inbox, Outbox};
 use crate::cell::Ended;
-use crate::error::{AccessError, Error, MembershipError};
+use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::wait::{Op, Outcome};
 use crate::transport::{Event, Poller, Stream};
@@ -40,6 +40,8 @@ pub(crate) struct Link {
     numbered: u64,
     /// Puts that the socket has not taken, by the mark of their last byte.
     puts: VecDeque<(u64, Arc<Op>)>,
+    /// Sets that are being destroyed: nothing is begun in them, and what is held may still be put.
+    ending: HashSet<SetId>,
     is_ended: bool,
 }
 
@@ -58,12 +60,17 @@ impl Link {
             wants: HashMap::new(),
             numbered: 0,
             puts: VecDeque::new(),
+            ending: HashSet::new(),
             is_ended: false,
         })
     }
 
-    pub fn is_ended(&self) -> bool {
-        self.is_ended
+    /// Why nothing is begun in a set, if that is so.
+    pub fn refusal(&self, set: SetId) -> Option<Error> {
+        if self.is_ended {
+            return Some(MembershipError::Detached.into());
+        }
+        self.ending.contains(&set).then(|| SetError::Destroyed.into())
     }
 
     fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
@@ -244,6 +251,12 @@ impl LaneState {
             Word::Answer { number, ending } => self.wish_ended((set, object), number, ending, body),
             Word::GiveBack { to } => self.lender_does(set, Output::Revoke { object, to }),
             Word::TryGiveBack => self.lender_does(set, Output::TryRevoke { object }),
+            Word::SetEnding => {
+                if let Some(link) = &mut self.link {
+                    link.ending.insert(set);
+                }
+                self.fail_waiters(Some(set), &SetError::Destroyed.into());
+            }
             Word::SetEnded => {
                 self.begin_destroy(set);
                 self.end_destroy(set);

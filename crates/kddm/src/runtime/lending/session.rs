@@ -17,6 +17,7 @@ use crate::error::{AccessError, Error};
 use crate::inspect::ProgramInfo;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::{Asker, Waiter, Wish};
+use crate::runtime::not_a_member;
 use crate::runtime::peer::Peer;
 use crate::runtime::wait::Outcome;
 use crate::transport::{Event, Poller, Stream};
@@ -241,10 +242,13 @@ impl LaneState {
 
     fn not_to_be_flushed_to(&self, kind: RequestKind) -> Option<Error> {
         let RequestKind::Flush { to } = kind else { return None };
-        let is_reached = !to.is_somebody()
-            || to == self.core.id()
-            || self.peers.get(&to).is_some_and(Peer::is_connected)
-                && self.core.view().member(to).is_some_and(|member| member.state.can_share());
+        if !to.is_somebody() || to == self.core.id() {
+            return None;
+        }
+        if !self.core.view().member(to).is_some_and(|member| member.state.can_share()) {
+            return Some(not_a_member(to.0));
+        }
+        let is_reached = self.peers.get(&to).is_some_and(Peer::is_connected);
         (!is_reached).then(|| AccessError::Unreachable { node: to.0, limit_ms: 0 }.into())
     }
 
