@@ -406,6 +406,8 @@ impl Lane {
                 }
             }
         }
+        // A guest may be left, and the last wake-up was meant for it.
+        self.poller.wake();
     }
 
     fn socket(&self, peer: NodeId, event: Event) {
