@@ -9,6 +9,7 @@ mod ends;
 mod hostile;
 mod processes;
 mod sharing;
+mod storm;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +51,14 @@ impl House {
         for node in &self.nodes {
             let seen = node.statistics();
             assert_eq!((seen.faults, seen.malformed, seen.undecodable, seen.dropped), (0, 0, 0, 0));
+        }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.nodes.iter().for_each(|node| eprintln!("node {}: {:?}", node.id(), node.statistics()));
         }
     }
 }

@@ -200,6 +200,19 @@ impl LaneState {
         }
     }
 
+    /// Whether a program has that much of an object, and was not asked to give it back.
+    pub(super) fn has_enough(&mut self, session: u32, place: Place, level: Access) -> bool {
+        self.desk.loan(session, place).is_some_and(|loan| loan.level >= level && loan.asked.is_none())
+    }
+
+    /// Says to a program once more what it has. What it has is never lowered but by its own answer.
+    pub(super) fn grant_again(&mut self, session: u32, place: Place, number: u64) {
+        let Some(loan) = self.desk.loan(session, place) else { return };
+        let (level, bytes) = (loan.level, Bytes::Known);
+        let tenure = self.core.inspect(place.0, place.1).map_or(0, |seen| seen.seen.0);
+        self.desk.say(session, place, Word::Granted { level, bytes, number, version: 0, tenure });
+    }
+
     /// Asks all programs that have more of an object than `to`, but one, to give that back. One that has
     /// been asked already is asked again when it has answered.
     pub fn ask_back(&mut self, set: SetId, object: ObjectId, to: Access, except: Option<u32>) {

@@ -315,7 +315,8 @@ impl LaneState {
         if answers {
             link.wants.remove(&place);
         }
-        let is_first_touch = bytes == Bytes::NoValue;
+        let was_first_touch = link.borrowed.get(&place).is_some_and(|borrowed| borrowed.is_first_touch);
+        let is_first_touch = bytes == Bytes::NoValue || (bytes == Bytes::Known && was_first_touch);
         link.borrowed.insert(place, Borrowed { tenure, is_first_touch });
         let value = match bytes {
             Bytes::Known => None,

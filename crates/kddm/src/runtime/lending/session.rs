@@ -225,6 +225,11 @@ impl LaneState {
             self.answer_program(number, set, object, wish_number, Outcome::Failed(error));
             return Ok(());
         }
+        // It had not heard of an earlier grant when it asked.
+        if wish.level().is_some_and(|level| self.has_enough(number, place, level)) {
+            self.grant_again(number, place, wish_number);
+            return Ok(());
+        }
         if let Some(session) = self.desk.sessions.get_mut(&number) {
             session.waits.insert(place, wish_number);
         }
