@@ -131,6 +131,21 @@ fn the_first_value_is_made_in_the_program_and_comes_back_unput() {
     house.check();
 }
 
+/// Whoever was let in to make the first value, and has not made it, is in nobody's way.
+#[test]
+fn a_first_touch_that_is_not_made_goes_to_who_wants_it() {
+    let house = House::new();
+    let (first, second) = (house.program(), house.program());
+    let (here, there) = (open(&first), open(&second));
+    for object in 0..20 {
+        here.acquire(object).wait_for(LIMIT).expect("it is here");
+        assert_eq!(*there.get(object).wait_for(LIMIT).expect("made there"), 0);
+        assert_eq!(*here.get(object).wait_for(LIMIT).expect("a copy"), 0);
+    }
+    assert_eq!(house.nodes[0].programs().len(), 2);
+    house.check();
+}
+
 /// A copy that nobody holds does not make an object busy, a guard does: between programs, the node itself
 /// and other nodes.
 #[test]

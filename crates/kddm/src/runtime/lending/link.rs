@@ -120,9 +120,14 @@ impl LaneState {
     fn give_back(&mut self, place: Place, has_value: bool) {
         let (set, object) = place;
         let local = self.local(set, object);
-        let level = if local.is_trying { Access::None } else { local.revoking.unwrap_or(Access::None) };
+        let asked = if local.is_trying { Access::None } else { local.revoking.unwrap_or(Access::None) };
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
+        // A first touch that was not made yet is given up: there is no copy to keep, and nobody holds it.
+        let level = if has_value { asked } else { Access::None };
+        if level < asked {
+            let _nobody_reads_what_has_no_value = store.revoke(cell, level);
+        }
         let Some(link) = &mut self.link else { return };
         let is_first = link.borrowed.get(&place).is_some_and(|borrowed| borrowed.is_first_touch);
         let bytes = match (has_value, is_first) {
