@@ -150,7 +150,10 @@ impl Runtime {
             return Err(crate::error::SetError::Destroyed.into());
         }
         // What programs have been lent is no reason not to give the set a type.
-        states.iter_mut().for_each(|state| state.park_loans(set));
+        let is_typed = states[0].stores.get(&set).is_some_and(|old| Table::<T>::from_store(old).is_some());
+        if !is_typed {
+            states.iter_mut().for_each(|state| state.park_loans(set));
+        }
         let table = typed_store::<T>(states[0].stores.get(&set));
         for state in &mut states {
             if let Ok(table) = &table {

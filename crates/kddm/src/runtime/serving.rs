@@ -36,7 +36,7 @@ impl LaneState {
             return served;
         }
         // What it has itself is not in the way of what it wants.
-        let parked = session.filter(|session| self.desk.park(*session, set, object));
+        let parked = session.filter(|session| wish.level().is_some() && self.desk.park(*session, set, object));
         let served = serve_one(&*store, cell, wish, asker.is_claimed());
         if let Some(session) = parked
             && !matches!(served, Served::Yes(Outcome::Read(_) | Outcome::Write(_)))

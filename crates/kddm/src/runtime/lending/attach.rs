@@ -153,10 +153,17 @@ impl Lender {
         }
         let limit = limit.saturating_add(ANSWER_MARGIN);
         let purpose = Purpose::Ask { session: self.session, secret: self.secret, question };
-        let answered = open(&self.socket, &purpose, limit).and_then(|stream| receive(&self.socket, &stream));
+        let answered = match open(&self.socket, &purpose, limit) {
+            Ok(stream) => greeting::receive(&stream),
+            Err(_) => return Err(MembershipError::Detached.into()),
+        };
         match answered {
             Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
             Ok(Reply::Told(told)) => Ok(told),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let reason = format!("the daemon has not answered within {limit:?}; is it alive?");
+                Err(MembershipError::Refused { reason }.into())
+            }
             // Whoever is there now, it is not the node that lends to this program.
             Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
         }

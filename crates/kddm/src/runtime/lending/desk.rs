@@ -19,6 +19,9 @@ use crate::runtime::lending::failure::Failure;
 use crate::runtime::serving::Served;
 use crate::runtime::wait::Outcome;
 
+/// How often a hold is taken again that a reader on the fast path may hide for some nanoseconds.
+const SLIPS: u32 = 1_000;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Desk {
@@ -91,9 +94,12 @@ impl Desk {
         }
     }
 
-    /// The hold by which a program has an object ends for a moment, because it is to be granted more.
+    /// The hold by which a program has an object to read ends for a moment, because it is to be granted
+    /// more. One to write is never in the way of what its program wants, and could not be had again for
+    /// sure: a reader that tries the fast path can be seen for a moment.
     pub fn park(&mut self, session: u32, set: SetId, object: ObjectId) -> bool {
-        let hold = self.loan(session, (set, object)).and_then(|loan| loan.hold.take());
+        let loan = self.loan(session, (set, object)).filter(|loan| loan.level == Access::Read);
+        let hold = loan.and_then(|loan| loan.hold.take());
         // The driver is at work already.
         hold.map(Hold::release).is_some()
     }
@@ -110,7 +116,7 @@ impl LaneState {
         self.desk.sessions.get_mut(&session).is_none_or(|session| session.has_room_for(place))
     }
 
-    /// Takes the hold again that [`Desk::park`] has ended: nobody can have come between, because whoever
+    /// Takes the hold again that [`Desk::park`] has ended: no writer can have come between, because whoever
     /// waits is in the way of the fast path, and this is the driver.
     pub fn unpark(&mut self, session: u32, set: SetId, object: ObjectId) {
         let store = self.store(set);
@@ -119,7 +125,8 @@ impl LaneState {
         let Some(loan) = self.desk.loan(session, (set, object)) else { return };
         // Access may be on its way down: then this hold is what is waited for.
         store.grant(cell, loan.level);
-        loan.hold = if loan.level == Access::Write { store.take_write(cell) } else { store.take_read(cell) };
+        let take = || if loan.level == Access::Write { store.take_write(cell) } else { store.take_read(cell) };
+        loan.hold = (0..SLIPS).find_map(|_| take());
         if access < loan.level {
             let _held_by_this_loan = store.revoke(cell, access);
         }
@@ -324,9 +331,14 @@ impl LaneState {
         }
     }
 
-    /// The memory of a set is about to be replaced by one with a type: holds of it end for a moment.
+    /// The memory of a set is about to be replaced by one with a type: holds of it end for a moment. As if
+    /// somebody waited, so that the fast path does not come between.
     pub fn park_loans(&mut self, set: SetId) {
-        for (_, loans) in self.desk.loans.iter_mut().filter(|((of, _), _)| *of == set) {
+        let Some(store) = self.stores.get(&set) else { return };
+        for ((_, object), loans) in self.desk.loans.iter_mut().filter(|((of, _), _)| *of == set) {
+            if let Some(cell) = store.find(object.0) {
+                store.set_waiters(cell, true);
+            }
             loans.iter_mut().filter_map(|loan| loan.hold.take()).for_each(|hold| _ = hold.release());
         }
     }
@@ -334,10 +346,14 @@ impl LaneState {
     /// It has been, or not: the holds are taken again.
     pub fn unpark_loans(&mut self, set: SetId) {
         let of_set = self.desk.loans.iter().filter(|((of, _), _)| *of == set);
-        let parked: Vec<(u32, ObjectId)> =
-            of_set.flat_map(|((_, object), loans)| loans.iter().map(|loan| (loan.session, *object))).collect();
+        let parked: Vec<(u32, ObjectId)> = of_set
+            .flat_map(|((_, object), loans)| loans.iter().map(|loan| (loan, *object)))
+            .filter(|(loan, _)| loan.hold.is_none())
+            .map(|(loan, object)| (loan.session, object))
+            .collect();
         for (session, object) in parked {
             self.unpark(session, set, object);
+            self.run_own(set, object, None);
         }
     }
 }

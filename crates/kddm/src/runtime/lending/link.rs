@@ -73,6 +73,12 @@ impl Link {
         self.ending.contains(&set).then(|| SetError::Destroyed.into())
     }
 
+    /// Objects, wishes and puts that this link knows of.
+    #[cfg(test)]
+    pub fn books(&self) -> usize {
+        self.borrowed.len() + self.wants.len() + self.puts.len()
+    }
+
     fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
         self.outbox.push(Head { set, object, word, body_bytes: 0 }, body);
     }

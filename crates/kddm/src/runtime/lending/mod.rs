@@ -34,3 +34,6 @@ type Place = (SetId, ObjectId);
 
 /// Version of what is said on the socket, greeting included.
 pub(crate) const VERSION: u16 = 1;
+
+#[cfg(test)]
+mod tests;
