@@ -73,6 +73,12 @@ impl Link {
         self.ending.contains(&set).then(|| SetError::Destroyed.into())
     }
 
+    /// As if the node were gone, and nobody had heard of it.
+    #[cfg(test)]
+    pub fn cut(&mut self) {
+        self.outbox.cut();
+    }
+
     /// Objects, wishes and puts that this link knows of.
     #[cfg(test)]
     pub fn books(&self) -> usize {
@@ -165,7 +171,8 @@ impl LaneState {
     /// Then nothing has been sent.
     pub fn put_at_lender(&mut self, set: SetId, object: ObjectId, version: u64, value: &[u8]) -> Result<u64, Error> {
         let (node, limit_bytes) = (self.core.id().0, self.limits.peer_buffer_bytes);
-        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended) else {
+        // What a socket has refused is known before the end of the connection is.
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended && !link.outbox.is_cut()) else {
             return Err(MembershipError::Detached.into());
         };
         let bytes = link.outbox.waiting_bytes();

@@ -144,6 +144,10 @@ impl Outbox {
         }
     }
 
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// Nothing goes out any more.
     pub fn cut(&mut self) {
         self.is_cut = true;

@@ -118,6 +118,18 @@ fn no_book_is_kept_of_what_came_back() {
     assert!(all[0].programs().iter().all(|program| (program.lent, program.waiting) == (0, 0)));
 }
 
+/// A put is not taken for complete because there is nobody left to take it.
+#[test]
+fn a_put_that_nobody_takes_is_an_error() {
+    let all = house(1);
+    let set: Set<u64> = all[2].set("cut").open().expect("a set");
+    let guard = set.grab(1).wait().expect("granted");
+    for lane in &all[2].runtime().lanes {
+        lane.lock().link.as_mut().expect("it is attached").cut();
+    }
+    assert!(matches!(guard.put().wait(), Err(Error::Membership(crate::MembershipError::Detached))));
+}
+
 /// A fenced node takes back what it has lent, with its own right to it.
 #[test]
 fn programs_of_a_fenced_node_use_nothing_any_more() {
