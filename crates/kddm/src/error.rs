@@ -47,7 +47,9 @@ impl Error {
     pub fn fate(&self) -> Fate {
         match self {
             Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
+            Error::Access(AccessError::PutUnconfirmed { .. }) => Fate::Unknown,
             Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
+            Error::Membership(MembershipError::Detached) => Fate::Unknown,
             Error::Rpc(error) => error.fate(),
             _ => Fate::NothingHappened,
         }
@@ -71,6 +73,7 @@ impl From<crate::cell::Ended> for Error {
             crate::cell::Ended::Destroyed => SetError::Destroyed.into(),
             crate::cell::Ended::Stopped => MembershipError::Stopped.into(),
             crate::cell::Ended::Fenced => AccessError::Fenced.into(),
+            crate::cell::Ended::Detached => MembershipError::Detached.into(),
         }
     }
 }
@@ -109,6 +112,13 @@ pub enum AccessError {
         limit_ms: u64,
         /// Who was waited for, as far as this node knows.
         waiting_for: WaitingFor,
+    },
+    /// The daemon that this program is attached to had not taken a put when its limit ended: it may still
+    /// take effect.
+    #[error("the daemon has not taken the put within {limit_ms} ms; it may still happen")]
+    PutUnconfirmed {
+        /// The limit that was in force.
+        limit_ms: u64,
     },
     /// This thread holds the object already in a way that excludes what it asked for. A guard that it has
     /// passed on to another thread counts as its own: use a [`Holder`](crate::Holder) for such.
@@ -238,6 +248,7 @@ impl AccessError {
             AccessError::NamedTwice { .. } => 14,
             AccessError::PeerFull { .. } => 15,
             AccessError::HeldByThisHolder { .. } => 16,
+            AccessError::PutUnconfirmed { .. } => 17,
         }
     }
 }
@@ -324,6 +335,26 @@ pub enum MembershipError {
     /// The node has been stopped.
     #[error("the node has been stopped")]
     Stopped,
+    /// No daemon could be attached to.
+    #[error("cannot attach to the daemon at {socket}: {reason}")]
+    NotAttached {
+        /// Its socket.
+        socket: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// This program is attached to a daemon, whose business that is.
+    #[error("a program that is attached to a daemon cannot {what}; {instead}")]
+    Attached {
+        /// What was asked for.
+        what: &'static str,
+        /// How it is done.
+        instead: &'static str,
+    },
+    /// The daemon that this program was attached to has ended the connection, or is gone. A put that was
+    /// under way may have happened.
+    #[error("the daemon that this program was attached to has stopped or is gone; attach again once it is back")]
+    Detached,
     /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
     #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
     NotSharing {
@@ -349,6 +380,9 @@ impl MembershipError {
             MembershipError::Stopped => 4,
             MembershipError::NotSharing { .. } => 5,
             MembershipError::DrainTimedOut { .. } => 6,
+            MembershipError::NotAttached { .. } => 7,
+            MembershipError::Attached { .. } => 8,
+            MembershipError::Detached => 9,
         }
     }
 }

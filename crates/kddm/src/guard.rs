@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::cell::{Ended, ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
-use crate::operation::{Plain, Request};
+use crate::operation::{Plain, Put, Request};
 use crate::pending::Pending;
 use crate::runtime::told::{self, Lanes};
 use crate::value::{EncodeError, Value};
@@ -143,12 +143,36 @@ impl<T: Value> WriteGuard<T> {
     /// `Stopped`: the set or the node has ended meanwhile.
     #[inline(always)]
     pub fn put(self) -> Pending<()> {
+        if !self.hold.is_plain() {
+            return self.put_at_lender();
+        }
         if let Err(error) = may_put(&self.hold) {
             // What was changed is discarded with the guard.
             return Pending::ready(Err(error));
         }
         self.hold.publish();
         Pending::hit(())
+    }
+
+    /// The table has ended, or its objects are lent to this process by a node, which is told.
+    #[cold]
+    fn put_at_lender(self) -> Pending<()> {
+        let mut value = Vec::new();
+        let checked = match self.hold.ended() {
+            Some(ended) => Err(ended.into()),
+            None => may_put(&self.hold).and_then(|()| encode(&*self, &mut value)),
+        };
+        let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());
+        let (here, limit) = match checked.and(found) {
+            Ok(found) => found,
+            Err(error) => return Pending::ready(Err(error)),
+        };
+        let (object, version, hold) = (self.id(), self.version() + 1, self.hold);
+        match here.put_at_lender(object, version, &value, || hold.publish_untold()) {
+            Ok(None) => Pending::hit(()),
+            Ok(Some(op)) => Pending::asked(Put { op, limit }),
+            Err(error) => Pending::ready(Err(error)),
+        }
     }
 
     /// Removes the object everywhere, before anybody else has it. The wait has the limit of the handle by which the set was opened
@@ -183,10 +207,11 @@ fn check(table: u64, ended: Option<Ended>) -> Result<(), Error> {
 /// Whether what was changed may be published.
 #[inline(always)]
 fn may_put<T: Value>(hold: &WriteHold<T>) -> Result<(), Error> {
-    if let Some(ended) = hold.ended() {
-        return Err(ended.into());
-    }
     hold.changed().map_or(Ok(()), |value| check_size(value, hold.limit_bytes()))
+}
+
+fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), Error> {
+    value.encode(bytes).map_err(|error| AccessError::Encode { reason: error.to_string() }.into())
 }
 
 /// Whether a value may be published.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kddm_core::id::SetId;
+use kddm_core::id::{ObjectId, SetId};
 use kddm_core::message::Message;
 
 use crate::cell::HeldBy;
@@ -64,6 +64,26 @@ pub struct Holding {
     pub holders: Vec<HeldBy>,
 }
 
+/// A program that is attached to this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ProgramInfo {
+    /// The number of its attachment.
+    pub session: u32,
+    /// Its process, as the system says.
+    pub pid: u32,
+    /// What it calls itself.
+    pub name: String,
+    /// Objects that it has, to read or to write.
+    pub lent: usize,
+    /// Those of them that it may write.
+    pub lent_to_write: usize,
+    /// Objects that it was asked to give back, and has not.
+    pub asked_back: usize,
+    /// Objects that it waits for.
+    pub waiting: usize,
+}
+
 /// What [`Node::holdings`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -118,6 +138,9 @@ impl Node {
     /// # Errors
     /// What a get can meet.
     pub fn sets(&self) -> Result<Vec<SetInfo>, Error> {
+        if let Some(lender) = &self.runtime().lender {
+            return lender.sets();
+        }
         // Looking for a name would fix the homes of all objects; before that there are no sets.
         if !self.runtime().membership.lock().state.is_sealed() {
             return Ok(Vec::new());
@@ -132,6 +155,9 @@ impl Node {
     /// # Errors
     /// `Unknown` if there is none of that name; `BadName`; what a get can meet.
     pub fn set_info(&self, name: &str) -> Result<SetInfo, Error> {
+        if let Some(lender) = &self.runtime().lender {
+            return lender.set_info(name);
+        }
         if !self.runtime().membership.lock().state.is_sealed() {
             return Err(SetError::Unknown { name: name.into() }.into());
         }
@@ -157,7 +183,26 @@ impl Node {
         usage
     }
 
-    /// Who holds, and who waits, on this node. Looks at up to `limit` objects of each set; those that
+    /// The programs that are attached to this node, by the numbers of their attachments.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let mut programs: BTreeMap<u32, ProgramInfo> = BTreeMap::new();
+        for lane in &self.runtime().lanes {
+            for info in lane.lock().programs() {
+                match programs.get_mut(&info.session) {
+                    None => _ = programs.insert(info.session, info),
+                    Some(sum) => {
+                        sum.lent += info.lent;
+                        sum.lent_to_write += info.lent_to_write;
+                        sum.asked_back += info.asked_back;
+                        sum.waiting += info.waiting;
+                    }
+                }
+            }
+        }
+        programs.into_values().collect()
+    }
+
+    /// Who holds, and who waits, on this node; what programs have only to read it again is not in it. Looks at up to `limit` objects of each set; those that
     /// somebody waits for are always found.
     pub fn holdings(&self, limit: usize) -> Holdings {
         let mut found: BTreeMap<(u64, u64), Holding> = BTreeMap::new();
@@ -186,8 +231,10 @@ impl Node {
                 is_complete &= cells.len() <= limit;
                 // The lane is let go between objects: this must not stand in anybody's way.
                 for (object, cell) in cells.into_iter().take(limit) {
-                    let _driver = lane.lock();
-                    if store.find(object) == Some(cell) && store.is_held(cell) {
+                    let driver = lane.lock();
+                    // A loan that nobody waits for is in nobody's way.
+                    let is_lent = driver.is_lent(set, ObjectId(object));
+                    if !is_lent && store.find(object) == Some(cell) && store.is_held(cell) {
                         found.entry((set.0, object)).or_insert(Holding {
                             set: set.0,
                             object,

@@ -84,6 +84,42 @@ impl Node {
         promise("kddm-join", join, |limit| still("the join was still under way", limit))
     }
 
+    /// Attaches this program to the node that accepts programs at that Unix socket: mostly the `kddmd` of
+    /// this host, with `attach.sock` in its data directory. What is done with the answer is the same as
+    /// with a node of its own, but that node is the member, and lends to this program what it uses: a copy
+    /// that is here is read in nanoseconds, until the node asks for it back because others want to write.
+    ///
+    /// A [`put`](crate::WriteGuard::put) is complete once its bytes are in the socket. The node reads all
+    /// that is in it before it sees the end of the connection: so a completed put survives this program,
+    /// whatever ends it, and what was not put is discarded. When the node goes, everything here ends with
+    /// `Detached`; to attach again is up to the program.
+    ///
+    /// # Errors
+    /// `NotAttached` says what to do.
+    pub fn attach(socket: impl AsRef<std::path::Path>) -> Pending<Node> {
+        let socket = socket.as_ref().to_path_buf();
+        let attach = move || {
+            let runtime = crate::runtime::lending::attach::attach(&socket)?;
+            Ok(Node(Arc::new(Owner(runtime))))
+        };
+        promise("kddm-attach", attach, |limit| still("the attachment was still under way", limit))
+    }
+
+    /// As [`attach`](Node::attach), to the daemon that is meant: by `KDDM_ATTACH` (its socket), by
+    /// `KDDM_ADMIN` (the admin socket beside it), by `KDDM_DATA_DIR`, or the one in the default directory.
+    ///
+    /// # Errors
+    /// `NotAttached` says what to do.
+    pub fn attach_default() -> Pending<Node> {
+        match crate::place::meant_socket() {
+            Some(socket) => Node::attach(socket),
+            None => {
+                let reason = "which one? neither HOME nor XDG_STATE_HOME is set; name its socket in KDDM_ATTACH".into();
+                Pending::ready(Err(MembershipError::NotAttached { socket: "an unknown place".into(), reason }.into()))
+            }
+        }
+    }
+
     /// `count` nodes in this process, connected without ports: for documents and tests.
     ///
     /// # Errors
@@ -107,7 +143,7 @@ impl Node {
         &self.0.0
     }
 
-    /// This node's number.
+    /// This node's number; in an attached program that of the node that lends to it.
     pub fn id(&self) -> u16 {
         self.runtime().identity.id.0
     }
@@ -119,12 +155,18 @@ impl Node {
 
     /// The epoch of the installed view.
     pub fn epoch(&self) -> u32 {
-        self.runtime().view().epoch.0
+        match &self.runtime().lender {
+            Some(lender) => lender.members().0,
+            None => self.runtime().view().epoch.0,
+        }
     }
 
     /// All members as this node knows them.
     pub fn members(&self) -> Vec<MemberInfo> {
-        self.runtime().members()
+        match &self.runtime().lender {
+            Some(lender) => lender.members().1,
+            None => self.runtime().members(),
+        }
     }
 
     /// Waits until `count` members are `possible` here.
@@ -132,7 +174,10 @@ impl Node {
     /// # Errors
     /// `JoinTimedOut` says how many are.
     pub fn wait_for_members(&self, count: usize, limit: Duration) -> Result<(), Error> {
-        self.runtime().wait_for_members(count, limit)
+        match &self.runtime().lender {
+            Some(lender) => lender.wait_for_members(count, limit).map(|_| ()),
+            None => self.runtime().wait_for_members(count, limit),
+        }
     }
 
     /// Registers a notifier, as [`Config::notifier`] does, for what comes from now on.
@@ -146,6 +191,7 @@ impl Node {
         name: &str,
         function: impl Fn(&MemberEvent) + Send + Sync + 'static,
     ) -> Result<Notifier, Error> {
+        self.is_no_program("be told who comes and goes", "watch `members`, or register in a program that is a node")?;
         let wanted = Wanted { chain, priority, name: name.into(), function: Arc::new(function) };
         let registered = self.runtime().notify.register(self.id(), &wanted);
         let registration = registered.map_err(|error| refused(name, &error))?;
@@ -168,6 +214,9 @@ impl Node {
     /// # Errors
     /// `JoinTimedOut` with what is missing.
     pub fn start_sharing(&self, limit: Duration) -> Pending<()> {
+        if let Err(error) = self.is_no_program("start sharing", "`kddmadm cluster start` does") {
+            return Pending::ready(Err(error));
+        }
         let node = self.clone();
         let start = move || node.runtime().start_sharing(limit);
         promise("kddm-start", start, |limit| still("its start was still under way", limit))
@@ -191,6 +240,9 @@ impl Node {
     /// `DrainTimedOut` if local threads hold objects beyond the limit, or another node does not answer:
     /// this node then shares objects as before. `Refused` if it is the last one that shares objects.
     pub fn stop_sharing(&self, limit: Duration) -> Pending<()> {
+        if let Err(error) = self.is_no_program("stop sharing", "`kddmadm cluster stop` does") {
+            return Pending::ready(Err(error));
+        }
         let node = self.clone();
         let stop = move || node.runtime().stop_sharing(limit);
         let late = |limit: Duration| {
@@ -220,7 +272,7 @@ impl Node {
         self.runtime().stop_within(limit, crate::runtime::notify::DRAIN_LIMIT);
     }
 
-    pub(crate) fn attach<T: Value>(
+    pub(crate) fn open_here<T: Value>(
         &self,
         set: SetId,
         name: String,
@@ -229,6 +281,9 @@ impl Node {
     ) -> Result<Set<T>, Error> {
         let table = self.runtime().table::<T>(set)?;
         table.set_limit_bytes(self.runtime().limits.object_bytes);
+        if self.runtime().lender.is_some() {
+            table.set_borrowed();
+        }
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);

@@ -252,6 +252,33 @@ impl Operation<()> for Plain {
     }
 }
 
+/// A put of a program that is attached to a node, on its way there.
+pub(crate) struct Put {
+    pub op: Arc<Op>,
+    pub limit: Duration,
+}
+
+impl Operation<()> for Put {
+    fn finish(&mut self) -> Option<Result<(), Error>> {
+        match self.op.take()? {
+            Outcome::Failed(error) => Some(Err(error)),
+            _ => Some(Ok(())),
+        }
+    }
+
+    fn op(&self) -> &Arc<Op> {
+        &self.op
+    }
+
+    fn give_up(&mut self, limit: Duration) -> Error {
+        AccessError::PutUnconfirmed { limit_ms: limit.as_millis().try_into().unwrap_or(u64::MAX) }.into()
+    }
+
+    fn limit(&self) -> Duration {
+        self.limit
+    }
+}
+
 /// An operation whose result is changed by `then`: `update`, `snapshot`.
 pub(crate) struct Then<P, F> {
     pub operation: P,

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Store;
 use crate::chain::chain;
-use crate::error::{AccessError, ConfigurationError, Error, SetError};
-use crate::guard::ReadGuard;
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::Node;
 use crate::operation::Make;
 use crate::pending::Pending;
 use crate::promise::promise;
+use crate::runtime::Runtime;
 use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
@@ -82,7 +82,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 /// What becomes of an open whose set does not exist.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Create,
     Unknown,
@@ -178,55 +178,92 @@ impl<T: Value> SetBuilder<T> {
     }
 
     fn open_as(self, first_touch: Make<T>, missing: Missing) -> Pending<Set<T>> {
+        let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
+        let create = missing == Missing::Create;
+        let wanted = Wanted { name: self.name.clone(), codec, type_name, placed_by: self.placed_by, create };
+        let node = self.node.clone();
+        let found = match node.runtime().lender {
+            None => wanted.find_or_create(&node),
+            Some(_) => wanted.ask_lender(&node),
+        };
+        let late = late(node.runtime(), bucket(&self.name));
+        let steps = async move {
+            let description = found.await?;
+            let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
+            let set = self.node.open_here(SetId(description.set), self.name, first_touch, limit)?;
+            if let Some(limit) = self.hold_limit {
+                self.node.runtime().set_hold_limit(SetId(description.set), limit);
+            }
+            Ok(set)
+        };
+        chain(steps, late)
+    }
+}
+
+/// Why there is no answer yet to whoever asks for that object of the system set.
+fn late(runtime: &Arc<Runtime>, names: u64) -> impl Fn(Duration) -> Error + Send + 'static {
+    let here = SetHere { runtime: Arc::clone(runtime), set: SetId::SYSTEM };
+    move |limit: Duration| {
+        let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        AccessError::TimedOut { limit_ms, waiting_for: here.waiting_for(names) }.into()
+    }
+}
+
+/// A set, as whoever opens it wants it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub name: String,
+    pub codec: String,
+    pub type_name: String,
+    pub placed_by: Option<PlacedBy>,
+    /// If it does not exist.
+    pub create: bool,
+}
+
+impl Wanted {
+    /// As [`Self::find_or_create`], by the node to which this program is attached.
+    fn ask_lender(self, node: &Node) -> Pending<Description> {
+        let (late, node) = (late(node.runtime(), bucket(&self.name)), node.clone());
+        let ask = move || match &node.runtime().lender {
+            Some(lender) => lender.open(&self),
+            None => Err(MembershipError::Stopped.into()),
+        };
+        promise("kddm-open", ask, late)
+    }
+
+    /// The set of that name, if it is as wanted.
+    pub fn find_or_create(self, node: &Node) -> Pending<Description> {
         if let Err(error) = check_name(&self.name) {
             return Pending::ready(Err(error));
         }
-        let (names, runtime) = (bucket(&self.name), Arc::clone(self.node.runtime()));
+        let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());
         let sealed = runtime.seal_soon();
         // Where sets exist already, the question is on its way when this returns.
         let is_sealed = runtime.membership.lock().state.is_sealed();
-        let asked = is_sealed.then(|| Ok::<_, Error>(self.node.system()?.get(names)));
+        let asked = is_sealed.then(|| Ok::<_, Error>(node.system()?.get(names)));
+        let late = late(&runtime, names);
         let steps = async move {
             let asked = match asked {
                 Some(asked) => asked?,
                 None => {
                     sealed.await?;
-                    self.node.system()?.get(names)
+                    node.system()?.get(names)
                 }
             };
-            self.opened(asked, first_touch, missing).await
-        };
-        let late = move |limit: Duration| {
-            let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
-            let waiting_for = SetHere { runtime: Arc::clone(&runtime), set: SetId::SYSTEM }.waiting_for(names);
-            AccessError::TimedOut { limit_ms, waiting_for }.into()
+            let found = asked.await?.sets.iter().find(|d| d.name == self.name).cloned();
+            let description = match found {
+                Some(description) => description,
+                None if !self.create => return Err(unknown(&self.name)),
+                None => self.make(&node).await?,
+            };
+            self.compare(&description)?;
+            Ok(description)
         };
         chain(steps, late)
     }
 
-    async fn opened(
-        self,
-        asked: Pending<ReadGuard<SystemObject>>,
-        first_touch: Make<T>,
-        missing: Missing,
-    ) -> Result<Set<T>, Error> {
-        let found = asked.await?.sets.iter().find(|d| d.name == self.name).cloned();
-        let description = match (found, missing) {
-            (Some(description), _) => description,
-            (None, Missing::Unknown) => return Err(unknown(&self.name)),
-            (None, Missing::Create) => self.create().await?,
-        };
-        self.compare(&description)?;
-        let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-        let set = self.node.attach(SetId(description.set), self.name, first_touch, limit)?;
-        if let Some(limit) = self.hold_limit {
-            self.node.runtime().set_hold_limit(SetId(description.set), limit);
-        }
-        Ok(set)
-    }
-
-    async fn create(&self) -> Result<Description, Error> {
-        let system = self.node.system()?;
+    async fn make(&self, node: &Node) -> Result<Description, Error> {
+        let system = node.system()?;
         let mut names = system.grab(bucket(&self.name)).await?;
         if let Some(description) = names.sets.iter().find(|d| d.name == self.name) {
             return Ok(description.clone());
@@ -240,8 +277,8 @@ impl<T: Value> SetBuilder<T> {
         let description = Description {
             name: self.name.clone(),
             set: SetId::new(placed_by.policy(), counter).0,
-            codec: T::CODEC.into(),
-            type_name: T::type_name().into(),
+            codec: self.codec.clone(),
+            type_name: self.type_name.clone(),
             placed_by,
             destroying: false,
         };
@@ -265,11 +302,11 @@ impl<T: Value> SetBuilder<T> {
         if description.destroying {
             return Err(SetError::Destroyed.into());
         }
-        if description.codec != T::CODEC {
-            return differs("codec", description.codec.clone(), T::CODEC.into());
+        if description.codec != self.codec {
+            return differs("codec", description.codec.clone(), self.codec.clone());
         }
-        if description.type_name != T::type_name() {
-            return differs("type", description.type_name.clone(), T::type_name().into());
+        if description.type_name != self.type_name {
+            return differs("type", description.type_name.clone(), self.type_name.clone());
         }
         match self.placed_by {
             Some(wanted) if wanted != description.placed_by => {
@@ -292,7 +329,10 @@ impl Node {
             return Pending::ready(Err(error));
         }
         let (node, named, me) = (self.clone(), name.to_string(), self.id());
-        let destroy = move || node.destroy_set_now(&named, limit);
+        let destroy = move || match &node.runtime().lender {
+            Some(lender) => lender.destroy(&named, limit),
+            None => node.destroy_set_now(&named, limit),
+        };
         let named = name.to_string();
         let late = move |limit| {
             let reason = format!("it was still under way after {limit:?}");
@@ -328,7 +368,7 @@ impl Node {
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
         self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
-        self.attach(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
+        self.open_here(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
     }
 }
 

@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kddm::{Chain, Node, NodeState, Priority};
+use kddm::{Chain, Node, NodeState, Priority, attach_socket, default_data_dir};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
-use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket, default_data_dir};
+use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket};
 use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
@@ -179,7 +179,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
     });
     watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
-    offer_services(&node).map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    offer_services(&node, data_dir).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
     let socket = admin_socket(data_dir.path());
@@ -224,11 +224,15 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
 }
 
-/// What other daemons may ask of this one. The services end with the process: to unregister one waits
+/// What programs and other daemons may ask of this one. The services end with the process: to unregister one waits
 /// for what runs, and a second signal must not wait.
-fn offer_services(node: &Node) -> Result<(), kddm::Error> {
-    std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
-    Ok(())
+fn offer_services(node: &Node, data_dir: &DataDir) -> Result<(), DaemonError> {
+    let offer = || -> Result<(), kddm::Error> {
+        node.accept_programs(attach_socket(data_dir.path()))?;
+        std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+        Ok(())
+    };
+    offer().map_err(|error| DaemonError::Node(error.to_string()))
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.

@@ -1,11 +1,11 @@
-//! The data directory of a daemon: its lock, its number, its admin socket.
+//! The data directory of a daemon: its lock, its number, its sockets.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use kddm::Address;
+use kddm::{Address, attach_socket};
 use rustix::fs::{FlockOperation, flock};
 
 /// The list of members is not longer: 1,024 of the longest addresses.
@@ -70,22 +70,6 @@ pub enum DataDirError {
     },
 }
 
-/// Where a daemon keeps its things unless told: `$XDG_STATE_HOME/kddm`, `/var/lib/kddm` for root, or
-/// `~/.local/state/kddm`.
-pub fn default_data_dir() -> Option<PathBuf> {
-    let is_root = rustix::process::geteuid().is_root();
-    choose_data_dir(|name| std::env::var_os(name).map(PathBuf::from), is_root)
-}
-
-fn choose_data_dir(variable: impl Fn(&str) -> Option<PathBuf>, is_root: bool) -> Option<PathBuf> {
-    let absolute = |name| variable(name).filter(|path| path.is_absolute());
-    match absolute("XDG_STATE_HOME") {
-        Some(state) => Some(state.join("kddm")),
-        None if is_root => Some("/var/lib/kddm".into()),
-        None => Some(absolute("HOME")?.join(".local/state/kddm")),
-    }
-}
-
 /// The admin socket in a data directory.
 pub fn admin_socket(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
@@ -119,7 +103,8 @@ impl DataDir {
             let dir = dir.clone();
             move |error: std::io::Error| DataDirError::System { dir, what, reason: error.to_string() }
         };
-        let socket = admin_socket(path).display().to_string();
+        // The longer name of the two.
+        let socket = attach_socket(path).display().to_string();
         if socket.len() > SOCKET_PATH_BYTES {
             return Err(DataDirError::TooLong { path: socket });
         }
@@ -224,7 +209,7 @@ impl DataDir {
 
     /// Removes it with all that a daemon puts there. Other files stay, and the directory with them.
     pub fn remove(self) {
-        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "lock"] {
+        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "attach.sock", "lock"] {
             let _may_be_missing = std::fs::remove_file(self.path.join(name));
         }
         let _may_have_other_files = std::fs::remove_dir(&self.path);
@@ -238,17 +223,6 @@ mod tests {
 
     fn scratch(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("kddm-data-dir-{}-{name}", std::process::id()))
-    }
-
-    #[test]
-    fn the_default_depends_on_the_user_and_the_environment() {
-        let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/x"));
-        assert_eq!(choose_data_dir(home, false), Some("/home/x/.local/state/kddm".into()));
-        assert_eq!(choose_data_dir(home, true), Some("/var/lib/kddm".into()));
-        let state = |name: &str| (name == "XDG_STATE_HOME").then(|| PathBuf::from("/state"));
-        assert_eq!(choose_data_dir(state, false), Some("/state/kddm".into()));
-        assert_eq!(choose_data_dir(state, true), Some("/state/kddm".into()));
-        assert_eq!(choose_data_dir(|_| None, false), None);
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub fn render(subject: &Subject) -> String {
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
         ("kddm_notifier_panics_total", "Notifiers that panicked.", counted.notifier_panics),
+        ("kddm_programs_detached_total", "Programs that were attached and are not any more.", counted.detached),
+        ("kddm_program_frames_sent_total", "Frames to attached programs.", counted.frames_sent),
+        ("kddm_program_frames_received_total", "Frames from attached programs.", counted.frames_received),
     ] {
         page.single(name, "counter", help, value);
     }
@@ -60,6 +63,10 @@ pub fn render(subject: &Subject) -> String {
     }
     let unreachable = members.iter().filter(|member| !member.reachable).count();
     page.single("kddm_members_unreachable", "gauge", "Members without a connection to this node.", unreachable);
+    let programs = node.programs();
+    let lent: usize = programs.iter().map(|program| program.lent).sum();
+    page.single("kddm_programs", "gauge", "Programs that are attached to this node.", programs.len());
+    page.single("kddm_objects_lent", "gauge", "Objects that attached programs have, each once a program.", lent);
     page.single("kddm_epoch", "gauge", "Epoch of the installed view.", node.epoch());
     let usage = node.usage();
     let (mut objects, mut entries, mut bytes) = (0, 0, 0);

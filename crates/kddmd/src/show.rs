@@ -35,7 +35,23 @@ pub fn status(answer: &Json) -> String {
         text(&answer["cluster"]),
         answer["answered_by"]
     );
-    format!("{head}\n{}", nodes(answer))
+    format!("{head}\n{}{}", nodes(answer), programs(answer))
+}
+
+/// The programs that are attached to the daemon, if there are any.
+fn programs(answer: &Json) -> String {
+    if answer["programs"].as_array().is_none_or(Vec::is_empty) {
+        return String::new();
+    }
+    let columns = [
+        ("PROGRAM", "name"),
+        ("PID", "pid"),
+        ("LENT", "lent"),
+        ("TO WRITE", "lent_to_write"),
+        ("ASKED BACK", "asked_back"),
+        ("WAITING", "waiting"),
+    ];
+    format!("\nattached to node {}:\n{}", answer["answered_by"], table(&answer["programs"], &columns))
 }
 
 /// `nodes`.
@@ -70,7 +86,7 @@ pub fn sets(answer: &Json) -> String {
 pub fn holders(answer: &Json) -> String {
     let more = if answer["complete"] == true { "" } else { "\nnot all objects were looked at, there are too many" };
     if answer["objects"].as_array().is_none_or(Vec::is_empty) {
-        return format!("nobody holds anything on node {}{more}", answer["answered_by"]);
+        return format!("nobody holds anything on node {}{more}{}", answer["answered_by"], programs(answer));
     }
     let columns = [
         ("SET", "set"),
@@ -81,7 +97,7 @@ pub fn holders(answer: &Json) -> String {
         ("IN THE WAY (ms)", "in_the_way_ms"),
         ("BY", "held_by"),
     ];
-    format!("{}{more}", table(&answer["objects"], &columns))
+    format!("{}{more}{}", table(&answer["objects"], &columns), programs(answer))
 }
 
 /// One value a line: `sets show`, `stats`. Messages are shown where there were any.

@@ -27,6 +27,9 @@ use super::slots::{Slot, Use, free_note};
 use super::store::Ended;
 use crate::value::Value;
 
+/// In the place of an [`Ended`]: what is put must be told to the node that lends the objects.
+const BORROWED: u8 = 5;
+
 /// What holds must know of their table. It lives as long as the cells.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -41,6 +44,11 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// What is put here must be told to the node that lends the objects, unless the table has ended.
+    pub fn set_borrowed(&self) {
+        let _ended_already = self.ended.compare_exchange(0, BORROWED, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// Why nothing that is published can reach anybody, if that is so.
     #[inline(always)]
     pub fn ended(&self) -> Option<Ended> {
@@ -48,8 +56,16 @@ impl Head {
             0 => None,
             1 => Some(Ended::Destroyed),
             2 => Some(Ended::Stopped),
+            4 => Some(Ended::Detached),
+            BORROWED => None,
             _ => Some(Ended::Fenced),
         }
+    }
+
+    /// Whether a put is no more than a publish here.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.ended.load(Ordering::Acquire) == 0
     }
 }
 
@@ -140,6 +156,25 @@ impl Hold {
     pub(super) fn cell(&self) -> &Cell {
         // SAFETY: a table that is dropped while there are holds leaves its cells behind.
         unsafe { self.cell.as_ref() }
+    }
+
+    pub(super) fn pointer(&self) -> NonNull<Cell> {
+        self.cell
+    }
+
+    /// A write hold becomes one to read, whatever access is granted now: what was changed before is
+    /// published. Any other hold stays as it is.
+    #[must_use = "the object is held until `release`"]
+    pub fn downgraded(self) -> Hold {
+        if !self.is_write() {
+            return self;
+        }
+        let this = ManuallyDrop::new(self);
+        this.cell().word.downgrade_writer();
+        if let Some(slot) = this.mark.slot() {
+            slot.clear();
+        }
+        Hold { cell: this.cell, head: this.head, mark: Mark::new(None, Use::Counted) }
     }
 
     #[inline(always)]
@@ -392,6 +427,13 @@ impl<T: Value> WriteHold<T> {
     #[inline(always)]
     pub fn ended(&self) -> Option<Ended> {
         self.hold.head().ended()
+    }
+
+    /// Whether a put is no more than [`Self::publish_change`]: the table has not ended, and its objects
+    /// are this process's own.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.hold.head().is_plain()
     }
 
     /// The largest value that may be published, in encoded bytes.

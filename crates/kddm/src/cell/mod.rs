@@ -19,6 +19,7 @@ mod handle;
 mod hold;
 mod index;
 mod lease;
+mod lent;
 mod notes;
 mod shared;
 mod slots;

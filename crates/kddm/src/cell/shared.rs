@@ -8,7 +8,7 @@ use crate::value::Value;
 pub struct SharedBytes(Box<dyn AsRef<[u8]> + Send + Sync>);
 
 impl SharedBytes {
-    /// Those of a value that lies in memory as it is encoded.
+    /// The bytes of a value that lies in memory as it is encoded.
     pub(super) fn of<T: Value>(value: Arc<T>) -> SharedBytes {
         SharedBytes(Box::new(AsEncoded(value)))
     }

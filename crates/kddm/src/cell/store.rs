@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kddm_core::io::Access;
 
 use super::CellNumber;
-use super::arena::{Cell, is_in_cell, load_value, store_value};
+use super::arena::{Cell, is_in_cell};
 use super::content;
 use super::hold::{Hold, Note};
 use super::shared::SharedBytes;
@@ -41,6 +41,8 @@ pub enum Ended {
     Stopped = 2,
     /// The node may not use what it holds any more.
     Fenced = 3,
+    /// The node that lent the objects to this program is gone.
+    Detached = 4,
 }
 
 /// Why bytes were not taken in as a value.
@@ -149,6 +151,19 @@ pub trait Store: Any + Send + Sync {
     /// # Errors
     /// What the type says; or somebody writes at this moment, which only a bug can meet.
     fn encode(&self, cell: CellNumber, bytes: &mut Vec<u8>) -> Result<bool, EncodeError>;
+
+    /// As [`Self::encode`], of an object of this store that is held; also by whoever holds it to write.
+    ///
+    /// # Errors
+    /// What the type says.
+    fn encode_held(&self, hold: &Hold, bytes: &mut Vec<u8>) -> Result<bool, EncodeError>;
+
+    /// Takes bytes as the value of that version, for whoever holds the object to write. Another hold, or
+    /// one of another store, changes nothing.
+    ///
+    /// # Errors
+    /// See [`InstallError`].
+    fn put_held(&self, hold: &Hold, version: u64, bytes: &[u8]) -> Result<(), InstallError>;
 
     /// Drops the value, if nobody holds the object. False: somebody does, and it stays.
     fn discard(&self, cell: CellNumber) -> bool;
@@ -298,23 +313,8 @@ impl<T: Value> Store for Table<T> {
             return Ok(());
         }
         let installed = while_unused(cell, || {
-            cell.version.store(version, Ordering::Release);
-            cell.word.before_stores();
-            let (value, ready, result) = match bytes {
-                None => (content::none(), false, Ok(())),
-                Some(bytes) if !is_in_cell::<T>() => (content::from_bytes(bytes, None), false, Ok(())),
-                Some(bytes) => match content::decode::<T>(&bytes) {
-                    Ok(value) => {
-                        // SAFETY: the pointer is from this table's arena of `T`.
-                        unsafe { store_value(pointer, &value) };
-                        (content::none(), true, Ok(()))
-                    }
-                    Err(error) => (content::from_bytes(bytes, Some(error.clone())), false, Err(error)),
-                },
-            };
-            let old = cell.value.swap(value, Ordering::AcqRel);
-            cell.word.set_value(ready);
-            (old, result)
+            // SAFETY: the pointer is from this table's arena, and nobody uses the object or can begin to.
+            unsafe { Self::replace(pointer, cell, version, bytes) }
         });
         let (old, result) = installed.ok_or(InstallError::Held)?;
         // SAFETY: taken out of a cell of `T` while nobody held it.
@@ -328,22 +328,16 @@ impl<T: Value> Store for Table<T> {
         let Some(_kept_out) = self.keep_writers_out(pointer, cell) else {
             return Err(EncodeError::new("a local thread is writing the object; take write access back first"));
         };
-        let value = cell.value.load(Ordering::Acquire);
-        if content::is_bytes(value) {
-            // SAFETY: bytes are replaced by the driver only, and this is the driver.
-            bytes.extend_from_slice(&unsafe { content::bytes(value) }.bytes);
-            return Ok(true);
-        }
-        if is_in_cell::<T>() && cell.word.load().has(READY) {
-            // SAFETY: the pointer is from this table's arena of `T`.
-            let value = unsafe { load_value::<T>(pointer) };
-            return content::encode(&value, bytes).map(|()| true);
-        }
-        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
-        match unsafe { value.cast::<T>().as_ref() } {
-            Some(value) => content::encode(value, bytes).map(|()| true),
-            None => Ok(false),
-        }
+        // SAFETY: the pointer is from this table's arena, writers are kept out, and this is the driver.
+        unsafe { Self::encode_kept(pointer, cell, bytes) }
+    }
+
+    fn encode_held(&self, hold: &Hold, bytes: &mut Vec<u8>) -> Result<bool, EncodeError> {
+        self.encode_by(hold, bytes)
+    }
+
+    fn put_held(&self, hold: &Hold, version: u64, bytes: &[u8]) -> Result<(), InstallError> {
+        self.put_by(hold, version, bytes)
     }
 
     fn share(&self, cell: CellNumber, least_bytes: usize) -> Option<SharedBytes> {

@@ -115,6 +115,12 @@ impl<T: Value> Table<T> {
         self.head().limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
+    /// The objects are lent to this process: whoever puts one has to tell the node that lends it, and
+    /// [`WriteHold::is_plain`] says so.
+    pub fn set_borrowed(&self) {
+        self.head().set_borrowed();
+    }
+
     /// Changes that were given up with their hold.
     pub fn discarded(&self) -> u64 {
         self.head().discarded.load(Ordering::Relaxed)

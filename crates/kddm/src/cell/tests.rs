@@ -463,3 +463,47 @@ fn the_lease_ends_at_its_deadline() {
     lease.set_deadline_ns(0);
     assert!(!lease.is_valid());
 }
+
+/// A driver that holds an object for somebody outside takes its bytes out and in, and keeps it to read
+/// afterwards whatever access is left.
+#[test]
+fn a_hold_of_the_driver_takes_bytes_and_can_be_lowered() {
+    let table: Table<String> = Table::new();
+    let other: Table<String> = Table::new();
+    let cell = table.find_or_insert(1);
+    table.install(cell, 4, Some(&[1, b'a'])).expect("a string");
+    table.grant(cell, Access::Write);
+    let hold = table.take_write(cell).expect("nobody holds it");
+    let mut bytes = Vec::new();
+    assert_eq!(table.encode_held(&hold, &mut bytes), Ok(true));
+    assert_eq!(bytes, [1, b'a']);
+    assert!(table.encode(cell, &mut bytes).is_err(), "somebody writes");
+    assert!(other.encode_held(&hold, &mut bytes).is_err() && other.put_held(&hold, 5, &[0]).is_err());
+    table.put_held(&hold, 5, &[2, b'b', b'c']).expect("a string");
+    assert!(matches!(table.revoke(cell, Access::None), RevokeResult::Held));
+    let hold = hold.downgraded();
+    assert!(matches!(table.revoke(cell, Access::None), RevokeResult::Held), "it is held to read");
+    assert!(table.put_held(&hold, 6, &[0]).is_err(), "it is not held to write any more");
+    assert!(hold.release(), "the driver waits");
+    assert_eq!(table.revoke(cell, Access::None), RevokeResult::Done { version: 5, has_value: true });
+    table.grant(cell, Access::Read);
+    let read = table.adopt_read(table.take_read(cell).expect("nobody writes")).expect("it decodes");
+    assert_eq!((read.value().as_str(), read.version()), ("bc", 5));
+    assert!(!read.release());
+}
+
+/// As above, for a value that lies in its cell: readers without a hold see the old one or the new one.
+#[test]
+fn plain_old_data_is_replaced_under_a_hold() {
+    let table: Table<Pod<u64>> = Table::new();
+    let cell = table.find_or_insert(1);
+    table.install(cell, 1, Some(&7u64.to_le_bytes())).expect("eight bytes");
+    table.grant(cell, Access::Write);
+    let hold = table.take_write(cell).expect("nobody holds it");
+    table.put_held(&hold, 2, &8u64.to_le_bytes()).expect("eight bytes");
+    assert!(table.put_held(&hold, 3, &[1, 2]).is_err(), "they do not decode");
+    assert_eq!(table.pod_read(1), None);
+    table.put_held(&hold, 3, &9u64.to_le_bytes()).expect("eight bytes");
+    assert!(!hold.release());
+    assert_eq!(table.pod_read(1), Some(Pod(9)));
+}

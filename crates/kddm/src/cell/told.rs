@@ -68,6 +68,15 @@ impl<H: Release, B: Teller> Told<H, B> {
 }
 
 impl<T: Value, B: Teller> Told<WriteHold<T>, B> {
+    /// As [`Self::publish`], where the driver is at work already. True: it waits for this.
+    pub fn publish_untold(self) -> bool {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is neither looked at nor dropped after this.
+        let mut hold = unsafe { ManuallyDrop::take(&mut this.hold) };
+        hold.publish_change();
+        hold.release_unchanged()
+    }
+
     /// Publishes what was changed, or the value as it is, and ends the hold.
     #[inline(always)]
     pub fn publish(self) {

@@ -294,6 +294,11 @@ impl Word {
         Bits(self.0.fetch_add(stamp.wrapping_sub(WRITER), Ordering::Release)).tell()
     }
 
+    /// The write hold becomes a counted one to read, whatever access is granted. Nobody else holds it.
+    pub fn downgrade_writer(&self) {
+        self.0.fetch_add((STAMP_ONE + READER_ONE).wrapping_sub(WRITER), Ordering::AcqRel);
+    }
+
     // ---- driver ----
 
     /// Raises access to `access`; never lowers it, because that needs a look for holders.

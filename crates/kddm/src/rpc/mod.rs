@@ -232,6 +232,7 @@ impl Rpc {
         if !frame::is_name(name) {
             return Err(RpcError::BadName { service: name.into() }.into());
         }
+        self.0.is_no_program("offer a service", NODES_ONLY)?;
         let engine = Arc::clone(&self.0.runtime().rpc);
         let registered = Arc::new(Registered::new(name, place, Arc::downgrade(&self.0.0), handler));
         engine.register(&registered)?;
@@ -304,6 +305,9 @@ impl Rpc {
         limit: Duration,
         finish: Finish<O>,
     ) -> Pending<O> {
+        if let Err(error) = self.0.is_no_program("call a service", NODES_ONLY) {
+            return Pending::ready(Err(error));
+        }
         let runtime = Arc::clone(self.0.runtime());
         let (service, answers): (Arc<str>, _) = (service.into(), Arc::new(Answers::new(nodes.len())));
         let mut called = Vec::with_capacity(nodes.len());
@@ -324,6 +328,9 @@ impl Rpc {
         Pending::called(Call { runtime, answers, service, called, limit, deadline, alarm, finish })
     }
 }
+
+/// What a program without a node of its own is told.
+const NODES_ONLY: &str = "use a program that is a node, or pass messages through objects";
 
 /// The longest that a call waits.
 const LONGEST: Duration = Duration::from_secs(86_400);

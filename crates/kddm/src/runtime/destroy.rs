@@ -23,6 +23,7 @@ impl LaneState {
     /// New operations on a set are refused from now on, and waiting ones end.
     fn begin_destroy(&mut self, set: SetId) {
         self.destroyed.insert(set);
+        self.ask_back_set(set);
         self.fail_waiters(Some(set), &SetError::Destroyed.into());
     }
 
@@ -40,9 +41,22 @@ impl LaneState {
 
     /// Forgets a set. What is left of it belongs to the caller alone.
     fn forget_set(&mut self, set: SetId) -> Option<Arc<dyn Store>> {
+        self.end_loans_of(set);
         self.overdue.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         self.stores.remove(&set)
+    }
+}
+
+impl LaneState {
+    /// The set has ended at the node to which this program is attached. All at once: a program has not
+    /// borrowed that much.
+    pub fn end_set(&mut self, set: SetId) {
+        self.begin_destroy(set);
+        if let Some(store) = self.forget_set(set) {
+            store.close();
+            discard_all(&*store);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ impl LaneState {
             store.end(Ended::Fenced);
         }
         self.fail_waiters(None, &AccessError::Fenced.into());
+        self.desk.is_to_end = true;
     }
 
     /// The others must not take this node for one that answers.
@@ -32,6 +33,9 @@ impl LaneState {
         let connected: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.is_connected()).map(|(id, _)| *id).collect();
         for id in connected {
             self.disconnect(id, poller);
+        }
+        if std::mem::take(&mut self.desk.is_to_end) {
+            self.end_programs(poller);
         }
     }
 }

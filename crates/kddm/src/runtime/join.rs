@@ -54,7 +54,7 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
 }
 
 /// Who the member `id` is.
-fn identity_of(state: &State, id: NodeId) -> Result<Identity, Error> {
+pub(crate) fn identity_of(state: &State, id: NodeId) -> Result<Identity, Error> {
     let missing = || MembershipError::Refused { reason: format!("node {id} is not in the state that it was given") };
     let entry = state.member(id).ok_or_else(missing)?;
     Ok(Identity { id, incarnation: entry.incarnation, cluster: state.identity(), nonce: entry.nonce })
@@ -85,7 +85,7 @@ fn check(config: &Config) -> Result<SessionId, Error> {
 }
 
 /// A number that no other process has: from the standard library's random hasher.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
@@ -148,8 +148,20 @@ fn start(
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
-    let runtime =
-        Arc::new(Runtime::new(Parts { config, identity, listener, lanes, limits, membership, notify, signals, lease }));
+    let (address, listener, lender) = (listener.address().clone(), Some(listener), None);
+    let runtime = Arc::new(Runtime::new(Parts {
+        config,
+        identity,
+        address,
+        listener,
+        lender,
+        lanes,
+        limits,
+        membership,
+        notify,
+        signals,
+        lease,
+    }));
     runtime.install(&first);
     runtime.signals.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
+use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
@@ -70,6 +71,12 @@ pub struct Statistics {
     pub notifier_overruns: u64,
     /// Notifiers that panicked.
     pub notifier_panics: u64,
+    /// Frames to and from programs that are attached to this node; in such a program, to and from it.
+    pub frames_sent: u64,
+    /// See `frames_sent`.
+    pub frames_received: u64,
+    /// Programs that were attached and are not any more.
+    pub detached: u64,
 }
 
 impl Statistics {
@@ -100,6 +107,9 @@ impl Statistics {
         self.fences += other.fences;
         self.reconnects += other.reconnects;
         self.overdue_holds += other.overdue_holds;
+        self.frames_sent += other.frames_sent;
+        self.frames_received += other.frames_received;
+        self.detached += other.detached;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -141,6 +151,10 @@ pub(crate) struct LaneState {
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
     pub signals: Signals,
+    /// What this node has lent to programs.
+    pub desk: Desk,
+    /// This process is such a program: in the place of the core there is the node that lends to it.
+    pub link: Option<Box<Link>>,
     /// Each so many inputs one is refused, as if there were no memory.
     #[cfg(test)]
     pub refuse_each: Option<u64>,
@@ -175,6 +189,8 @@ impl LaneState {
             scratch: Vec::new(),
             shares: false,
             signals,
+            desk: Desk::default(),
+            link: None,
             #[cfg(test)]
             refuse_each: None,
             #[cfg(test)]
@@ -190,6 +206,9 @@ impl LaneState {
 
     /// Who is waited for by whoever wants an object here.
     pub fn waiting_for(&self, set: SetId, object: ObjectId, silence: &Silence) -> WaitingFor {
+        if let Some(lender) = self.asked_lender(set, object) {
+            return WaitingFor::Node(lender.0);
+        }
         let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
@@ -219,6 +238,8 @@ impl LaneState {
             store.end(Ended::Stopped);
         }
         self.fail_waiters(None, &MembershipError::Stopped.into());
+        self.end_programs(poller);
+        self.end_link(poller);
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.disconnect(peer, poller);
@@ -240,14 +261,13 @@ impl LaneState {
 
     pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         let mut failed = Vec::new();
-        for ((of, _), local) in &mut self.locals {
+        for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
-                failed.extend(local.waiters.drain(..));
+                failed.extend(local.waiters.drain(..).map(|waiter| (*of, *object, waiter)));
             }
         }
-        self.outstanding -= failed.len();
-        for waiter in failed {
-            self.complete(&waiter.op, Outcome::Failed(error.clone()));
+        for (set, object, waiter) in failed {
+            self.end_wait(set, object, waiter, Outcome::Failed(error.clone()));
         }
     }
 
@@ -307,6 +327,8 @@ impl Lane {
     fn wind_up(&self, state: &mut LaneState) {
         state.cut_off_if_fenced(&self.poller);
         state.write_dirty(&self.poller);
+        state.write_programs(&self.poller);
+        state.write_lender();
         self.arm(state);
     }
 
@@ -339,7 +361,11 @@ impl Lane {
         let polled = self.poller.wait(limit, |event| match event.token {
             WAKE => woken = true,
             TIMER => self.timer(),
-            token => self.socket(NodeId(token as u16), event),
+            LENDER => self.lender_socket(event),
+            token => match program_of(token) {
+                Some(session) => self.program_socket(session, event),
+                None => self.socket(NodeId(token as u16), event),
+            },
         });
         if let Err(error) = polled {
             tracing::error!(%error, "polling failed");
@@ -363,6 +389,8 @@ impl Lane {
                 }
             }
         }
+        // A guest may be left, and the last wake-up was meant for it.
+        self.poller.wake();
     }
 
     fn socket(&self, peer: NodeId, event: Event) {

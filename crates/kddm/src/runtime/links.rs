@@ -53,9 +53,10 @@ impl Runtime {
 
     fn accept_all(self: &Arc<Self>) {
         static GREETED: AtomicUsize = AtomicUsize::new(0);
+        let Some(listener) = &self.listener else { return };
         let mut failures = Failures::default();
         while !self.is_stopping() {
-            let stream: Stream = match self.listener.accept() {
+            let stream: Stream = match listener.accept() {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return,
                 Err(error) => {

@@ -49,10 +49,42 @@ impl Wish {
     }
 }
 
-/// A local thread that waits.
+/// Who waits.
+#[derive(Clone)]
+pub(crate) enum Asker {
+    /// A thread or task of this process.
+    Thread(Arc<Op>),
+    /// A program that is attached to this node: its session, and its number for the wish.
+    Program(u32, u64),
+}
+
+impl Asker {
+    /// Whether somebody really waits: a grant may be handed over as a hold. What a program is granted
+    /// it is lent, and asked back when others want it.
+    pub fn is_claimed(&self) -> bool {
+        match self {
+            Asker::Thread(op) => op.is_claimed(),
+            Asker::Program(..) => true,
+        }
+    }
+
+    /// The session of a program.
+    pub fn session(&self) -> Option<u32> {
+        match self {
+            Asker::Thread(_) => None,
+            Asker::Program(session, _) => Some(*session),
+        }
+    }
+
+    pub fn is(&self, op: &Arc<Op>) -> bool {
+        matches!(self, Asker::Thread(own) if Arc::ptr_eq(own, op))
+    }
+}
+
+/// Somebody who waits here.
 pub(crate) struct Waiter {
     pub wish: Wish,
-    pub op: Arc<Op>,
+    pub asker: Asker,
 }
 
 /// An object for which somebody waits here, or whose access is being taken back.

@@ -8,6 +8,7 @@ pub(crate) mod drain;
 pub(crate) mod fence;
 pub(crate) mod join;
 pub(crate) mod lane;
+pub(crate) mod lending;
 pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod membership;
@@ -18,6 +19,7 @@ pub(crate) mod peer;
 pub(crate) mod placing;
 pub(crate) mod receive;
 pub(crate) mod refusals;
+pub(crate) mod serving;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;
@@ -38,6 +40,7 @@ use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
+use crate::runtime::lending::attach::Lender;
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
@@ -79,7 +82,12 @@ pub(crate) struct Runtime {
     leaving: AtomicBool,
     /// Everything is being taken down.
     stopping: AtomicBool,
-    pub listener: Arc<Listener>,
+    /// Where other nodes connect; a program that is attached to a node has none.
+    pub listener: Option<Arc<Listener>>,
+    /// Where programs attach.
+    pub door: Mutex<Option<Arc<Listener>>>,
+    /// The node that this program is attached to.
+    pub lender: Option<Lender>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -87,7 +95,9 @@ pub(crate) struct Runtime {
 pub(crate) struct Parts {
     pub config: Config,
     pub identity: Identity,
-    pub listener: Arc<Listener>,
+    pub address: Address,
+    pub listener: Option<Arc<Listener>>,
+    pub lender: Option<Lender>,
     pub lanes: Vec<Arc<Lane>>,
     pub limits: Limits,
     pub membership: Membership,
@@ -99,7 +109,7 @@ pub(crate) struct Parts {
 impl Runtime {
     pub fn new(parts: Parts) -> Runtime {
         Runtime {
-            address: parts.listener.address().clone(),
+            address: parts.address,
             config: parts.config,
             identity: parts.identity,
             limits: parts.limits,
@@ -116,6 +126,8 @@ impl Runtime {
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,
+            door: Mutex::default(),
+            lender: parts.lender,
             threads: Mutex::default(),
         }
     }
@@ -139,11 +151,26 @@ impl Runtime {
         if states[0].destroyed.contains(&set) {
             return Err(crate::error::SetError::Destroyed.into());
         }
-        let table = typed_store::<T>(states[0].stores.get(&set))?;
-        for state in &mut states {
-            state.stores.insert(set, Arc::clone(&table) as _);
+        // What programs have been lent is no reason not to give the set a type.
+        let is_typed = states[0].stores.get(&set).is_some_and(|old| Table::<T>::from_store(old).is_some());
+        if !is_typed {
+            states.iter_mut().for_each(|state| state.park_loans(set));
         }
-        Ok(table)
+        let table = typed_store::<T>(states[0].stores.get(&set));
+        for state in &mut states {
+            if let Ok(table) = &table {
+                state.stores.insert(set, Arc::clone(table) as _);
+            }
+            state.unpark_loans(set);
+        }
+        table
+    }
+
+    fn close_listeners(&self) {
+        let door = self.door.lock().clone();
+        for listener in self.listener.iter().chain(&door) {
+            listener.close();
+        }
     }
 
     /// The view that is installed here.
@@ -154,15 +181,14 @@ impl Runtime {
     /// An error if `node` names one that shares no objects, or that cannot be reached: what is sent
     /// there could not come back. Nobody is always allowed.
     pub fn not_to_be_reached(&self, node: NodeId) -> Option<Error> {
-        if !node.is_somebody() {
+        // The node that lends to this program looks for itself.
+        if !node.is_somebody() || self.lender.is_some() {
             return None;
         }
         let view = self.view();
         let member = view.member(node).is_some_and(|member| member.state.can_share());
-        let rule = "it must be the number of a member that is `possible`";
-        let error = ConfigurationError::OutOfRange { setting: "to", value: node.0.to_string(), rule };
         if !member {
-            return Some(error.into());
+            return Some(not_a_member(node.0));
         }
         let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
         let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
@@ -173,7 +199,9 @@ impl Runtime {
     pub fn statistics(&self) -> Statistics {
         let mut sum = Statistics::default();
         for lane in &self.lanes {
-            sum.add(&lane.lock().statistics);
+            let state = lane.lock();
+            sum.add(&state.statistics);
+            sum.frames_sent += state.frames_to_programs() + state.frames_to_lender();
         }
         sum.malformed += self.rpc.malformed();
         sum.notifier_overruns = self.notify.overruns();
@@ -205,15 +233,19 @@ impl Runtime {
         if self.leaving.swap(true, Ordering::AcqRel) {
             return;
         }
-        // A fenced node does not leave: it would say that nothing of what it held is lost.
-        let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);
-        if wait::may_block() && !is_fenced {
-            self.drain_and_leave(drain);
+        if self.lender.is_some() {
+            self.wait_for_puts(limit);
+        } else {
+            // A fenced node does not leave: it would say that nothing of what it held is lost.
+            let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);
+            if wait::may_block() && !is_fenced {
+                self.drain_and_leave(drain);
+            }
+            // They find all of the system in place, and hear of the way down before it is taken down.
+            self.close_notifiers(limit);
         }
-        // They find all of the system in place, and hear of the way down before it is taken down.
-        self.close_notifiers(limit);
         self.stopping.store(true, Ordering::Release);
-        self.listener.close();
+        self.close_listeners();
         self.rpc.close();
         self.changed.notify_all();
         self.signals.links.raise();
@@ -230,7 +262,7 @@ impl Runtime {
         for thread in threads {
             while !thread.is_finished() && thread.thread().id() != current {
                 self.lanes.iter().for_each(|lane| lane.poller.wake());
-                self.listener.close();
+                self.close_listeners();
                 self.changed.notify_all();
                 self.signals.settled.raise();
                 self.signals.links.raise();
@@ -240,9 +272,17 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        // Its socket goes, so that no program waits for an answer there.
+        *self.door.lock() = None;
         // Handlers that waited for objects have been told by the lanes.
         self.rpc.join();
     }
+}
+
+/// A node was named to which nothing can be moved.
+pub(crate) fn not_a_member(node: u16) -> Error {
+    let rule = "it must be the number of a member that is `possible`";
+    ConfigurationError::OutOfRange { setting: "to", value: node.to_string(), rule }.into()
 }
 
 /// How often a stop wakes threads that have not noticed it yet.

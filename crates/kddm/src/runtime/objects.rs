@@ -5,14 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
-use kddm_core::io::{Access, Answer, Body, Input, NoMemory, Output, Outputs};
+use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::{HandedOver, Refused};
 
-use crate::cell::{CellNumber, Hold, RevokeResult, Store};
+use crate::cell::{Hold, RevokeResult};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
-use crate::runtime::local::{Waiter, Wish};
+use crate::runtime::local::{Asker, Waiter, Wish};
+use crate::runtime::serving::Served;
 use crate::runtime::wait::{Op, Outcome};
 
 impl LaneState {
@@ -22,11 +23,16 @@ impl LaneState {
             self.complete(&op, Outcome::Failed(error));
             return;
         }
+        self.queue(set, object, Waiter { wish, asker: Asker::Thread(op) });
+    }
+
+    /// Somebody waits from now on, and is served when it is his turn.
+    pub fn queue(&mut self, set: SetId, object: ObjectId, waiter: Waiter) {
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
         store.set_waiters(cell, true);
         self.outstanding += 1;
-        self.local(set, object).waiters.push_back(Waiter { wish, op });
+        self.local(set, object).waiters.push_back(waiter);
         self.run_own(set, object, None);
     }
 
@@ -40,13 +46,18 @@ impl LaneState {
             self.complete(&op, Outcome::Failed(error));
             return;
         }
+        self.queue_first(set, object, Waiter { wish, asker: Asker::Thread(op) });
+        release();
+        self.run_own(set, object, None);
+    }
+
+    /// As [`Self::queue`], before all others that wait here.
+    pub fn queue_first(&mut self, set: SetId, object: ObjectId, waiter: Waiter) {
         self.outstanding += 1;
         let local = self.local(set, object);
         // The answer to what the core was asked before is for the one who asked.
         let at = usize::from(local.outstanding && !local.waiters.is_empty());
-        local.waiters.insert(at, Waiter { wish, op });
-        self.run_own(set, object, None);
-        release();
+        local.waiters.insert(at, waiter);
         self.run_own(set, object, None);
     }
 
@@ -54,12 +65,16 @@ impl LaneState {
         let _only_messages_are_refused = self.run(set, object, input, &mut None);
     }
 
-    fn refusal(&self, set: SetId) -> Option<Error> {
+    /// Why nothing is begun here now, if that is so.
+    pub fn refusal(&self, set: SetId) -> Option<Error> {
         if self.stopped {
             return Some(MembershipError::Stopped.into());
         }
         if self.fenced {
             return Some(AccessError::Fenced.into());
+        }
+        if let Some(error) = self.link.as_ref().and_then(|link| link.refusal(set)) {
+            return Some(error);
         }
         if self.destroyed.contains(&set) {
             return Some(SetError::Destroyed.into());
@@ -74,8 +89,14 @@ impl LaneState {
     /// A local thread gives up.
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
-        let Some(at) = local.waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.op, op)) else { return };
+        let Some(at) = local.waiters.iter().position(|waiter| waiter.asker.is(op)) else { return };
         self.alarms.take_back(op.take_alarm());
+        self.withdraw(set, object, at);
+    }
+
+    /// Whoever waits at that place gives up.
+    pub fn withdraw(&mut self, set: SetId, object: ObjectId, at: usize) {
+        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.waiters.remove(at);
         self.outstanding -= 1;
         let withdraw = at == 0 && local.outstanding && !local.is_cancelling;
@@ -127,18 +148,19 @@ impl LaneState {
     ) -> Result<(), NoMemory> {
         let mut todo = std::mem::take(&mut self.todo);
         todo.extend(input);
-        let result = self.run_all(set, object, &mut todo, body);
+        let result = self.go_on(set, object, body, &mut todo);
         todo.clear();
         self.todo = todo;
         result
     }
 
-    fn run_all(
+    /// Does what is to be done for an object, and all that follows from it.
+    pub fn go_on(
         &mut self,
         set: SetId,
         object: ObjectId,
-        todo: &mut VecDeque<Input>,
         body: &mut Option<Cow<'_, [u8]>>,
+        todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
         loop {
             while let Some(input) = todo.pop_front() {
@@ -232,6 +254,10 @@ impl LaneState {
                 return Err(Refused::NoMemory);
             }
         }
+        if self.link.is_some() {
+            self.tell_lender(set, object, &input);
+            return Ok(());
+        }
         self.core.handle(set, object, input, outputs)
     }
 
@@ -274,8 +300,16 @@ impl LaneState {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.outstanding = false;
         for waiter in std::mem::take(&mut local.waiters) {
-            self.outstanding -= 1;
-            self.complete(&waiter.op, Outcome::Failed(error.clone()));
+            self.end_wait(set, object, waiter, Outcome::Failed(error.clone()));
+        }
+    }
+
+    /// Somebody who waited has been taken out of the queue: this is how his wait ends.
+    pub fn end_wait(&mut self, set: SetId, object: ObjectId, waiter: Waiter, outcome: Outcome) {
+        self.outstanding -= 1;
+        match waiter.asker {
+            Asker::Thread(op) => self.hand_over(set, object, &op, outcome),
+            Asker::Program(session, number) => self.answer_program(session, set, object, number, outcome),
         }
     }
 
@@ -312,9 +346,11 @@ impl LaneState {
             }
             Output::TryRevoke { object } => {
                 self.local(set, object).is_trying = true;
-                todo.push_back(self.try_to_take_back(set, object));
+                if let Some(input) = self.try_to_take_all_back(set, object) {
+                    todo.push_back(input);
+                }
             }
-            Output::Answer { object, answer } => self.answered(set, object, answer),
+            Output::Answer { object, answer } => self.answered(set, object, outcome_of(answer)),
             Output::Discard { object } => {
                 let store = self.store(set);
                 if let Some(cell) = store.find(object.0) {
@@ -350,7 +386,10 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
         match store.revoke(cell, to) {
-            RevokeResult::Held => self.is_held_up(set, object),
+            RevokeResult::Held => {
+                self.is_held_up(set, object);
+                self.ask_back(set, object, to, None);
+            }
             RevokeResult::Done { version, has_value } => {
                 self.goes_on(set, object);
                 todo.push_back(Input::Revoked { version: Version(version), has_value });
@@ -359,21 +398,14 @@ impl LaneState {
     }
 
     /// The first waiter's request ended without access.
-    fn answered(&mut self, set: SetId, object: ObjectId, answer: Answer) {
+    pub fn answered(&mut self, set: SetId, object: ObjectId, outcome: Outcome) {
         let local = self.local(set, object);
         local.outstanding = false;
         if std::mem::take(&mut local.is_cancelling) {
             return; // Whoever asked has given up, and the core has not heard of it yet.
         }
         let Some(waiter) = local.waiters.pop_front() else { return };
-        self.outstanding -= 1;
-        let outcome = match answer {
-            Answer::Removed | Answer::Flushed => Outcome::Done,
-            Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
-            Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
-            Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
-        };
-        self.complete(&waiter.op, outcome);
+        self.end_wait(set, object, waiter, outcome);
     }
 
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
@@ -387,16 +419,13 @@ impl LaneState {
             if local.outstanding || !todo.is_empty() {
                 return;
             }
-            let (wish, claimed) = (head.wish, head.op.is_claimed());
-            let store = self.store(set);
-            let cell = store.find_or_insert(object.0);
-            match serve_one(&*store, cell, wish, claimed) {
+            let (wish, asker) = (head.wish, head.asker.clone());
+            match self.serve_head(set, object, wish, &asker) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
                     local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
-                    self.outstanding -= 1;
-                    self.hand_over(set, object, &waiter.op, outcome);
+                    self.end_wait(set, object, waiter, outcome);
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);
@@ -461,45 +490,11 @@ impl Told {
     }
 }
 
-enum Served {
-    Yes(Outcome),
-    Ask(RequestKind),
-    Waits,
-}
-
-/// What can be done for the first waiter with the access that is here.
-fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
-    let Some(level) = wish.level() else { return Served::Ask(wish.kind()) };
-    if wish.is_try() && store.is_held(cell) {
-        return Served::Yes(Outcome::Failed(AccessError::Busy.into()));
+fn outcome_of(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Removed | Answer::Flushed => Outcome::Done,
+        Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
+        Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
+        Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
     }
-    if store.access(cell) < level {
-        return Served::Ask(wish.kind());
-    }
-    if store.access(cell) == Access::Write && !store.has_value(cell) {
-        return first_touch(store, cell, wish, claimed);
-    }
-    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire);
-    if holds_nothing {
-        return Served::Yes(Outcome::Available);
-    }
-    let outcome = match level {
-        Access::Write => store.take_write(cell).map(Outcome::Write),
-        _ => store.take_read(cell).map(Outcome::Read),
-    };
-    outcome.map_or(Served::Waits, Served::Yes)
-}
-
-/// The object has no value: the waiting thread makes one, in its own time, under the write hold.
-fn first_touch(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
-    if store.is_held(cell) {
-        return Served::Waits;
-    }
-    if wish.is_existing() {
-        return Served::Yes(Outcome::Failed(AccessError::NotFound.into()));
-    }
-    if !claimed {
-        return Served::Yes(Outcome::Available);
-    }
-    store.take_write(cell).map_or(Served::Waits, |hold| Served::Yes(Outcome::Write(hold)))
 }

@@ -16,7 +16,7 @@ use super::lane::Lane;
 use super::local::Wish;
 use super::wait::{Op, Outcome};
 use crate::cell::Teller;
-use crate::error::WaitingFor;
+use crate::error::{Error, WaitingFor};
 
 /// A set on a node: what it takes to ask the lanes of its objects.
 #[derive(Clone)]
@@ -84,6 +84,27 @@ impl SetHere {
         op
     }
 
+    /// The value of an object that is lent to this program goes to the node that lends it; `publish` ends
+    /// the hold under which it was made, and says whether the lane waits for that. `Some`: the node's
+    /// socket has not taken it yet.
+    pub fn put_at_lender(
+        &self,
+        object: u64,
+        version: u64,
+        value: &[u8],
+        publish: impl FnOnce() -> bool,
+    ) -> Result<Option<Arc<Op>>, Error> {
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        let mark = state.put_at_lender(self.set, ObjectId(object), version, value)?;
+        if publish() {
+            state.released(self.set, ObjectId(object));
+        }
+        let waits = state.has_put(mark, || Arc::new(Op::new(Arc::clone(lane))));
+        lane.finish(state);
+        Ok(waits)
+    }
+
     /// A hold has ended, and its release said that somebody waits.
     #[cold]
     pub fn released(&self, object: u64) {
@@ -101,6 +122,9 @@ impl SetHere {
     /// The greatest tenure known here.
     pub fn tenure(&self, object: u64) -> u64 {
         let state = self.lane(object).lock();
+        if let Some(tenure) = state.borrowed_tenure(self.set, ObjectId(object)) {
+            return tenure;
+        }
         state.core.inspect(self.set, ObjectId(object)).map_or(0, |seen| seen.seen.0)
     }
 }

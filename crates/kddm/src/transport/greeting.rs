@@ -95,17 +95,25 @@ pub enum GreetError {
     },
 }
 
-/// Writes one word.
+/// The bytes of one word.
 ///
 /// # Errors
-/// The stream's.
-pub fn send<W: Serialize>(mut stream: &Stream, word: &W) -> std::io::Result<()> {
+/// It does not encode, which no word of this program does.
+pub fn bytes_of<W: Serialize>(word: &W) -> std::io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(word).map_err(|error| std::io::Error::other(error.to_string()))?;
     let mut bytes = Vec::with_capacity(8 + body.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&body);
-    stream.write_all(&bytes)
+    Ok(bytes)
+}
+
+/// Writes one word.
+///
+/// # Errors
+/// The stream's.
+pub fn send<W: Serialize>(mut stream: &Stream, word: &W) -> std::io::Result<()> {
+    stream.write_all(&bytes_of(word)?)
 }
 
 /// Reads one word.

@@ -38,12 +38,28 @@ fn live_and_stop(round: usize) {
     let service = service.expect("the name is free");
     let answer = nodes[0].rpc().call(2, "add", b"", limit).wait().expect("an answer");
     assert_eq!(answer, 1u64.to_le_bytes());
+    if round.is_multiple_of(5) {
+        attach_and_go(&nodes[0], round);
+    }
     // Stopped while the service is there, or after it; by hand, or by the last handle.
     if round.is_multiple_of(2) {
         drop(service);
     }
     if round.is_multiple_of(3) {
         nodes.iter().for_each(Node::stop);
+    }
+}
+
+/// A program that uses objects, and goes before its node or after it.
+fn attach_and_go(node: &Node, round: usize) {
+    let socket = std::env::temp_dir().join(format!("kddm-leaks-{}-{round}.sock", std::process::id()));
+    node.accept_programs(&socket).expect("the path is free");
+    let program = Node::attach(&socket).wait().expect("it accepts programs");
+    let counts: Set<u64> = program.set("counts").open().wait().expect("the set opens");
+    let guard = counts.grab(2).wait().expect("nobody has it");
+    guard.put().wait().expect("it is put");
+    if round.is_multiple_of(2) {
+        program.stop();
     }
 }
 

@@ -31,6 +31,8 @@ const NEXT_LOOK: Duration = Duration::from_millis(1);
 pub enum Place {
     Local,
     Processes,
+    /// Programs of this process, each attached to a node of its own.
+    Attached,
 }
 
 /// Waits until a condition holds.
@@ -62,6 +64,8 @@ pub struct Seat {
 /// The nodes of a case.
 pub struct Cluster {
     seats: Vec<Seat>,
+    /// Those that lend to the seats, if these are attached programs.
+    lenders: Vec<Node>,
 }
 
 impl std::ops::Deref for Cluster {
@@ -80,6 +84,7 @@ impl Cluster {
                 Cluster::of(nodes.into_iter().map(Seat::here).collect())
             }
             Place::Processes => Cluster::of_processes(count, &Start::default()),
+            Place::Attached => Cluster::attached(count),
         }
     }
 
@@ -94,8 +99,21 @@ impl Cluster {
         Cluster::of(seats)
     }
 
+    fn attached(count: usize) -> Cluster {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let lenders = Node::local_cluster(count).expect("nodes of one process find each other");
+        let attached = |node: &Node| {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let socket = std::env::temp_dir().join(format!("kddm-seat-{}-{number}.sock", std::process::id()));
+            node.accept_programs(&socket).expect("the path is free");
+            Seat::here(Node::attach(&socket).wait().expect("it accepts programs"))
+        };
+        let seats = lenders.iter().map(attached).collect();
+        Cluster { lenders, ..Cluster::of(seats) }
+    }
+
     fn of(seats: Vec<Seat>) -> Cluster {
-        let cluster = Cluster { seats };
+        let cluster = Cluster { seats, lenders: Vec::new() };
         for seat in cluster.iter() {
             seat.hand(0).done(Op::WaitForMembers { count: cluster.len() });
         }
@@ -127,7 +145,7 @@ impl Cluster {
 }
 
 impl Seat {
-    fn here(node: Node) -> Seat {
+    pub fn here(node: Node) -> Seat {
         let waiting = Waiting::default();
         let (id, address) = (node.id(), node.address().to_string());
         let answers = Arc::clone(&waiting);

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use kddm::{Config, Node};
+use kddm::{Config, Error, Node};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +23,18 @@ pub struct Start {
     pub contact: Option<String>,
     pub node_id: Option<u16>,
     pub session: Option<u16>,
+    /// It is a program without a node, attached to the one that accepts programs there.
+    pub attach: Option<PathBuf>,
 }
 
 impl Start {
+    fn node(&self) -> Result<Node, Error> {
+        match &self.attach {
+            Some(socket) => Node::attach(socket).wait(),
+            None => Node::join(self.config()).wait(),
+        }
+    }
+
     fn config(&self) -> Config {
         let mut config = Config::new();
         if let Some(contact) = &self.contact {
@@ -49,7 +59,7 @@ pub fn serve_if_asked() {
     let start: Start = serde_json::from_str(&start).expect("the parent wrote it");
     // The harness may have left a line unfinished on standard output.
     println!();
-    match Node::join(start.config()).wait() {
+    match start.node() {
         Ok(node) => {
             say(&Answer { ticket: FIRST, reply: Reply::Text(node.address().to_string()) });
             let engine = Engine::new(node, |answer| say(&answer));

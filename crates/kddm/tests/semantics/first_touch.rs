@@ -7,9 +7,9 @@ use crate::seat::{Cluster, Place};
 const NOT_FOUND: u16 = 101;
 
 cases! {
-    t01 => t01_a_get_creates_the_object_once_local, t01_a_get_creates_the_object_once_processes;
-    t02 => t02_an_absent_object_is_not_found_local, t02_an_absent_object_is_not_found_processes;
-    t03 => t03_insert_from_a_node_that_is_not_home_local, t03_insert_from_a_node_that_is_not_home_processes;
+    t01 => t01_a_get_creates_the_object_once_local, t01_a_get_creates_the_object_once_processes, t01_a_get_creates_the_object_once_attached;
+    t02 => t02_an_absent_object_is_not_found_local, t02_an_absent_object_is_not_found_processes, t02_an_absent_object_is_not_found_attached;
+    t03 => t03_insert_from_a_node_that_is_not_home_local, t03_insert_from_a_node_that_is_not_home_processes, t03_insert_from_a_node_that_is_not_home_attached;
 }
 
 /// A get of a never-created object by all nodes at once: one first touch, and all see its value.

@@ -9,10 +9,10 @@ const HELD_BY_THIS_THREAD: u16 = 106;
 
 cases! {
     t14 => t14_a_flush_never_drops_the_last_copy_local, t14_a_flush_never_drops_the_last_copy_processes;
-    t14_refused => t14_a_flush_that_cannot_be_is_refused_local, t14_a_flush_that_cannot_be_is_refused_processes;
-    t15 => t15_two_holders_flush_at_once_local, t15_two_holders_flush_at_once_processes;
-    t16 => t16_flush_against_grab_local, t16_flush_against_grab_processes;
-    t16_remove => t16_remove_against_flush_local, t16_remove_against_flush_processes;
+    t14_refused => t14_a_flush_that_cannot_be_is_refused_local, t14_a_flush_that_cannot_be_is_refused_processes, t14_a_flush_that_cannot_be_is_refused_attached;
+    t15 => t15_two_holders_flush_at_once_local, t15_two_holders_flush_at_once_processes, t15_two_holders_flush_at_once_attached;
+    t16 => t16_flush_against_grab_local, t16_flush_against_grab_processes, t16_flush_against_grab_attached;
+    t16_remove => t16_remove_against_flush_local, t16_remove_against_flush_processes, t16_remove_against_flush_attached;
 }
 
 fn flush(seat: &Seat, object: u64) {

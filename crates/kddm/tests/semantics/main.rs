@@ -1,5 +1,6 @@
 //! The semantic cases of KDDM, by their numbers. Each is one function over seats and runs twice: on
-//! nodes of this process, and on nodes in processes of their own, over TCP.
+//! nodes of this process, and on nodes in processes of their own, over TCP. Those that do not look at the
+//! messages of the protocol run a third time, in programs that are attached to nodes.
 
 #[path = "../seat/mod.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
@@ -18,9 +19,9 @@ fn seat_process() {
     seat::process::serve_if_asked();
 }
 
-/// Makes two tests of each case.
+/// Makes two tests of each case, or three: the last is for attached programs.
 macro_rules! cases {
-    ($($case:ident => $local:ident, $processes:ident;)*) => {$(
+    ($($case:ident => $local:ident, $processes:ident $(, $attached:ident)?;)*) => {$(
         #[test]
         fn $local() {
             $case(crate::seat::Place::Local);
@@ -30,6 +31,11 @@ macro_rules! cases {
         fn $processes() {
             $case(crate::seat::Place::Processes);
         }
+
+        $(#[test]
+        fn $attached() {
+            $case(crate::seat::Place::Attached);
+        })?
     )*};
 }
 pub(crate) use cases;

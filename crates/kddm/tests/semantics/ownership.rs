@@ -9,8 +9,8 @@ cases! {
         t17_a_write_request_overtaken_by_an_invalidation_processes;
     t18 => t18_the_oldest_hint_leads_on_in_bounded_steps_local,
         t18_the_oldest_hint_leads_on_in_bounded_steps_processes;
-    t29_writers => t29_sixteen_writers_of_every_node_local, t29_sixteen_writers_of_every_node_processes;
-    t29_queue => t29_producers_and_consumers_local, t29_producers_and_consumers_processes;
+    t29_writers => t29_sixteen_writers_of_every_node_local, t29_sixteen_writers_of_every_node_processes, t29_sixteen_writers_of_every_node_attached;
+    t29_queue => t29_producers_and_consumers_local, t29_producers_and_consumers_processes, t29_producers_and_consumers_attached;
 }
 
 /// Two sharers ask to write. The one whose request is second loses its copy while its request is

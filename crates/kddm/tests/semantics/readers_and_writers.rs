@@ -8,16 +8,15 @@ const BUSY: u16 = 102;
 const HELD_BY_THIS_THREAD: u16 = 106;
 
 cases! {
-    t04 => t04_increments_of_all_nodes_add_up_local, t04_increments_of_all_nodes_add_up_processes;
+    t04 => t04_increments_of_all_nodes_add_up_local, t04_increments_of_all_nodes_add_up_processes, t04_increments_of_all_nodes_add_up_attached;
     t05 => t05_no_copy_is_left_when_a_grab_returns_local, t05_no_copy_is_left_when_a_grab_returns_processes;
-    t06 => t06_readers_see_the_latest_value_local, t06_readers_see_the_latest_value_processes;
-    t07 => t07_a_get_held_on_the_owner_lets_remote_gets_through_local,
-        t07_a_get_held_on_the_owner_lets_remote_gets_through_processes;
-    t08 => t08_threads_of_one_node_exclude_each_other_local, t08_threads_of_one_node_exclude_each_other_processes;
+    t06 => t06_readers_see_the_latest_value_local, t06_readers_see_the_latest_value_processes, t06_readers_see_the_latest_value_attached;
+    t07 => t07_a_get_held_on_the_owner_lets_remote_gets_through_local, t07_a_get_held_on_the_owner_lets_remote_gets_through_processes, t07_a_get_held_on_the_owner_lets_remote_gets_through_attached;
+    t08 => t08_threads_of_one_node_exclude_each_other_local, t08_threads_of_one_node_exclude_each_other_processes, t08_threads_of_one_node_exclude_each_other_attached;
     t09 => t09_get_then_grab_by_one_thread_is_an_error_local, t09_get_then_grab_by_one_thread_is_an_error_processes;
-    t10 => t10_try_grab_makes_no_second_owner_local, t10_try_grab_makes_no_second_owner_processes;
-    t11 => t11_what_was_prefetched_needs_no_wait_local, t11_what_was_prefetched_needs_no_wait_processes;
-    looks => looking_for_copies_keeps_no_writer_waiting_local, looking_for_copies_keeps_no_writer_waiting_processes;
+    t10 => t10_try_grab_makes_no_second_owner_local, t10_try_grab_makes_no_second_owner_processes, t10_try_grab_makes_no_second_owner_attached;
+    t11 => t11_what_was_prefetched_needs_no_wait_local, t11_what_was_prefetched_needs_no_wait_processes, t11_what_was_prefetched_needs_no_wait_attached;
+    looks => looking_for_copies_keeps_no_writer_waiting_local, looking_for_copies_keeps_no_writer_waiting_processes, looking_for_copies_keeps_no_writer_waiting_attached;
 }
 
 /// N nodes add one M times each: N·M, wherever the home is.

@@ -9,8 +9,8 @@ const HELD_BY_THIS_THREAD: u16 = 106;
 
 cases! {
     t12 => t12_a_remove_waits_for_holders_local, t12_a_remove_waits_for_holders_processes;
-    t12_together => t12_concurrent_removes_agree_local, t12_concurrent_removes_agree_processes;
-    t13 => t13_a_get_after_a_remove_is_fresh_local, t13_a_get_after_a_remove_is_fresh_processes;
+    t12_together => t12_concurrent_removes_agree_local, t12_concurrent_removes_agree_processes, t12_concurrent_removes_agree_attached;
+    t13 => t13_a_get_after_a_remove_is_fresh_local, t13_a_get_after_a_remove_is_fresh_processes, t13_a_get_after_a_remove_is_fresh_attached;
     t13_parked => t13_a_get_during_a_remove_is_fresh_local, t13_a_get_during_a_remove_is_fresh_processes;
 }
 

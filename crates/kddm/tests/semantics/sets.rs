@@ -11,10 +11,10 @@ const SETTINGS_DIFFER: u16 = 202;
 const DESTROYED: u16 = 203;
 
 cases! {
-    t19 => t19_an_unknown_set_is_an_error_local, t19_an_unknown_set_is_an_error_processes;
-    t19_opens => t19_concurrent_first_opens_make_one_set_local, t19_concurrent_first_opens_make_one_set_processes;
-    t19_differs => t19_settings_that_differ_are_named_local, t19_settings_that_differ_are_named_processes;
-    t20 => t20_a_destroy_waits_for_holders_local, t20_a_destroy_waits_for_holders_processes;
+    t19 => t19_an_unknown_set_is_an_error_local, t19_an_unknown_set_is_an_error_processes, t19_an_unknown_set_is_an_error_attached;
+    t19_opens => t19_concurrent_first_opens_make_one_set_local, t19_concurrent_first_opens_make_one_set_processes, t19_concurrent_first_opens_make_one_set_attached;
+    t19_differs => t19_settings_that_differ_are_named_local, t19_settings_that_differ_are_named_processes, t19_settings_that_differ_are_named_attached;
+    t20 => t20_a_destroy_waits_for_holders_local, t20_a_destroy_waits_for_holders_processes, t20_a_destroy_waits_for_holders_attached;
     t20_breaks => t20_a_destroy_breaks_holders_at_its_limit_local, t20_a_destroy_breaks_holders_at_its_limit_processes;
 }
 

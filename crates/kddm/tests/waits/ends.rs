@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kddm::{AccessError, Error, WaitingFor};
+use kddm::{AccessError, Error, MembershipError, WaitingFor};
 
 use crate::{LIMIT, two};
 
@@ -58,5 +58,30 @@ fn an_acquire_that_nobody_waits_for_goes_on() {
     while here.find(1).is_some() {
         assert!(begin.elapsed() < LIMIT, "the object stays where it was");
         std::thread::yield_now();
+    }
+}
+
+/// A thread that polls for its own answer hears of the stop, even where the node's own thread, which goes
+/// too, has taken the wake-up.
+#[test]
+fn a_blocked_wait_ends_with_its_node() {
+    for _ in 0..100 {
+        let nodes = kddm::Node::local_cluster(1).expect("a node");
+        let set: kddm::Set<u64> = nodes[0].set("stops").open().wait().expect("the set opens");
+        let held = set.grab(1).wait().expect("nobody else has it");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let begin = Instant::now();
+                (set.grab(1).wait_for(LIMIT).map(drop), begin.elapsed())
+            });
+            while nodes[0].holdings(10).objects.iter().all(|object| object.waiting_here == 0) {
+                std::thread::yield_now();
+            }
+            nodes[0].stop();
+            let (ended, took) = waits.join().expect("it ends");
+            assert!(matches!(ended, Err(Error::Membership(MembershipError::Stopped))));
+            assert!(took < LIMIT / 2, "{took:?}");
+        });
+        drop(held);
     }
 }

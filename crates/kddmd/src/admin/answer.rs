@@ -133,7 +133,23 @@ impl Subject {
             "cluster": format!("{:016x}", self.node.cluster_id()),
             "answered_by": self.node.id(),
             "nodes": nodes,
+            "programs": self.programs(),
         })
+    }
+
+    /// The programs that are attached to this daemon.
+    fn programs(&self) -> Vec<Json> {
+        let program = |info: kddm::ProgramInfo| {
+            json!({
+                "pid": info.pid,
+                "name": info.name,
+                "lent": info.lent,
+                "lent_to_write": info.lent_to_write,
+                "asked_back": info.asked_back,
+                "waiting": info.waiting,
+            })
+        };
+        self.node.programs().into_iter().map(program).collect()
     }
 
     fn sets(&self) -> Result<Json, Failure> {
@@ -163,7 +179,8 @@ impl Subject {
                 })
             })
             .collect();
-        Ok(json!({"answered_by": self.node.id(), "complete": holdings.is_complete, "objects": objects}))
+        Ok(json!({"answered_by": self.node.id(), "complete": holdings.is_complete, "objects": objects,
+                  "programs": self.programs()}))
     }
 
     /// What this daemon counts, with the process around it.
@@ -197,6 +214,9 @@ impl Subject {
             "overdue_holds": counted.overdue_holds,
             "notifier_overruns": counted.notifier_overruns,
             "notifier_panics": counted.notifier_panics,
+            "programs": self.node.programs().len(),
+            "frames_sent": counted.frames_sent,
+            "frames_received": counted.frames_received,
             "messages_sent": counted.messages(),
             "messages": messages,
         })

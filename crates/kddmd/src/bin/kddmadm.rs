@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use kddm::default_data_dir;
 use kddmd::admin::client::{Client, ClientError};
 use kddmd::admin::protocol::{self, Action, Failure, Form};
-use kddmd::data_dir::{admin_socket, default_data_dir};
+use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, worker};
 use kddmd::playground::{self, PlaygroundError};

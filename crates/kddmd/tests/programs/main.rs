@@ -1,5 +1,6 @@
 //! The programs as people run them: real processes on loopback, each with a limit to what it may take.
 
+mod attached;
 mod daemons;
 mod harness;
 mod hostile;

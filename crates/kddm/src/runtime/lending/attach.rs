@@ -1,0 +1,231 @@
+//! How a program attaches to a node, and what it asks of it beside objects.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::NodeId;
+use kddm_core::node::Node as Core;
+use kddm_view::State;
+use parking_lot::Mutex;
+
+use super::VERSION;
+use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
+use super::link::Link;
+use crate::cell::Lease;
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
+use crate::inspect::SetInfo;
+use crate::node::MemberInfo;
+use crate::options::{Config, DEFAULT_OUTSTANDING, DEFAULT_PEER_BUFFER_BYTES};
+use crate::runtime::control::CONTROL_LIMIT;
+use crate::runtime::join::identity_of;
+use crate::runtime::lane::{Lane, LaneState, Limits};
+use crate::runtime::membership::Membership;
+use crate::runtime::notify::Notify;
+use crate::runtime::placing::Signals;
+use crate::runtime::{Parts, Runtime};
+use crate::system::{Description, Wanted};
+use crate::transport::stream::dial;
+use crate::transport::{Address, DialError, Poller, Stream, greeting};
+
+/// How much longer than what was asked for the answer may take.
+const ANSWER_MARGIN: Duration = Duration::from_secs(30);
+
+/// How often a stop looks whether the node has taken the last puts.
+const PUT_ROUND: Duration = Duration::from_micros(200);
+
+/// The node that this program is attached to.
+pub(crate) struct Lender {
+    socket: PathBuf,
+    session: u32,
+    secret: u64,
+    /// What it last said of the members, for when it says nothing any more.
+    members: Mutex<(u32, Vec<MemberInfo>)>,
+}
+
+/// Attaches to the node that accepts programs there.
+pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
+    if !crate::runtime::wait::may_block() {
+        return Err(AccessError::WouldBlock.into());
+    }
+    let stream = open(socket, &Purpose::Attach { name: own_name() }, CONTROL_LIMIT)?;
+    let welcome = match receive(socket, &stream)? {
+        Reply::Welcome(welcome) => welcome,
+        Reply::Refused(reason) => return Err(not_attached(socket, reason)),
+        _ => return Err(not_attached(socket, "it gives an answer to another question".into())),
+    };
+    let mut streams = vec![stream];
+    let (session, secret) = (welcome.session, welcome.secret);
+    for lane in 1..welcome.lanes {
+        let stream = open(socket, &Purpose::Lane { session, secret, lane }, CONTROL_LIMIT)?;
+        match receive(socket, &stream)? {
+            Reply::Lane => streams.push(stream),
+            Reply::Refused(reason) => return Err(not_attached(socket, reason)),
+            _ => return Err(not_attached(socket, "it gives an answer to another question".into())),
+        }
+    }
+    start(socket, &welcome, streams)
+}
+
+fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
+    let state = State::decode(&welcome.state).map_err(|error| not_attached(socket, error.to_string()))?;
+    let address: Address = welcome.address.parse().map_err(|error| not_attached(socket, format!("{error}")))?;
+    let system = |what| move |error: std::io::Error| ConfigurationError::System { what, reason: error.to_string() };
+    let identity = identity_of(&state, NodeId(welcome.node))?;
+    let mut config = Config::new().session(welcome.cluster_session);
+    config = config.wait_limit(Duration::from_millis(welcome.wait_limit_ms));
+    let limits = Limits {
+        outstanding: DEFAULT_OUTSTANDING,
+        object_bytes: welcome.object_limit_bytes as usize,
+        peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
+    };
+    let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
+    let mut lanes = Vec::new();
+    for (number, stream) in (0..).zip(streams) {
+        let poller = Poller::new().map_err(system("polling"))?;
+        // Nothing is ever handed to this core: the link stands in its place.
+        let core = Core::new(identity.id, identity.incarnation, number);
+        let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
+        lane.link = Some(Box::new(Link::new(stream, &poller).map_err(system("the socket"))?));
+        lane.shares = true;
+        lanes.push(Arc::new(Lane::new(poller, lane)));
+    }
+    let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
+    let (session, secret, members) = (welcome.session, welcome.secret, Mutex::default());
+    let lender = Some(Lender { socket: socket.into(), session, secret, members });
+    let membership = Membership::follow(state, identity.id, identity.incarnation);
+    let listener = None;
+    let parts =
+        Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, signals, lease };
+    let runtime = Arc::new(Runtime::new(parts));
+    for lane in &runtime.lanes {
+        let lane = Arc::clone(lane);
+        let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
+        runtime.threads.lock().push(thread.map_err(system("threads"))?);
+    }
+    Ok(runtime)
+}
+
+/// What this program calls itself.
+fn own_name() -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    program.and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned())).unwrap_or_default()
+}
+
+fn not_attached(socket: &Path, reason: String) -> Error {
+    MembershipError::NotAttached { socket: socket.display().to_string(), reason }.into()
+}
+
+/// Dials, and says what for.
+fn open(socket: &Path, purpose: &Purpose, limit: Duration) -> Result<Stream, Error> {
+    let advice = "start `kddmd`, or name its socket in KDDM_ATTACH or its directory in KDDM_DATA_DIR";
+    let stream = dial(&Address::Unix(socket.into()), CONTROL_LIMIT).map_err(|error| {
+        let reason = match error {
+            DialError::NobodyListens(_) => format!("no daemon is there; {advice}"),
+            DialError::TimedOut(_) => "it does not answer; is it alive?".into(),
+            DialError::Unreachable { reason, .. } => format!("{reason}; run as the daemon's user, or {advice}"),
+        };
+        not_attached(socket, reason)
+    })?;
+    let said = || {
+        stream.set_limit(Some(limit))?;
+        greeting::send(&stream, &Opening { version: VERSION })?;
+        greeting::send(&stream, purpose)
+    };
+    said().map_err(|error| not_attached(socket, error.to_string()))?;
+    Ok(stream)
+}
+
+fn receive(socket: &Path, stream: &Stream) -> Result<Reply, Error> {
+    greeting::receive(stream).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => not_attached(socket, "it does not answer; is it alive?".into()),
+        std::io::ErrorKind::InvalidData => {
+            not_attached(socket, format!("it speaks another language ({error}); use one version of kddm for both"))
+        }
+        _ => not_attached(socket, error.to_string()),
+    })
+}
+
+impl Lender {
+    fn ask(&self, question: Question, limit: Duration) -> Result<Told, Error> {
+        if !crate::runtime::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
+        let limit = limit.saturating_add(ANSWER_MARGIN);
+        let purpose = Purpose::Ask { session: self.session, secret: self.secret, question };
+        let answered = match open(&self.socket, &purpose, limit) {
+            Ok(stream) => greeting::receive(&stream),
+            Err(_) => return Err(MembershipError::Detached.into()),
+        };
+        match answered {
+            Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
+            Ok(Reply::Told(told)) => Ok(told),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let reason = format!("the daemon has not answered within {limit:?}; is it alive?");
+                Err(MembershipError::Refused { reason }.into())
+            }
+            // Whoever is there now, it is not the node that lends to this program.
+            Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
+        }
+    }
+
+    pub fn open(&self, wanted: &Wanted) -> Result<Description, Error> {
+        match self.ask(Question::Open(wanted.clone()), Duration::ZERO)? {
+            Told::Set(description) => Ok(description),
+            _ => Err(another_question()),
+        }
+    }
+
+    pub fn destroy(&self, name: &str, limit: Duration) -> Result<(), Error> {
+        let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        self.ask(Question::Destroy { name: name.into(), limit_ms }, limit).map(|_| ())
+    }
+
+    pub fn sets(&self) -> Result<Vec<SetInfo>, Error> {
+        let Told::Sets(sets) = self.ask(Question::Sets, Duration::ZERO)? else { return Err(another_question()) };
+        let mut sets: Vec<SetInfo> = sets.into_iter().map(SetInfo::from).collect();
+        sets.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(sets)
+    }
+
+    pub fn set_info(&self, name: &str) -> Result<SetInfo, Error> {
+        match self.ask(Question::Set(name.into()), Duration::ZERO)? {
+            Told::Set(description) => Ok(description.into()),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Once so many members are possible: the epoch and all of them.
+    pub fn wait_for_members(&self, possible: usize, limit: Duration) -> Result<(u32, Vec<MemberInfo>), Error> {
+        let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        let possible = possible.try_into().unwrap_or(u32::MAX);
+        match self.ask(Question::Members { possible, limit_ms }, limit)? {
+            Told::Members { epoch, members } => {
+                let known = (epoch, members.into_iter().map(MemberInfo::from).collect());
+                *self.members.lock() = known;
+                Ok(self.members.lock().clone())
+            }
+            _ => Err(another_question()),
+        }
+    }
+
+    /// The epoch and the members, as the node has last said.
+    pub fn members(&self) -> (u32, Vec<MemberInfo>) {
+        self.wait_for_members(0, Duration::ZERO).unwrap_or_else(|_| self.members.lock().clone())
+    }
+}
+
+fn another_question() -> Error {
+    MembershipError::Refused { reason: "it gives an answer to another question".into() }.into()
+}
+
+impl Runtime {
+    /// An attached program stops: what it has put is on its way to the node.
+    pub fn wait_for_puts(&self, limit: Duration) {
+        let deadline = Instant::now() + limit.min(CONTROL_LIMIT);
+        let unsent = || self.lanes.iter().any(|lane| lane.lock().unsent_bytes() > 0);
+        while unsent() && Instant::now() < deadline {
+            std::thread::park_timeout(PUT_ROUND);
+        }
+    }
+}

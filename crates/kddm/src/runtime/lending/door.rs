@@ -1,0 +1,337 @@
+//! Where programs come in: the socket, the first words on it, and questions about sets and members, which
+//! have connections of their own. All bytes are hostile until checked.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use kddm_core::id::SetId;
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use super::failure::Failure;
+use super::session::{SESSIONS, Session};
+use crate::error::{ConfigurationError, Error, MembershipError};
+use crate::node::{MemberInfo, Node, NodeState, Owner};
+use crate::runtime::Runtime;
+use crate::runtime::control::CONTROL_LIMIT;
+use crate::runtime::join::random;
+use crate::system::{Description, Wanted, described, find_described};
+use crate::transport::{Address, Listener, Stream, greeting};
+
+/// Connections that may be greeted, or ask something, at one time.
+const GREETINGS: usize = 64;
+
+/// Longest name of a program that is kept, in bytes.
+const NAME_BYTES: usize = 64;
+
+/// How long no connection is accepted after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// The first word: by it a program of another version is told apart.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opening {
+    pub version: u16,
+}
+
+/// The second word: what for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Purpose {
+    /// To be lent objects. The connection is that of lane 0.
+    Attach { name: String },
+    /// The connection of another lane.
+    Lane { session: u32, secret: u64, lane: u8 },
+    /// One question, one answer.
+    Ask { session: u32, secret: u64, question: Question },
+}
+
+/// What a program asks beside objects.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    Open(Wanted),
+    Destroy {
+        name: String,
+        limit_ms: u64,
+    },
+    Sets,
+    Set(String),
+    /// Once so many are possible.
+    Members {
+        possible: u32,
+        limit_ms: u64,
+    },
+}
+
+/// What is answered. A refusal stays where it is in all versions.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Refused(String),
+    Welcome(Welcome),
+    Lane,
+    Told(Told),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Told {
+    Failed(Failure),
+    Done,
+    Set(Description),
+    Sets(Vec<Description>),
+    Members { epoch: u32, members: Vec<Member> },
+}
+
+/// What a program learns of its node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Welcome {
+    pub session: u32,
+    pub secret: u64,
+    pub node: u16,
+    pub address: String,
+    /// The cluster's own session, and the limits of the node.
+    pub cluster_session: u16,
+    pub lanes: u8,
+    pub object_limit_bytes: u64,
+    pub wait_limit_ms: u64,
+    /// The membership, as the node knows it.
+    pub state: Vec<u8>,
+}
+
+/// A member, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Member {
+    id: u16,
+    incarnation: u32,
+    level: u8,
+    address: String,
+    reachable: bool,
+}
+
+impl From<MemberInfo> for Member {
+    fn from(info: MemberInfo) -> Member {
+        let MemberInfo { id, incarnation, state, address, reachable } = info;
+        Member { id, incarnation, level: state as u8, address, reachable }
+    }
+}
+
+impl From<Member> for MemberInfo {
+    fn from(member: Member) -> MemberInfo {
+        let Member { id, incarnation, level, address, reachable } = member;
+        let states = [NodeState::Offline, NodeState::Online, NodeState::Possible];
+        let state = states.into_iter().find(|state| *state as u8 == level).unwrap_or(NodeState::Offline);
+        MemberInfo { id, incarnation, state, address, reachable }
+    }
+}
+
+impl Node {
+    /// Lets programs of this host attach to this node by a Unix socket at that path. Only this user's
+    /// programs reach it. `kddmd` does this with `attach.sock` in its data directory.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let socket = std::env::temp_dir().join(format!("kddm-doc-{}.sock", std::process::id()));
+    /// nodes[0].accept_programs(&socket)?;
+    ///
+    /// let program = kddm::Node::attach(&socket).wait()?; // mostly in another process
+    /// let notes: kddm::Set<String> = program.set("notes").open().wait()?;
+    /// let mut note = notes.grab(7).wait()?;
+    /// note.push_str("hello");
+    /// note.put().wait()?;
+    /// let here: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
+    /// assert_eq!(*here.get(7).wait()?, "hello");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Listen` if that cannot be, or if this node accepts programs already; `Attached` in a program that
+    /// is attached itself.
+    pub fn accept_programs(&self, socket: impl AsRef<Path>) -> Result<(), Error> {
+        self.is_no_program("lend objects to others", "they attach to the daemon themselves")?;
+        let address = Address::Unix(socket.as_ref().into());
+        let failed = |reason: String| Error::from(ConfigurationError::Listen { address: address.clone(), reason });
+        let mut door = self.runtime().door.lock();
+        if door.is_some() {
+            return Err(failed("this node accepts programs at another socket".into()));
+        }
+        let listener = Arc::new(Listener::bind(&address, false).map_err(failed)?);
+        let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(socket, only_owner).map_err(|error| failed(error.to_string()))?;
+        let (owner, listens) = (Arc::downgrade(&self.0), Arc::clone(&listener));
+        let accept = move || accept_all(&owner, &listens);
+        let thread = std::thread::Builder::new().name("kddm-attach".into()).spawn(accept);
+        let thread = thread.map_err(|error| failed(error.to_string()))?;
+        self.runtime().threads.lock().push(thread);
+        *door = Some(listener);
+        Ok(())
+    }
+
+    /// An error in a program that is attached to a node: that is the node's business.
+    pub(crate) fn is_no_program(&self, what: &'static str, instead: &'static str) -> Result<(), Error> {
+        match self.runtime().lender {
+            Some(_) => Err(MembershipError::Attached { what, instead }.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
+    let greeted = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match listener.accept() {
+            Ok(Some(stream)) => stream,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a program could not be let in");
+                std::thread::park_timeout(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        if greeted.fetch_add(1, Ordering::Relaxed) >= GREETINGS {
+            greeted.fetch_sub(1, Ordering::Relaxed);
+            stream.shutdown();
+            continue;
+        }
+        let (owner, count) = (Weak::clone(owner), Arc::clone(&greeted));
+        // A thread of its own, so that a silent stranger keeps nobody waiting.
+        let served = std::thread::Builder::new().name("kddm-program".into()).spawn(move || {
+            if let Some(node) = owner.upgrade().map(Node)
+                && let Err(error) = serve(&node, stream)
+            {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    node.runtime().lanes[0].lock().statistics.malformed += 1;
+                }
+                tracing::debug!(%error, "a program's connection ended before it was of use");
+            }
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+        if served.is_err() {
+            greeted.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Serves one connection: greets, then answers a question or hands the stream to its lane.
+fn serve(node: &Node, stream: Stream) -> io::Result<()> {
+    let runtime = node.runtime();
+    stream.set_limit(Some(CONTROL_LIMIT))?;
+    let opening: Opening = greeting::receive(&stream)?;
+    if opening.version != VERSION {
+        return refuse(
+            runtime,
+            &stream,
+            format!(
+                "it speaks version {VERSION} to programs, this program version {}; use one version of kddm for both",
+                opening.version
+            ),
+        );
+    }
+    match greeting::receive(&stream)? {
+        Purpose::Attach { name } => let_in(runtime, stream, name),
+        Purpose::Lane { session, secret, lane } => {
+            let Some(found) = runtime.lanes.get(usize::from(lane)).filter(|_| lane > 0) else {
+                return refuse(runtime, &stream, "it has no such lane".into());
+            };
+            let Some(name) = runtime.name_of(session, secret) else {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            };
+            greeting::send(&stream, &Reply::Lane)?;
+            let pid = pid_of(&stream);
+            let mut state = found.lock();
+            let connected = state.connect_program(session, Session::new(stream, name, pid, secret), &found.poller);
+            found.finish(state);
+            connected
+        }
+        Purpose::Ask { session, secret, question } => {
+            if runtime.name_of(session, secret).is_none() {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            }
+            let told = answer(node, session, question).unwrap_or_else(|error| Told::Failed(Failure::of(&error)));
+            stream.set_limit(Some(CONTROL_LIMIT))?;
+            greeting::send(&stream, &Reply::Told(told))
+        }
+    }
+}
+
+const NOT_ATTACHED: &str = "this program is not attached to it";
+
+fn refuse(runtime: &Runtime, stream: &Stream, reason: String) -> io::Result<()> {
+    runtime.lanes[0].lock().statistics.refused_greetings += 1;
+    greeting::send(stream, &Reply::Refused(reason))
+}
+
+/// The process at the other end, as the system knows it; zero if it does not say.
+fn pid_of(stream: &Stream) -> u32 {
+    rustix::net::sockopt::socket_peercred(stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()> {
+    static NUMBERED: AtomicU32 = AtomicU32::new(1);
+    let lane = &runtime.lanes[0];
+    let count = lane.lock().programs().len();
+    if runtime.is_stopping() || count >= SESSIONS {
+        let reason = format!("it is stopping, or has {SESSIONS} programs already");
+        return refuse(runtime, &stream, reason);
+    }
+    let (session, secret) = (NUMBERED.fetch_add(1, Ordering::Relaxed), random());
+    let name: String = name.chars().filter(|letter| !letter.is_control()).take(NAME_BYTES).collect();
+    let pid = pid_of(&stream);
+    tracing::debug!(program = session, pid, name, "a program is attached");
+    let welcome = Reply::Welcome(Welcome {
+        session,
+        secret,
+        node: runtime.identity.id.0,
+        address: runtime.address.to_string(),
+        cluster_session: runtime.config.session,
+        lanes: runtime.lanes.len() as u8,
+        object_limit_bytes: runtime.limits.object_bytes as u64,
+        wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
+        state: runtime.membership.lock().state.encode(),
+    });
+    let mut program = Session::new(stream, name, pid, secret);
+    // Written once it is known here: its next word may be a question.
+    program.outbox.push_greeting(&greeting::bytes_of(&welcome)?);
+    let mut state = lane.lock();
+    if state.stopped || state.fenced {
+        return Err(io::Error::other("this node has stopped"));
+    }
+    let connected = state.connect_program(session, program, &lane.poller);
+    state.desk.make_dirty(session);
+    lane.finish(state);
+    connected
+}
+
+fn answer(node: &Node, session: u32, question: Question) -> Result<Told, Error> {
+    let runtime = node.runtime();
+    match question {
+        Question::Open(wanted) => {
+            let description = wanted.find_or_create(node).wait()?;
+            for lane in &runtime.lanes {
+                lane.lock().program_opens(session, SetId(description.set));
+            }
+            Ok(Told::Set(description))
+        }
+        Question::Destroy { name, limit_ms } => {
+            node.destroy_set(&name, Duration::from_millis(limit_ms)).wait().map(|()| Told::Done)
+        }
+        Question::Sets => {
+            let is_sealed = runtime.membership.lock().state.is_sealed();
+            Ok(Told::Sets(if is_sealed { described(&node.system()?)? } else { Vec::new() }))
+        }
+        Question::Set(name) => find_described(&node.system()?, &name).map(Told::Set),
+        Question::Members { possible, limit_ms } => {
+            if possible > 0 {
+                runtime.wait_for_members(possible as usize, Duration::from_millis(limit_ms))?;
+            }
+            let members = runtime.members().into_iter().map(Member::from).collect();
+            Ok(Told::Members { epoch: runtime.view().epoch.0, members })
+        }
+    }
+}
+
+impl Runtime {
+    /// The name of an attached program that knows its secret.
+    fn name_of(&self, session: u32, secret: u64) -> Option<String> {
+        self.lanes[0].lock().program_name(session, secret)
+    }
+}

@@ -1,0 +1,39 @@
+//! Programs without a node of their own. A node lends them access to objects over a Unix socket; they
+//! cache it, and give it back when others want it.
+//!
+//! | file | side | concept |
+//! |---|---|---|
+//! | `frame.rs pipe.rs failure.rs` | both | what is said, its bytes, errors on their way |
+//! | `door.rs` | node | the socket: who is let in, and questions about sets and members |
+//! | `session.rs` | node | one program: its frames, its limits, its end |
+//! | `desk.rs` | node | what is lent to whom, and how it comes back |
+//! | `link.rs` | program | the lane's other end: the node in the place of the core |
+//! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
+//!
+//! The program's lane is the same code as a node's: waiters, cells, revocation, leader and followers. In
+//! the place of the core stands the link: what the core would be told goes to the node as frames, and what
+//! the node says is done as if the core had said it. The node treats a loan as a hold by a local thread.
+
+pub(crate) mod attach;
+pub(crate) mod desk;
+pub(crate) mod door;
+pub(crate) mod failure;
+mod frame;
+pub(crate) mod link;
+mod pipe;
+pub(crate) mod session;
+
+use kddm_core::id::{ObjectId, SetId};
+
+pub(crate) use desk::Desk;
+pub(crate) use link::{LENDER, Link};
+pub(crate) use session::program_of;
+
+/// An object of a set.
+type Place = (SetId, ObjectId);
+
+/// Version of what is said on the socket, greeting included.
+pub(crate) const VERSION: u16 = 1;
+
+#[cfg(test)]
+mod tests;

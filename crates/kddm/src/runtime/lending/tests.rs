@@ -1,0 +1,274 @@
+//! What needs a look inside.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::io::Access;
+use kddm_core::message::RequestKind;
+
+use super::VERSION;
+use super::door::{Opening, Purpose, Question, Reply, Told};
+use super::frame::{Bytes, HEAD_BYTES, Head, Word, encode};
+use crate::error::{AccessError, Error};
+use crate::system::Wanted;
+use crate::transport::stream::dial;
+use crate::transport::{Address, Stream, greeting};
+use crate::{Node, Set, Value};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn socket() -> PathBuf {
+    static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    std::env::temp_dir().join(format!("kddm-lending-{}-{number}.sock", std::process::id()))
+}
+
+fn house(programs: usize) -> Vec<Node> {
+    house_at(&socket(), programs)
+}
+
+/// Two nodes, the first of which accepts programs, and then so many programs.
+fn house_at(socket: &Path, programs: usize) -> Vec<Node> {
+    let mut all = Node::local_cluster(2).expect("two nodes");
+    all[0].accept_programs(socket).expect("the path is free");
+    all.extend((0..programs).map(|_| Node::attach(socket).wait().expect("it accepts programs")));
+    all
+}
+
+fn insist<O>(mut work: impl FnMut() -> Result<O, Error>) -> O {
+    loop {
+        match work() {
+            Err(Error::Access(AccessError::Overloaded { .. })) => std::thread::yield_now(),
+            other => return other.expect("only memory is refused"),
+        }
+    }
+}
+
+/// Each n-th input of the protocol is refused in the nodes: programs are told, and no loan is lost.
+#[test]
+fn programs_survive_that_their_node_lacks_memory() {
+    const TURNS: u64 = 40;
+    let all = house(2);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
+    for node in &all[..2] {
+        node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = Some(3));
+    }
+    std::thread::scope(|scope| {
+        for set in &sets {
+            scope.spawn(move || {
+                for turn in 0..TURNS {
+                    insist(|| {
+                        let add = |count: &mut u64| {
+                            *count += 1;
+                            Ok(())
+                        };
+                        set.update(turn % 2, add).wait_for(LIMIT)
+                    });
+                    insist(|| set.get(2).wait_for(LIMIT).map(drop));
+                    set.grab(2).cancel();
+                    match set.try_grab(3).wait_for(LIMIT) {
+                        Ok(guard) => drop(guard),
+                        Err(Error::Access(AccessError::Busy | AccessError::Overloaded { .. })) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+    });
+    for node in &all[..2] {
+        node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = None);
+    }
+    let total: u64 = (0..2).map(|object| *sets[2].get(object).wait_for(LIMIT).expect("a copy")).sum();
+    assert_eq!(total, 4 * TURNS);
+    for node in &all[..2] {
+        let seen = node.statistics();
+        assert!(seen.refused_memory > 0, "it has shown nothing");
+        assert_eq!((seen.dropped, seen.faults, seen.malformed), (0, 0, 0));
+    }
+    assert_eq!(all[0].programs().len(), 2);
+}
+
+/// When nobody has anything any more, nothing is left in the books of the node, nor in the programs.
+#[test]
+fn no_book_is_kept_of_what_came_back() {
+    let all = house(2);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("books").open().wait().expect("a set")).collect();
+    for object in 0..100 {
+        for set in &sets {
+            set.update(object, |count| {
+                *count += 1;
+                Ok(())
+            })
+            .wait_for(LIMIT)
+            .expect("granted");
+        }
+        sets[1].remove(object).wait_for(LIMIT).expect("removed");
+    }
+    for node in &all {
+        for lane in &node.runtime().lanes {
+            let state = lane.lock();
+            assert!(state.desk.has_lent_nothing());
+            assert!(state.locals.is_empty(), "node {}", node.id());
+            assert_eq!(state.link.as_ref().map_or(0, |link| link.books()), 0);
+            assert_eq!(state.outstanding, 0);
+        }
+    }
+    assert!(all[0].programs().iter().all(|program| (program.lent, program.waiting) == (0, 0)));
+}
+
+/// A put is not taken for complete because there is nobody left to take it.
+#[test]
+fn a_put_that_nobody_takes_is_an_error() {
+    let all = house(1);
+    let set: Set<u64> = all[2].set("cut").open().wait().expect("a set");
+    let guard = set.grab(1).wait().expect("granted");
+    for lane in &all[2].runtime().lanes {
+        lane.lock().link.as_mut().expect("it is attached").cut();
+    }
+    assert!(matches!(guard.put().wait(), Err(Error::Membership(crate::MembershipError::Detached))));
+    // Else its node would wait for what it can give back no more.
+    all[2].stop();
+}
+
+/// A fenced node takes back what it has lent, with its own right to it.
+#[test]
+fn programs_of_a_fenced_node_use_nothing_any_more() {
+    let all = house(1);
+    let set: Set<u64> = all[2].set("fenced").open().wait().expect("a set");
+    let guard = set.grab(1).wait().expect("granted");
+    drop(set.get(2).wait().expect("made here"));
+    for lane in &all[0].runtime().lanes {
+        let mut state = lane.lock();
+        state.fence("a test says so");
+        lane.finish(state);
+    }
+    let is_fenced = |error: Error| matches!(error, Error::Access(AccessError::Fenced));
+    let begin = std::time::Instant::now();
+    while set.find(2).is_some() {
+        assert!(begin.elapsed() < LIMIT, "a copy is still read");
+        std::thread::yield_now();
+    }
+    assert!(set.get(2).wait().is_err_and(is_fenced));
+    assert!(guard.put().wait().is_err_and(is_fenced));
+}
+
+/// Says what for, and hears the answer.
+fn say(socket: &Path, purpose: &Purpose) -> (Stream, Reply) {
+    let stream = dial(&Address::Unix(socket.into()), LIMIT).expect("it listens");
+    stream.set_limit(Some(LIMIT)).expect("a limit");
+    greeting::send(&stream, &Opening { version: VERSION }).expect("it reads");
+    greeting::send(&stream, purpose).expect("it reads");
+    let reply = greeting::receive(&stream).expect("it answers");
+    (stream, reply)
+}
+
+/// A program that has attached, and opened that set, by hand.
+fn liar(socket: &Path, name: &str) -> (Stream, SetId) {
+    let (stream, Reply::Welcome(welcome)) = say(socket, &Purpose::Attach { name: "liar".into() }) else {
+        panic!("it is let in")
+    };
+    let (codec, type_name) = (u64::CODEC.into(), u64::type_name().into());
+    let wanted = Wanted { name: name.into(), codec, type_name, placed_by: None, create: true };
+    let (session, secret) = (welcome.session, welcome.secret);
+    let question = Question::Open(wanted);
+    let (_, Reply::Told(Told::Set(set))) = say(socket, &Purpose::Ask { session, secret, question }) else {
+        panic!("the set opens")
+    };
+    stream.set_nonblocking(true).expect("it is a socket");
+    (stream, SetId(set.set))
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn word(&mut self) -> Word {
+        let level = [Access::None, Access::Read, Access::Write][self.throw(3) as usize];
+        let bytes = [Bytes::NoValue, Bytes::Known, Bytes::Here][self.throw(3) as usize];
+        let (number, version) = (self.throw(4), self.throw(4));
+        let existing = self.throw(2) == 0;
+        match self.throw(12) {
+            0..=2 => Word::Want { kind: RequestKind::Get { existing }, number },
+            3 | 4 => Word::Want { kind: RequestKind::Grab { existing }, number },
+            5 => Word::Want { kind: [RequestKind::TryGrab, RequestKind::Remove][number as usize % 2], number },
+            6 => Word::Want { kind: RequestKind::Flush { to: NodeId(version as u16) }, number },
+            7 => Word::Cancel { number },
+            8 => Word::Put { version },
+            9 | 10 => Word::Returned { level, bytes },
+            _ => Word::Held,
+        }
+    }
+
+    fn frame(&mut self, set: SetId) -> Vec<u8> {
+        let word = self.word();
+        let has_body = matches!(word, Word::Put { .. } | Word::Returned { bytes: Bytes::Here, .. });
+        let body = if has_body { vec![self.throw(128) as u8; self.throw(3) as usize] } else { Vec::new() };
+        let object = ObjectId(self.throw(3));
+        let mut bytes = encode(&Head { set, object, word, body_bytes: body.len() as u32 }).to_vec();
+        if self.throw(16) == 0 {
+            bytes[self.throw(HEAD_BYTES as u64) as usize] ^= 1 << self.throw(8);
+        }
+        bytes.extend(body);
+        bytes
+    }
+}
+
+/// Programs that keep to the form and to nothing else, while honest ones use the same objects and others:
+/// the node fences itself never, honest programs go on, and nothing is left of the liars.
+#[test]
+fn liars_hurt_nobody_but_what_they_may_write() {
+    const OF_OTHERS: u64 = 10;
+    let socket = socket();
+    let all = house_at(&socket, 1);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("lies").open().wait().expect("a set")).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let honest = |set: &Set<u64>| {
+            let mut count = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Whatever a liar holds ends with him.
+                let _read_by_force = set.get(count % 3).wait_for(Duration::from_millis(2)).map(drop);
+                let add = |count: &mut u64| {
+                    *count += 1;
+                    Ok(())
+                };
+                set.update(OF_OTHERS, add).wait_for(LIMIT).expect("no liar has it");
+                count += 1;
+            }
+            count
+        };
+        let workers: Vec<_> = sets.iter().map(|set| scope.spawn(move || honest(set))).collect();
+        for seed in 0..300 {
+            let (mut dice, (stream, set)) = (Dice(seed), liar(&socket, "lies"));
+            for _ in 0..40 {
+                if (&mut &stream).write_all(&dice.frame(set)).is_err() {
+                    break;
+                }
+            }
+            let _what_it_says = std::io::Read::read(&mut &stream, &mut [0; 4096]);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let put: u64 = workers.into_iter().map(|worker| worker.join().expect("it does its work")).sum();
+        assert_eq!(*sets[1].get(OF_OTHERS).wait_for(LIMIT).expect("a copy"), put);
+    });
+    let begin = std::time::Instant::now();
+    while all[0].programs().len() > 1 {
+        assert!(begin.elapsed() < LIMIT, "{:?}", all[0].programs());
+        std::thread::yield_now();
+    }
+    for object in 0..3 {
+        let written = sets[1].get(object).wait_for(LIMIT);
+        assert!(matches!(written, Ok(_) | Err(Error::Access(AccessError::Decode { .. }))), "{written:?}");
+    }
+    for node in &all[..2] {
+        let seen = node.statistics();
+        assert_eq!((seen.faults, seen.fences), (0, 0));
+    }
+    assert!(all[0].statistics().malformed > 50);
+}

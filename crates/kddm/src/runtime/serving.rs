@@ -1,0 +1,89 @@
+//! Serving the first of those who wait for an object with the access that is here.
+
+use kddm_core::id::{ObjectId, SetId};
+use kddm_core::io::Access;
+use kddm_core::message::RequestKind;
+
+use crate::cell::{CellNumber, Store};
+use crate::error::AccessError;
+use crate::runtime::lane::LaneState;
+use crate::runtime::local::{Asker, Wish};
+use crate::runtime::wait::Outcome;
+
+/// What came of serving a waiter.
+pub(crate) enum Served {
+    Yes(Outcome),
+    Ask(RequestKind),
+    Waits,
+}
+
+impl LaneState {
+    /// What can be done for the first waiter. What programs have been lent stands in nobody's way for
+    /// long: it is asked back.
+    pub fn serve_head(&mut self, set: SetId, object: ObjectId, wish: Wish, asker: &Asker) -> Served {
+        let store = self.store(set);
+        let cell = store.find_or_insert(object.0);
+        let session = asker.session();
+        if session.is_none() && self.desk.has_lent_nothing() {
+            return serve_one(&*store, cell, wish, asker.is_claimed());
+        }
+        if session.is_some_and(|session| !self.may_lend_now(session, set, object)) {
+            return Served::Waits;
+        }
+        if wish.is_try()
+            && let Some(served) = self.try_other_programs(set, object, session)
+        {
+            return served;
+        }
+        // What it has itself is not in the way of what it wants.
+        let parked = session.filter(|session| wish.level().is_some() && self.desk.park(*session, set, object));
+        let served = serve_one(&*store, cell, wish, asker.is_claimed());
+        if let Some(session) = parked
+            && !matches!(served, Served::Yes(Outcome::Read(_) | Outcome::Write(_)))
+        {
+            self.unpark(session, set, object);
+        }
+        if matches!(served, Served::Waits) {
+            let to = if wish.level() == Some(Access::Read) { Access::Read } else { Access::None };
+            self.ask_back(set, object, to, session);
+        }
+        served
+    }
+}
+
+/// What can be done for the first waiter with the access that is here.
+fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
+    let Some(level) = wish.level() else { return Served::Ask(wish.kind()) };
+    if wish.is_try() && store.is_held(cell) {
+        return Served::Yes(Outcome::Failed(AccessError::Busy.into()));
+    }
+    if store.access(cell) < level {
+        return Served::Ask(wish.kind());
+    }
+    if store.access(cell) == Access::Write && !store.has_value(cell) {
+        return first_touch(store, cell, wish, claimed);
+    }
+    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire);
+    if holds_nothing {
+        return Served::Yes(Outcome::Available);
+    }
+    let outcome = match level {
+        Access::Write => store.take_write(cell).map(Outcome::Write),
+        _ => store.take_read(cell).map(Outcome::Read),
+    };
+    outcome.map_or(Served::Waits, Served::Yes)
+}
+
+/// The object has no value: the waiting thread makes one, in its own time, under the write hold.
+fn first_touch(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> Served {
+    if store.is_held(cell) {
+        return Served::Waits;
+    }
+    if wish.is_existing() {
+        return Served::Yes(Outcome::Failed(AccessError::NotFound.into()));
+    }
+    if !claimed {
+        return Served::Yes(Outcome::Available);
+    }
+    store.take_write(cell).map_or(Served::Waits, |hold| Served::Yes(Outcome::Write(hold)))
+}

@@ -1,0 +1,92 @@
+//! Programs that attach to real daemons.
+
+use std::os::unix::fs::PermissionsExt;
+
+use kddm::{Error, MembershipError, Node, Raw, Set};
+use rustix::process::Signal;
+
+use super::harness::{Daemon, LIMIT, Scratch, eventually, text};
+
+fn attach(daemon: &Daemon) -> Node {
+    Node::attach(daemon.dir.join("attach.sock")).wait().expect("the daemon accepts programs")
+}
+
+fn put(set: &Set<Raw>, object: u64, value: &str) {
+    let mut guard = set.grab(object).wait_for(LIMIT).expect("nobody holds it");
+    guard.0 = value.into();
+    guard.put().wait_for(LIMIT).expect("put");
+}
+
+#[test]
+fn a_program_shares_with_the_cluster_of_its_daemon_and_is_seen() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let second = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let socket = first.dir.join("attach.sock");
+    let mode = std::fs::metadata(&socket).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let program = attach(&first);
+    assert_eq!((program.id(), program.members().len()), (1, 2));
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
+    put(&words, 1, "from the program");
+    let got = second.tool(&scratch, &["object", "get", "words", "1", "--as", "text"]);
+    assert_eq!(text(&got.stdout), "from the program\n", "{}", text(&got.stderr));
+    let written = second.tool(&scratch, &["object", "put", "words", "1", "from a daemon", "--as", "text"]);
+    assert!(written.status.success(), "{}", text(&written.stderr));
+    assert_eq!(words.get(1).wait_for(LIMIT).expect("a copy").0, b"from a daemon");
+
+    let status = first.json(&scratch, &["cluster", "status"]);
+    assert_eq!(status["programs"][0]["pid"], std::process::id());
+    assert_eq!(status["programs"][0]["lent"], 1);
+    let held = words.grab(2).wait_for(LIMIT).expect("granted");
+    let shown = text(&first.tool(&scratch, &["holders"]).stdout);
+    assert!(shown.contains("attached to node 1") && shown.contains(&std::process::id().to_string()), "{shown}");
+    assert_eq!(first.json(&scratch, &["holders"])["programs"][0]["lent_to_write"], 1);
+    drop(held);
+    program.stop();
+    eventually("it is not attached any more", || first.json(&scratch, &["stats"])["programs"] == 0);
+}
+
+/// A daemon that stops waits for guards within its limit, hands over what was put, and its socket goes.
+#[test]
+fn a_daemon_that_stops_takes_back_what_it_has_lent() {
+    let scratch = Scratch::new();
+    let mut first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let second = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let program = attach(&first);
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
+    put(&words, 1, "kept");
+    let mut guard = words.grab(2).wait_for(LIMIT).expect("granted");
+    guard.0 = b"put while it stops".to_vec();
+    first.signal(Signal::TERM);
+    eventually("its clean stop goes on", || words.get(1).wait().is_err() || words.find(1).is_none());
+    guard.put().wait_for(LIMIT).expect("it waits for this");
+    assert!(first.wait().success());
+    assert!(!first.dir.join("attach.sock").exists());
+    for (object, value) in [("1", "kept\n"), ("2", "put while it stops\n")] {
+        let got = second.tool(&scratch, &["object", "get", "words", object, "--as", "text"]);
+        assert_eq!(text(&got.stdout), value, "{}", text(&got.stderr));
+    }
+    assert!(matches!(words.get(1).wait(), Err(Error::Membership(MembershipError::Detached))));
+}
+
+#[test]
+fn a_killed_daemon_ends_its_programs() {
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::first(&scratch, &[]);
+    let program = attach(&daemon);
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
+    put(&words, 1, "lost with its node");
+    let guard = words.grab(2).wait_for(LIMIT).expect("granted");
+    daemon.child.kill().expect("it is our child");
+    daemon.wait();
+    eventually("a copy is not read any more", || words.find(1).is_none());
+    let ended = |error: Error| matches!(error, Error::Membership(MembershipError::Detached));
+    assert!(words.get(1).wait().is_err_and(ended));
+    assert!(guard.put().wait().is_err_and(ended));
+    assert!(program.set::<Raw>("words").open().wait().is_err_and(ended));
+    assert!(Node::attach(daemon.dir.join("attach.sock")).wait().is_err());
+}
