@@ -27,6 +27,8 @@ pub struct Report {
     pub name: String,
     /// Different states.
     pub states: usize,
+    /// Steps taken from one to another.
+    pub steps: usize,
     /// The longest path looked at, in steps.
     pub depth: usize,
     /// Time taken.
@@ -48,10 +50,12 @@ const STATE_LIMIT: usize = 200_000_000;
 pub fn search(case: &Case, limit: Duration) -> Report {
     let start = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = crate::search::search(&case.plan, threads, Limits { time: limit, states: STATE_LIMIT });
+    let found =
+        crate::search::search(&case.plan, threads, Limits { time: limit, states: STATE_LIMIT, takes_all_steps: false });
     Report {
         name: case.name.clone(),
         states: found.states,
+        steps: found.steps,
         depth: found.depth,
         seconds: start.elapsed().as_secs_f64(),
         clean: found.complete,
