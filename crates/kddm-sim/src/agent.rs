@@ -49,7 +49,8 @@ impl Wish {
         }
     }
 
-    fn is_existing(self) -> bool {
+    /// It asks for what exists, and is refused where nothing does.
+    pub fn is_existing(self) -> bool {
         matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
     }
 }

@@ -27,6 +27,8 @@ pub struct Report {
     pub name: String,
     /// Different states.
     pub states: usize,
+    /// Steps taken from one to another.
+    pub steps: usize,
     /// The longest path looked at, in steps.
     pub depth: usize,
     /// Time taken.
@@ -48,10 +50,12 @@ const STATE_LIMIT: usize = 200_000_000;
 pub fn search(case: &Case, limit: Duration) -> Report {
     let start = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = crate::search::search(&case.plan, threads, Limits { time: limit, states: STATE_LIMIT });
+    let found =
+        crate::search::search(&case.plan, threads, Limits { time: limit, states: STATE_LIMIT, takes_all_steps: false });
     Report {
         name: case.name.clone(),
         states: found.states,
+        steps: found.steps,
         depth: found.depth,
         seconds: start.elapsed().as_secs_f64(),
         clean: found.complete,
@@ -93,7 +97,7 @@ const KINDS: &[(char, Wish)] = &[
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
 /// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
-/// `+L1` node 1 leaves.
+/// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
 /// ```
 /// let case = kddm_sim::model::case("3:wr,r,x+c").expect("it is well formed");
@@ -134,6 +138,8 @@ fn change(option: &str, nodes: u16) -> Option<Change> {
     match letter {
         "J" => Some(Change::Join(node)),
         "L" => Some(Change::Leave(node)),
+        "S" => Some(Change::Share(node)),
+        "U" => Some(Change::Unshare(node)),
         _ => None,
     }
 }
@@ -194,6 +200,7 @@ pub fn named() -> Vec<Case> {
     ]
     .iter()
     .chain(MEMBERSHIP)
+    .chain(MEMBERSHIP_OF_THREE)
     .filter_map(|name| case(name))
     .collect()
 }
@@ -217,6 +224,35 @@ const MEMBERSHIP: &[&str] = &[
     "1:r,wx+L1",
 ];
 
+/// The same with a third node, which may be the owner, a sharer or the home meanwhile.
+const MEMBERSHIP_OF_THREE: &[&str] = &[
+    "3:w,r,+J3",
+    "3:w,w,+J3",
+    "3:w,x,+J3",
+    "3:w,,r+J3",
+    "3:wx,r,+J3",
+    "3:wf,r,+J3",
+    "1:w,r,+L1",
+    "2:w,r,+L2",
+    "3:w,r,+L1",
+    "1:w,,x+L1",
+    "1:wx,r,+L1",
+    "3:w,rx,+L3",
+    "3:w,,r+J3+L1",
+    "2:w,,r+J3+L2",
+    "3:wt,,t+S3",
+    "3:wf,,r+S3",
+    "3:wx,,r+S3",
+    "3:w,r,r+S3",
+    "3:w,,r+S3+c",
+    "1:wx,r,+U1",
+    "1:r,w,+U1",
+    "12:w,1w,0w1r+S2",
+];
+
+/// Those of them that are small.
+const SMALL_MEMBERSHIP_OF_THREE: &[&str] = &["3:w,,r+S3", "3:w,,w+S3", "3:,wx,r+S3", "2:w,r,+U2", "1:w,,r+U1"];
+
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
@@ -231,6 +267,7 @@ pub fn quick() -> Vec<Case> {
         "3:rw,we,+n",
         LATE_FLUSH,
     ];
-    cases.extend(small.iter().chain(MEMBERSHIP).filter_map(|name| case(name)));
+    let joins_and_leaves = MEMBERSHIP.iter().chain(SMALL_MEMBERSHIP_OF_THREE);
+    cases.extend(small.iter().chain(joins_and_leaves).filter_map(|name| case(name)));
     cases
 }

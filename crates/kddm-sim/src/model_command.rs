@@ -83,7 +83,7 @@ fn search(cases: &[model::Case], limit: Duration, json: bool) -> ExitCode {
     let seconds: f64 = reports.iter().map(|report| report.seconds).sum();
     if json {
         let told = |report: &model::Report| {
-            serde_json::json!({ "name": report.name, "states": report.states, "depth": report.depth,
+            serde_json::json!({ "name": report.name, "states": report.states, "steps": report.steps, "depth": report.depth,
                 "seconds": report.seconds, "complete": report.clean,
                 "violations": report.broken.iter().collect::<Vec<_>>(), "trace": report.trace })
         };

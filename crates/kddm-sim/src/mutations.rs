@@ -124,7 +124,7 @@ fn broken(seed: u64) -> Option<String> {
 }
 
 fn first_broken_case(cases: &[Case], threads: usize) -> Option<String> {
-    let limits = search::Limits { time: CASE_LIMIT, states: STATES };
+    let limits = search::Limits { time: CASE_LIMIT, states: STATES, takes_all_steps: false };
     let is_broken = |case: &&Case| {
         let found = catch_unwind(AssertUnwindSafe(|| search::search(&case.plan, threads, limits)));
         found.map_or(true, |found| found.broken.is_some())

@@ -3,21 +3,32 @@
 //!
 //! What is remembered of a world is its [fingerprint](crate::world::fingerprint). Worlds share the
 //! nodes in which they do not differ, and only what a step has changed is hashed anew.
+//!
+//! Every world is seen, but not every way to it: of two steps that can [change
+//! places](independence), one order is enough ("sleep sets"). A world is remembered with the steps that
+//! were not taken from it, because others had been there first; who comes by a way on which one of
+//! them must be taken takes it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::independence::{Independence, Steps};
 use crate::world::fingerprint::Fingerprint;
 use crate::world::{Action, Plan, World};
+
+mod independence;
 
 /// What a search found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Different worlds.
     pub states: usize,
+    /// Steps taken from one to another.
+    pub steps: usize,
     /// Steps of the longest path taken.
     pub depth: usize,
     /// All worlds were seen, unless something was broken.
@@ -33,8 +44,10 @@ pub struct Found {
 pub struct Limits {
     /// Time.
     pub time: Duration,
-    /// Different worlds: each takes some 30 bytes.
+    /// Different worlds: each takes some 50 bytes.
     pub states: usize,
+    /// Takes every step from every world: only to see that nothing is missed without.
+    pub takes_all_steps: bool,
 }
 
 /// Parts of the memory of the seen, each with its own lock.
@@ -56,7 +69,8 @@ impl Hasher for Identity {
     }
 }
 
-type Seen = HashSet<u128, BuildHasherDefault<Identity>>;
+/// By fingerprint, the steps that were left out in each world.
+type Seen = HashMap<u128, Steps, BuildHasherDefault<Identity>>;
 
 /// The way to a world, last step first.
 struct Way {
@@ -80,6 +94,10 @@ struct Job {
     fingerprint: Fingerprint,
     way: Option<Arc<Way>>,
     depth: usize,
+    /// Steps to take, of those that are possible.
+    wanted: Steps,
+    /// Steps that need not be taken: others have been where they lead.
+    asleep: Steps,
 }
 
 /// Worlds that no thread has taken yet.
@@ -93,8 +111,10 @@ struct Queue {
 struct Search {
     /// The worlds found first are looked at first; for one thread.
     breadth_first: bool,
+    independence: Independence,
     seen: Vec<Mutex<Seen>>,
     states: AtomicUsize,
+    steps: AtomicUsize,
     depth: AtomicUsize,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -126,8 +146,10 @@ fn search_in_order(plan: &Plan, threads: usize, limits: Limits, breadth_first: b
     let fingerprint = Fingerprint::of(&world);
     let search = Search {
         breadth_first,
+        independence: Independence::of(plan),
         seen: (0..PARTS).map(|_| Mutex::default()).collect(),
         states: AtomicUsize::new(0),
+        steps: AtomicUsize::new(0),
         depth: AtomicUsize::new(0),
         queue: Mutex::default(),
         changed: Condvar::new(),
@@ -139,8 +161,8 @@ fn search_in_order(plan: &Plan, threads: usize, limits: Limits, breadth_first: b
         start: Instant::now(),
         limits,
     };
-    search.is_new(fingerprint.value());
-    lock(&search.queue).jobs.push(Job { world, fingerprint, way: None, depth: 0 });
+    search.to_be_taken(fingerprint.value(), 0);
+    lock(&search.queue).jobs.push(Job { world, fingerprint, way: None, depth: 0, wanted: Steps::MAX, asleep: 0 });
     std::thread::scope(|scope| {
         for _ in 0..search.threads {
             scope.spawn(|| search.work());
@@ -150,6 +172,7 @@ fn search_in_order(plan: &Plan, threads: usize, limits: Limits, breadth_first: b
     let (broken, path) = broken.map_or((None, Vec::new()), |(broken, path)| (Some(broken), path));
     Found {
         states: search.states.into_inner(),
+        steps: search.steps.into_inner(),
         depth: search.depth.into_inner(),
         complete: !search.stopped_early.into_inner() && broken.is_none(),
         broken,
@@ -183,34 +206,55 @@ impl Search {
         }
     }
 
-    /// Takes every step from a world; those that lead to new ones are to be looked at.
+    /// Takes the steps that are to be taken from a world; where they lead anew is to be looked at.
     fn step(&self, job: &Job, actions: &mut Vec<Action>, found: &mut VecDeque<Job>) {
         actions.clear();
         job.world.actions(actions);
+        let mut asleep = job.asleep;
         for action in actions.iter().copied() {
+            let bit = self.independence.bit(action);
+            let mask = bit.map_or(0, |bit| 1 << bit);
+            // A step without a bit is never left out, so it was taken when the world was new.
+            let is_wanted = if bit.is_some() { job.wanted & mask != 0 } else { job.wanted == Steps::MAX };
+            if !is_wanted || asleep & mask != 0 {
+                continue;
+            }
+            let still_asleep = asleep & self.independence.with(bit);
+            if !self.limits.takes_all_steps {
+                asleep |= mask;
+            }
+            self.steps.fetch_add(1, Ordering::Relaxed);
             let changed = job.world.changes(action);
             let mut world = job.world.clone();
             world.apply(action);
             let fingerprint = job.fingerprint.after(&world, changed);
-            if !self.is_new(fingerprint.value()) {
-                continue;
-            }
+            let Some((wanted, asleep)) = self.to_be_taken(fingerprint.value(), still_asleep) else { continue };
             let way = Some(Arc::new(Way { action, before: job.way.clone() }));
             if let Some(broken) = world.broken {
                 return self.stop(broken, way);
             }
             self.depth.fetch_max(job.depth + 1, Ordering::Relaxed);
-            found.push_back(Job { world, fingerprint, way, depth: job.depth + 1 });
+            found.push_back(Job { world, fingerprint, way, depth: job.depth + 1, wanted, asleep });
         }
     }
 
-    fn is_new(&self, fingerprint: u128) -> bool {
-        let part = (fingerprint >> 64) as usize % PARTS;
-        let new = self.seen.get(part).is_some_and(|part| lock(part).insert(fingerprint));
-        if new {
-            self.states.fetch_add(1, Ordering::Relaxed);
+    /// What is to be done in a world that was reached, with steps that need not be taken there: which
+    /// steps to take, and which stay asleep meanwhile. None if others have done it all.
+    fn to_be_taken(&self, fingerprint: u128, asleep: Steps) -> Option<(Steps, Steps)> {
+        let part = self.seen.get((fingerprint >> 64) as usize % PARTS)?;
+        match lock(part).entry(fingerprint) {
+            Entry::Vacant(entry) => {
+                entry.insert(asleep);
+                self.states.fetch_add(1, Ordering::Relaxed);
+                Some((Steps::MAX, asleep))
+            }
+            Entry::Occupied(mut entry) => {
+                let before = *entry.get();
+                entry.insert(before & asleep);
+                let wanted = before & !asleep;
+                (wanted != 0).then_some((wanted, before & asleep))
+            }
         }
-        new
     }
 
     fn stop(&self, broken: String, mut way: Option<Arc<Way>>) {

@@ -14,6 +14,10 @@ pub enum Change {
     Join(NodeId),
     /// A node hands over all it has, stops sharing, and goes.
     Leave(NodeId),
+    /// A member that shared no objects begins to.
+    Share(NodeId),
+    /// A node hands over all it has and stops sharing. It stays a member.
+    Unshare(NodeId),
 }
 
 /// A step of a change: an entry of the view log.
@@ -39,15 +43,20 @@ pub struct Views {
 }
 
 impl Views {
-    /// All nodes but those that join later share objects.
+    /// All nodes share objects but those that join or begin to share later.
     pub fn new(nodes: u16, changes: &[Change]) -> Views {
         let joins = |node: &NodeId| changes.contains(&Change::Join(*node));
         let first: Vec<NodeId> = (1..=nodes).map(NodeId).filter(|node| !joins(node)).collect();
-        let members = first.iter().map(|id| member(*id, NodeState::Possible)).collect();
-        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes: first };
+        let shares = |node: &NodeId| !changes.contains(&Change::Share(*node));
+        let state = |node: &NodeId| if shares(node) { NodeState::Possible } else { NodeState::Online };
+        let members = first.iter().map(|node| member(*node, state(node))).collect();
+        let homes = first.iter().copied().filter(shares).collect();
+        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes };
         let steps = changes.iter().flat_map(|change| match *change {
             Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
             Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],
+            Change::Share(node) => vec![Step::Share(node)],
+            Change::Unshare(node) => vec![Step::Drain(node), Step::Unshare(node)],
         });
         Views { decided: Arc::new(vec![view]), steps: steps.collect() }
     }
