@@ -17,57 +17,16 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::arena::{Cell, is_in_cell, place_of, store_value};
 use super::changed::Changed;
 use super::content;
+use super::head::Head;
 use super::notes::Notes;
 use super::slots::{Slot, Use, free_note};
 use super::store::Ended;
 use crate::value::Value;
-
-/// In the place of an [`Ended`]: what is put must be told to the node that lends the objects.
-const BORROWED: u8 = 5;
-
-/// What holds must know of their table. It lives as long as the cells.
-#[derive(Debug)]
-pub(super) struct Head {
-    /// Tells holds of one table from those of another.
-    pub number: u64,
-    /// Zero, or an [`Ended`].
-    pub ended: AtomicU8,
-    /// The largest value that may be published, in encoded bytes.
-    pub limit_bytes: AtomicUsize,
-    /// Changes that were given up with their hold.
-    pub discarded: AtomicU64,
-}
-
-impl Head {
-    /// What is put here must be told to the node that lends the objects, unless the table has ended.
-    pub fn set_borrowed(&self) {
-        let _ended_already = self.ended.compare_exchange(0, BORROWED, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Why nothing that is published can reach anybody, if that is so.
-    #[inline(always)]
-    pub fn ended(&self) -> Option<Ended> {
-        match self.ended.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Ended::Destroyed),
-            2 => Some(Ended::Stopped),
-            4 => Some(Ended::Detached),
-            BORROWED => None,
-            _ => Some(Ended::Fenced),
-        }
-    }
-
-    /// Whether a put is no more than a publish here.
-    #[inline(always)]
-    pub fn is_plain(&self) -> bool {
-        self.ended.load(Ordering::Acquire) == 0
-    }
-}
 
 /// A hold of an object whose type is not known here: what the driver takes for a thread that waits.
 /// That thread makes it a [`ReadHold`] or a [`WriteHold`] by its table.

@@ -16,6 +16,7 @@ mod arena;
 mod changed;
 mod content;
 mod handle;
+mod head;
 mod hold;
 mod index;
 mod lease;
