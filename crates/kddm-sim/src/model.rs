@@ -251,7 +251,8 @@ const MEMBERSHIP_OF_THREE: &[&str] = &[
 ];
 
 /// Those of them that are small.
-const SMALL_MEMBERSHIP_OF_THREE: &[&str] = &["3:w,,r+S3", "3:w,,w+S3", "3:,wx,r+S3", "2:w,r,+U2", "1:w,,r+U1"];
+const SMALL_MEMBERSHIP_OF_THREE: &[&str] =
+    &["3:w,,r+S3", "3:w,,w+S3", "3:,wx,r+S3", "2:w,r,+U2", "1:w,,r+U1", "3:w,r,+J3", "2:w,r,+L2"];
 
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {

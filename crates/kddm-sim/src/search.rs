@@ -20,7 +20,7 @@ use self::independence::{Independence, Steps};
 use crate::world::fingerprint::Fingerprint;
 use crate::world::{Action, Plan, World};
 
-mod independence;
+pub mod independence;
 
 /// What a search found.
 #[derive(Clone, Debug, Default)]
