@@ -237,6 +237,7 @@ impl Runtime {
                 state = lane.lock();
             }
             state.end_destroy(set);
+            lane.finish(state);
         }
     }
 
