@@ -3,6 +3,7 @@
 //! All of them are plain integers on the wire (little endian, see [`crate::frame`]).
 
 use core::fmt;
+use core::hash::{BuildHasher, Hasher};
 
 /// A member's number, 1 to 65,535. Zero is [`NodeId::NOBODY`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -180,7 +181,7 @@ impl SetId {
 pub struct ShardIndex(pub u16);
 
 /// Shards of one set. 1,024 keeps a hand-over short (a million objects: a thousand each) and the
-/// table of homes at 2 KiB a set.
+/// index of a set at 2 KiB.
 pub const SHARDS_PER_SET: u16 = 1024;
 
 /// Mixes 64 bits (the finalizer of MurmurHash3): cheap, and every input bit reaches every output bit.
@@ -190,6 +191,42 @@ pub const fn mix(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ (x >> 33)
+}
+
+/// A hasher for ids with a fixed seed: no randomness, no order that reaches the wire.
+///
+/// ```
+/// use std::hash::BuildHasher;
+/// use kddm_core::id::{Mixer, NodeId, ObjectId};
+/// let hash = |id: u64| Mixer::default().hash_one(ObjectId(id));
+/// assert_ne!(hash(1), hash(2));
+/// assert_eq!(Mixer::default().hash_one(NodeId(7)), hash(7));
+/// ```
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Mixer(u64);
+
+impl BuildHasher for Mixer {
+    type Hasher = Mixer;
+    fn build_hasher(&self) -> Mixer {
+        Mixer(0)
+    }
+}
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = mix(self.0 ^ u64::from(*byte));
+        }
+    }
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = mix(self.0 ^ value);
+    }
 }
 
 impl ObjectId {

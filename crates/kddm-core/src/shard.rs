@@ -2,14 +2,15 @@
 
 use alloc::collections::{TryReserveError, VecDeque};
 use alloc::vec::Vec;
-use core::hash::{BuildHasher, Hash, Hasher};
+use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
 use crate::home::Entry;
-use crate::id::{Epoch, Incarnation, NodeId, ObjectId, RequestId, ShardIndex, Tenure, mix};
+use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, RequestId, ShardIndex, Tenure};
 use crate::io::{Access, Body, Input, NoMemory, Output, Outputs};
 use crate::message::{Message, Request};
+use crate::mutation::{Mutation, mutated};
 pub use crate::object::state::Main;
 use crate::object::state::{Packed, Seen, Side, Turn};
 use crate::table::Table;
@@ -52,33 +53,9 @@ impl Place<'_> {
 
     /// Whether anybody waits for the answer: its node is here or shares objects, in the same life.
     pub fn is_served(&self, id: RequestId) -> bool {
-        let life = |member: &Member| member.incarnation == id.incarnation && member.state.can_share();
+        let shares = |member: &Member| member.state.can_share() || mutated(Mutation::ServeWhoLeft);
+        let life = |member: &Member| member.incarnation == id.incarnation && shares(member);
         id.node == self.me || self.view.member(id.node).is_some_and(life)
-    }
-}
-
-/// A hasher for object ids with a fixed seed: no randomness, no order that reaches the wire.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Mixer(u64);
-
-impl BuildHasher for Mixer {
-    type Hasher = Mixer;
-    fn build_hasher(&self) -> Mixer {
-        Mixer(0)
-    }
-}
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(*byte));
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        self.0 = mix(self.0 ^ value);
     }
 }
 
@@ -93,10 +70,16 @@ pub struct Shard {
     parked: Map<VecDeque<Request>>,
     floor: Tenure,
     hints: u32,
+}
+
+/// Room to work in, shared by the shards that one thread handles: reserved before an input changes
+/// anything, empty after it.
+#[derive(Clone, Default, Debug)]
+pub struct Room {
     calls: VecDeque<Message>,
-    /// Empty, with room reserved: an object's first queue or copy set cannot fail half-way.
-    spare: Side,
-    spare_parked: VecDeque<Request>,
+    /// An object's first queue or copy set cannot fail half-way.
+    side: Side,
+    parked: VecDeque<Request>,
 }
 
 /// What can be seen of one object on one node; for checkers, tests and `kddmadm`.
@@ -141,14 +124,25 @@ impl Shard {
         &mut self,
         place: &Place<'_>,
         counter: &mut u64,
+        room: &mut Room,
         object: ObjectId,
         input: Input,
         outputs: &mut Outputs,
     ) -> Result<(), NoMemory> {
-        self.reserve(object, &input, outputs)?;
+        self.reserve(object, &input, room, outputs)?;
+        let Room { calls, side: spare, parked: spare_parked } = room;
         let packed = self.objects.get(object).copied();
-        let side = if packed.is_some_and(|p| p.has_side) { self.sides.remove(&object) } else { None };
-        let side = side.unwrap_or_else(|| core::mem::take(&mut self.spare));
+        let parked = self.take_parked(object).unwrap_or_else(|| core::mem::take(spare_parked));
+        // Worked on where it lies: most objects have none, and it is too large to be moved about.
+        let stored = if packed.is_some_and(|p| p.has_side) { self.sides.get_mut(&object) } else { None };
+        let is_stored = stored.is_some();
+        let side = match stored {
+            Some(side) => {
+                side.borrow_memory(spare);
+                side
+            }
+            None => &mut *spare,
+        };
         let implied = packed.map_or(Seen::default(), |p| p.implied_seen(place.me));
         if packed.is_some_and(|p| p.is_hint()) {
             self.hints -= 1;
@@ -164,90 +158,110 @@ impl Shard {
             has_value: packed.is_some_and(|p| p.has_value),
             side,
             entry: self.directory.get(object).copied(),
-            parked: self.parked.remove(&object).unwrap_or_else(|| core::mem::take(&mut self.spare_parked)),
+            parked,
             floor: &mut self.floor,
             outputs,
-            calls: &mut self.calls,
+            calls,
         };
         turn.input(input);
         let Turn { main, seen, access, has_value, side, entry, parked, .. } = turn;
+        let mut packed = Packed::pack(object, &main, seen, access, has_value);
+        side.seen = (packed.implied_seen(place.me) != seen).then_some(seen);
+        side.requester = match main {
+            Main::Tombstone { requester, .. } => requester,
+            _ => Default::default(),
+        };
+        packed.has_side = !side.is_trivial();
         match entry {
             Some(entry) => self.directory.put(entry),
             None if home => self.directory.remove(object),
             None => {}
         }
         if parked.is_empty() {
-            self.spare_parked = parked;
+            *spare_parked = parked;
         } else {
             self.parked.insert(object, parked);
         }
-        self.store(place.me, Packed::pack(object, &main, seen, access, has_value), main, seen, side);
+        self.store_side(object, is_stored, packed.has_side, spare);
+        self.store(place.me, packed, seen);
         Ok(())
     }
 
+    /// Idle memory goes from the object back to the room: what is stored is what is used.
+    fn store_side(&mut self, object: ObjectId, is_stored: bool, has_side: bool, spare: &mut Side) {
+        if is_stored {
+            if let Some(side) = self.sides.get_mut(&object) {
+                spare.borrow_memory(side);
+            }
+            if !has_side {
+                self.sides.remove(&object);
+                if self.sides.is_empty() && self.sides.capacity() > 64 {
+                    self.sides = Map::default();
+                }
+            }
+        } else if has_side {
+            let mut side = core::mem::take(spare);
+            spare.borrow_memory(&mut side);
+            self.sides.insert(object, side);
+        } else {
+            // All else of what is trivial is as it was at first.
+            spare.early_tenure = Tenure::NONE;
+        }
+    }
+
+    /// What waits for an object. Few wait in most shards.
+    fn take_parked(&mut self, object: ObjectId) -> Option<VecDeque<Request>> {
+        if self.parked.is_empty() { None } else { self.parked.remove(&object) }
+    }
+
     /// All room that this input could need, before anything changes.
-    fn reserve(&mut self, object: ObjectId, input: &Input, outputs: &mut Outputs) -> Result<(), NoMemory> {
+    fn reserve(
+        &mut self,
+        object: ObjectId,
+        input: &Input,
+        room: &mut Room,
+        outputs: &mut Outputs,
+    ) -> Result<(), NoMemory> {
         let refused = |_: TryReserveError| NoMemory;
         let travelling = match input {
             Input::Message { message: Message::Transfer { sharers, .. }, .. } => sharers.len(),
             _ => 0,
         };
-        let parked = self.parked.get(&object).map_or(0, VecDeque::len);
+        let parked = if self.parked.is_empty() { 0 } else { self.parked.get(&object).map_or(0, VecDeque::len) };
         let mut bound = 2 + parked + travelling;
-        let side = self.sides.get_mut(&object).unwrap_or(&mut self.spare);
+        let mut nothing = Side::default();
+        let side = self.sides.get_mut(&object).unwrap_or(&mut nothing);
         bound += side.queue.len() + side.sharers.len() + side.owed.len();
-        side.queue.try_reserve(2 + parked).map_err(refused)?;
-        side.sharers.try_reserve(2 + side.queue.len() + parked).map_err(refused)?;
-        side.owed.reserve(2 + side.sharers.len())?;
-        side.early.reserve(1)?;
-        self.parked.get_mut(&object).unwrap_or(&mut self.spare_parked).try_reserve(2).map_err(refused)?;
+        // What is empty is lent by the room.
+        let queue = if side.queue.is_empty() { &mut room.side.queue } else { &mut side.queue };
+        queue.try_reserve(2 + parked).map_err(refused)?;
+        let (sharers_left, queued) = (side.sharers.len(), side.queue.len());
+        let sharers = if side.sharers.is_empty() { &mut room.side.sharers } else { &mut side.sharers };
+        sharers.try_reserve(2 + queued + parked).map_err(refused)?;
+        let owed = if side.owed.is_empty() { &mut room.side.owed } else { &mut side.owed };
+        owed.reserve(2 + sharers_left)?;
+        let early = if side.early.is_empty() { &mut room.side.early } else { &mut side.early };
+        early.reserve(1)?;
+        if parked == 0 { &mut room.parked } else { self.parked.get_mut(&object).unwrap_or(&mut room.parked) }
+            .try_reserve(2)
+            .map_err(refused)?;
         self.objects.reserve_one()?;
         self.directory.reserve_one()?;
         self.sides.try_reserve(1).map_err(|_| NoMemory)?;
         self.parked.try_reserve(1).map_err(|_| NoMemory)?;
-        self.calls.try_reserve(8 + bound).map_err(refused)?;
+        room.calls.try_reserve(8 + bound).map_err(refused)?;
         outputs.reserve(16 + 4 * bound)
     }
 
-    fn store(&mut self, me: NodeId, mut packed: Packed, main: Main, seen: Seen, mut side: Side) {
-        let id = crate::table::Keyed::key(&packed);
-        side.seen = (packed.implied_seen(me) != seen).then_some(seen);
-        side.requester = match main {
-            Main::Tombstone { requester, .. } => requester,
-            _ => Default::default(),
-        };
-        packed.has_side = !side.is_trivial();
-        self.keep_spare(&mut side);
+    fn store(&mut self, me: NodeId, packed: Packed, seen: Seen) {
         if packed.is_hint() {
             let useful = seen.node.is_somebody() && seen.node != me;
             if !useful || self.hints >= HINTS_PER_SHARD {
-                self.objects.remove(id);
-                return;
+                return self.objects.remove(crate::table::Keyed::key(&packed));
             }
             self.hints += 1;
         }
-        if packed.has_side {
-            self.sides.insert(id, side);
-        } else if self.sides.is_empty() && self.sides.capacity() > 64 {
-            self.sides = Map::default();
-        }
         self.objects.put(packed);
-    }
-
-    /// Idle room goes from the object to the shard's spare: what is stored is what is used.
-    fn keep_spare(&mut self, side: &mut Side) {
-        if side.queue.is_empty() {
-            self.spare.queue = core::mem::take(&mut side.queue);
-        }
-        if side.sharers.is_empty() {
-            self.spare.sharers = core::mem::take(&mut side.sharers);
-        }
-        if side.owed.is_empty() {
-            self.spare.owed = core::mem::take(&mut side.owed);
-        }
-        if side.early.is_empty() {
-            self.spare.early = core::mem::take(&mut side.early);
-        }
     }
 
     /// Hands the directory and the waiting requests over to the new home, in an order that does not
@@ -258,19 +272,29 @@ impl Shard {
         let mut ids: Vec<ObjectId> = Vec::new();
         ids.try_reserve_exact(self.parked.len()).map_err(|_: TryReserveError| NoMemory)?;
         self.directory.sort();
+        let floor = if mutated(Mutation::ForgetFloorAtHandOver) { Tenure::NONE } else { self.floor };
         let mut say = |object, message| {
             outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
         };
+        let too_early = mutated(Mutation::ShardBeforeDirectory);
+        if too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor });
+        }
         for entry in self.directory.iter() {
             let Entry { object, tenure, node: owner, state } = *entry;
             say(object, Message::Entry { tenure, owner, state });
         }
         self.directory = Table::default();
-        say(ObjectId(0), Message::ShardIsYours { shard, floor: self.floor });
+        if !too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor });
+        }
         ids.extend(self.parked.keys().copied());
         ids.sort_unstable();
         for object in ids {
             for request in self.parked.remove(&object).into_iter().flatten() {
+                if mutated(Mutation::LoseParkedAtHandOver) {
+                    continue;
+                }
                 let want = self.sides.get_mut(&object).and_then(|side| side.want.as_mut());
                 if let Some(want) = want.filter(|want| want.id == request.id && want.id.node == me) {
                     want.asked = to;
@@ -288,7 +312,8 @@ impl Shard {
 
     /// The objects of which a value, a copy or the ownership is here, in no particular order.
     pub fn holdings(&self) -> impl Iterator<Item = ObjectId> {
-        self.objects.iter().filter(|packed| packed.is_something()).map(crate::table::Keyed::key)
+        let is_told = |packed: &&Packed| !packed.is_owner() || !mutated(Mutation::LeaveWithLastCopy);
+        self.objects.iter().filter(|packed| packed.is_something()).filter(is_told).map(crate::table::Keyed::key)
     }
 
     /// What can be seen of an object here.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use kddm_core::id::{Epoch, NodeId, ObjectId, Placement, Version};
 use kddm_core::io::{Access, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::shard::{Place, Shard};
+use kddm_core::shard::{Place, Room, Shard};
 use kddm_core::view::{Member, NodeState, View};
 
 thread_local! {
@@ -49,6 +49,7 @@ const NODES: u16 = 4;
 struct Cluster {
     shards: Vec<Shard>,
     counters: Vec<u64>,
+    rooms: Vec<Room>,
     values: Vec<bool>,
     view: View,
     links: BTreeMap<(u16, u16), VecDeque<Message>>,
@@ -70,6 +71,7 @@ impl Cluster {
         Cluster {
             shards: (0..NODES).map(|_| Shard::new()).collect(),
             counters: vec![0; usize::from(NODES)],
+            rooms: vec![Room::default(); usize::from(NODES)],
             values: vec![false; usize::from(NODES)],
             view: view(),
             refuse,
@@ -86,13 +88,27 @@ impl Cluster {
         let mut outputs = Outputs::new();
         let again = input.clone();
         UNTIL_REFUSED.set(if self.inputs == self.refuse.0 { self.refuse.1 } else { 0 });
-        let result = self.shards[index].handle(&place, &mut self.counters[index], OBJECT, input, &mut outputs);
+        let result = self.shards[index].handle(
+            &place,
+            &mut self.counters[index],
+            &mut self.rooms[index],
+            OBJECT,
+            input,
+            &mut outputs,
+        );
         UNTIL_REFUSED.set(0);
         if result == Err(NoMemory) {
             self.refused += 1;
             assert!(outputs.is_empty(), "a refused input has outputs");
             assert!(before == (self.shards[index].clone(), self.counters[index]), "a refused input changed something");
-            let again = self.shards[index].handle(&place, &mut self.counters[index], OBJECT, again, &mut outputs);
+            let again = self.shards[index].handle(
+                &place,
+                &mut self.counters[index],
+                &mut self.rooms[index],
+                OBJECT,
+                again,
+                &mut outputs,
+            );
             assert_eq!(again, Ok(()), "the same input with memory");
         }
         let outputs: Vec<Output> = outputs.drain().collect();

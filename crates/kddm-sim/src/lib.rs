@@ -6,7 +6,10 @@
 pub mod agent;
 pub mod check;
 pub mod model;
+#[cfg(kddm_mutation)]
+pub mod mutations;
 pub mod run;
+pub mod search;
 pub mod trace;
 pub mod views;
 pub mod world;

@@ -12,6 +12,7 @@ use crate::agent::{Agent, ClientNumber, Effects, Left, Outcome, Packet, Value, W
 use crate::check;
 use crate::views::{Change, Views};
 
+pub mod fingerprint;
 mod membership;
 
 /// One operation of a client.
@@ -39,7 +40,7 @@ pub struct Client {
     pub plan: VecDeque<Operation>,
     /// What it does now, with the head of its plan.
     pub doing: Doing,
-    /// The object existed at every moment since the operation began.
+    /// It asks for what exists, and the object did at every moment since it began.
     existed: bool,
 }
 
@@ -299,7 +300,8 @@ impl World {
     fn begin(&mut self, number: ClientNumber, effects: &mut Effects) {
         let client = &self.clients[usize::from(number)];
         let (node, Some((object, wish))) = (client.node, client.plan.front().copied()) else { return };
-        let existed = self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
+        // Noted only where it is asked for: it makes no difference between worlds elsewhere.
+        let existed = wish.is_existing() && self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
         let client = &mut self.clients[usize::from(number)];
         client.doing = Doing::Waiting;
         client.existed = existed;

@@ -9,9 +9,9 @@ use kddm::{Error, Node, Set};
 fn main() -> Result<(), Error> {
     let word = std::env::args().nth(1).unwrap_or_else(|| "nothing".into());
     // The daemon that `kddmadm` would ask. Says what to do if there is none.
-    let node = Node::attach_default()?;
-    let visits: Set<u64> = node.set("attached/visits").open()?;
-    let words: Set<String> = node.set("attached/words").open()?;
+    let node = Node::attach_default().wait()?;
+    let visits: Set<u64> = node.set("attached/visits").open().wait()?;
+    let words: Set<String> = node.set("attached/words").open().wait()?;
 
     let count = visits
         .update(1, |count| {

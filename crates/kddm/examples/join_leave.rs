@@ -17,7 +17,7 @@ const SHARED: u64 = 10_000;
 const LIMIT: Duration = Duration::from_secs(8);
 
 fn join(contact: Option<&Node>) -> Result<Node, Error> {
-    Node::join(contact.map_or_else(Config::new, |node| Config::new().contact(node.address().clone())))
+    Node::join(contact.map_or_else(Config::new, |node| Config::new().contact(node.address().clone()))).wait()
 }
 
 /// Reads nine times and writes once, again and again; the time of each operation in nanoseconds.
@@ -70,14 +70,14 @@ fn main() -> Result<(), Error> {
     let objects: u64 = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(1_000_000);
     let first = join(None)?;
     let nodes = [first.clone(), join(Some(&first))?, join(Some(&first))?];
-    let sets: Vec<Set<Value>> = nodes.iter().map(|node| node.set("shared").open()).collect::<Result<_, _>>()?;
+    let sets: Vec<Set<Value>> = nodes.iter().map(|node| node.set("shared").open().wait()).collect::<Result<_, _>>()?;
     let steady = measured(&sets, || std::thread::sleep(LIMIT));
     let mut rounds = 0;
     let moving = measured(&sets, || {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
             let fourth = join(Some(&first)).expect("the others agree");
-            let set: Set<Value> = fourth.set("shared").open().expect("it is there");
+            let set: Set<Value> = fourth.set("shared").open().wait().expect("it is there");
             let short = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let works = scope.spawn(|| work(&set, 4, &short));
@@ -91,12 +91,12 @@ fn main() -> Result<(), Error> {
     });
     drop((sets, nodes));
     let other = join(Some(&first))?;
-    let filled: Set<Value> = other.set("filled").open()?;
+    let filled: Set<Value> = other.set("filled").open().wait()?;
     for object in 0..objects {
         drop(filled.get(object).wait()?);
     }
     let begin = Instant::now();
-    other.stop_sharing(Duration::from_secs(60))?;
+    other.stop_sharing(Duration::from_secs(60)).wait()?;
     let seconds = begin.elapsed().as_secs_f64();
     let rate = objects as f64 / seconds;
     println!(

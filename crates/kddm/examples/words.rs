@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         counting.into_iter().try_for_each(|writer| writer.join().expect("counting does not panic"))
     })?;
 
-    let words: Set<Counts> = reader.set("words").open()?;
+    let words: Set<Counts> = reader.set("words").open().wait()?;
     let plain = count(files.iter().map(String::as_str));
     let mut differences = 0;
     for (word, expected) in &plain {
@@ -53,8 +53,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// One node's part: takes a file, adds its words, takes the next one, until none is left.
 fn count_at(node: &Node, files: &[String]) -> Result<(), kddm::Error> {
-    let words: Set<Counts> = node.set("words").open()?;
-    let next: Set<u64> = node.set("next file").open()?; // object 0 says which file is next
+    let words: Set<Counts> = node.set("words").open().wait()?;
+    let next: Set<u64> = node.set("next file").open().wait()?; // object 0 says which file is next
     loop {
         let mut next = next.grab(0).wait()?;
         let mine = *next;

@@ -120,9 +120,20 @@ pub enum AccessError {
         /// The limit that was in force.
         limit_ms: u64,
     },
-    /// This thread holds the object already in a way that excludes what it asked for.
+    /// This thread holds the object already in a way that excludes what it asked for. A guard that it has
+    /// passed on to another thread counts as its own: use a [`Holder`](crate::Holder) for such.
     #[error("this thread already holds object {object} ({hold}); put that guard back first")]
     HeldByThisThread {
+        /// The object.
+        object: u64,
+        /// "read" or "write".
+        hold: &'static str,
+    },
+    /// This holder holds the object already in a way that excludes what it asked for.
+    #[error("holder {holder} already holds object {object} ({hold}); put that guard back first")]
+    HeldByThisHolder {
+        /// The name of the holder.
+        holder: String,
         /// The object.
         object: u64,
         /// "read" or "write".
@@ -236,7 +247,8 @@ impl AccessError {
             AccessError::Fenced => 13,
             AccessError::NamedTwice { .. } => 14,
             AccessError::PeerFull { .. } => 15,
-            AccessError::PutUnconfirmed { .. } => 16,
+            AccessError::HeldByThisHolder { .. } => 16,
+            AccessError::PutUnconfirmed { .. } => 17,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crate::cell::{ReadHold, Told, WriteHold};
+use crate::cell::{Ended, ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::operation::{Plain, Put, Request};
 use crate::pending::Pending;
@@ -15,7 +15,7 @@ use crate::value::{EncodeError, Value};
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
-/// # let set: kddm::Set<String> = nodes[0].set("guards").open()?;
+/// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
 /// let text = set.get(1).wait()?;
 /// assert!(text.is_empty());
 /// # Ok::<(), kddm::Error>(())
@@ -39,6 +39,21 @@ impl<T: Value> ReadGuard<T> {
     /// How many puts the value has seen.
     pub fn version(&self) -> u64 {
         self.hold.version()
+    }
+
+    /// The tenure under which the copy is held: that of the owner, a fencing token, greater at every
+    /// change of owner. Zero once the node is gone.
+    pub fn tenure(&self) -> u64 {
+        tenure(self.hold.table(), self.id())
+    }
+
+    /// Whether the copy is still good: nobody can have written since it was taken. A guard outlives the
+    /// end of its set or node; ask before what was read has an effect outside the cluster.
+    ///
+    /// # Errors
+    /// `Destroyed`, `Stopped`, or `Fenced` if this node may not use what it holds any more.
+    pub fn check(&self) -> Result<(), Error> {
+        check(self.hold.table(), self.hold.ended())
     }
 
     /// The value as of now, for as long as you like; keeps nobody out.
@@ -66,7 +81,7 @@ impl<T: Value + fmt::Debug> fmt::Debug for ReadGuard<T> {
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
-/// # let set: kddm::Set<String> = nodes[0].set("guards").open()?;
+/// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
 /// let mut text = set.grab(1).wait()?;
 /// text.push_str("kept");
 /// text.put().wait()?;
@@ -96,9 +111,29 @@ impl<T: Value> WriteGuard<T> {
         self.hold.version()
     }
 
-    /// The tenure of this node's ownership: a fencing token, greater at every change of owner.
+    /// The tenure of this node's ownership: a fencing token, greater at every change of owner. Zero once
+    /// the node is gone.
     pub fn tenure(&self) -> u64 {
-        told::find(self.hold.table()).map_or(0, |(here, _)| here.tenure(self.id()))
+        tenure(self.hold.table(), self.id())
+    }
+
+    /// Whether a put could still reach anybody. Ask before a side effect outside the cluster that must
+    /// not happen without it.
+    ///
+    /// ```
+    /// # let nodes = kddm::Node::local_cluster(1)?;
+    /// # let set: kddm::Set<String> = nodes[0].set("guards").open().wait()?;
+    /// let text = set.grab(1).wait()?;
+    /// text.check()?;
+    /// nodes[0].destroy_set("guards", std::time::Duration::ZERO).wait()?;
+    /// assert!(text.check().is_err(), "whoever holds an object when its set is destroyed is told so");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ReadGuard::check`].
+    pub fn check(&self) -> Result<(), Error> {
+        check(self.hold.table(), self.hold.ended())
     }
 
     /// Publishes the value and releases the object. Others may have it now.
@@ -154,6 +189,21 @@ impl<T: Value> WriteGuard<T> {
     }
 }
 
+fn tenure(table: u64, object: u64) -> u64 {
+    told::find(table).map_or(0, |(here, _)| here.tenure(object))
+}
+
+fn check(table: u64, ended: Option<Ended>) -> Result<(), Error> {
+    if let Some(ended) = ended {
+        return Err(ended.into());
+    }
+    match told::find(table) {
+        None => Err(MembershipError::Stopped.into()),
+        Some((here, _)) if here.runtime.lease.is_valid() => Ok(()),
+        Some(_) => Err(AccessError::Fenced.into()),
+    }
+}
+
 /// Whether what was changed may be published.
 #[inline(always)]
 fn may_put<T: Value>(hold: &WriteHold<T>) -> Result<(), Error> {
@@ -199,14 +249,5 @@ impl<T: Value> DerefMut for WriteGuard<T> {
 impl<T: Value + fmt::Debug> fmt::Debug for WriteGuard<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WriteGuard").field(&self.id()).field(&**self).finish()
-    }
-}
-
-pub(crate) fn no_duplicates(objects: &[u64]) -> Result<Vec<usize>, Error> {
-    let mut order: Vec<usize> = (0..objects.len()).collect();
-    order.sort_unstable_by_key(|at| objects[*at]);
-    match order.windows(2).find(|pair| objects[pair[0]] == objects[pair[1]]) {
-        Some(pair) => Err(AccessError::NamedTwice { object: objects[pair[0]] }.into()),
-        None => Ok(order),
     }
 }

@@ -2,10 +2,12 @@
 //! and who is in whose way. Nothing here is on the path of an operation, and nothing changes anything.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::message::Message;
 
+use crate::cell::HeldBy;
 use crate::error::{Error, SetError};
 use crate::node::Node;
 use crate::runtime::lane::Statistics;
@@ -55,6 +57,11 @@ pub struct Holding {
     pub waiting_here: usize,
     /// Another node wants it, and waits for the local holders.
     pub wanted_elsewhere: bool,
+    /// How long its holders have been in the way of somebody, if they are.
+    pub in_the_way_for: Option<Duration>,
+    /// Who holds it: the thread that took the hold, by its number and name, or the
+    /// [`Holder`](crate::Holder). Empty while a hold is on its way to whoever waits for it.
+    pub holders: Vec<HeldBy>,
 }
 
 /// A program that is attached to this node.
@@ -122,7 +129,7 @@ impl Node {
     /// ```
     /// let nodes = kddm::Node::local_cluster(2)?;
     /// assert!(nodes[1].sets()?.is_empty());
-    /// let _words: kddm::Set<String> = nodes[0].set("book/words").open()?;
+    /// let _words: kddm::Set<String> = nodes[0].set("book/words").open().wait()?;
     /// assert_eq!(nodes[1].sets()?[0].name, "book/words");
     /// assert_eq!(nodes[1].set_info("book/words")?.codec, "postcard");
     /// # Ok::<(), kddm::Error>(())
@@ -207,8 +214,15 @@ impl Node {
                 let store = state.stores.get(set);
                 let cell = store.and_then(|store| store.find(object.0));
                 let is_held = store.zip(cell).is_some_and(|(store, cell)| store.is_held(cell));
-                let (waiting_here, wanted_elsewhere) = (local.waiters.len(), local.revoking.is_some());
-                let holding = Holding { set: set.0, object: object.0, is_held, waiting_here, wanted_elsewhere };
+                let holding = Holding {
+                    set: set.0,
+                    object: object.0,
+                    is_held,
+                    waiting_here: local.waiters.len(),
+                    wanted_elsewhere: local.revoking.is_some(),
+                    in_the_way_for: local.held_up.as_ref().map(|held_up| held_up.since.elapsed()),
+                    holders: store.zip(cell).map(|(store, cell)| store.holders(cell)).unwrap_or_default(),
+                };
                 found.insert((set.0, object.0), holding);
             }
             drop(state);
@@ -227,6 +241,8 @@ impl Node {
                             is_held: true,
                             waiting_here: 0,
                             wanted_elsewhere: false,
+                            in_the_way_for: None,
+                            holders: store.holders(cell),
                         });
                     }
                 }
@@ -244,7 +260,7 @@ mod tests {
     #[test]
     fn who_holds_is_seen_until_he_puts() {
         let nodes = Node::local_cluster(1).expect("a node");
-        let set: Set<String> = nodes[0].set("held").open().expect("a set");
+        let set: Set<String> = nodes[0].set("held").open().wait().expect("a set");
         let guard = set.grab(7).wait().expect("granted");
         let held = nodes[0].holdings(10);
         assert!(held.is_complete);
@@ -258,9 +274,9 @@ mod tests {
     fn many_sets_are_listed_and_destroyed_ones_are_not() {
         let nodes = Node::local_cluster(2).expect("nodes");
         for number in 0..150 {
-            let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().expect("a set");
+            let _set: Set<u64> = nodes[number % 2].set(&format!("many/{number:03}")).open().wait().expect("a set");
         }
-        nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).expect("destroyed");
+        nodes[1].destroy_set("many/070", std::time::Duration::from_secs(10)).wait().expect("destroyed");
         let names: Vec<String> = nodes[0].sets().expect("listed").into_iter().map(|set| set.name).collect();
         let wanted: Vec<String> = (0..150).filter(|n| *n != 70).map(|n| format!("many/{n:03}")).collect();
         assert_eq!(names, wanted);

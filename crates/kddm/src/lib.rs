@@ -7,12 +7,12 @@
 //! ```
 //! let nodes = kddm::Node::local_cluster(2)?; // or Node::join(Config::new().contact(..))
 //!
-//! let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+//! let notes: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
 //! let mut note = notes.grab(7).wait()?; // the only copy in the cluster is here now
 //! note.push_str("hello"); //               an ordinary &mut String
 //! note.put().wait()?; //                   others may have it
 //!
-//! let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+//! let elsewhere: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
 //! let note = elsewhere.get(7).wait()?; //  a read copy: keeps writers out until dropped
 //! assert_eq!(*note, "hello");
 //! # Ok::<(), kddm::Error>(())
@@ -20,28 +20,35 @@
 
 #[doc(hidden)]
 pub mod cell;
+mod chain;
 pub mod error;
 mod guard;
+mod holder;
 mod inspect;
 mod node;
 mod notifier;
 mod object_ref;
 mod operation;
 mod options;
+mod outcome;
+mod pages;
 mod pending;
 mod place;
+mod promise;
 pub mod rpc;
 mod runtime;
 mod set;
 mod system;
+mod together;
 #[doc(hidden)]
 pub mod transport;
 pub mod value;
 
+pub use cell::HeldBy;
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
+pub use holder::{By, Holder};
 pub use inspect::{Holding, Holdings, ProgramInfo, SetInfo, SetUsage};
-
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;
@@ -52,5 +59,6 @@ pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
 pub use set::Set;
 pub use system::{PlacedBy, SetBuilder};
+pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};

@@ -10,6 +10,8 @@ use crate::error::{Error, MembershipError};
 use crate::notifier::{Chain, MemberEvent, Notifier, Priority, Wanted, refused};
 use crate::operation::Make;
 use crate::options::Config;
+use crate::pending::Pending;
+use crate::promise::promise;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
 use crate::runtime::told::{SetHere, register};
@@ -42,12 +44,12 @@ pub struct MemberInfo {
 ///
 /// ```
 /// let nodes = kddm::Node::local_cluster(2)?; // two nodes in this process, no ports
-/// let notes: kddm::Set<String> = nodes[0].set("notes").open()?;
+/// let notes: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
 /// let mut note = notes.grab(7).wait()?; // this node now holds the only copy in the cluster
 /// note.push_str("hello"); // an ordinary &mut String
 /// note.put().wait()?; // others may have it now
 ///
-/// let elsewhere: kddm::Set<String> = nodes[1].set("notes").open()?;
+/// let elsewhere: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
 /// assert_eq!(*elsewhere.get(7).wait()?, "hello");
 /// # Ok::<(), kddm::Error>(())
 /// ```
@@ -64,13 +66,22 @@ impl Drop for Owner {
 }
 
 impl Node {
-    /// Joins the cluster of the first contact that answers, or begins one if none is given. Returns
-    /// when this node is a full member. Blocks.
+    /// Joins the cluster of the first contact that answers, or begins one if none is given. The answer
+    /// comes when this node is a full member. If it is dropped before that, the node leaves again.
+    ///
+    /// ```
+    /// let first = kddm::Node::join(kddm::Config::new()).wait()?; // it begins a cluster
+    /// let contact = kddm::Config::new().contact(first.address().clone());
+    /// let second = kddm::Node::join(contact).wait()?; // or `.await`, on any executor
+    /// assert_eq!(second.members().len(), 2);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `NoContact`, `Refused` with the cluster's reason, `JoinTimedOut`, `Listen`.
-    pub fn join(config: Config) -> Result<Node, Error> {
-        crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))))
+    pub fn join(config: Config) -> Pending<Node> {
+        let join = || crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))));
+        promise("kddm-join", join, |limit| still("the join was still under way", limit))
     }
 
     /// Attaches this program to the node that accepts programs at that Unix socket: mostly the `kddmd` of
@@ -85,9 +96,13 @@ impl Node {
     ///
     /// # Errors
     /// `NotAttached` says what to do.
-    pub fn attach(socket: impl AsRef<std::path::Path>) -> Result<Node, Error> {
-        let runtime = crate::runtime::lending::attach::attach(socket.as_ref())?;
-        Ok(Node(Arc::new(Owner(runtime))))
+    pub fn attach(socket: impl AsRef<std::path::Path>) -> Pending<Node> {
+        let socket = socket.as_ref().to_path_buf();
+        let attach = move || {
+            let runtime = crate::runtime::lending::attach::attach(&socket)?;
+            Ok(Node(Arc::new(Owner(runtime))))
+        };
+        promise("kddm-attach", attach, |limit| still("the attachment was still under way", limit))
     }
 
     /// As [`attach`](Node::attach), to the daemon that is meant: by `KDDM_ATTACH` (its socket), by
@@ -95,12 +110,12 @@ impl Node {
     ///
     /// # Errors
     /// `NotAttached` says what to do.
-    pub fn attach_default() -> Result<Node, Error> {
+    pub fn attach_default() -> Pending<Node> {
         match crate::place::meant_socket() {
             Some(socket) => Node::attach(socket),
             None => {
                 let reason = "which one? neither HOME nor XDG_STATE_HOME is set; name its socket in KDDM_ATTACH".into();
-                Err(MembershipError::NotAttached { socket: "an unknown place".into(), reason }.into())
+                Pending::ready(Err(MembershipError::NotAttached { socket: "an unknown place".into(), reason }.into()))
             }
         }
     }
@@ -119,7 +134,7 @@ impl Node {
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
-            nodes.push(Node::join(config)?);
+            nodes.push(Node::join(config).wait()?);
         }
         Ok(nodes)
     }
@@ -193,24 +208,30 @@ impl Node {
         self.runtime().statistics()
     }
 
-    /// Shares objects: from online to possible. Returns when it does.
+    /// Shares objects: from online to possible. The answer comes when it does. Goes on if the answer is
+    /// dropped.
     ///
     /// # Errors
     /// `JoinTimedOut` with what is missing.
-    pub fn start_sharing(&self, limit: Duration) -> Result<(), Error> {
-        self.is_no_program("start sharing", "`kddmadm cluster start` does")?;
-        self.runtime().start_sharing(limit)
+    pub fn start_sharing(&self, limit: Duration) -> Pending<()> {
+        if let Err(error) = self.is_no_program("start sharing", "`kddmadm cluster start` does") {
+            return Pending::ready(Err(error));
+        }
+        let node = self.clone();
+        let start = move || node.runtime().start_sharing(limit);
+        promise("kddm-start", start, |limit| still("its start was still under way", limit))
     }
 
     /// Hands over all that this node holds, and stops sharing: from possible to online. No other node
-    /// notices. Operations here are refused with `NotSharing` from now on.
+    /// notices. Operations here are refused with `NotSharing` from now on. Goes on if the answer is
+    /// dropped.
     ///
     /// ```
     /// let nodes = kddm::Node::local_cluster(2)?;
-    /// let notes: kddm::Set<String> = nodes[1].set("notes").open()?;
+    /// let notes: kddm::Set<String> = nodes[1].set("notes").open().wait()?;
     /// notes.grab(7).wait()?.put().wait()?;
-    /// nodes[1].stop_sharing(std::time::Duration::from_secs(10))?;
-    /// let here: kddm::Set<String> = nodes[0].set("notes").open()?;
+    /// nodes[1].stop_sharing(std::time::Duration::from_secs(10)).wait()?;
+    /// let here: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
     /// assert!(here.get_existing(7).wait().is_ok());
     /// # Ok::<(), kddm::Error>(())
     /// ```
@@ -218,9 +239,17 @@ impl Node {
     /// # Errors
     /// `DrainTimedOut` if local threads hold objects beyond the limit, or another node does not answer:
     /// this node then shares objects as before. `Refused` if it is the last one that shares objects.
-    pub fn stop_sharing(&self, limit: Duration) -> Result<(), Error> {
-        self.is_no_program("stop sharing", "`kddmadm cluster stop` does")?;
-        self.runtime().stop_sharing(limit)
+    pub fn stop_sharing(&self, limit: Duration) -> Pending<()> {
+        if let Err(error) = self.is_no_program("stop sharing", "`kddmadm cluster stop` does") {
+            return Pending::ready(Err(error));
+        }
+        let node = self.clone();
+        let stop = move || node.runtime().stop_sharing(limit);
+        let late = |limit: Duration| {
+            let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+            MembershipError::DrainTimedOut { limit_ms, missing: "it was still under way".into() }.into()
+        };
+        promise("kddm-drain", stop, late)
     }
 
     /// Objects that a [`stop`](Node::stop) or [`stop_sharing`](Node::stop_sharing) still has to hand
@@ -258,6 +287,12 @@ impl Node {
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);
-        Ok(Set(Arc::new(Shared { here, name, table, first_touch, wait_limit, lease })))
+        Ok(Set(Arc::new(Shared { here, _node: Arc::clone(&self.0), name, table, first_touch, wait_limit, lease })))
     }
+}
+
+/// Whoever waits has less time than the work takes.
+fn still(what: &str, limit: Duration) -> Error {
+    let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+    MembershipError::JoinTimedOut { limit_ms, reason: what.into() }.into()
 }

@@ -11,7 +11,7 @@ use crate::value::{Pod, PodValue, Value};
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
 /// use kddm::Pod;
-/// let points: kddm::Set<Pod<[u64; 2]>> = nodes[0].set("points").open()?;
+/// let points: kddm::Set<Pod<[u64; 2]>> = nodes[0].set("points").open().wait()?;
 /// let point = points.object(7);
 /// point.grab().wait()?.put().wait()?;
 /// assert_eq!(point.read().wait()?, [0, 0]);
@@ -102,9 +102,9 @@ impl<P: PodValue> ObjectRef<Pod<P>> {
 
     #[cold]
     fn read_slowly(&self) -> Late<P> {
-        let result = self.set.get(self.id()).wait().map(|guard| guard.0);
+        let late = self.set.get_and_then(self.id(), |guard| Ok(guard.0));
         self.cell.look_up();
-        Late::settled(result)
+        late
     }
 }
 

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Hold, ReadHold};
+use crate::cell::{Hold, Notes, ReadHold};
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
+use crate::holder::Holder;
 use crate::pending::Operation;
 use crate::runtime::local::Wish;
 use crate::runtime::told::SetHere;
@@ -35,6 +37,12 @@ impl Request {
         Request { here, object, wish, op, limit }
     }
 
+    /// A request that is sent only when somebody really waits for it.
+    fn unsent(here: SetHere, object: u64, wish: Wish, limit: Duration) -> Request {
+        let op = here.unsent(object);
+        Request { here, object, wish, op, limit }
+    }
+
     /// A remove by whoever holds the object to write; `release` ends that hold.
     pub fn remove_held(here: SetHere, object: u64, limit: Duration, release: impl FnOnce()) -> Request {
         let op = here.remove_held(object, release);
@@ -46,7 +54,9 @@ impl Request {
     }
 
     fn lose_interest(&mut self) {
-        self.here.cancel(self.object, &self.op);
+        if !self.op.is_done() {
+            self.here.cancel(self.object, &self.op);
+        }
         let told = match self.op.take() {
             Some(Outcome::Read(hold) | Outcome::Write(hold)) => hold.release(),
             _ => false,
@@ -84,17 +94,41 @@ pub(crate) struct Asked<T: Value> {
     request: Request,
     shared: Arc<Shared<T>>,
     make: Option<Make<T>>,
+    /// Who will hold it, where that is not the thread that takes it.
+    by: Option<Holder>,
 }
 
 impl<T: Value> Asked<T> {
-    /// Sends the request on its way.
-    pub fn new(shared: &Arc<Shared<T>>, object: u64, wish: Wish, make: Option<Make<T>>) -> Asked<T> {
-        let request = Request::new(shared.here.clone(), object, wish, shared.wait_limit);
-        Asked { request, shared: Arc::clone(shared), make }
+    /// Sends the request on its way, but not if this thread would wait for itself: it would take away
+    /// what the thread holds, and is refused when the thread waits. A task that waits sends it then.
+    pub fn new(
+        shared: &Arc<Shared<T>>,
+        object: u64,
+        wish: Wish,
+        make: Option<Make<T>>,
+        by: Option<Holder>,
+    ) -> Asked<T> {
+        let wants_write = wish.level() == Some(Access::Write);
+        let is_own = by.is_none() && shared.conflict(object, wants_write, None).is_some();
+        let send = if is_own { Request::unsent } else { Request::new };
+        let request = send(shared.here.clone(), object, wish, shared.wait_limit);
+        Asked { request, shared: Arc::clone(shared), make, by }
+    }
+
+    /// A holder was asked before the request was sent: that is an error for tasks too.
+    fn conflict(&self, wants_write: bool) -> Option<Error> {
+        match self.by {
+            None => self.shared.conflict(self.request.object, wants_write, None),
+            Some(_) => None,
+        }
+    }
+
+    fn notes(&self) -> Option<&Notes> {
+        self.by.as_ref().map(Holder::notes)
     }
 
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {
-        self.shared.table.adopt_read(hold).map_err(|error| self.undecodable(error))
+        self.shared.table.adopt_read_by(hold, self.notes()).map_err(|error| self.undecodable(error))
     }
 
     /// The lease may have ended since the hold was handed over.
@@ -103,7 +137,7 @@ impl<T: Value> Asked<T> {
     }
 
     fn write_guard(&self, hold: Hold) -> Result<WriteGuard<T>, Error> {
-        let hold = self.shared.table.adopt_write(hold).map_err(|error| self.undecodable(error))?;
+        let hold = self.shared.table.adopt_write_by(hold, self.notes()).map_err(|error| self.undecodable(error))?;
         self.shared.guard(hold, self.request.object, self.request.wish, self.make.as_ref())
     }
 
@@ -131,7 +165,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.try_read(object) {
+        match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
             Ok(hold) => Some(self.0.read_guard(hold)),
             Err(_) => {
                 self.0.request.ask_again();
@@ -142,6 +176,10 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
 
     fn op(&self) -> &Arc<Op> {
         &self.0.request.op
+    }
+
+    fn conflict(&self) -> Option<Error> {
+        self.0.conflict(false)
     }
 
     fn give_up(&mut self, limit: Duration) -> Error {
@@ -163,8 +201,8 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
             Outcome::Read(_) | Outcome::Available | Outcome::Done => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        let Asked { request, shared, make } = &self.0;
-        match shared.try_write(request.object) {
+        let Asked { request, shared, make, by } = &self.0;
+        match shared.try_write_by(request.object, by.as_ref()) {
             Ok(hold) => Some(shared.guard(hold, request.object, request.wish, make.as_ref())),
             Err(_) => {
                 self.0.request.ask_again();
@@ -175,6 +213,10 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
 
     fn op(&self) -> &Arc<Op> {
         &self.0.request.op
+    }
+
+    fn conflict(&self) -> Option<Error> {
+        self.0.conflict(true)
     }
 
     fn give_up(&mut self, limit: Duration) -> Error {
@@ -274,6 +316,9 @@ macro_rules! then_for {
             }
             fn op(&self) -> &Arc<Op> {
                 self.operation.op()
+            }
+            fn conflict(&self) -> Option<Error> {
+                self.operation.conflict()
             }
             fn give_up(&mut self, limit: Duration) -> Error {
                 self.operation.give_up(limit)

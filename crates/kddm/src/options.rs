@@ -56,6 +56,10 @@ pub const DEFAULT_SESSION: u16 = 4711;
 /// Default limit of a wait: long enough for a busy object, short enough to be noticed.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
+/// Default of how long a hold may be in somebody's way before it is reported: long for a program, short
+/// for a person.
+pub const DEFAULT_HOLD_LIMIT: Duration = Duration::from_secs(1);
+
 /// Default limit of a drain: some ten million small objects.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 
@@ -181,7 +185,7 @@ impl Config {
     /// let config = Config::new().notifier(Chain::Possible, Priority::APPLICATION, "greet", move |event| {
     ///     let _nobody_listens = sender.send(event.node);
     /// });
-    /// let node = Node::join(config)?; // returns when all its notifiers have heard of it
+    /// let node = Node::join(config).wait()?; // returns when all its notifiers have heard of it
     /// assert_eq!(receiver.try_recv(), Ok(node.id()));
     /// # Ok::<(), kddm::Error>(())
     /// ```

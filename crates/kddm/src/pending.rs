@@ -15,6 +15,19 @@ pub(crate) trait Operation<O>: Send {
     fn finish(&mut self) -> Option<Result<O, Error>>;
     /// What to wait on while `finish` has no answer.
     fn op(&self) -> &Arc<Op>;
+    /// Somebody really waits from now on.
+    fn claim(&self) {
+        self.op().claim();
+    }
+    /// Whether `finish` would have an answer.
+    fn is_ready(&self) -> bool {
+        self.op().is_done()
+    }
+    /// Why a thread that blocked on this would wait for itself. A task may wait, because another one on
+    /// the same thread can end the hold.
+    fn conflict(&self) -> Option<Error> {
+        None
+    }
     /// Loses interest; says why the wait ended.
     fn give_up(&mut self, limit: Duration) -> Error;
     /// The limit where the caller gives none.
@@ -55,33 +68,28 @@ impl<O> Late<O> {
     }
 
     pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
-        Late::asked_unless(None, operation)
-    }
-
-    /// A thread that blocked on this would wait for itself: `wait` answers with that error. A task may
-    /// wait, because another one on the same thread can end the hold.
-    pub fn asked_unless(conflict: Option<Error>, operation: impl Operation<O> + 'static) -> Late<O> {
-        Late::Asked(Box::new(Waiting { deadline: None, conflict, operation }))
+        Late::Asked(Box::new(Waiting { deadline: None, operation }))
     }
 }
 
 /// An operation on an object, and when a task that polls it stops to wait.
 struct Waiting<P> {
     deadline: Option<Instant>,
-    conflict: Option<Error>,
     operation: P,
 }
 
 /// A request on its way: `.await` it, or [`wait`](Pending::wait) for it. Dropping it loses interest
 /// and breaks nothing; `fetch` and `acquire` go on.
 ///
-/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one. One that was polled
-/// is waited for: the object is held for it when it comes, and everybody else waits until it is polled
-/// again or dropped. So do not keep one that was polled and is not wanted any more.
+/// A grant that nobody waits for is revocable: an unpolled `Pending` blocks no one, unless the object was
+/// here already, and the guard is in it. One that was polled is waited for: the object is held for it when
+/// it comes. If it is not polled then, it stops others for some 20 ms; the hold is taken back, and asked
+/// for again when it is polled. What it holds of several objects, or on the way to a set, it keeps: do not
+/// keep one of those that was polled and is not wanted any more.
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;
-/// # let set: kddm::Set<u64> = nodes[0].set("pending").open()?;
+/// # let set: kddm::Set<u64> = nodes[0].set("pending").open().wait()?;
 /// let first = set.grab(1); // both requests are on their way
 /// let second = set.grab(2);
 /// first.wait()?.put().wait()?;
@@ -166,7 +174,7 @@ fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Erro
 
 impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
     fn is_ready(&self) -> bool {
-        self.conflict.is_some() || self.operation.op().is_done()
+        self.operation.is_ready() || self.operation.conflict().is_some()
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Result<O, Error> {
@@ -174,17 +182,17 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
         if !may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        if let Some(conflict) = self.conflict.take() {
+        if let Some(conflict) = operation.conflict() {
             return Err(conflict);
         }
         let limit = limit.unwrap_or_else(|| operation.limit());
         let deadline = deadline_in(limit);
         loop {
-            operation.op().claim();
+            operation.claim();
             if let Some(result) = operation.finish() {
                 return result;
             }
-            operation.op().claim();
+            operation.claim();
             if operation.op().wait(deadline) == WaitResult::TimedOut {
                 return operation.finish().unwrap_or_else(|| Err(operation.give_up(limit)));
             }
@@ -196,11 +204,11 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
         let limit = operation.limit();
         let deadline = *self.deadline.get_or_insert_with(|| deadline_in(limit));
         loop {
-            operation.op().claim();
+            operation.claim();
             if let Some(result) = operation.finish() {
                 return Poll::Ready(result);
             }
-            operation.op().claim();
+            operation.claim();
             if Instant::now() >= deadline {
                 return Poll::Ready(Err(operation.give_up(limit)));
             }

@@ -8,7 +8,9 @@ use kddm_core::message::RequestKind;
 
 use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
 use crate::error::{AccessError, Error};
-use crate::guard::{ReadGuard, WriteGuard, check_size, no_duplicates};
+use crate::guard::{ReadGuard, WriteGuard, check_size};
+use crate::holder::Holder;
+use crate::node::Owner;
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
 use crate::pending::{Late, Pending};
@@ -19,6 +21,8 @@ use crate::value::Value;
 /// What all handles of one set on one node share.
 pub(crate) struct Shared<T: Value> {
     pub here: SetHere,
+    /// The node goes on as long as one of its sets is in use.
+    pub _node: Arc<Owner>,
     pub name: String,
     pub table: Arc<Table<T>>,
     pub first_touch: Make<T>,
@@ -137,10 +141,42 @@ impl<T: Value> Shared<T> {
         Pending::asked(Plain(Request::new(self.here.clone(), object, wish, self.wait_limit)))
     }
 
-    /// A conflict of this thread with itself would only end at the limit: it is an error instead.
-    fn conflict(&self, object: u64, wants_write: bool) -> Option<Error> {
-        let hold = self.table.held_by_this_thread(object)?;
-        (wants_write || hold == "write").then(|| AccessError::HeldByThisThread { object, hold }.into())
+    /// A conflict of this thread, or of a holder, with itself would only end at the limit: it is an
+    /// error instead.
+    pub fn conflict(&self, object: u64, wants_write: bool, by: Option<&Holder>) -> Option<Error> {
+        let hold = self.table.held_by(object, by.map(Holder::notes))?;
+        let error = match by {
+            None => AccessError::HeldByThisThread { object, hold },
+            Some(holder) => AccessError::HeldByThisHolder { holder: holder.name().into(), object, hold },
+        };
+        (wants_write || hold == "write").then(|| error.into())
+    }
+
+    /// As [`Self::try_read`], by a holder if there is one.
+    pub fn try_read_by(&self, object: u64, by: Option<&Holder>) -> Result<ReadHold<T>, Slow> {
+        match by {
+            None => self.try_read(object),
+            Some(holder) => self.table.try_read_by(object, holder.notes()).map_err(|slow| self.told(slow)),
+        }
+    }
+
+    /// As [`Self::try_write`], by a holder if there is one.
+    pub fn try_write_by(&self, object: u64, by: Option<&Holder>) -> Result<WriteHold<T>, Slow> {
+        match by {
+            None => self.try_write(object),
+            Some(holder) => self.table.try_write_by(object, holder.notes()).map_err(|slow| self.told(slow)),
+        }
+    }
+}
+
+/// Changes what has been grabbed, and puts it.
+pub(crate) fn publishing<T: Value, R>(
+    change: impl FnOnce(&mut T) -> Result<R, Error>,
+) -> impl FnOnce(WriteGuard<T>) -> Result<R, Error> {
+    move |mut guard| {
+        let result = change(&mut guard)?;
+        guard.put().wait()?;
+        Ok(result)
     }
 }
 
@@ -148,8 +184,8 @@ impl<T: Value> Shared<T> {
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(2)?;
-/// let here: kddm::Set<u64> = nodes[0].set("counters").open()?;
-/// let there: kddm::Set<u64> = nodes[1].set("counters").open()?;
+/// let here: kddm::Set<u64> = nodes[0].set("counters").open().wait()?;
+/// let there: kddm::Set<u64> = nodes[1].set("counters").open().wait()?;
 /// here.update(1, |count| { *count += 1; Ok(()) }).wait()?;
 /// assert_eq!(*there.get(1).wait()?, 1);
 /// # Ok::<(), kddm::Error>(())
@@ -169,7 +205,9 @@ impl<T: Value> Set<T> {
     }
 
     /// A read copy, from here or from its owner. An object that does not exist is created (first
-    /// touch). Keeps writers out until the guard is dropped.
+    /// touch). Keeps writers out until the guard is dropped. Whoever reads the object already and gets it
+    /// once more may come behind a writer that waits for the first read, and only the limit ends that: use
+    /// the guard that is there.
     ///
     /// # Errors
     /// `TimedOut` or `Unreachable` at the limit, `Decode`, `HeldByThisThread`.
@@ -194,8 +232,7 @@ impl<T: Value> Set<T> {
 
     #[cold]
     fn get_slowly(&self, object: u64, existing: bool) -> Late<ReadGuard<T>> {
-        let asked = Get(self.asked(object, Wish::Request(RequestKind::Get { existing })));
-        Late::asked_unless(self.0.conflict(object, false), asked)
+        Late::asked(Get(self.asked(object, Wish::Request(RequestKind::Get { existing }))))
     }
 
     #[inline(always)]
@@ -204,7 +241,7 @@ impl<T: Value> Set<T> {
     }
 
     fn asked(&self, object: u64, wish: Wish) -> Asked<T> {
-        Asked::new(&self.0, object, wish, None)
+        Asked::new(&self.0, object, wish, None, None)
     }
 
     /// The only copy in the cluster, to change; all others are gone when this is granted.
@@ -251,7 +288,7 @@ impl<T: Value> Set<T> {
         if wish.is_try() && self.0.table.held_by_this_thread(object).is_some() {
             return Late::failed(AccessError::Busy);
         }
-        Late::asked_unless(self.0.conflict(object, true), Grab(Asked::new(&self.0, object, wish, make)))
+        Late::asked(Grab(Asked::new(&self.0, object, wish, make, None)))
     }
 
     /// `get` after a handle found no hit.
@@ -303,10 +340,21 @@ impl<T: Value> Set<T> {
     pub fn snapshot(&self, object: u64) -> Pending<Arc<T>> {
         match self.try_read(object) {
             Ok(guard) => Pending::hit(guard.snapshot()),
-            Err(_) => Pending::asked(Then {
-                operation: Get(self.asked(object, Wish::Request(RequestKind::Get { existing: false }))),
-                then: Some(|guard: ReadGuard<T>| Ok(guard.snapshot())),
-            }),
+            Err(_) => Pending::late(self.get_and_then(object, |guard| Ok(guard.snapshot()))),
+        }
+    }
+
+    pub(crate) fn get_and_then<R: Send + 'static>(
+        &self,
+        object: u64,
+        then: impl FnOnce(ReadGuard<T>) -> Result<R, Error> + Send + 'static,
+    ) -> Late<R> {
+        match self.try_read(object) {
+            Ok(guard) => Late::settled(then(guard)),
+            Err(_) => {
+                let wish = Wish::Request(RequestKind::Get { existing: false });
+                Late::asked(Then { operation: Get(self.asked(object, wish)), then: Some(then) })
+            }
         }
     }
 
@@ -316,17 +364,10 @@ impl<T: Value> Set<T> {
         object: u64,
         change: impl FnOnce(&mut T) -> Result<R, Error> + Send + 'static,
     ) -> Pending<R> {
-        let then = move |mut guard: WriteGuard<T>| {
-            let result = change(&mut guard)?;
-            guard.put().wait()?;
-            Ok(result)
-        };
+        let then = publishing(change);
         match self.0.try_write(object) {
             Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
-            Err(_) => {
-                let asked = Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) };
-                Pending::late(Late::asked_unless(self.0.conflict(object, true), asked))
-            }
+            Err(_) => Pending::asked(Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) }),
         }
     }
 
@@ -352,7 +393,7 @@ impl<T: Value> Set<T> {
     /// # Errors
     /// `RemoveUnconfirmed` at the limit: the remove may still happen.
     pub fn remove(&self, object: u64) -> Pending<()> {
-        match self.0.conflict(object, true) {
+        match self.0.conflict(object, true, None) {
             Some(error) => Pending::ready(Err(error)),
             None => self.0.remove(object),
         }
@@ -365,40 +406,10 @@ impl<T: Value> Set<T> {
         if let Some(error) = self.0.here.runtime.not_to_be_reached(to) {
             return Pending::ready(Err(error));
         }
-        match self.0.conflict(object, true) {
+        match self.0.conflict(object, true, None) {
             Some(error) => Pending::ready(Err(error)),
             None => self.0.plain(object, Wish::Request(RequestKind::Flush { to })),
         }
-    }
-
-    /// Several read copies, all or nothing. Missing ones are asked for all at once.
-    ///
-    /// # Errors
-    /// The first error; then nothing is held.
-    pub fn get_many(&self, objects: &[u64]) -> Result<Vec<ReadGuard<T>>, Error> {
-        let order = no_duplicates(objects)?;
-        let _on_their_way = self.prefetch(objects.iter().copied().filter(|object| !self.0.table.may_read(*object)));
-        let mut guards: Vec<Option<ReadGuard<T>>> = objects.iter().map(|_| None).collect();
-        for at in order {
-            guards[at] = Some(self.get(objects[at]).wait()?);
-        }
-        Ok(guards.into_iter().flatten().collect())
-    }
-
-    /// Several objects to change, all or nothing, taken in one order by everybody so that two of
-    /// these cannot wait for each other.
-    ///
-    /// # Errors
-    /// The first error; then nothing is held.
-    pub fn grab_many(&self, objects: &[u64]) -> Result<Vec<WriteGuard<T>>, Error> {
-        let order = no_duplicates(objects)?;
-        // All are on their way at once, held by nobody; they are taken one after the other.
-        let _on_their_way: Vec<_> = objects.iter().map(|object| self.acquire(*object)).collect();
-        let mut guards: Vec<Option<WriteGuard<T>>> = objects.iter().map(|_| None).collect();
-        for at in order {
-            guards[at] = Some(self.grab(objects[at]).wait()?);
-        }
-        Ok(guards.into_iter().flatten().collect())
     }
 
     /// A handle to one object: the shortest way to it, without a map.

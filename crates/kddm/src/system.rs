@@ -1,14 +1,20 @@
 //! Names and descriptions of sets, kept in a set themselves: creation is a grab.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kddm_core::id::{PlacementPolicy, SetId, mix};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Store;
-use crate::error::{AccessError, ConfigurationError, Error, SetError};
+use crate::chain::chain;
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::Node;
 use crate::operation::Make;
+use crate::pending::Pending;
+use crate::promise::promise;
+use crate::runtime::Runtime;
+use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
 
@@ -75,12 +81,19 @@ fn check_name(name: &str) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(SetError::BadName { name: name.into() }.into()) }
 }
 
+/// What becomes of an open whose set does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Unknown,
+}
+
 /// Opens a set, and creates it if it does not exist. Made by [`Node::set`].
 ///
 /// ```
 /// # let nodes = kddm::Node::local_cluster(1)?;
-/// let words: kddm::Set<String> = nodes[0].set("book/words").open()?;
-/// let differs = nodes[0].set::<u64>("book/words").open();
+/// let words: kddm::Set<String> = nodes[0].set("book/words").open().wait()?;
+/// let differs = nodes[0].set::<u64>("book/words").open().wait();
 /// assert!(differs.unwrap_err().to_string().contains("type"));
 /// # Ok::<(), kddm::Error>(())
 /// ```
@@ -90,12 +103,13 @@ pub struct SetBuilder<T: Value> {
     name: String,
     first_touch: Option<Make<T>>,
     placed_by: Option<PlacedBy>,
-    wait_limit: Option<std::time::Duration>,
+    wait_limit: Option<Duration>,
+    hold_limit: Option<Duration>,
 }
 
 impl<T: Value> SetBuilder<T> {
     pub(crate) fn new(node: Node, name: &str) -> SetBuilder<T> {
-        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None }
+        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None, hold_limit: None }
     }
 
     /// How an object gets its first value, where `T::default()` is not it.
@@ -111,56 +125,87 @@ impl<T: Value> SetBuilder<T> {
     }
 
     /// The limit of every wait on this handle that has none of its own.
-    pub fn wait_limit(mut self, limit: std::time::Duration) -> SetBuilder<T> {
+    pub fn wait_limit(mut self, limit: Duration) -> SetBuilder<T> {
         self.wait_limit = Some(limit);
         self
     }
 
-    /// Opens the set with that name, or creates it: cluster-wide and atomic.
+    /// How long a hold may be in somebody's way, here, before it is warned about, counted
+    /// ([`Statistics::overdue_holds`](crate::Statistics::overdue_holds)) and marked among the holders
+    /// ([`Node::holdings`]). The hold goes on: a stop or a destroy ends it, nothing else. 1 s by default;
+    /// the last handle that names one decides for this node.
+    pub fn hold_limit(mut self, limit: Duration) -> SetBuilder<T> {
+        self.hold_limit = Some(limit);
+        self
+    }
+
+    /// Opens the set with that name, or creates it: cluster-wide and atomic. `.await` the answer, or
+    /// `.wait()` for it.
     ///
     /// # Errors
     /// `SettingsDiffer` names what differs; `BadName`; and what an access can meet.
-    pub fn open(self) -> Result<Set<T>, Error>
+    pub fn open(self) -> Pending<Set<T>>
     where
         T: Default,
     {
         let first_touch = self.first_touch.clone().unwrap_or_else(|| Arc::new(|_| T::default()));
-        self.open_as(first_touch, true)
+        self.open_as(first_touch, Missing::Create)
     }
 
     /// As [`open`](SetBuilder::open), for a type without a default value.
     ///
     /// # Errors
     /// As `open`, and `OutOfRange` if no [`first_touch`](SetBuilder::first_touch) was given.
-    pub fn open_without_default(self) -> Result<Set<T>, Error> {
+    pub fn open_without_default(self) -> Pending<Set<T>> {
         let Some(first_touch) = self.first_touch.clone() else {
             let rule = "a type without a default needs `.first_touch(..)`";
-            return Err(ConfigurationError::OutOfRange { setting: "first_touch", value: "none".into(), rule }.into());
+            let error = ConfigurationError::OutOfRange { setting: "first_touch", value: "none".into(), rule };
+            return Pending::ready(Err(error.into()));
         };
-        self.open_as(first_touch, true)
+        self.open_as(first_touch, Missing::Create)
     }
 
     /// Opens the set only if it exists.
     ///
     /// # Errors
     /// `Unknown` if it does not; else as [`open`](SetBuilder::open).
-    pub fn open_existing(self) -> Result<Set<T>, Error>
+    pub fn open_existing(self) -> Pending<Set<T>>
     where
         T: Default,
     {
         let first_touch = self.first_touch.clone().unwrap_or_else(|| Arc::new(|_| T::default()));
-        self.open_as(first_touch, false)
+        self.open_as(first_touch, Missing::Unknown)
     }
 
-    fn open_as(self, first_touch: Make<T>, create: bool) -> Result<Set<T>, Error> {
+    fn open_as(self, first_touch: Make<T>, missing: Missing) -> Pending<Set<T>> {
         let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
+        let create = missing == Missing::Create;
         let wanted = Wanted { name: self.name.clone(), codec, type_name, placed_by: self.placed_by, create };
-        let description = match &self.node.runtime().lender {
-            Some(lender) => lender.open(&wanted)?,
-            None => wanted.find_or_create(&self.node)?,
+        let node = self.node.clone();
+        let found = match node.runtime().lender {
+            None => wanted.find_or_create(&node),
+            Some(_) => wanted.ask_lender(&node),
         };
-        let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-        self.node.open_here(SetId(description.set), self.name, first_touch, limit)
+        let late = late(node.runtime(), bucket(&self.name));
+        let steps = async move {
+            let description = found.await?;
+            let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
+            let set = self.node.open_here(SetId(description.set), self.name, first_touch, limit)?;
+            if let Some(limit) = self.hold_limit {
+                self.node.runtime().set_hold_limit(SetId(description.set), limit);
+            }
+            Ok(set)
+        };
+        chain(steps, late)
+    }
+}
+
+/// Why there is no answer yet to whoever asks for that object of the system set.
+fn late(runtime: &Arc<Runtime>, names: u64) -> impl Fn(Duration) -> Error + Send + 'static {
+    let here = SetHere { runtime: Arc::clone(runtime), set: SetId::SYSTEM };
+    move |limit: Duration| {
+        let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        AccessError::TimedOut { limit_ms, waiting_for: here.waiting_for(names) }.into()
     }
 }
 
@@ -176,32 +221,59 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// The set of that name, if it is as wanted.
-    pub fn find_or_create(&self, node: &Node) -> Result<Description, Error> {
-        check_name(&self.name)?;
-        let system = node.system()?;
-        let found = system.get(bucket(&self.name)).wait()?.sets.iter().find(|d| d.name == self.name).cloned();
-        let description = match found {
-            Some(description) => description,
-            None if !self.create => return Err(SetError::Unknown { name: self.name.clone() }.into()),
-            None => self.create(&system)?,
+    /// As [`Self::find_or_create`], by the node to which this program is attached.
+    fn ask_lender(self, node: &Node) -> Pending<Description> {
+        let (late, node) = (late(node.runtime(), bucket(&self.name)), node.clone());
+        let ask = move || match &node.runtime().lender {
+            Some(lender) => lender.open(&self),
+            None => Err(MembershipError::Stopped.into()),
         };
-        self.compare(&description)?;
-        Ok(description)
+        promise("kddm-open", ask, late)
     }
 
-    fn create(&self, system: &Set<SystemObject>) -> Result<Description, Error> {
-        let mut names = system.grab(bucket(&self.name)).wait()?;
+    /// The set of that name, if it is as wanted.
+    pub fn find_or_create(self, node: &Node) -> Pending<Description> {
+        if let Err(error) = check_name(&self.name) {
+            return Pending::ready(Err(error));
+        }
+        let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());
+        let sealed = runtime.seal_soon();
+        // Where sets exist already, the question is on its way when this returns.
+        let is_sealed = runtime.membership.lock().state.is_sealed();
+        let asked = is_sealed.then(|| Ok::<_, Error>(node.system()?.get(names)));
+        let late = late(&runtime, names);
+        let steps = async move {
+            let asked = match asked {
+                Some(asked) => asked?,
+                None => {
+                    sealed.await?;
+                    node.system()?.get(names)
+                }
+            };
+            let found = asked.await?.sets.iter().find(|d| d.name == self.name).cloned();
+            let description = match found {
+                Some(description) => description,
+                None if !self.create => return Err(unknown(&self.name)),
+                None => self.make(&node).await?,
+            };
+            self.compare(&description)?;
+            Ok(description)
+        };
+        chain(steps, late)
+    }
+
+    async fn make(&self, node: &Node) -> Result<Description, Error> {
+        let system = node.system()?;
+        let mut names = system.grab(bucket(&self.name)).await?;
         if let Some(description) = names.sets.iter().find(|d| d.name == self.name) {
             return Ok(description.clone());
         }
         let placed_by = self.placed_by.unwrap_or_default();
-        let counter = system
-            .update(COUNTER, |object| {
-                object.counter = object.counter.max(SetId::FIRST_COUNTER - 1) + 1;
-                Ok(object.counter)
-            })
-            .wait()?;
+        let count = |object: &mut SystemObject| {
+            object.counter = object.counter.max(SetId::FIRST_COUNTER - 1) + 1;
+            Ok(object.counter)
+        };
+        let counter = system.update(COUNTER, count).await?;
         let description = Description {
             name: self.name.clone(),
             set: SetId::new(placed_by.policy(), counter).0,
@@ -216,9 +288,9 @@ impl Wanted {
             page.sets.push(listed);
             Ok(())
         };
-        system.update(page(counter), list).wait()?;
+        system.update(page(counter), list).await?;
         names.sets.push(description.clone());
-        names.put().wait()?;
+        names.put().await?;
         Ok(description)
     }
 
@@ -247,15 +319,29 @@ impl Wanted {
 
 impl Node {
     /// Destroys a set: every node refuses new operations at once, waits for holders up to `limit`,
-    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation.
+    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation. Goes on if
+    /// the answer is dropped.
     ///
     /// # Errors
     /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
-    pub fn destroy_set(&self, name: &str, limit: std::time::Duration) -> Result<(), Error> {
-        check_name(name)?;
-        if let Some(lender) = &self.runtime().lender {
-            return lender.destroy(name, limit);
+    pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
+        if let Err(error) = check_name(name) {
+            return Pending::ready(Err(error));
         }
+        let (node, named, me) = (self.clone(), name.to_string(), self.id());
+        let destroy = move || match &node.runtime().lender {
+            Some(lender) => lender.destroy(&named, limit),
+            None => node.destroy_set_now(&named, limit),
+        };
+        let named = name.to_string();
+        let late = move |limit| {
+            let reason = format!("it was still under way after {limit:?}");
+            SetError::DestroyUnconfirmed { name: named.clone(), node: me, reason }.into()
+        };
+        promise("kddm-destroy", destroy, late)
+    }
+
+    fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {

@@ -70,7 +70,7 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
         let mut config = settings.node_config(past.node_id);
         config.contacts = plan.contacts.clone();
         config.join_limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
-        match Node::join(config) {
+        match Node::join(config).wait() {
             Ok(node) => return Ok(node),
             Err(Error::Membership(MembershipError::NoContact { reason })) => {
                 if plan.may_found {
@@ -102,7 +102,7 @@ fn found(settings: &Settings, past: &Past) -> Result<Node, String> {
         ));
     }
     tracing::info!("this node begins a cluster of its own");
-    Node::join(settings.node_config(past.node_id)).map_err(|error| explain(settings, &[], &error))
+    Node::join(settings.node_config(past.node_id)).wait().map_err(|error| explain(settings, &[], &error))
 }
 
 /// Whether a member of this session answers there, as opposed to nobody, or one on its way up.

@@ -46,6 +46,7 @@ pub fn render(subject: &Subject) -> String {
         ("kddm_undecodable_total", "Objects whose bytes do not fit their type.", counted.undecodable),
         ("kddm_faults_total", "Broken invariants; the node fences itself at the first.", counted.faults),
         ("kddm_reconnects_total", "Connections that ended and were made again.", counted.reconnects),
+        ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
         ("kddm_notifier_panics_total", "Notifiers that panicked.", counted.notifier_panics),
         ("kddm_programs_detached_total", "Programs that were attached and are not any more.", counted.detached),
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn every_sample_has_its_family_and_a_number() {
         let node = kddm::Node::local_cluster(1).expect("a node").remove(0);
-        let set: kddm::Set<String> = node.set("counted").open().expect("a set");
+        let set: kddm::Set<String> = node.set("counted").open().wait().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
         let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
         let families: Vec<&str> =

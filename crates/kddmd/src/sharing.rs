@@ -44,8 +44,8 @@ pub fn serve(node: &Node) -> Result<Service, Error> {
     node.rpc().register_blocking_typed(SERVICE, |request, order: Order| {
         let node = request.node();
         match order {
-            Order::Start { limit_ms } => node.start_sharing(Duration::from_millis(limit_ms))?,
-            Order::Stop { limit_ms } => node.stop_sharing(Duration::from_millis(limit_ms))?,
+            Order::Start { limit_ms } => node.start_sharing(Duration::from_millis(limit_ms)).wait()?,
+            Order::Stop { limit_ms } => node.stop_sharing(Duration::from_millis(limit_ms)).wait()?,
             Order::Left => return Ok(node.left_to_hand_over()),
         }
         Ok(0)

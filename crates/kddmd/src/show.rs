@@ -94,6 +94,8 @@ pub fn holders(answer: &Json) -> String {
         ("HELD", "held"),
         ("WAITING HERE", "waiting_here"),
         ("WANTED ELSEWHERE", "wanted_elsewhere"),
+        ("IN THE WAY (ms)", "in_the_way_ms"),
+        ("BY", "held_by"),
     ];
     format!("{}{more}{}", table(&answer["objects"], &columns), programs(answer))
 }

@@ -17,7 +17,7 @@ fn cluster(name: &str, ids: &[u16]) -> Vec<(Node, Guard)> {
         if let Some((first, _)) = nodes.first() {
             config = config.contact(first.address().clone());
         }
-        let node = Node::join(config).expect("it joins");
+        let node = Node::join(config).wait().expect("it joins");
         let guard = bench::serve(&node).expect("it serves");
         nodes.push((node, guard));
     }
@@ -40,7 +40,7 @@ fn run(nodes: &[(Node, Guard)], at: usize, name: &str) -> Report {
 fn assert_gone(nodes: &[(Node, Guard)], name: &str) {
     for (node, _) in nodes {
         for set in SETS {
-            let found = node.set::<Raw>(&format!("{name}/{}", set.name)).open_existing();
+            let found = node.set::<Raw>(&format!("{name}/{}", set.name)).open_existing().wait();
             let is_gone = matches!(found, Err(kddm::Error::Set(SetError::Unknown { .. })));
             assert!(is_gone, "{} at node {}: {found:?}", set.name, node.id());
         }
@@ -169,12 +169,12 @@ fn a_benchmark_needs_somebody_else() {
     let nodes = cluster("alone", &[1]);
     let alone = bench::run(&nodes[0].0, &quick("alone"), &mut |_| {}).expect_err("there is nobody");
     assert!(matches!(alone, Error::TooFewNodes { others: 0, without: 0 }), "{alone}");
-    let silent = Node::join(Config::new().contact(nodes[0].0.address().clone())).expect("it joins");
+    let silent = Node::join(Config::new().contact(nodes[0].0.address().clone())).wait().expect("it joins");
     let alone = bench::run(&nodes[0].0, &quick("alone"), &mut |_| {}).expect_err("nobody else serves");
     assert!(matches!(alone, Error::TooFewNodes { others: 1, without: 1 }), "{alone}");
     // A third one serves: then the silent one is left in peace.
     let config = Config::new().contact(nodes[0].0.address().clone());
-    let third = Node::join(config).expect("it joins");
+    let third = Node::join(config).wait().expect("it joins");
     let _guard = bench::serve(&third).expect("it serves");
     let report = bench::run(&nodes[0].0, &quick("alone"), &mut |_| {}).expect("two serve");
     assert_eq!((report.nodes, report.not_asked.clone()), (3, vec![silent.id()]));

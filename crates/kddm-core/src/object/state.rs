@@ -134,6 +134,22 @@ impl Side {
             && self.requester.counter == 0
     }
 
+    /// Whatever is empty on both sides gets the memory that `other` has for it.
+    pub fn borrow_memory(&mut self, other: &mut Side) {
+        if self.queue.is_empty() && other.queue.is_empty() {
+            self.queue = core::mem::take(&mut other.queue);
+        }
+        if self.sharers.is_empty() && other.sharers.is_empty() {
+            self.sharers = core::mem::take(&mut other.sharers);
+        }
+        if self.owed.is_empty() && other.owed.is_empty() {
+            self.owed = core::mem::take(&mut other.owed);
+        }
+        if self.early.is_empty() && other.early.is_empty() {
+            self.early = core::mem::take(&mut other.early);
+        }
+    }
+
     pub fn is_trivial(&self) -> bool {
         self.is_at_rest() && self.sharers.is_empty() && self.seen.is_none()
     }
@@ -201,6 +217,10 @@ impl Packed {
         self.role != Role::None
     }
 
+    pub fn is_owner(&self) -> bool {
+        self.role == Role::Owner
+    }
+
     pub fn is_ghost(&self) -> bool {
         self.role == Role::Ghost
     }
@@ -226,7 +246,7 @@ pub(crate) struct Turn<'a> {
     pub seen: Seen,
     pub access: Access,
     pub has_value: bool,
-    pub side: Side,
+    pub side: &'a mut Side,
     /// The directory entry, where this node is the home.
     pub entry: Option<Entry>,
     /// Requests that wait at the home for an owner.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement};
 use kddm_core::io::{Input, Output, Outputs};
-use kddm_core::shard::{Place, Shard};
+use kddm_core::shard::{Place, Room, Shard};
 use kddm_core::view::{Member, NodeState, View};
 
 use words::Words;
@@ -137,7 +137,9 @@ impl Node {
         let mut outputs = Outputs::new();
         let (home, view_home) = self.homes;
         let place = Place { me: self.me, incarnation: Incarnation(0), home, view_home, view: &self.view };
-        self.shard.handle(&place, &mut self.counter, OBJECT, input, &mut outputs).map_err(|_| "memory was refused")?;
+        self.shard
+            .handle(&place, &mut self.counter, &mut Room::default(), OBJECT, input, &mut outputs)
+            .map_err(|_| "memory was refused")?;
         Ok(outputs.drain().collect())
     }
 }

@@ -15,10 +15,10 @@ const OBJECTS: u64 = 1_000_000;
 const WINDOW: usize = 1024;
 
 pub fn run() -> Result<Vec<Row>, Failure> {
-    let node = Node::join(Config::new())?;
+    let node = Node::join(Config::new()).wait()?;
     let mut reader = Peer::start(&node, None)?;
     let mut third = Peer::start(&node, None)?;
-    let set: Set<Fields> = node.set("bench/fields").open()?;
+    let set: Set<Fields> = node.set("bench/fields").open().wait()?;
     let start = Instant::now();
     let ids: Vec<u64> = (0..OBJECTS).collect();
     for window in ids.chunks(WINDOW) {

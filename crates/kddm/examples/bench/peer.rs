@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::Instant;
 
 use kddm::{Config, Node, Raw, Set};
 
@@ -15,10 +15,11 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     if let Some(processor) = arguments.get(2).and_then(|text| text.parse().ok()) {
         crate::pin(processor);
     }
-    let node = Node::join(Config::new().contact(contact))?;
+    let node = Node::join(Config::new().contact(contact)).wait()?;
     let echo = TcpListener::bind("127.0.0.1:0")?;
     answer(&format!("{} {}", node.id(), echo.local_addr()?))?;
     std::thread::spawn(move || serve_echo(&echo));
+    let mut turns: Option<Set<u64>> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -26,14 +27,21 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
         match words.first().copied() {
             Some("own") => own(&node, words[1], number(2), number(3), number(4) as usize)?,
             Some("copy") => copy(&node, words[1], number(2), number(3))?,
-            Some("count") => count(&node, words[1], number(2))?,
+            Some("turn") => {
+                let set = match &turns {
+                    Some(set) => set,
+                    None => turns.insert(node.set(words[1]).open().wait()?),
+                };
+                answer(&take_turn(set)?.to_string())?;
+                continue;
+            }
             Some("fetch") => {
                 let bytes = fetch(&node, number(1))?;
                 answer(&bytes.to_string())?;
                 continue;
             }
             Some("metadata") => {
-                let set: Set<Fields> = node.set("bench/fields").open()?;
+                let set: Set<Fields> = node.set("bench/fields").open().wait()?;
                 answer(&set.metadata_bytes().to_string())?;
                 continue;
             }
@@ -51,7 +59,7 @@ fn answer(text: &str) -> Result<(), Failure> {
 
 /// Becomes owner of objects of that size.
 fn own(node: &Node, set: &str, from: u64, count: u64, size: usize) -> Result<(), Failure> {
-    let set: Set<Raw> = node.set(set).open()?;
+    let set: Set<Raw> = node.set(set).open().wait()?;
     for object in from..from + count {
         let mut guard = set.grab(object).wait()?;
         guard.0.resize(size, 7);
@@ -61,29 +69,26 @@ fn own(node: &Node, set: &str, from: u64, count: u64, size: usize) -> Result<(),
 }
 
 fn copy(node: &Node, set: &str, from: u64, count: u64) -> Result<(), Failure> {
-    let set: Set<Raw> = node.set(set).open()?;
+    let set: Set<Raw> = node.set(set).open().wait()?;
     for object in from..from + count {
         drop(set.get(object).wait()?);
     }
     Ok(())
 }
 
-/// Adds one to object 0 that often.
-fn count(node: &Node, set: &str, times: u64) -> Result<(), Failure> {
-    let set: Set<u64> = node.set(set).open()?;
-    for _ in 0..times {
-        set.update(0, |count| {
-            *count += 1;
-            Ok(())
-        })
-        .wait_for(Duration::from_secs(30))?;
-    }
-    Ok(())
+/// Takes object 0 from whoever wrote it last, and adds one. The nanoseconds until it could.
+pub fn take_turn(set: &Set<u64>) -> Result<f64, Failure> {
+    let start = Instant::now();
+    let mut count = set.grab(0).wait()?;
+    let elapsed_ns = start.elapsed().as_nanos() as f64;
+    *count += 1;
+    count.put().wait()?;
+    Ok(elapsed_ns)
 }
 
 /// Reads all objects of the memory measurement and returns what the copies cost.
 fn fetch(node: &Node, count: u64) -> Result<usize, Failure> {
-    let set: Set<Fields> = node.set("bench/fields").open()?;
+    let set: Set<Fields> = node.set("bench/fields").open().wait()?;
     let before = set.metadata_bytes();
     let ids: Vec<u64> = (0..count).collect();
     for window in ids.chunks(1024) {

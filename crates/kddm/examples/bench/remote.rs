@@ -8,6 +8,7 @@ use std::time::Instant;
 use kddm::{Config, Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
+use crate::peer::take_turn;
 use crate::report::{Row, Samples, row};
 
 /// Another process with a node of the same cluster.
@@ -66,6 +67,10 @@ impl Peer {
 
 const BATCH: u64 = 100;
 
+/// Turns of each of two writers, after those that only make them ready.
+const TURNS: u64 = 4_000;
+const WARM_UP_TURNS: u64 = 200;
+
 struct Bench {
     peer: Peer,
     other: Peer,
@@ -77,14 +82,14 @@ struct Bench {
 
 pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
     crate::pin(0);
-    let node = Node::join(Config::new())?;
+    let node = Node::join(Config::new()).wait()?;
     let peer = Peer::start(&node, Some(peer_processor))?;
     let other = Peer::start(&node, Some(peer_processor))?;
     let echo = TcpStream::connect(&peer.echo)?;
     echo.set_nodelay(true)?;
     let name = "bench/remote";
     // The peer is the home of all objects, so the first hint is right.
-    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open()?;
+    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open().wait()?;
     let mut bench = Bench { peer, other, echo, set, name, next: 1 };
     let mut rows = Vec::new();
     for (figure, size, rounds) in [("get_miss_64", 64, 60), ("get_miss_4096", 4096, 40), ("get_miss_1m", 1 << 20, 2)] {
@@ -92,7 +97,7 @@ pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
     }
     rows.push(bench.misses(&format!("grab_remote@{pinning}"), 64, 60, Miss::Grab)?);
     rows.push(bench.misses(&format!("grab_remote_2@{pinning}"), 64, 40, Miss::GrabWithTwoSharers)?);
-    rows.extend(bench.ping_pong(&node, &format!("ping_pong@{pinning}"))?);
+    rows.push(bench.ping_pong(&node, &format!("ping_pong@{pinning}"))?);
     Ok(rows)
 }
 
@@ -144,37 +149,25 @@ impl Bench {
         Ok(row(name, "us", 1e3, work, floor))
     }
 
-    /// One object written by two nodes as fast as they can: time per move of ownership. Nothing, where
-    /// one of them was done each time before the other began.
-    fn ping_pong(&mut self, node: &Node, name: &str) -> Result<Option<Row>, Failure> {
+    /// One object written by two nodes in turn: the time until the one whose turn it is may write.
+    fn ping_pong(&mut self, node: &Node, name: &str) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
-        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open()?;
-        drop(counter.get(0).wait()?);
-        for _ in 0..20 {
-            let turns = 200u64;
-            let input = self.peer.input.as_mut().ok_or("the peer is gone")?;
-            writeln!(input, "count bench/counter {turns}")?;
-            let moves = node.statistics().moves();
-            let start = Instant::now();
-            for _ in 0..turns {
-                counter
-                    .update(0, |count| {
-                        *count += 1;
-                        Ok(())
-                    })
-                    .wait()?;
-            }
-            let elapsed = start.elapsed().as_nanos() as f64;
-            let moved = 2 * (node.statistics().moves() - moves);
-            self.peer.line()?;
-            if moved > 0 {
-                work.push(elapsed / moved as f64);
-            }
-            for _ in 0..100 {
-                floor.push(self.ping(64, &mut reply)?);
+        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open().wait()?;
+        for round in 0..TURNS + WARM_UP_TURNS {
+            let mine_ns = take_turn(&counter)?;
+            let floor_ns = self.ping(64, &mut reply)?;
+            let theirs_ns = self.peer.number("turn bench/counter")?;
+            if round >= WARM_UP_TURNS {
+                work.push(mine_ns);
+                work.push(theirs_ns);
+                floor.push(floor_ns);
             }
         }
-        Ok((!work.is_empty()).then(|| row(name, "us", 1e3, work, floor)))
+        let count = *counter.get(0).wait()?;
+        if count != 2 * (TURNS + WARM_UP_TURNS) {
+            return Err(format!("{count} is not what both have counted").into());
+        }
+        Ok(row(name, "us", 1e3, work, floor))
     }
 }

@@ -22,10 +22,6 @@ impl Samples {
         self.0.push(nanoseconds);
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn quantile(&mut self, quantile: f64) -> f64 {
         self.0.sort_by(f64::total_cmp);
         let at = ((self.0.len().saturating_sub(1)) as f64 * quantile) as usize;

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
-use crate::value::{DecodeError, Value};
+use crate::value::{DecodeError, EncodeError, Value};
 
 const BYTES: usize = 1;
 
@@ -88,6 +88,13 @@ pub(super) unsafe fn drop_value<T: Value>(value: *mut ()) {
 pub(super) fn decode<T: Value>(bytes: &[u8]) -> Result<T, DecodeError> {
     catch_unwind(AssertUnwindSafe(|| T::decode(bytes)))
         .unwrap_or_else(|_| Err(DecodeError::new(format!("decoding a {} panicked", T::type_name()))))
+}
+
+/// Encodes; a panic of the type's own code is an error of the value, not of the node. `bytes` may end
+/// with part of the value then.
+pub(super) fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), EncodeError> {
+    catch_unwind(AssertUnwindSafe(|| value.encode(bytes)))
+        .unwrap_or_else(|_| Err(EncodeError::new(format!("encoding a {} panicked", T::type_name()))))
 }
 
 /// No value.

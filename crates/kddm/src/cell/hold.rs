@@ -17,56 +17,16 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::arena::{Cell, is_in_cell, place_of, store_value};
 use super::changed::Changed;
 use super::content;
-use super::slots::{Slot, Use, free_slot};
+use super::head::Head;
+use super::notes::Notes;
+use super::slots::{Slot, Use, free_note};
 use super::store::Ended;
 use crate::value::Value;
-
-/// In the place of an [`Ended`]: what is put must be told to the node that lends the objects.
-const BORROWED: u8 = 5;
-
-/// What holds must know of their table. It lives as long as the cells.
-#[derive(Debug)]
-pub(super) struct Head {
-    /// Tells holds of one table from those of another.
-    pub number: u64,
-    /// Zero, or an [`Ended`].
-    pub ended: AtomicU8,
-    /// The largest value that may be published, in encoded bytes.
-    pub limit_bytes: AtomicUsize,
-    /// Changes that were given up with their hold.
-    pub discarded: AtomicU64,
-}
-
-impl Head {
-    /// What is put here must be told to the node that lends the objects, unless the table has ended.
-    pub fn set_borrowed(&self) {
-        let _ended_already = self.ended.compare_exchange(0, BORROWED, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    /// Why nothing that is published can reach anybody, if that is so.
-    #[inline(always)]
-    pub fn ended(&self) -> Option<Ended> {
-        match self.ended.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Ended::Destroyed),
-            2 => Some(Ended::Stopped),
-            4 => Some(Ended::Detached),
-            BORROWED => None,
-            _ => Some(Ended::Fenced),
-        }
-    }
-
-    /// Whether a put is no more than a publish here.
-    #[inline(always)]
-    pub fn is_plain(&self) -> bool {
-        self.ended.load(Ordering::Acquire) == 0
-    }
-}
 
 /// A hold of an object whose type is not known here: what the driver takes for a thread that waits.
 /// That thread makes it a [`ReadHold`] or a [`WriteHold`] by its table.
@@ -80,7 +40,7 @@ pub struct Hold {
     mark: Mark,
 }
 
-/// Where a hold is marked, if there was room; of counted and write holds only a note for this thread.
+/// Where a hold is marked; of counted and write holds only a note for whoever holds.
 /// Low bits: the [`Use`], and whether the write hold has changed the value.
 #[derive(Clone, Copy)]
 struct Mark(*const Slot);
@@ -132,19 +92,19 @@ impl Hold {
 
     /// A hold that is in the word already; leaves a note where there is room.
     #[inline(always)]
-    pub(super) fn in_word(cell: NonNull<Cell>, by: Use, head: NonNull<Head>, note: Note) -> Hold {
-        let slot = if note == Note::Yes { free_slot() } else { None };
+    pub(super) fn in_word(cell: NonNull<Cell>, by: Use, head: NonNull<Head>, note: Note<'_>) -> Hold {
+        let slot = note.place();
         if let Some(slot) = slot {
             slot.enter(cell.as_ptr().addr(), by);
         }
         Hold { cell, head, mark: Mark::new(slot, by) }
     }
 
-    /// The thread that uses a hold taken by the driver is this one.
-    pub(super) fn note_here(&mut self) {
+    /// Who uses a hold that the driver has taken.
+    pub(super) fn note(&mut self, note: Note<'_>) {
         let by = if self.is_write() { Use::Write } else { Use::Counted };
         if self.mark.slot().is_none()
-            && let Some(slot) = free_slot()
+            && let Some(slot) = note.place()
         {
             slot.enter(self.cell.as_ptr().addr(), by);
             self.mark = Mark::new(Some(slot), by);
@@ -255,11 +215,26 @@ impl fmt::Debug for Hold {
     }
 }
 
-/// Whether a hold leaves a note for the thread that takes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Note {
-    Yes,
-    No,
+/// For whom a hold leaves a note.
+#[derive(Clone, Copy)]
+pub(super) enum Note<'a> {
+    /// For the thread that takes it.
+    Thread,
+    /// For a holder that may be at work in several threads.
+    Holder(&'a Notes),
+    /// For nobody: it is not known yet who will use it.
+    Nobody,
+}
+
+impl Note<'_> {
+    #[inline(always)]
+    fn place(self) -> Option<&'static Slot> {
+        match self {
+            Note::Thread => free_note(),
+            Note::Holder(notes) => notes.free_slot(),
+            Note::Nobody => None,
+        }
+    }
 }
 
 /// Keeps writers out. Ends by [`release`](ReadHold::release); if it is dropped instead, it ends too,
@@ -302,6 +277,11 @@ impl<T: Value> ReadHold<T> {
     /// How many puts the value has seen.
     pub fn version(&self) -> u64 {
         self.hold.cell().version.load(Ordering::Relaxed)
+    }
+
+    /// Why the value may be of no use any more, if that is so.
+    pub fn ended(&self) -> Option<Ended> {
+        self.hold.head().ended()
     }
 
     /// The value for as long as one likes.

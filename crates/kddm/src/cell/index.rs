@@ -10,9 +10,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use super::CellNumber;
+use crate::pages::give_back_pages;
 
 /// Places of the first segment: 2^5. A set with a handful of objects costs 128 bytes.
 const FIRST_BITS: u32 = 5;
@@ -27,13 +28,16 @@ const FULL_DENOMINATOR: usize = 4;
 const ATTEMPTS_PER_YIELD: u32 = 16;
 
 /// See the module. Segments that were outgrown stay until the index is dropped, because somebody may
-/// be looking into them; they double, so all of them together are smaller than the current one.
+/// be looking into them. Their pages go back to the system: a look into one finds nothing, and is made
+/// again because a change was under way.
 pub(super) struct Index {
     segments: [OnceLock<Box<[AtomicU32]>>; SEGMENTS],
     current: AtomicU32,
     /// Odd while entries move.
     changes: AtomicU64,
     seed: u64,
+    /// What is left of segments that were outgrown.
+    outgrown_bytes: AtomicUsize,
 }
 
 impl Index {
@@ -45,6 +49,7 @@ impl Index {
             // Ids come from applications: a seed of its own for each table, so that no choice of ids
             // is bad everywhere.
             seed: RandomState::new().hash_one(0u8),
+            outgrown_bytes: AtomicUsize::new(0),
         };
         index.segment(0);
         index
@@ -152,6 +157,7 @@ impl Index {
         // Whoever looks into the old segment still may miss what is added from now on.
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.current.store(at, Ordering::Release);
+        self.outgrown_bytes.fetch_add(give_back_pages(places), Ordering::Relaxed);
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -195,6 +201,6 @@ impl Index {
 
     /// All memory of the index.
     pub fn memory_bytes(&self) -> usize {
-        self.segments.iter().filter_map(OnceLock::get).map(|places| places.len() * size_of::<AtomicU32>()).sum()
+        size_of_val(self.current().0) + self.outgrown_bytes.load(Ordering::Relaxed)
     }
 }

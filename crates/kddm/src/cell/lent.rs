@@ -68,11 +68,12 @@ impl<T: Value> Table<T> {
         }
         if is_in_cell::<T>() && cell.word.load().has(READY) {
             // SAFETY: the caller's promise.
-            return unsafe { load_value::<T>(pointer) }.encode(bytes).map(|()| true);
+            let value = unsafe { load_value::<T>(pointer) };
+            return content::encode(&value, bytes).map(|()| true);
         }
         // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
         match unsafe { value.cast::<T>().as_ref() } {
-            Some(value) => value.encode(bytes).map(|()| true),
+            Some(value) => content::encode(value, bytes).map(|()| true),
             None => Ok(false),
         }
     }

@@ -11,14 +11,17 @@
 //! - A value changes only under the write hold, or by the driver while the granted access is none
 //!   and no revocation is pending: then nobody holds the object, and nobody can begin to.
 
+mod adopt;
 mod arena;
 mod changed;
 mod content;
 mod handle;
+mod head;
 mod hold;
 mod index;
 mod lease;
 mod lent;
+mod notes;
 mod shared;
 mod slots;
 mod store;
@@ -37,8 +40,9 @@ mod tests;
 pub use handle::Handle;
 pub use hold::{Hold, ReadHold, WriteHold};
 pub use lease::Lease;
+pub(crate) use notes::Notes;
 pub use shared::SharedBytes;
-pub use store::{Ended, InstallError, RevokeResult, Store};
+pub use store::{Ended, HeldBy, InstallError, RevokeResult, Store};
 pub use table::Table;
 pub use told::{Release, Teller, Told};
 pub use word::Slow;

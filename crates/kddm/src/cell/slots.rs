@@ -2,8 +2,8 @@
 //! writes no line that another reader writes or reads. A revoker pays instead: it looks through all
 //! blocks of the process.
 //!
-//! Counted and write holds leave a mark too, where there is room. Those are not looked for by a
-//! revoker (the access word has them); they tell a thread what it holds itself.
+//! Counted and write holds leave a mark too; where there is no room, see [`super::notes`]. Those are
+//! not looked for by a revoker (the access word has them); they tell a thread what it holds itself.
 
 use super::sync::{AtomicUsize, Ordering};
 
@@ -55,13 +55,20 @@ impl Slot {
     }
 
     #[inline(always)]
-    fn is_free(&self) -> bool {
+    pub fn is_free(&self) -> bool {
         self.0.load(Ordering::Acquire) == 0
     }
 
     /// Whether it holds that cell for reading, and only it knows.
     pub fn reads(&self, address: usize) -> bool {
         self.0.load(Ordering::Acquire) == address | Use::Read as usize
+    }
+
+    /// How it holds that cell, if it does.
+    pub fn use_of(&self, address: usize) -> Option<Use> {
+        let (at, by) = self.content();
+        let uses = [Use::Read, Use::Counted, Use::Write].into_iter();
+        uses.filter(|_| at == address).find(|known| *known as usize == by)
     }
 
     /// What it says: address and use bits.
@@ -75,10 +82,13 @@ impl Slot {
 mod registry {
     use std::cell::Cell;
     use std::ptr::{NonNull, null_mut};
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+    use std::sync::{Arc, OnceLock};
+
+    use parking_lot::Mutex;
 
     use super::super::changed::Scratch;
+    use super::super::notes::{self, Notes};
     use super::{SLOTS_PER_THREAD, Slot, Use};
 
     /// The slots of one thread. Never freed: a guard may outlive the thread that made it.
@@ -89,6 +99,8 @@ mod registry {
         /// A buffer that this thread used last. Only the owning thread takes it or puts one here, so
         /// that no exchange is needed; the next owner comes after it by `owned`.
         spare: AtomicPtr<Scratch>,
+        /// Which thread: for whoever asks who is in the way.
+        owner: Mutex<Arc<str>>,
         next: OnceLock<&'static Block>,
     }
 
@@ -97,6 +109,17 @@ mod registry {
     thread_local! {
         static MINE: Cell<Option<&'static Block>> = const { Cell::new(None) };
         static AT_EXIT: AtExit = const { AtExit };
+        /// Notes of holds for which the block has no room.
+        static MORE: Notes = Notes::of(this_thread());
+    }
+
+    /// By the number that the system's tools show, and the name if it has one.
+    fn this_thread() -> Arc<str> {
+        let id = rustix::thread::gettid().as_raw_nonzero();
+        match std::thread::current().name() {
+            Some(name) => format!("thread {id} ({name})").into(),
+            None => format!("thread {id}").into(),
+        }
     }
 
     struct AtExit;
@@ -119,6 +142,7 @@ mod registry {
         // A thread that is ending gets none: nobody would give it back.
         AT_EXIT.try_with(|_| ()).ok()?;
         let block = blocks().find(|block| block.claim()).unwrap_or_else(append);
+        *block.owner.lock() = this_thread();
         MINE.set(Some(block));
         Some(block)
     }
@@ -128,6 +152,7 @@ mod registry {
             slots: std::array::from_fn(|_| Slot::free()),
             owned: AtomicBool::new(true),
             spare: AtomicPtr::new(null_mut()),
+            owner: Mutex::new("".into()),
             next: OnceLock::new(),
         }));
         let mut end = &FIRST;
@@ -191,18 +216,39 @@ mod registry {
         blocks().any(|block| block.slots.iter().any(|slot| slot.reads(address)))
     }
 
+    /// A place for a note of this thread. A reader that needs more than a note takes [`free_slot`].
+    #[inline(always)]
+    pub fn free_note() -> Option<&'static Slot> {
+        match free_slot() {
+            Some(slot) => Some(slot),
+            None => one_more(),
+        }
+    }
+
+    #[cold]
+    fn one_more() -> Option<&'static Slot> {
+        MORE.try_with(Notes::free_slot).ok()?
+    }
+
     /// How this thread holds that cell: the strongest use.
     pub fn own_use(address: usize) -> Option<Use> {
-        let mut found = None;
-        for slot in MINE.get().iter().flat_map(|block| &block.slots) {
-            let (at, by) = slot.content();
-            if at == address && by == Use::Write as usize {
-                return Some(Use::Write);
-            }
-            if at == address && by != Use::Leaving as usize {
-                found = Some(Use::Read);
+        let of_block = |block: &'static Block| block.slots.iter().filter_map(|slot| slot.use_of(address));
+        let in_block = MINE.get().and_then(|block| of_block(block).max_by_key(|by| *by == Use::Write));
+        if in_block == Some(Use::Write) {
+            return in_block;
+        }
+        MORE.try_with(|notes| notes.use_of(address)).ok().flatten().or(in_block)
+    }
+
+    /// Who holds that cell, as far as there are notes: by which thread or holder it was taken.
+    pub fn holders(address: usize) -> Vec<(Arc<str>, Use)> {
+        let mut found = Vec::new();
+        for block in blocks() {
+            for by in block.slots.iter().filter_map(|slot| slot.use_of(address)) {
+                found.push((Arc::clone(&block.owner.lock()), by));
             }
         }
+        notes::holders(address, &mut found);
         found
     }
 
@@ -216,9 +262,18 @@ mod registry {
 #[cfg(loom)]
 mod registry {
     use std::ptr::NonNull;
+    use std::sync::Arc;
 
     use super::super::changed::Scratch;
     use super::{Slot, Use};
+
+    pub fn free_note() -> Option<&'static Slot> {
+        None
+    }
+
+    pub fn holders(_address: usize) -> Vec<(Arc<str>, Use)> {
+        Vec::new()
+    }
 
     pub fn take_spare() -> Option<NonNull<Scratch>> {
         None
@@ -245,4 +300,4 @@ mod registry {
     }
 }
 
-pub(super) use registry::{any_mentions, any_reads, free_slot, keep_spare, own_use, take_spare};
+pub(super) use registry::{any_mentions, any_reads, free_note, free_slot, holders, keep_spare, own_use, take_spare};

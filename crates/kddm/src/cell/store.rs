@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use kddm_core::io::Access;
 
@@ -11,7 +12,7 @@ use super::arena::{Cell, is_in_cell};
 use super::content;
 use super::hold::{Hold, Note};
 use super::shared::SharedBytes;
-use super::slots::Use;
+use super::slots::{Use, holders};
 use super::sync::Ordering;
 use super::table::{Table, swept};
 use super::word::{BIASED, Forced, LIVE, READY, REVOKE, Refusal, Taken, WAITERS, WRITE, WRITER};
@@ -55,6 +56,15 @@ pub enum InstallError {
     Held,
 }
 
+/// Who holds an object, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBy {
+    /// The thread, or the holder, that took the hold.
+    pub who: Arc<str>,
+    /// Whether it is the write hold.
+    pub is_write: bool,
+}
+
 /// What the driver does with the objects of a set, whatever their type.
 ///
 /// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
@@ -71,7 +81,12 @@ pub trait Store: Any + Send + Sync {
     fn find_or_insert(&self, id: u64) -> CellNumber;
 
     /// All objects that have a cell. Looks at every cell.
-    fn cells(&self) -> Vec<(u64, CellNumber)>;
+    fn cells(&self) -> Vec<(u64, CellNumber)> {
+        self.cells_from(0, u32::MAX).0
+    }
+
+    /// The objects in the `most` cells from that number on, and where the rest begins, if there is one.
+    fn cells_from(&self, first: CellNumber, most: u32) -> (Vec<(u64, CellNumber)>, Option<CellNumber>);
 
     /// The granted access, as lowered by a pending revocation.
     fn access(&self, cell: CellNumber) -> Access;
@@ -84,6 +99,10 @@ pub trait Store: Any + Send + Sync {
 
     /// Whether somebody holds the object.
     fn is_held(&self, cell: CellNumber) -> bool;
+
+    /// Who holds the object, as far as it has been noted: nobody for a hold that the driver has taken
+    /// and that nobody has made his own yet.
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy>;
 
     /// Local threads may use the object up to `access`. It only raises.
     fn grant(&self, cell: CellNumber, access: Access);
@@ -199,8 +218,11 @@ impl<T: Value> Store for Table<T> {
         number
     }
 
-    fn cells(&self) -> Vec<(u64, CellNumber)> {
-        self.live_cells().map(|(id, number, _)| (id, number)).collect()
+    fn cells_from(&self, first: CellNumber, most: u32) -> (Vec<(u64, CellNumber)>, Option<CellNumber>) {
+        let count = self.arena.count();
+        let end = first.saturating_add(most).min(count);
+        let live = self.live_cells(first..end).map(|(id, number, _)| (id, number)).collect();
+        (live, (end < count).then_some(end))
     }
 
     fn access(&self, cell: CellNumber) -> Access {
@@ -220,6 +242,11 @@ impl<T: Value> Store for Table<T> {
             let seen = cell.word.load();
             seen.has(WRITER) || seen.has_counted_readers() || (seen.has(BIASED) && swept(cell))
         })
+    }
+
+    fn holders(&self, cell: CellNumber) -> Vec<HeldBy> {
+        let found = self.live(cell).map(|cell| holders(cell.address())).unwrap_or_default();
+        found.into_iter().map(|(who, by)| HeldBy { who, is_write: by == Use::Write }).collect()
     }
 
     fn grant(&self, cell: CellNumber, access: Access) {
@@ -260,7 +287,7 @@ impl<T: Value> Store for Table<T> {
         if !has_value(cell) || !cell.word.take_reader() {
             return None;
         }
-        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No);
+        let hold = Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody);
         self.decode_at_first_use(cell);
         Some(hold)
     }
@@ -272,7 +299,7 @@ impl<T: Value> Store for Table<T> {
             // Withdrawn: the driver is who must be told.
             Err(Refusal::Slow(_) | Refusal::Withdrawn) => None,
             Ok(()) => {
-                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::No);
+                let hold = Hold::in_word(pointer, Use::Write, self.head_pointer(), Note::Nobody);
                 self.decode_at_first_use(cell);
                 Some(hold)
             }
@@ -405,7 +432,7 @@ impl<T: Value> Table<T> {
         if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
             return None;
         }
-        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::No)))
+        Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody)))
     }
 
     /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks

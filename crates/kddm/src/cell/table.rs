@@ -1,6 +1,7 @@
 //! The table of one set: the fast path.
 
 use std::any::Any;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
@@ -10,13 +11,15 @@ use parking_lot::Mutex;
 use super::CellNumber;
 use super::arena::{Arena, Cell, is_in_cell, load_value};
 use super::content;
-use super::hold::{Head, Hold, Note, ReadHold, WriteHold};
+use super::head::Head;
+use super::hold::{Hold, Note, ReadHold, WriteHold};
 use super::index::Index;
+use super::notes::Notes;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
-use super::store::{Ended, RevokeResult, Store};
+use super::store::{Ended, Store};
 use super::sync::{Ordering, heavy_barrier, prepare};
 use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
-use crate::value::{DecodeError, Raw, Value};
+use crate::value::{DecodeError, Value};
 
 /// All objects of one set of which this node knows something that local threads may need.
 ///
@@ -190,8 +193,9 @@ impl<T: Value> Table<T> {
         if let Err(slow) = cell.word.count_reader(|| is(cell, id), cell.word.load()) {
             return Err(refused(cell, Refusal::Slow(slow)));
         }
-        read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Yes), id)
+        read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Thread), id)
     }
+
     /// Takes the write hold, if write access is here and nobody is in the way. An object without a
     /// value is held too: the first touch.
     ///
@@ -217,12 +221,47 @@ impl<T: Value> Table<T> {
     /// `pointer` is from this table's arena.
     #[inline(always)]
     pub(super) unsafe fn write_at(&self, pointer: NonNull<Cell>, id: u64) -> Result<WriteHold<T>, Slow> {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_noted(pointer, id, Note::Thread) }
+    }
+
+    /// As [`Self::try_read`], with a note for a holder.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn try_read_by(&self, id: u64, holder: &Notes) -> Result<ReadHold<T>, Slow> {
+        let pointer = self.find_pointer(id).ok_or(Slow::NoAccess)?;
+        // SAFETY: found in this table, whose cells live as long as it.
+        let cell = unsafe { pointer.as_ref() };
+        // Counted, because a slot is its thread's, and this hold may end in another one.
+        if let Err(slow) = cell.word.count_reader(|| is(cell, id), cell.word.load()) {
+            return Err(refused(cell, Refusal::Slow(slow)));
+        }
+        read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Holder(holder)), id)
+    }
+
+    /// As [`Self::try_write`], with a note for a holder.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn try_write_by(&self, id: u64, holder: &Notes) -> Result<WriteHold<T>, Slow> {
+        let pointer = self.find_pointer(id).ok_or(Slow::NoAccess)?;
+        // SAFETY: found in this table.
+        unsafe { self.write_noted(pointer, id, Note::Holder(holder)) }
+    }
+
+    /// As [`Self::try_write`].
+    ///
+    /// # Safety
+    /// `pointer` is from this table's arena.
+    #[inline(always)]
+    unsafe fn write_noted(&self, pointer: NonNull<Cell>, id: u64, note: Note<'_>) -> Result<WriteHold<T>, Slow> {
         // SAFETY: the caller's promise; cells live as long as the table.
         let cell = unsafe { pointer.as_ref() };
         if let Err(refusal) = cell.word.take_writer(Forced::No, || is(cell, id), || swept(cell)) {
             return Err(refused(cell, refusal));
         }
-        let hold = Hold::in_word(pointer, Use::Write, self.head, Note::Yes);
+        let hold = Hold::in_word(pointer, Use::Write, self.head, note);
         if content::is_bytes(cell.value.load(Ordering::Acquire)) {
             return Err(if hold.release() { Slow::Interrupted(id) } else { Slow::Undecoded });
         }
@@ -289,32 +328,60 @@ impl<T: Value> Table<T> {
         cell.is_some_and(|cell| cell.word.load().allows_read() && is(cell, id))
     }
 
-    /// "read" or "write" if a hold of the object was taken by this thread and has not ended. Holds
-    /// beyond the first 16 of a thread are not known; one that was passed on to another thread is.
-    pub fn held_by_this_thread(&self, id: u64) -> Option<&'static str> {
-        let cell = self.arena.cell(self.find_cell(id)?)?;
-        Some(if own_use(cell.address())? == Use::Write { "write" } else { "read" })
+    /// Whether [`Self::try_write`] would succeed now, but for readers in slots.
+    pub fn may_write(&self, id: u64) -> bool {
+        let cell = self.find_cell(id).and_then(|cell| self.arena.cell(cell));
+        cell.is_some_and(|cell| cell.word.load().allows_write() && is(cell, id))
     }
 
-    /// Makes a hold that the driver took a hold to read by.
+    /// "read" or "write" if a hold of the object was taken by this thread and has not ended, even if it
+    /// was passed on to another thread; with a holder, if it was taken by that.
+    pub(crate) fn held_by(&self, id: u64, holder: Option<&Notes>) -> Option<&'static str> {
+        let address = self.arena.cell(self.find_cell(id)?)?.address();
+        let by = holder.map_or_else(|| own_use(address), |notes| notes.use_of(address))?;
+        Some(if by == Use::Write { "write" } else { "read" })
+    }
+
+    /// As [`Self::held_by`], of this thread.
+    pub fn held_by_this_thread(&self, id: u64) -> Option<&'static str> {
+        self.held_by(id, None)
+    }
+
+    /// Makes a hold that the driver took a hold to read by this thread.
     ///
     /// # Errors
     /// The value's bytes do not decode, or the hold is not a read hold of this table. It has ended
     /// then: **tell the driver**.
     pub fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, DecodeError> {
-        let hold = self.adopted(hold, Use::Counted)?;
-        ReadHold::new(hold).map_err(|_| DecodeError::new("the object has no value to read"))
+        self.adopt_read_by(hold, None)
     }
 
-    /// Makes a hold that the driver took a hold to write by.
+    /// Makes a hold that the driver took a hold to write by this thread.
     ///
     /// # Errors
     /// As [`Self::adopt_read`].
     pub fn adopt_write(&self, hold: Hold) -> Result<WriteHold<T>, DecodeError> {
-        self.adopted(hold, Use::Write).map(WriteHold::new)
+        self.adopt_write_by(hold, None)
     }
 
-    fn adopted(&self, mut hold: Hold, by: Use) -> Result<Hold, DecodeError> {
+    /// As [`Self::adopt_read`], by a holder if there is one.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn adopt_read_by(&self, hold: Hold, holder: Option<&Notes>) -> Result<ReadHold<T>, DecodeError> {
+        let hold = self.adopted(hold, Use::Counted, holder)?;
+        ReadHold::new(hold).map_err(|_| DecodeError::new("the object has no value to read"))
+    }
+
+    /// As [`Self::adopt_write`], by a holder if there is one.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn adopt_write_by(&self, hold: Hold, holder: Option<&Notes>) -> Result<WriteHold<T>, DecodeError> {
+        self.adopted(hold, Use::Write, holder).map(WriteHold::new)
+    }
+
+    fn adopted(&self, mut hold: Hold, by: Use, holder: Option<&Notes>) -> Result<Hold, DecodeError> {
         if hold.table() != self.number() || hold.is_write() != (by == Use::Write) {
             return Err(DecodeError::new("the hold is of another kind or of another table; ask again"));
         }
@@ -325,43 +392,8 @@ impl<T: Value> Table<T> {
             let failed = unsafe { content::bytes(value) }.error.clone();
             return Err(failed.unwrap_or_else(|| DecodeError::new("the value was not decoded; ask again")));
         }
-        hold.note_here();
+        hold.note(holder.map_or(Note::Thread, Note::Holder));
         Ok(hold)
-    }
-
-    /// A table of `T` with all objects of `raw`, a set that nobody had opened here with a type:
-    /// values as bytes, versions, access and flags. `raw` is empty of access and values afterwards.
-    /// `None`, and nothing has changed, if `raw` has another type or somebody holds one of its objects.
-    ///
-    /// The caller holds all lanes.
-    pub fn adopt(raw: &dyn Store) -> Option<Table<T>> {
-        let any: &dyn Any = raw;
-        let raw = any.downcast_ref::<Table<Raw>>()?;
-        let cells = raw.cells();
-        let mut taken = Vec::with_capacity(cells.len());
-        for (id, cell) in cells {
-            let (access, flags) = (raw.access(cell), raw.pending(cell));
-            if raw.try_revoke(cell) == RevokeResult::Held {
-                for (_, cell, access, flags) in taken {
-                    raw.grant(cell, access);
-                    raw.set_pending(cell, flags);
-                }
-                return None;
-            }
-            taken.push((id, cell, access, flags));
-        }
-        let table = Table::new();
-        for (id, cell, access, flags) in taken {
-            let mut bytes = Vec::new();
-            let has_value = raw.encode(cell, &mut bytes).unwrap_or(false);
-            let to = table.find_or_insert(id);
-            // Bytes that do not fit the type stay, and whoever reads them gets the error.
-            let _undecodable = table.install(to, raw.version(cell), has_value.then_some(&bytes));
-            table.grant(to, access);
-            table.set_pending(to, flags);
-            raw.release_cell(cell);
-        }
-        Some(table)
     }
 
     /// Tells this table from all others of the process; see [`ReadHold::table`].
@@ -430,9 +462,9 @@ impl<T: Value> std::fmt::Debug for Table<T> {
 }
 
 impl<T: Value> Table<T> {
-    /// All objects that have a cell, with it, in the order of the cells.
-    pub(super) fn live_cells(&self) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
-        (0..self.arena.count()).filter_map(|number| {
+    /// The objects in those cells, with them, in the order of the cells.
+    pub(super) fn live_cells(&self, cells: Range<CellNumber>) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
+        cells.filter_map(|number| {
             let cell = self.arena.cell(number)?;
             cell.word.load().has(LIVE).then(|| (cell.id.load(Ordering::Acquire), number, cell))
         })
@@ -441,7 +473,7 @@ impl<T: Value> Table<T> {
     /// Objects of which this node has a value. Looks at every cell.
     pub fn value_count(&self) -> usize {
         let has_value = |cell: &Cell| cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null();
-        self.live_cells().filter(|(_, _, cell)| has_value(cell)).count()
+        self.live_cells(0..self.arena.count()).filter(|(_, _, cell)| has_value(cell)).count()
     }
 
     /// Bytes of cells and index, without the values.

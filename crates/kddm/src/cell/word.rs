@@ -89,6 +89,11 @@ impl Bits {
         self.0 & LOOKED_AT == LIVE | READY && self.level() != 0
     }
 
+    pub fn allows_write(self) -> bool {
+        const LOOKED_AT: u64 = LIVE | REVOKE | WAITERS | WRITER | READERS;
+        self.0 & LOOKED_AT == LIVE && self.level() == WRITE
+    }
+
     #[cold]
     fn why_no_read(self) -> Slow {
         if !self.has(LIVE) || self.level() == 0 {

@@ -172,7 +172,7 @@ impl Rpc {
     /// # let nodes = kddm::Node::local_cluster(2)?;
     /// # let limit = std::time::Duration::from_secs(5);
     /// let service = nodes[1].rpc().register_blocking("count", |request| {
-    ///     let counts: kddm::Set<u64> = request.node().set("counts").open()?;
+    ///     let counts: kddm::Set<u64> = request.node().set("counts").open().wait()?;
     ///     let count = counts.update(1, |count| { *count += 1; Ok(*count) }).wait()?;
     ///     Ok(count.to_string().into_bytes())
     /// })?;

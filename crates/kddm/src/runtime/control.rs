@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::node::MemberInfo;
 use crate::runtime::Runtime;
-use crate::runtime::peer::Peer;
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
 
@@ -207,14 +206,13 @@ impl Runtime {
     pub fn members(&self) -> Vec<MemberInfo> {
         let members = self.membership.lock().state.clone();
         let state = self.lanes[0].lock();
-        let is_linked = |node| state.peers.get(&node).is_some_and(Peer::is_connected);
-        let answers = |node, life| is_linked(node) && !self.silence.is_silent(node, life);
+        let answers = |node| state.peers.get(&node).is_some_and(|peer| peer.answers(node, &self.silence));
         let info = |(node, entry): (NodeId, &MemberEntry)| MemberInfo {
             id: node.0,
             incarnation: entry.incarnation.0,
             state: entry.state,
             address: entry.address.clone(),
-            reachable: node == self.identity.id || answers(node, entry.incarnation),
+            reachable: node == self.identity.id || answers(node),
         };
         members.members().map(info).collect()
     }

@@ -48,6 +48,7 @@ mod tests {
     use kddm_core::id::{ObjectId, SetId};
     use kddm_core::io::Output;
 
+    use crate::cell::Lease;
     use crate::error::{AccessError, Error};
     use crate::{Node, Pod, Set};
 
@@ -70,13 +71,15 @@ mod tests {
     #[test]
     fn a_fenced_node_uses_nothing_that_it_holds() {
         let nodes = Node::local_cluster(2).expect("two nodes");
-        let here: Set<Pod<u64>> = nodes[0].set("fenced").open().expect("the set opens");
-        let there: Set<Pod<u64>> = nodes[1].set("fenced").open().expect("the set opens");
+        let here: Set<Pod<u64>> = nodes[0].set("fenced").open().wait().expect("the set opens");
+        let there: Set<Pod<u64>> = nodes[1].set("fenced").open().wait().expect("the set opens");
         for object in 1..=3 {
             drop(here.grab(object).wait_for(LIMIT).expect("nobody else has it"));
         }
         let mut in_hand = here.grab(2).wait_for(LIMIT).expect("it is here");
         in_hand.0 = 7;
+        let copy = here.get(3).wait_for(LIMIT).expect("it is here");
+        assert!(in_hand.check().is_ok() && copy.check().is_ok());
         let _theirs = there.grab(4).wait_for(LIMIT).expect("nobody else has it");
         let waits = here.grab(4);
         assert!(here.try_read_pod(1).is_some(), "it is here");
@@ -87,6 +90,8 @@ mod tests {
         assert!(is_fenced(here.get(1).wait_for(LIMIT)), "a copy that is here is read");
         assert!(is_fenced(here.grab(1).wait_for(LIMIT)), "an object that is here is written");
         assert!(here.try_read_pod(1).is_none() && here.find(1).is_none(), "a copy that is here is read");
+        assert!(is_fenced(in_hand.check()) && is_fenced(copy.check()), "a guard in hand says that it is good");
+        drop(copy);
         assert!(is_fenced(in_hand.put().wait_for(LIMIT)), "a guard in hand publishes");
         assert!(is_fenced(here.fetch(9).wait_for(LIMIT)));
         let short = Duration::from_millis(200);
@@ -94,5 +99,17 @@ mod tests {
         assert!(nodes[0].members().iter().all(|member| member.id == nodes[0].id() || !member.reachable));
         let seen = nodes[0].statistics();
         assert_eq!((seen.faults, seen.fences), (1, 1));
+    }
+
+    #[test]
+    fn a_guard_says_that_the_lease_has_ended() {
+        let node = Node::local_cluster(1).expect("a node").remove(0);
+        let set: Set<String> = node.set("lease").open().wait().expect("the set opens");
+        let (read, write) = (set.get(1).wait().expect("it is free"), set.grab(2).wait().expect("it is free"));
+        let lease = &node.runtime().lease;
+        lease.set_deadline_ns(Lease::now_ns());
+        assert!(is_fenced(read.check()) && is_fenced(write.check()));
+        lease.set_deadline_ns(Lease::NOT_NEEDED);
+        assert!(read.check().is_ok() && write.check().is_ok());
     }
 }

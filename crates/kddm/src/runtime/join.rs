@@ -15,7 +15,7 @@ use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
@@ -140,11 +140,11 @@ fn start(
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
     };
     let mut lanes = Vec::new();
-    let (settled, lease) = (Arc::<Signal>::default(), Arc::<Lease>::default());
+    let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     for number in 0..LANES {
         let poller = Poller::new().map_err(system("polling"))?;
         let core = Core::new(identity.id, identity.incarnation, number as u8);
-        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, Arc::clone(&settled), Arc::clone(&lease)))));
+        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, signals.clone(), Arc::clone(&lease)))));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
@@ -159,11 +159,11 @@ fn start(
         limits,
         membership,
         notify,
-        settled,
+        signals,
         lease,
     }));
     runtime.install(&first);
-    runtime.settled.raise();
+    runtime.signals.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;
     Ok(runtime)
 }

@@ -1,26 +1,30 @@
 //! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{NodeId, ObjectId, SetId};
-use kddm_core::io::{Access, Input, Outputs};
+use kddm_core::id::{Mixer, NodeId, ObjectId, SetId};
+use kddm_core::io::{Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
 use parking_lot::{Condvar, Mutex};
 
-use crate::cell::{Ended, Lease, RevokeResult, Store, Table};
-use crate::error::{Error, MembershipError, SetError, WaitingFor};
+use crate::cell::{Ended, Lease, Store, Table};
+use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
+use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
+use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
+use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -61,6 +65,8 @@ pub struct Statistics {
     pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Holds that were in somebody's way for longer than their set's limit.
+    pub overdue_holds: u64,
     /// Notifiers that overran their limit.
     pub notifier_overruns: u64,
     /// Notifiers that panicked.
@@ -76,7 +82,7 @@ pub struct Statistics {
 impl Statistics {
     /// Ownerships that moved away from this node.
     pub fn moves(&self) -> u64 {
-        self.sent[3]
+        self.by_kind().find(|(name, ..)| *name == "transfer").map_or(0, |(_, sent, _)| sent)
     }
 
     /// The kinds of messages, in the order in which `sent` and `received` count them.
@@ -100,6 +106,7 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.overdue_holds += other.overdue_holds;
         self.frames_sent += other.frames_sent;
         self.frames_received += other.frames_received;
         self.detached += other.detached;
@@ -114,10 +121,12 @@ impl Statistics {
 pub(crate) struct LaneState {
     pub core: Core,
     pub outputs: Outputs,
-    pub stores: HashMap<SetId, Arc<dyn Store>>,
-    pub destroyed: HashSet<SetId>,
-    pub locals: HashMap<(SetId, ObjectId), Local>,
-    pub peers: HashMap<NodeId, Peer>,
+    /// Inputs that follow from one input; empty between two.
+    pub todo: VecDeque<Input>,
+    pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
+    pub destroyed: HashSet<SetId, Mixer>,
+    pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
+    pub peers: HashMap<NodeId, Peer, Mixer>,
     /// Peers with frames that have not been offered to the socket.
     pub dirty: Vec<NodeId>,
     /// Peers that have more to take first; their requests wait.
@@ -127,6 +136,8 @@ pub(crate) struct LaneState {
     /// Deferred frames or acks wait for company until then.
     pub deferred_until: Option<Instant>,
     pub alarms: Alarms,
+    pub overdue: Overdue,
+    pub untaken: Untaken,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -137,12 +148,9 @@ pub(crate) struct LaneState {
     pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
-    /// A connection has ended since the links were last looked after.
-    pub lost_links: bool,
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
-    /// Told when all shards are where the installed view wants them.
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     /// What this node has lent to programs.
     pub desk: Desk,
     /// This process is such a program: in the place of the core there is the node that lends to it.
@@ -155,19 +163,22 @@ pub(crate) struct LaneState {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits, settled: Arc<Signal>, lease: Arc<Lease>) -> LaneState {
+    pub fn new(core: Core, limits: Limits, signals: Signals, lease: Arc<Lease>) -> LaneState {
         LaneState {
             core,
             outputs: Outputs::new(),
-            stores: HashMap::new(),
-            destroyed: HashSet::new(),
-            locals: HashMap::new(),
-            peers: HashMap::new(),
+            todo: VecDeque::new(),
+            stores: HashMap::default(),
+            destroyed: HashSet::default(),
+            locals: HashMap::default(),
+            peers: HashMap::default(),
             dirty: Vec::new(),
             full: FullPeers::default(),
             refusals: Refusals::default(),
             deferred_until: None,
             alarms: Alarms::default(),
+            overdue: Overdue::default(),
+            untaken: Untaken::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -176,9 +187,8 @@ impl LaneState {
             lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),
-            lost_links: false,
             shares: false,
-            settled,
+            signals,
             desk: Desk::default(),
             link: None,
             #[cfg(test)]
@@ -195,7 +205,7 @@ impl LaneState {
     }
 
     /// Who is waited for by whoever wants an object here.
-    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> WaitingFor {
+    pub fn waiting_for(&self, set: SetId, object: ObjectId, silence: &Silence) -> WaitingFor {
         if let Some(lender) = self.asked_lender(set, object) {
             return WaitingFor::Node(lender.0);
         }
@@ -203,8 +213,9 @@ impl LaneState {
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
         let home = self.core.home(set, object).unwrap_or(me);
-        let connected = |node: NodeId| node == me || self.peers.get(&node).is_some_and(Peer::is_connected);
-        let silent = |node: &NodeId| node.is_somebody() && !connected(*node);
+        let answers =
+            |node: NodeId| node == me || self.peers.get(&node).is_some_and(|peer| peer.answers(node, silence));
+        let silent = |node: &NodeId| node.is_somebody() && !answers(*node);
         let silent = [asked, home].into_iter().chain(seen.owed.iter().copied()).find(silent);
         if let Some(node) = silent {
             return WaitingFor::Unreachable(node.0);
@@ -213,40 +224,9 @@ impl LaneState {
             return WaitingFor::LocalHolders;
         }
         // Whoever was asked has sent the request on, perhaps to a node that is not there.
-        match self.peers.iter().filter(|(_, peer)| !peer.is_connected()).map(|(node, _)| node.0).min() {
+        match self.peers.iter().filter(|(node, peer)| !peer.answers(**node, silence)).map(|(node, _)| node.0).min() {
             Some(unreachable) => WaitingFor::Behind { asked: asked.0, unreachable },
             None => WaitingFor::Node(asked.0),
-        }
-    }
-
-    /// New operations on a set are refused from now on, on copies that are here too, and waiting ones
-    /// end. Those who hold an object keep it.
-    pub fn begin_destroy(&mut self, set: SetId) {
-        self.destroyed.insert(set);
-        if let Some(store) = self.stores.get(&set) {
-            store.close();
-        }
-        self.ask_back_set(set);
-        self.fail_waiters(Some(set), &SetError::Destroyed.into());
-    }
-
-    pub fn is_set_held(&self, set: SetId) -> bool {
-        let Some(store) = self.stores.get(&set) else { return false };
-        store.cells().iter().any(|(_, cell)| store.is_held(*cell))
-    }
-
-    /// Forgets all objects of a set. Guards that are left keep their value and can publish nothing.
-    pub fn end_destroy(&mut self, set: SetId) {
-        self.end_loans_of(set);
-        self.core.destroy(set);
-        self.locals.retain(|(of, _), _| *of != set);
-        if let Some(store) = self.stores.remove(&set) {
-            store.end(Ended::Destroyed);
-            for (_, cell) in store.cells() {
-                if store.revoke(cell, Access::None) != RevokeResult::Held {
-                    store.discard(cell);
-                }
-            }
         }
     }
 
@@ -291,11 +271,13 @@ impl LaneState {
         }
     }
 
-    /// A wait is over. Its task is woken when this turn is.
-    pub fn complete(&mut self, op: &Op, outcome: Outcome) {
+    /// A wait is over. Its task is woken when this turn is. Whether it is a task.
+    pub fn complete(&mut self, op: &Op, outcome: Outcome) -> bool {
         let (waker, alarm) = op.complete(outcome);
+        let is_task = waker.is_some();
         self.to_wake.add(waker);
         self.alarms.take_back(alarm);
+        is_task
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
@@ -351,8 +333,8 @@ impl Lane {
     }
 
     fn arm(&self, state: &LaneState) {
-        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at].into_iter().flatten().min();
-        if let Some(at) = next {
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at, state.overdue.next];
+        if let Some(at) = next.into_iter().flatten().min() {
             self.poller.arm_at(at);
         }
     }
@@ -395,7 +377,8 @@ impl Lane {
     pub fn drive(&self) {
         crate::runtime::wait::mark_part_of_node();
         while !self.stopping.load(Ordering::Acquire) {
-            let woken = self.poll(None);
+            // A panic in a turn has fenced the node, which goes on to tell everybody so.
+            let woken = catch_unwind(AssertUnwindSafe(|| self.poll(None))).unwrap_or(false);
             if woken && self.guest.load(Ordering::Acquire) && !self.stopping.load(Ordering::Acquire) {
                 // The wake-up was meant for the guest. It is the only one in the poller now: pass it
                 // on, and stay out until the guest has left, so that it cannot come here again.
@@ -435,8 +418,13 @@ impl Lane {
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
         }
+        let is_overdue = state.overdue.next.is_some_and(|at| at <= now);
+        let warning = if is_overdue { state.look_for_overdue(now) } else { None };
         let due = state.alarms.due(now);
         self.finish(state);
+        if let Some(warning) = warning {
+            warning.say();
+        }
         for whom in due.iter().filter_map(Weak::upgrade) {
             whom.ring();
         }

@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
 use crate::runtime::peer::Peer;
+use crate::runtime::silence::LOOK_INTERVAL;
 use crate::transport::greeting::{Purpose, greet};
 use crate::transport::{Address, Stream};
 
-/// How often the links are looked after when nothing changes.
-const ROUND: Duration = Duration::from_millis(50);
+/// How often a link that is missing is tried again.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// How long no connection is accepted after one could not be: the system is out of something, mostly
 /// descriptors, and says so again at once.
@@ -101,10 +102,13 @@ impl Runtime {
             while !self.is_stopping() {
                 let state = self.membership.lock().state.clone();
                 self.listen_for_silence(&state, &mut looked);
+                let mut is_missing_one = false;
                 let my_life = self.identity.incarnation;
                 // The later life dials, so that two nodes never dial each other.
                 for (id, member) in state.members().filter(|(_, member)| member.incarnation < my_life) {
-                    if self.is_linked(id) || !dialling.lock().insert(id) {
+                    let is_linked = self.is_linked(id);
+                    is_missing_one |= !is_linked;
+                    if is_linked || !dialling.lock().insert(id) {
                         continue;
                     }
                     let (member, dialling) = (member.clone(), &dialling);
@@ -117,10 +121,8 @@ impl Runtime {
                         dialling.lock().remove(&id);
                     }
                 }
-                let mut membership = self.membership.lock();
-                if membership.state.applied() == state.applied() && !self.is_stopping() {
-                    self.wait_for_change(&mut membership, Instant::now() + ROUND);
-                }
+                // Whatever changes raises the signal: a node that is at rest wakes for the silent only.
+                self.signals.links.wait_for(if is_missing_one { RETRY } else { LOOK_INTERVAL });
             }
         });
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
+use crate::runtime::overdue::HeldUp;
 use crate::runtime::wait::Op;
 
 /// What a local thread wants.
@@ -94,6 +95,8 @@ pub(crate) struct Local {
     pub outstanding: bool,
     /// The core wants access back to this level, and a local thread still uses more.
     pub revoking: Option<Access>,
+    /// Local holders are in the way of the first waiter, or of the core.
+    pub held_up: Option<HeldUp>,
     /// It wants all access back if that can be had at once.
     pub is_trying: bool,
     /// It has to be told that nobody waits for what it was asked for.

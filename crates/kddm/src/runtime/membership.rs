@@ -13,6 +13,7 @@ use kddm_view::{
     ViewLog,
 };
 
+use crate::chain::Pause;
 use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
@@ -24,6 +25,9 @@ use crate::transport::greeting::{Purpose, call};
 /// How long a new node may leave a gap between its admission and its first connection before it is
 /// taken for dead when another process asks for its number: the default limit of a join.
 const FIRST_CONNECTION: Duration = Duration::from_secs(10);
+
+/// How often a task looks whether sets exist by now: once in the life of a cluster, for a round trip.
+const SEAL_ROUND: Duration = Duration::from_millis(1);
 
 /// Messages of the log that wait to be sent: a few for each member. More are dropped, as if the
 /// network had lost them.
@@ -114,6 +118,7 @@ impl Runtime {
         membership.outbox.extend(said);
         membership.outbox.truncate(OUTBOX);
         self.changed.notify_all();
+        self.signals.links.raise();
     }
 
     /// Installs a view in all lanes, and queues it for the notifiers.
@@ -337,6 +342,28 @@ impl Runtime {
             self.wait_for_change(&mut membership, deadline);
         }
         Ok(())
+    }
+
+    /// As [`Self::seal`], for a task. It is proposed when this returns.
+    pub fn seal_soon(self: &Arc<Self>) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let runtime = Arc::clone(self);
+        let deadline = crate::runtime::wait::deadline_in(self.config.wait_limit);
+        let mut membership = self.membership.lock();
+        let is_sealed = membership.state.is_sealed();
+        let proposed = if is_sealed { Ok(()) } else { self.propose_in(&mut membership, Change::Seal) };
+        drop(membership);
+        async move {
+            proposed?;
+            loop {
+                let voter = match &runtime.membership.lock().state {
+                    state if state.is_sealed() => return Ok(()),
+                    state => state.voter(),
+                };
+                let reason = || format!("node {voter} has not decided that sets exist; is it alive?");
+                runtime.still_going(deadline, reason)?;
+                Pause::until(&runtime.lanes[0], Instant::now() + SEAL_ROUND).await;
+            }
+        }
     }
 
     fn still_going(&self, deadline: Instant, reason: impl Fn() -> String) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod couriers;
+pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod fence;
 pub(crate) mod join;
@@ -13,6 +14,7 @@ pub(crate) mod local;
 pub(crate) mod membership;
 pub(crate) mod notify;
 pub(crate) mod objects;
+pub(crate) mod overdue;
 pub(crate) mod peer;
 pub(crate) mod placing;
 pub(crate) mod receive;
@@ -21,6 +23,7 @@ pub(crate) mod serving;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;
+pub(crate) mod untaken;
 pub(crate) mod wait;
 
 use std::sync::Arc;
@@ -40,7 +43,7 @@ use crate::runtime::lane::{Lane, Limits, Statistics};
 use crate::runtime::lending::attach::Lender;
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::silence::Silence;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
@@ -69,8 +72,7 @@ pub(crate) struct Runtime {
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
     pub notify: Notify,
-    /// Raised when the next view may be installed, or shards have to go.
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
@@ -100,7 +102,7 @@ pub(crate) struct Parts {
     pub limits: Limits,
     pub membership: Membership,
     pub notify: Notify,
-    pub settled: Arc<Signal>,
+    pub signals: Signals,
     pub lease: Arc<Lease>,
 }
 
@@ -117,7 +119,7 @@ impl Runtime {
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,
-            settled: parts.settled,
+            signals: parts.signals,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
             silence: Silence::default(),
@@ -188,7 +190,8 @@ impl Runtime {
         if !member {
             return Some(not_a_member(node.0));
         }
-        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(peer::Peer::is_connected);
+        let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
+        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
         (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0 }.into())
     }
@@ -219,28 +222,6 @@ impl Runtime {
         !self.changed.wait_until(membership, deadline).timed_out()
     }
 
-    /// Forgets a set here: new operations are refused at once, holders have `limit` to put.
-    pub fn destroy_here(&self, set: SetId, limit: Duration) {
-        let deadline = wait::deadline_in(limit);
-        for lane in &self.lanes {
-            let mut state = lane.lock();
-            state.begin_destroy(set);
-            lane.finish(state);
-        }
-        for lane in &self.lanes {
-            let mut state = lane.lock();
-            while state.is_set_held(set) && Instant::now() < deadline {
-                drop(state);
-                let mut membership = self.membership.lock();
-                self.wait_for_change(&mut membership, Instant::now() + HOLDER_CHECK);
-                drop(membership);
-                state = lane.lock();
-            }
-            state.end_destroy(set);
-            lane.finish(state);
-        }
-    }
-
     /// Hands over all that this node holds and leaves, tells the notifiers, and ends everything:
     /// waiting operations with an error, threads, links, the listener.
     pub fn stop(self: &Arc<Self>) {
@@ -267,8 +248,9 @@ impl Runtime {
         self.close_listeners();
         self.rpc.close();
         self.changed.notify_all();
+        self.signals.links.raise();
         for lane in &self.lanes {
-            self.settled.raise();
+            self.signals.settled.raise();
             lane.stopping.store(true, Ordering::Release);
             let mut state = lane.lock();
             state.stop(&lane.poller);
@@ -282,7 +264,8 @@ impl Runtime {
                 self.lanes.iter().for_each(|lane| lane.poller.wake());
                 self.close_listeners();
                 self.changed.notify_all();
-                self.settled.raise();
+                self.signals.settled.raise();
+                self.signals.links.raise();
                 std::thread::park_timeout(STOP_CHECK);
             }
             if thread.thread().id() != current {
@@ -301,9 +284,6 @@ pub(crate) fn not_a_member(node: u16) -> Error {
     let rule = "it must be the number of a member that is `possible`";
     ConfigurationError::OutOfRange { setting: "to", value: node.to_string(), rule }.into()
 }
-
-/// How often a destroy looks whether the last holder has put.
-const HOLDER_CHECK: Duration = Duration::from_millis(2);
 
 /// How often a stop wakes threads that have not noticed it yet.
 const STOP_CHECK: Duration = Duration::from_millis(1);

@@ -20,7 +20,8 @@ impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         self.queue(set, object, Waiter { wish, asker: Asker::Thread(op) });
     }
@@ -42,7 +43,8 @@ impl LaneState {
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             release();
             self.released(set, object);
-            return self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(error));
+            return;
         }
         self.queue_first(set, object, Waiter { wish, asker: Asker::Thread(op) });
         release();
@@ -144,7 +146,12 @@ impl LaneState {
         input: Option<Input>,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        self.go_on(set, object, body, VecDeque::from_iter(input))
+        let mut todo = std::mem::take(&mut self.todo);
+        todo.extend(input);
+        let result = self.go_on(set, object, body, &mut todo);
+        todo.clear();
+        self.todo = todo;
+        result
     }
 
     /// Does what is to be done for an object, and all that follows from it.
@@ -153,13 +160,13 @@ impl LaneState {
         set: SetId,
         object: ObjectId,
         body: &mut Option<Cow<'_, [u8]>>,
-        mut todo: VecDeque<Input>,
+        todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body, &mut todo)?;
+                self.step(set, object, input, body, todo)?;
             }
-            self.serve_local(set, object, &mut todo);
+            self.serve_local(set, object, todo);
             if todo.is_empty() {
                 break;
             }
@@ -235,7 +242,7 @@ impl LaneState {
     /// Tells whoever installs views that the next one may come.
     pub fn look_whether_settled(&self) {
         if self.core.is_settled() {
-            self.settled.raise();
+            self.signals.settled.raise();
         }
     }
 
@@ -301,7 +308,7 @@ impl LaneState {
     pub fn end_wait(&mut self, set: SetId, object: ObjectId, waiter: Waiter, outcome: Outcome) {
         self.outstanding -= 1;
         match waiter.asker {
-            Asker::Thread(op) => self.complete(&op, outcome),
+            Asker::Thread(op) => self.hand_over(set, object, &op, outcome),
             Asker::Program(session, number) => self.answer_program(session, set, object, number, outcome),
         }
     }
@@ -379,10 +386,14 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
         match store.revoke(cell, to) {
+            RevokeResult::Held => {
+                self.is_held_up(set, object);
+                self.ask_back(set, object, to, None);
+            }
             RevokeResult::Done { version, has_value } => {
+                self.goes_on(set, object);
                 todo.push_back(Input::Revoked { version: Version(version), has_value });
             }
-            RevokeResult::Held => self.ask_back(set, object, to, None),
         }
     }
 
@@ -412,6 +423,7 @@ impl LaneState {
             match self.serve_head(set, object, wish, &asker) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
+                    local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.end_wait(set, object, waiter, outcome);
                 }
@@ -424,7 +436,7 @@ impl LaneState {
                     }
                     return;
                 }
-                Served::Waits => return,
+                Served::Waits => return self.is_held_up(set, object),
             }
         }
     }
@@ -438,7 +450,6 @@ impl LaneState {
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
     fn tidy(&mut self, set: SetId, object: ObjectId) {
-        let store = self.store(set);
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 self.locals.remove(&(set, object));
@@ -447,6 +458,8 @@ impl LaneState {
             Some(local) => !local.waiters.is_empty(),
             None => false,
         };
+        // A peer that names sets which do not exist makes nothing here.
+        let Some(store) = self.stores.get(&set) else { return };
         if let Some(cell) = store.find(object.0) {
             store.set_waiters(cell, waits);
             if !waits && !self.locals.contains_key(&(set, object)) {

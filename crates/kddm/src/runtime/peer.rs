@@ -14,6 +14,7 @@ use crate::cell::SharedBytes;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
 use crate::runtime::receive::Inbox;
+use crate::runtime::silence::Silence;
 use crate::transport::{Poller, Stream};
 
 /// Bodies from this size on are kept where they lie until they are acknowledged, and go from the
@@ -57,6 +58,11 @@ impl Peer {
 
     pub fn is_connected(&self) -> bool {
         self.stream.is_some()
+    }
+
+    /// Whether it is connected, and has not owed an answer for seconds.
+    pub fn answers(&self, node: NodeId, silence: &Silence) -> bool {
+        self.is_connected() && !silence.is_silent(node, self.incarnation)
     }
 
     pub fn is_connected_by(&self, stream: &Arc<Stream>) -> bool {
@@ -144,7 +150,10 @@ impl LaneState {
         if shared.is_some() {
             return shared;
         }
-        if store.encode(cell, &mut self.scratch).is_err() {
+        if let Err(error) = store.encode(cell, &mut self.scratch) {
+            // It was encoded when it was put: only a type that changes its mind gets here. Whoever
+            // reads the object is told that it does not decode.
+            tracing::error!(?set, ?object, type_name = store.type_name(), %error, "a value that was put does not encode");
             self.statistics.undecodable += 1;
             self.scratch.clear();
         }
@@ -296,7 +305,7 @@ impl LaneState {
         if let Some(stream) = peer.stream.take() {
             poller.remove(&*stream);
             stream.shutdown();
-            self.lost_links = true;
+            self.signals.links.raise();
         }
     }
 }

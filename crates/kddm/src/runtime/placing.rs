@@ -20,6 +20,15 @@ pub(crate) struct Signal {
     news: Condvar,
 }
 
+/// What lanes have to say to other threads of their node.
+#[derive(Clone, Default)]
+pub(crate) struct Signals {
+    /// All shards are where the installed view wants them, or the next view may be installed.
+    pub settled: Arc<Signal>,
+    /// A connection has ended, or there is somebody to connect to.
+    pub links: Arc<Signal>,
+}
+
 impl Signal {
     pub fn raise(&self) {
         *self.raised.lock() = true;
@@ -34,7 +43,7 @@ impl Signal {
         *raised = false;
     }
 
-    fn wait_for(&self, limit: Duration) {
+    pub fn wait_for(&self, limit: Duration) {
         let mut raised = self.raised.lock();
         if !*raised {
             self.news.wait_for(&mut raised, limit);
@@ -52,7 +61,7 @@ impl Runtime {
             if self.install_pending(&mut self.membership.lock()) {
                 continue;
             }
-            if is_held_up { self.settled.wait_for(PEER_PAUSE) } else { self.settled.wait() }
+            if is_held_up { self.signals.settled.wait_for(PEER_PAUSE) } else { self.signals.settled.wait() }
         }
     }
 
@@ -100,10 +109,11 @@ impl Runtime {
             }
         }
         if has_installed {
-            self.settled.raise();
+            self.signals.settled.raise();
         }
         // Whoever waits for a view, or for its shards, looks again.
         self.changed.notify_all();
+        self.signals.links.raise();
         has_installed
     }
 }

@@ -12,9 +12,9 @@ use kddm_core::io::NoMemory;
 use kddm_core::session::Accept;
 use rustix::buffer::spare_capacity;
 
+use crate::pages::find_pages;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::peer::{APART_BYTES, Peer, write_ack};
-use crate::transport::pages::find_pages;
 use crate::transport::{Poller, Stream};
 
 /// Bytes read at once where no large body is expected.

@@ -107,7 +107,8 @@ mod tests {
         const TURNS: u64 = 40;
         for nth in [2, 3, 5] {
             let nodes = Node::local_cluster(2).expect("two nodes");
-            let sets: Vec<Set<u64>> = nodes.iter().map(|node| node.set("refused").open().expect("a set")).collect();
+            let sets: Vec<Set<u64>> =
+                nodes.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
             refuse_each(&nodes, Some(nth));
             std::thread::scope(|scope| {
                 for set in &sets {
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn a_large_body_survives_a_refusal() {
         let nodes = Node::local_cluster(2).expect("two nodes");
-        let sets: Vec<Set<Raw>> = nodes.iter().map(|node| node.set("large").open().expect("a set")).collect();
+        let sets: Vec<Set<Raw>> = nodes.iter().map(|node| node.set("large").open().wait().expect("a set")).collect();
         let value: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
         for object in 0..8 {
             let mut guard = sets[0].grab(object).wait_for(LIMIT).expect("nobody else has it");

@@ -17,7 +17,7 @@ use crate::runtime::peer::Peer;
 const SILENCE: Duration = Duration::from_nanos(5 * FOLLOW_INTERVAL_NS);
 
 /// How often is looked whether something has come.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A look that comes later than this was kept from coming: this node itself has been stopped, and
 /// knows nothing about the others.

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use super::Runtime;
 use super::lane::Lane;
 use super::local::Wish;
-use super::wait::Op;
+use super::wait::{Op, Outcome};
 use crate::cell::Teller;
 use crate::error::{Error, WaitingFor};
 
@@ -41,6 +41,13 @@ impl SetHere {
         let mut state = lane.lock();
         state.ask(self.set, ObjectId(object), wish, Arc::clone(&op));
         lane.finish(state);
+        op
+    }
+
+    /// Asks for nothing yet: whoever waits looks whether the object is here, and asks if it is not.
+    pub fn unsent(&self, object: u64) -> Arc<Op> {
+        let op = Arc::new(Op::new(Arc::clone(self.lane(object))));
+        let _nobody_waits_yet = op.complete(Outcome::Available);
         op
     }
 
@@ -109,7 +116,7 @@ impl SetHere {
 
     /// Who is waited for by whoever wants the object.
     pub fn waiting_for(&self, object: u64) -> WaitingFor {
-        self.lane(object).lock().waiting_for(self.set, ObjectId(object))
+        self.lane(object).lock().waiting_for(self.set, ObjectId(object), &self.runtime.silence)
     }
 
     /// The greatest tenure known here.

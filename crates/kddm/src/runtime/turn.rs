@@ -36,11 +36,13 @@ pub(crate) struct Turn<'a> {
     // In this order: the lane is given up first.
     state: MutexGuard<'a, LaneState>,
     to_wake: ToWake,
+    /// The thread unwinds already, for a reason of its own.
+    was_panicking: bool,
 }
 
 impl<'a> Turn<'a> {
     pub fn new(state: MutexGuard<'a, LaneState>) -> Turn<'a> {
-        Turn { state, to_wake: ToWake::default() }
+        Turn { state, to_wake: ToWake::default(), was_panicking: std::thread::panicking() }
     }
 
     /// Whoever waits for the lane gets it before this thread does again.
@@ -51,6 +53,10 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            // It came from within the turn: what the lane knows may be half changed.
+            self.state.fence("a panic in a turn of the lane");
+        }
         self.to_wake = std::mem::take(&mut self.state.to_wake);
     }
 }

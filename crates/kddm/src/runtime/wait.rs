@@ -123,6 +123,27 @@ impl Op {
         self.shared.lock().outcome.take()
     }
 
+    /// Whether a hold has been handed over and not been taken.
+    pub fn has_hold(&self) -> bool {
+        matches!(self.shared.lock().outcome, Some(Outcome::Read(_) | Outcome::Write(_)))
+    }
+
+    /// The lane's side: the hold that was handed over, if it has not been taken. The waiting side is to
+    /// look again.
+    pub fn take_back(&self) -> Option<Hold> {
+        let mut shared = self.shared.lock();
+        match shared.outcome.take() {
+            Some(Outcome::Read(hold) | Outcome::Write(hold)) => {
+                shared.outcome = Some(Outcome::Available);
+                Some(hold)
+            }
+            other => {
+                shared.outcome = other;
+                None
+            }
+        }
+    }
+
     /// Blocks until there is news or the deadline has passed. Polls the lane if nobody else does.
     pub fn wait(&self, deadline: Instant) -> WaitResult {
         loop {

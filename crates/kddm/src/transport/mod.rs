@@ -3,7 +3,6 @@
 
 pub mod address;
 pub mod greeting;
-pub mod pages;
 pub mod poll;
 pub mod stream;
 mod unix;

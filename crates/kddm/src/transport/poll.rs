@@ -1,11 +1,11 @@
 //! What a lane waits on: its sockets, a wake-up, a timer. Several threads may wait at once; the
 //! kernel wakes the one that came last, so a thread that waits for an answer gets it itself.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
@@ -88,12 +88,12 @@ impl Poller {
             tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: limit.subsec_nanos().into(),
         });
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), limit.as_ref()) {
-            Ok(_) => {}
+        let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
+        let events = match epoll::wait(&self.epoll, &mut room[..], limit.as_ref()) {
+            Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
-        }
+        };
         for event in events {
             let token = event.data.u64();
             if token == TIMER {

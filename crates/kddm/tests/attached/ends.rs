@@ -59,7 +59,7 @@ fn a_node_that_stops_ends_its_programs() {
     until("a put is refused", || here.grab(1).wait_for(SHORT).is_err());
     assert!(matches!(guard.put().wait(), Err(Error::Membership(MembershipError::Detached))));
     assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Detached))));
-    let error = program.set::<u64>("another").open().expect_err("nobody is there");
+    let error = program.set::<u64>("another").open().wait().expect_err("nobody is there");
     assert!(matches!(error, Error::Membership(MembershipError::Detached)), "{error}");
     drop(held);
 }
@@ -86,10 +86,11 @@ fn a_node_that_stops_waits_for_guards_and_hands_over_what_was_put() {
 fn a_destroyed_set_ends_in_programs_too() {
     let house = House::new();
     let (program, other) = (house.program(), house.program());
-    let sets: Vec<Set<u64>> = [&program, &other].map(|node| node.set("ends").open().expect("the set opens")).into();
+    let sets: Vec<Set<u64>> =
+        [&program, &other].map(|node| node.set("ends").open().wait().expect("the set opens")).into();
     add_one(&sets[0], 1);
     let guard = sets[0].grab(1).wait().expect("a hit");
-    house.nodes[1].destroy_set("ends", SHORT).expect("destroyed");
+    house.nodes[1].destroy_set("ends", SHORT).wait().expect("destroyed");
     // What the node has granted after that, it has said after that.
     add_one(&open(&program), 1);
     assert!(matches!(guard.put().wait(), Err(Error::Set(kddm::SetError::Destroyed))));
@@ -103,10 +104,10 @@ fn a_node_that_stops_sharing_refuses_its_programs_until_it_shares_again() {
     let program = house.program();
     let (here, there) = (open(&program), open(&house.nodes[1]));
     add_one(&here, 1);
-    house.nodes[0].stop_sharing(LIMIT).expect("nobody holds anything");
+    house.nodes[0].stop_sharing(LIMIT).wait().expect("nobody holds anything");
     assert_eq!(*there.get(1).wait_for(LIMIT).expect("handed over"), 1);
     assert!(matches!(here.get(1).wait(), Err(Error::Membership(MembershipError::NotSharing { node: 1 }))));
-    house.nodes[0].start_sharing(LIMIT).expect("it shares again");
+    house.nodes[0].start_sharing(LIMIT).wait().expect("it shares again");
     add_one(&here, 1);
     assert_eq!(*there.get(1).wait_for(LIMIT).expect("a copy"), 2);
     house.check();
@@ -114,7 +115,7 @@ fn a_node_that_stops_sharing_refuses_its_programs_until_it_shares_again() {
 
 #[test]
 fn without_a_daemon_the_error_says_what_to_do() {
-    let Err(error) = Node::attach(socket()) else { panic!("nobody is there") };
+    let Err(error) = Node::attach(socket()).wait() else { panic!("nobody is there") };
     let text = error.to_string();
     assert!(text.contains("no daemon is there") && text.contains("KDDM_ATTACH"), "{text}");
 }

@@ -43,7 +43,7 @@ impl House {
     }
 
     fn program(&self) -> Node {
-        Node::attach(&self.socket).expect("it accepts programs")
+        Node::attach(&self.socket).wait().expect("it accepts programs")
     }
 
     /// Nothing went wrong behind the scenes.
@@ -64,7 +64,7 @@ impl Drop for House {
 }
 
 pub(crate) fn open(node: &Node) -> Set<u64> {
-    node.set("shared").open().expect("the set opens")
+    node.set("shared").open().wait().expect("the set opens")
 }
 
 pub(crate) fn add_one(set: &Set<u64>, object: u64) {

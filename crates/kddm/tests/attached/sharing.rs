@@ -13,7 +13,7 @@ use crate::{House, add_one, open};
 fn hits_say_nothing() {
     let house = House::new();
     let program = house.program();
-    let set: Set<Pod<u64>> = program.set("hits").open().expect("the set opens");
+    let set: Set<Pod<u64>> = program.set("hits").open().wait().expect("the set opens");
     set.grab(1).wait().expect("granted").put().wait().expect("put");
     let before = program.statistics();
     for _ in 0..1_000 {
@@ -33,8 +33,11 @@ fn hits_say_nothing() {
 fn what_one_puts_all_others_see() {
     let house = House::new();
     let programs = [house.program(), house.program()];
-    let sets: Vec<Set<String>> =
-        programs.iter().chain(&house.nodes).map(|node| node.set("text").open().expect("the set opens")).collect();
+    let sets: Vec<Set<String>> = programs
+        .iter()
+        .chain(&house.nodes)
+        .map(|node| node.set("text").open().wait().expect("the set opens"))
+        .collect();
     for round in 0..20 {
         for (number, writer) in sets.iter().enumerate() {
             let mut text = writer.grab(7).wait_for(LIMIT).expect("the others give it back");
@@ -90,8 +93,10 @@ fn reads_are_never_older_than_the_last_put() {
     use std::sync::atomic::{AtomicU64, Ordering};
     let house = House::new();
     let (writer, reader) = (house.program(), house.program());
-    let (written, read): (Set<Pod<u64>>, Set<Pod<u64>>) =
-        (writer.set("fresh").open().expect("the set opens"), reader.set("fresh").open().expect("the set opens"));
+    let (written, read): (Set<Pod<u64>>, Set<Pod<u64>>) = (
+        writer.set("fresh").open().wait().expect("the set opens"),
+        reader.set("fresh").open().wait().expect("the set opens"),
+    );
     let complete = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -119,8 +124,8 @@ fn the_first_value_is_made_in_the_program_and_comes_back_unput() {
     let house = House::new();
     let program = house.program();
     let made = |number: u64| move |object: u64| vec![number, object];
-    let here: Set<Vec<u64>> = program.set("first").first_touch(made(1)).open().expect("the set opens");
-    let there: Set<Vec<u64>> = house.nodes[1].set("first").first_touch(made(2)).open().expect("the set opens");
+    let here: Set<Vec<u64>> = program.set("first").first_touch(made(1)).open().wait().expect("the set opens");
+    let there: Set<Vec<u64>> = house.nodes[1].set("first").first_touch(made(2)).open().wait().expect("the set opens");
     assert_eq!(*here.get(5).wait().expect("made here"), [1, 5]);
     assert_eq!(*there.get(5).wait_for(LIMIT).expect("a copy"), [1, 5], "it was made once");
     drop(here.grab(6).wait().expect("made here"));
@@ -223,7 +228,7 @@ fn what_is_asked_in_advance_is_here_and_blocks_nobody() {
     let before = first.statistics().frames_sent;
     drop(here.grab(2).wait().expect("a hit"));
     assert_eq!(first.statistics().frames_sent, before);
-    let guards = here.grab_many(&[3, 4, 5]).expect("all of them");
+    let guards = here.grab_many(&[3, 4, 5]).wait().expect("all of them");
     let waits = there.get(4);
     assert!(waits.wait_for(Duration::from_millis(20)).is_err(), "it is held");
     drop(guards);
@@ -238,25 +243,25 @@ fn sets_are_opened_compared_listed_and_destroyed_by_the_node() {
     let program = house.program();
     assert!(program.sets().expect("none yet").is_empty());
     assert!(matches!(program.set_info("a/b"), Err(Error::Set(SetError::Unknown { .. }))));
-    let set: Set<u64> = program.set("a/b").open().expect("created");
+    let set: Set<u64> = program.set("a/b").open().wait().expect("created");
     add_one(&set, 1);
-    let differs = program.set::<String>("a/b").open().expect_err("another type");
+    let differs = program.set::<String>("a/b").open().wait().expect_err("another type");
     assert!(matches!(&differs, Error::Set(SetError::SettingsDiffer { setting: "type", .. })), "{differs}");
-    let differs = house.nodes[1].set::<Raw>("a/b").open().expect_err("another codec");
+    let differs = house.nodes[1].set::<Raw>("a/b").open().wait().expect_err("another codec");
     assert!(matches!(&differs, Error::Set(SetError::SettingsDiffer { setting: "codec", .. })), "{differs}");
-    assert!(matches!(program.set::<u64>("none").open_existing(), Err(Error::Set(SetError::Unknown { .. }))));
-    assert!(matches!(program.set::<u64>("a//b").open(), Err(Error::Set(SetError::BadName { .. }))));
+    assert!(matches!(program.set::<u64>("none").open_existing().wait(), Err(Error::Set(SetError::Unknown { .. }))));
+    assert!(matches!(program.set::<u64>("a//b").open().wait(), Err(Error::Set(SetError::BadName { .. }))));
     assert_eq!(program.sets().expect("listed")[0].name, "a/b");
     assert_eq!(program.set_info("a/b").expect("there").type_name, "u64");
     // The node itself may open it with its type while a program has some of it.
     let guard = set.grab(1).wait().expect("a hit");
-    let here: Set<u64> = house.nodes[0].set("a/b").open().expect("the type is the same");
+    let here: Set<u64> = house.nodes[0].set("a/b").open().wait().expect("the type is the same");
     guard.put().wait().expect("put");
     assert_eq!(*here.get(1).wait_for(LIMIT).expect("a copy"), 1);
-    program.destroy_set("a/b", LIMIT).expect("destroyed");
+    program.destroy_set("a/b", LIMIT).wait().expect("destroyed");
     assert!(matches!(set.get(1).wait(), Err(Error::Set(SetError::Destroyed))));
     assert!(program.sets().expect("none left").is_empty());
-    let again: Set<u64> = program.set("a/b").open().expect("created anew");
+    let again: Set<u64> = program.set("a/b").open().wait().expect("created anew");
     assert_eq!(*again.get(1).wait_for(LIMIT).expect("a fresh life"), 0);
 }
 
@@ -270,8 +275,8 @@ fn the_node_is_seen_through_its_program() {
     program.wait_for_members(2, LIMIT).expect("both are here");
     assert!(program.wait_for_members(3, Duration::from_millis(10)).is_err());
     for refused in [
-        program.start_sharing(LIMIT),
-        program.stop_sharing(LIMIT),
+        program.start_sharing(LIMIT).wait(),
+        program.stop_sharing(LIMIT).wait(),
         program.accept_programs(crate::socket()),
         program.rpc().call(1, "any", b"", LIMIT).wait().map(drop),
     ] {
@@ -319,8 +324,8 @@ fn many_objects_are_lent_and_come_back() {
 fn large_values_come_and_go() {
     let house = House::new();
     let program = house.program();
-    let here: Set<Raw> = program.set("large").open().expect("the set opens");
-    let there: Set<Raw> = house.nodes[1].set("large").open().expect("the set opens");
+    let here: Set<Raw> = program.set("large").open().wait().expect("the set opens");
+    let there: Set<Raw> = house.nodes[1].set("large").open().wait().expect("the set opens");
     for (at, size) in (0u64..).zip([0, 1, 65_536, 3_000_000, 9_000_000, 5_000_000, 5_000_000]) {
         let mut value = here.grab(at).wait_for(LIMIT).expect("granted");
         value.0 = vec![at as u8; size];

@@ -21,7 +21,7 @@ fn next(seed: &mut u64) -> u64 {
 }
 
 fn open(node: &Node) -> Set<Pod<u64>> {
-    node.set("storm").open().expect("the set opens")
+    node.set("storm").open().wait().expect("the set opens")
 }
 
 /// Adds one, and notes that it did. An error that does not say that nothing happened is noted apart.

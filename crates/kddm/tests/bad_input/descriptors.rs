@@ -35,7 +35,7 @@ fn node_without_descriptors() {
     if std::env::var_os(ASKED).is_none() {
         return;
     }
-    let node = Node::join(Config::new()).expect("a free port");
+    let node = Node::join(Config::new()).wait().expect("a free port");
     let address: SocketAddr = node.address().to_string().parse().expect("an IP address and a port");
     let caller = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
     let before = getrlimit(Resource::Nofile);

@@ -25,11 +25,11 @@ impl Linked {
         let sockets = Sockets::new();
         let [first, second] = ["1", "2"].map(|name| Address::Unix(sockets.path(name)));
         let config = |listen| Config::new().listen(listen).wait_limit(LIMIT);
-        let first = Node::join(config(first)).expect("a free socket");
+        let first = Node::join(config(first)).wait().expect("a free socket");
         let proxy = Proxy::before(&sockets.path("1"));
         let contact = first.address().clone();
-        let second = Node::join(config(second).contact(contact)).expect("a live contact");
-        let sets = [&first, &second].map(|node| node.set("numbers").open().expect("the set opens"));
+        let second = Node::join(config(second).contact(contact)).wait().expect("a live contact");
+        let sets = [&first, &second].map(|node| node.set("numbers").open().wait().expect("the set opens"));
         Linked { proxy, sets, nodes: [first, second], _sockets: sockets }
     }
 
@@ -134,7 +134,8 @@ fn a_flipped_bit_is_noticed_wherever_it_is() {
 #[test]
 fn a_large_body_that_is_damaged_or_cut_comes_again() {
     let linked = Linked::new();
-    let sets: [Set<Raw>; 2] = [0, 1].map(|at: usize| linked.nodes[at].set("large").open().expect("the set opens"));
+    let sets: [Set<Raw>; 2] =
+        [0, 1].map(|at: usize| linked.nodes[at].set("large").open().wait().expect("the set opens"));
     let value = |round: u32| -> Vec<u8> { (0..300_000_u32).map(|at| (at.wrapping_mul(31) + round) as u8).collect() };
     for round in 0..12 {
         let mut guard = sets[1].grab(1).wait().expect("the link is there");

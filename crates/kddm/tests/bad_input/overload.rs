@@ -8,13 +8,13 @@ use crate::seat::until;
 
 /// Two nodes, with the limits that `limits` sets.
 fn pair(limits: impl Fn(Config) -> Config) -> [Node; 2] {
-    let first = Node::join(limits(Config::new())).expect("a free port");
-    let second = Node::join(limits(Config::new().contact(first.address().clone()))).expect("a live contact");
+    let first = Node::join(limits(Config::new())).wait().expect("a free port");
+    let second = Node::join(limits(Config::new().contact(first.address().clone()))).wait().expect("a live contact");
     [first, second]
 }
 
 fn sets<T: Value + Default>(nodes: &[Node; 2]) -> [Set<T>; 2] {
-    [0, 1].map(|at| nodes[at].set("shared").open().expect("the set opens"))
+    [0, 1].map(|at| nodes[at].set("shared").open().wait().expect("the set opens"))
 }
 
 /// As many requests as may be outstanding, for objects that somebody holds: one more is refused with
@@ -117,7 +117,7 @@ fn a_peer_that_takes_nothing_costs_no_more_than_its_share() {
     }
     let error = refused.expect("its share is used up");
     assert!(error.to_string().contains(&format!("node {other}")), "{error}");
-    let mine: Set<u64> = nodes[0].set("shared").open().expect("this node goes on");
+    let mine: Set<u64> = nodes[0].set("shared").open().wait().expect("this node goes on");
     assert_eq!(mine.local_count(), 0);
     assert_eq!(nodes[0].statistics().faults, 0);
 }

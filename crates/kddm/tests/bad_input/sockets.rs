@@ -9,7 +9,7 @@ use crate::proxy::Sockets;
 use crate::seat::LIMIT;
 
 fn refusal(config: Config) -> Error {
-    match Node::join(config) {
+    match Node::join(config).wait() {
         Ok(node) => panic!("node {} has begun", node.id()),
         Err(error) => error,
     }
@@ -41,7 +41,7 @@ fn only_an_abandoned_socket_is_replaced() {
     let path = sockets.path("node");
     drop(UnixListener::bind(&path).expect("a free name"));
     assert!(path.exists(), "an abandoned socket keeps its name");
-    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).expect("nobody listens there");
+    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).wait().expect("nobody listens there");
     drop(node);
     assert!(!path.exists(), "a node takes its socket with it");
 
@@ -58,7 +58,7 @@ fn only_an_abandoned_socket_is_replaced() {
 fn the_socket_of_a_successor_is_left_alone() {
     let sockets = Sockets::new();
     let path = sockets.path("node");
-    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).expect("a free name");
+    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).wait().expect("a free name");
     std::fs::remove_file(&path).expect("it is there");
     let successor = UnixListener::bind(&path).expect("the name is free now");
     drop(node);

@@ -13,7 +13,7 @@ use crate::seat::process::Start;
 use crate::seat::{Cluster, LIMIT, Place, Seat, until};
 
 fn refusal(config: Config) -> Error {
-    match Node::join(config) {
+    match Node::join(config).wait() {
         Ok(node) => panic!("node {} was admitted", node.id()),
         Err(error) => error,
     }
@@ -33,9 +33,9 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let first = Node::join(Config::new()).expect("a free port");
-        let second = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
-        let sets = [&first, &second].map(|node| node.set("shared").open().expect("the set opens"));
+        let first = Node::join(Config::new()).wait().expect("a free port");
+        let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+        let sets = [&first, &second].map(|node| node.set("shared").open().wait().expect("the set opens"));
         Pair { nodes: [first, second], sets }
     }
 
@@ -97,9 +97,10 @@ fn silent_strangers_keep_nobody_waiting() {
     for stream in silent.iter().take(10) {
         stream.shutdown(Shutdown::Both).expect("still open");
     }
-    let third = Node::join(Config::new().contact(pair.nodes[0].address().clone())).expect("a newcomer is admitted");
+    let third =
+        Node::join(Config::new().contact(pair.nodes[0].address().clone())).wait().expect("a newcomer is admitted");
     assert_eq!(third.members().len(), 3);
-    let set: Set<u64> = third.set("shared").open().expect("the set opens");
+    let set: Set<u64> = third.set("shared").open().wait().expect("the set opens");
     assert_eq!(*set.get(1).wait().expect("a copy"), 0);
     for stream in &silent[10..] {
         let mut byte = [0];
@@ -168,7 +169,7 @@ fn only_members_may_end_sets_and_see_the_state() {
         }
     }
     assert_eq!(*pair.sets[0].get(1).wait().expect("the set is still there"), before);
-    pair.nodes[1].set::<u64>("another").open().expect("and so is the set of sets");
+    pair.nodes[1].set::<u64>("another").open().wait().expect("and so is the set of sets");
     pair.goes_on();
 }
 
@@ -196,7 +197,7 @@ enum Answer {
 #[test]
 fn an_address_in_use_is_named() {
     let local = Node::local_cluster(1).expect("no ports");
-    let tcp = Node::join(Config::new()).expect("a free port");
+    let tcp = Node::join(Config::new()).wait().expect("a free port");
     for node in [&tcp, &local[0]] {
         let error = refusal(Config::new().listen(node.address().clone()));
         assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error:?}");
@@ -237,7 +238,7 @@ fn a_dead_contact_before_a_live_one_does_no_harm() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     let pair = Pair::new();
     let contacts = Config::new().contact(Address::of_socket(free)).contact(pair.nodes[0].address().clone());
-    let third = Node::join(contacts).expect("the second contact is alive");
+    let third = Node::join(contacts).wait().expect("the second contact is alive");
     assert_eq!(third.members().len(), 3);
 }
 

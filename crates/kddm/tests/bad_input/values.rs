@@ -1,12 +1,14 @@
 //! Values that do not fit: too large, not decodable, not encodable; and names that are none.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kddm::value::{DecodeError, EncodeError};
 use kddm::{AccessError, Config, Error, Fate, Node, Pod, Raw, Set, SetError, Value};
 
 fn pair(object_limit_bytes: usize) -> [Node; 2] {
     let config = || Config::new().object_limit_bytes(object_limit_bytes);
-    let first = Node::join(config()).expect("a free port");
-    let second = Node::join(config().contact(first.address().clone())).expect("a live contact");
+    let first = Node::join(config()).wait().expect("a free port");
+    let second = Node::join(config().contact(first.address().clone())).wait().expect("a live contact");
     [first, second]
 }
 
@@ -14,7 +16,7 @@ fn pair(object_limit_bytes: usize) -> [Node; 2] {
 #[test]
 fn a_value_that_is_too_large_is_not_put() {
     let nodes = pair(1000);
-    let sets: [Set<String>; 2] = [0, 1].map(|at| nodes[at].set("texts").open().expect("the set opens"));
+    let sets: [Set<String>; 2] = [0, 1].map(|at| nodes[at].set("texts").open().wait().expect("the set opens"));
     for (set, other) in [(&sets[0], &sets[1]), (&sets[1], &sets[0])] {
         set.update(1, |text| {
             *text = "short".into();
@@ -34,7 +36,8 @@ fn a_value_that_is_too_large_is_not_put() {
             assert_eq!(*reader.get(1).wait().expect("the old value"), "short");
         }
     }
-    let large: Set<String> = nodes[1].set("large").first_touch(|_| "y".repeat(2000)).open().expect("the set opens");
+    let large: Set<String> =
+        nodes[1].set("large").first_touch(|_| "y".repeat(2000)).open().wait().expect("the set opens");
     let error = large.get(1).wait().expect_err("its first value does not fit");
     assert!(matches!(error, Error::Access(AccessError::TooLarge { .. })), "{error:?}");
     let small = large.grab_or_insert_with(1, || "fits".into()).wait().expect("another first value");
@@ -46,11 +49,11 @@ fn a_value_that_is_too_large_is_not_put() {
 /// put is taken, whole, and the link goes on.
 #[test]
 fn what_a_node_with_a_larger_limit_has_put_is_taken() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let small = Config::new().contact(first.address().clone()).object_limit_bytes(1000);
-    let second = Node::join(small).expect("a live contact");
-    let here: Set<Raw> = first.set("raw").open().expect("the set opens");
-    let there: Set<Raw> = second.set("raw").open().expect("the set opens");
+    let second = Node::join(small).wait().expect("a live contact");
+    let here: Set<Raw> = first.set("raw").open().wait().expect("the set opens");
+    let there: Set<Raw> = second.set("raw").open().wait().expect("the set opens");
     let value = Raw(vec![7; 300_000]);
     let mut guard = here.grab(1).wait().expect("the object");
     *guard = value.clone();
@@ -125,8 +128,8 @@ impl Value for Reads {
 #[test]
 fn a_value_that_does_not_decode_is_an_error_of_its_readers_alone() {
     let nodes = Node::local_cluster(2).expect("no ports");
-    let writer: Set<Writes> = nodes[0].set("values").open().expect("the set opens");
-    let reader: Set<Reads> = nodes[1].set("values").open().expect("names are all that is compared");
+    let writer: Set<Writes> = nodes[0].set("values").open().wait().expect("the set opens");
+    let reader: Set<Reads> = nodes[1].set("values").open().wait().expect("names are all that is compared");
     for (object, number) in [(1, 4), (2, 9)] {
         let put = |number| {
             let mut guard = writer.grab(object).wait().expect("the object");
@@ -158,8 +161,9 @@ fn a_value_that_does_not_decode_is_an_error_of_its_readers_alone() {
 #[test]
 fn a_value_that_does_not_encode_is_not_put() {
     let nodes = Node::local_cluster(2).expect("no ports");
-    let sets: [Set<Reads>; 2] = [0, 1]
-        .map(|at| nodes[at].set("values").first_touch(|_| Reads(1)).open_without_default().expect("the set opens"));
+    let sets: [Set<Reads>; 2] = [0, 1].map(|at| {
+        nodes[at].set("values").first_touch(|_| Reads(1)).open_without_default().wait().expect("the set opens")
+    });
     let mut guard = sets[0].grab(1).wait().expect("the object");
     guard.0 = 0;
     let error = guard.put().wait().expect_err("zero cannot be written");
@@ -174,11 +178,11 @@ fn a_value_that_does_not_encode_is_not_put() {
 #[test]
 fn plain_data_of_another_size_is_refused() {
     let nodes = Node::local_cluster(2).expect("no ports");
-    let here: Set<Pod<u64>> = nodes[0].set("pods").open().expect("the set opens");
+    let here: Set<Pod<u64>> = nodes[0].set("pods").open().wait().expect("the set opens");
     here.grab(1).wait().expect("the object").put().wait().expect("it fits");
-    let error = nodes[1].set::<Pod<u32>>("pods").open().expect_err("another type");
+    let error = nodes[1].set::<Pod<u32>>("pods").open().wait().expect_err("another type");
     assert!(matches!(error, Error::Set(SetError::SettingsDiffer { setting: "type", .. })), "{error:?}");
-    let error = nodes[1].set::<Raw>("pods").open().expect_err("another codec");
+    let error = nodes[1].set::<Raw>("pods").open().wait().expect_err("another codec");
     assert!(matches!(error, Error::Set(SetError::SettingsDiffer { setting: "codec", .. })), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("pod") && text.contains("raw"), "{text}");
@@ -189,28 +193,28 @@ fn plain_data_of_another_size_is_refused() {
 fn names_that_are_none_are_refused() {
     let nodes = Node::local_cluster(1).expect("no ports");
     for name in ["", "/", "a//b", "/a", "a/", &"x".repeat(65)] {
-        let error = nodes[0].set::<u64>(name).open().expect_err("no name");
+        let error = nodes[0].set::<u64>(name).open().wait().expect_err("no name");
         assert!(matches!(error, Error::Set(SetError::BadName { .. })), "{name:?}: {error:?}");
-        let error = nodes[0].destroy_set(name, std::time::Duration::ZERO).expect_err("no name");
+        let error = nodes[0].destroy_set(name, std::time::Duration::ZERO).wait().expect_err("no name");
         assert!(matches!(error, Error::Set(SetError::BadName { .. })), "{name:?}: {error:?}");
     }
-    nodes[0].set::<u64>(&"x".repeat(64)).open().expect("the longest name");
+    nodes[0].set::<u64>(&"x".repeat(64)).open().wait().expect("the longest name");
 }
 
 /// Object 0 and the largest, a set's name with every byte, one object twice in one call.
 #[test]
 fn ids_at_the_ends_of_their_range_are_objects_like_others() {
     let nodes = Node::local_cluster(2).expect("no ports");
-    let sets: [Set<u64>; 2] = [0, 1].map(|at| nodes[at].set("\u{0}\u{7f}é").open().expect("the set opens"));
+    let sets: [Set<u64>; 2] = [0, 1].map(|at| nodes[at].set("\u{0}\u{7f}é").open().wait().expect("the set opens"));
     for object in [0, 1, u64::MAX - 1, u64::MAX] {
         let mut guard = sets[0].grab(object).wait().expect("the object");
         *guard = object;
         guard.put().wait().expect("it fits");
         assert_eq!(*sets[1].get(object).wait().expect("a copy"), object);
     }
-    let error = sets[1].grab_many(&[1, 0, 1]).expect_err("one is named twice");
+    let error = sets[1].grab_many(&[1, 0, 1]).wait().expect_err("one is named twice");
     assert!(matches!(error, Error::Access(AccessError::NamedTwice { object: 1 })), "{error:?}");
-    let guards = sets[1].grab_many(&[u64::MAX, 0]).expect("nothing is held after the error");
+    let guards = sets[1].grab_many(&[u64::MAX, 0]).wait().expect("nothing is held after the error");
     assert_eq!(guards.iter().map(|guard| **guard).collect::<Vec<_>>(), [u64::MAX, 0]);
 }
 
@@ -218,7 +222,7 @@ fn ids_at_the_ends_of_their_range_are_objects_like_others() {
 #[test]
 fn a_stopped_node_says_so() {
     let nodes = Node::local_cluster(1).expect("no ports");
-    let set: Set<u64> = nodes[0].set("numbers").open().expect("the set opens");
+    let set: Set<u64> = nodes[0].set("numbers").open().wait().expect("the set opens");
     set.get(1).wait().map(drop).expect("a first touch");
     let mut guard = set.grab(2).wait().expect("the object");
     *guard = 5;
@@ -230,6 +234,49 @@ fn a_stopped_node_says_so() {
     stopped(set.get(1).wait().expect_err("no copy is valid any more"));
     stopped(set.grab(1).wait().expect_err("nothing can be held"));
     stopped(set.remove(1).wait().expect_err("nothing can be removed"));
-    stopped(nodes[0].set::<u64>("others").open().expect_err("no set can be opened"));
+    stopped(nodes[0].set::<u64>("others").open().wait().expect_err("no set can be opened"));
     assert!(set.find(1).is_none());
+}
+
+/// Encodes until it is told not to.
+#[derive(Clone, Default, PartialEq, Debug)]
+struct Moody(u8);
+
+static MOOD: AtomicBool = AtomicBool::new(true);
+
+impl Value for Moody {
+    const CODEC: &'static str = "moody";
+
+    fn encode(&self, bytes: &mut Vec<u8>) -> Result<(), EncodeError> {
+        assert!(MOOD.load(Ordering::Relaxed), "not now");
+        bytes.push(self.0);
+        Ok(())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Moody, DecodeError> {
+        bytes.first().map(|byte| Moody(*byte)).ok_or_else(|| DecodeError::new("no byte"))
+    }
+
+    fn encoded_len(&self, _limit_bytes: usize) -> Result<usize, EncodeError> {
+        self.encode(&mut Vec::new()).map(|()| 1)
+    }
+}
+
+/// The thread that sends the value is the node's own: a type whose encoding panics there, after it had
+/// been encoded at the put, costs its object and nothing else.
+#[test]
+fn a_value_that_panics_when_it_is_sent_does_not_end_the_node() {
+    let nodes = pair(1000);
+    let sets: [Set<Moody>; 2] = [0, 1].map(|at| nodes[at].set("moods").open().wait().expect("the set opens"));
+    let (ill, well) = (1, 2);
+    for id in [ill, well] {
+        sets[0].grab(id).wait().expect("nobody else has it").put().wait().expect("it encodes");
+    }
+    MOOD.store(false, Ordering::Relaxed);
+    let error = sets[1].get(ill).wait().expect_err("its bytes did not come");
+    MOOD.store(true, Ordering::Relaxed);
+    assert!(matches!(error, Error::Access(AccessError::Decode { .. })), "{error:?}");
+    assert_eq!(*sets[1].get(well).wait().expect("the node goes on"), Moody(0));
+    assert_eq!(nodes[0].statistics().undecodable, 1);
+    assert_eq!(nodes[0].statistics().fences, 0);
 }

@@ -28,7 +28,7 @@ fn live_and_stop(round: usize) {
     let nodes = Node::local_cluster(2).expect("a cluster");
     let limit = Duration::from_secs(10);
     let service = nodes[1].rpc().register_blocking("add", |request| {
-        let counts: Set<u64> = request.node().set("counts").open()?;
+        let counts: Set<u64> = request.node().set("counts").open().wait()?;
         let count = counts.update(1, |count| {
             *count += 1;
             Ok(*count)
@@ -54,8 +54,8 @@ fn live_and_stop(round: usize) {
 fn attach_and_go(node: &Node, round: usize) {
     let socket = std::env::temp_dir().join(format!("kddm-leaks-{}-{round}.sock", std::process::id()));
     node.accept_programs(&socket).expect("the path is free");
-    let program = Node::attach(&socket).expect("it accepts programs");
-    let counts: Set<u64> = program.set("counts").open().expect("the set opens");
+    let program = Node::attach(&socket).wait().expect("it accepts programs");
+    let counts: Set<u64> = program.set("counts").open().wait().expect("the set opens");
     let guard = counts.grab(2).wait().expect("nobody has it");
     guard.put().wait().expect("it is put");
     if round.is_multiple_of(2) {

@@ -22,14 +22,14 @@ fn a_local_cluster_is_possible_at_once() {
 fn joins_and_first_sets_at_the_same_time_agree() {
     const NODES: u64 = 4;
     const OBJECTS: u64 = 32;
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let add = |number: &mut u64| {
         *number += 1;
         Ok(())
     };
     let join_and_add = || {
-        let node = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
-        let set: Set<u64> = node.set("numbers").open().expect("the set opens");
+        let node = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+        let set: Set<u64> = node.set("numbers").open().wait().expect("the set opens");
         for object in 0..OBJECTS {
             set.update(object, add).wait().expect("the owner is alive");
         }
@@ -38,7 +38,7 @@ fn joins_and_first_sets_at_the_same_time_agree() {
     std::thread::scope(|scope| {
         let joining: Vec<_> = (0..NODES).map(|_| scope.spawn(join_and_add)).collect();
         let nodes: Vec<Node> = joining.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-        let set: Set<u64> = first.set("numbers").open().expect("the set opens");
+        let set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
         for object in 0..OBJECTS {
             assert_eq!(*set.get(object).wait().expect("a copy"), NODES);
         }
@@ -49,11 +49,11 @@ fn joins_and_first_sets_at_the_same_time_agree() {
 /// Who comes when sets exist shares objects, and is a home like any other.
 #[test]
 fn a_late_joiner_shares_what_is_there() {
-    let first = Node::join(Config::new()).expect("a free port");
-    let set: Set<u64> = first.set("numbers").open().expect("the set opens");
+    let first = Node::join(Config::new()).wait().expect("a free port");
+    let set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     set.grab(1).wait().expect("the first touch").put().wait().expect("put");
-    let second = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
-    let there: Set<u64> = second.set("numbers").open().expect("the set opens");
+    let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+    let there: Set<u64> = second.set("numbers").open().wait().expect("the set opens");
     let add = |number: &mut u64| {
         *number += 1;
         Ok(())
@@ -64,7 +64,7 @@ fn a_late_joiner_shares_what_is_there() {
 
 #[test]
 fn another_session_is_refused_by_name() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let error = refusal(Config::new().contact(first.address().clone()).session(4712));
     assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
     let text = error.to_string();
@@ -73,7 +73,7 @@ fn another_session_is_refused_by_name() {
 
 #[test]
 fn another_protocol_and_another_cluster_are_refused_by_name() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let purpose = Purpose::Control;
     let hello = Hello { protocol: PROTOCOL, session: 4711, cluster: 0, node: 0, incarnation: 0, nonce: 1, purpose };
     let refused = |hello: Hello| match greet(first.address(), &hello, LIMIT) {
@@ -91,16 +91,16 @@ fn another_protocol_and_another_cluster_are_refused_by_name() {
 
 #[test]
 fn the_second_process_with_an_id_is_refused_and_told_of_the_first() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let contact = first.address().clone();
-    let second = Node::join(Config::new().contact(contact.clone()).node_id(9)).expect("the id is free");
+    let second = Node::join(Config::new().contact(contact.clone()).node_id(9)).wait().expect("the id is free");
     for (id, owner) in [(1, &first), (9, &second)] {
         let error = refusal(Config::new().contact(second.address().clone()).node_id(id));
         assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&format!("node id {id} is taken by the process at {}", owner.address())), "{text}");
     }
-    let third = Node::join(Config::new().contact(contact)).expect("without an id one is given");
+    let third = Node::join(Config::new().contact(contact)).wait().expect("without an id one is given");
     assert_eq!(third.id(), 2);
 }
 
@@ -122,7 +122,7 @@ fn an_absent_contact_is_named_within_the_limit() {
 
 #[test]
 fn a_port_in_use_is_named() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let error = refusal(Config::new().listen(first.address().clone()));
     assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error:?}");
     let text = error.to_string();

@@ -1,7 +1,7 @@
 //! Joins and leaves while others work (T21, T22).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm::{Config, Error, MembershipError, Node, Raw, Set};
 
@@ -11,7 +11,7 @@ fn join(contact: Option<&Node>) -> Node {
     let mut config = contact.map_or_else(Config::new, |node| Config::new().contact(node.address().clone()));
     config.peer_buffer_limit_bytes = 256 << 10;
     let config = config.object_limit_bytes(64 << 10);
-    Node::join(config).expect("a live contact")
+    Node::join(config).wait().expect("a live contact")
 }
 
 fn add(number: &mut u64) -> Result<(), Error> {
@@ -26,8 +26,8 @@ fn large_objects_are_handed_over_at_a_leave() {
     const BYTES: usize = 64 << 10;
     let first = join(None);
     let second = join(Some(&first));
-    let here: Set<Raw> = first.set("large").open().expect("the set opens");
-    let there: Set<Raw> = second.set("large").open().expect("the set opens");
+    let here: Set<Raw> = first.set("large").open().wait().expect("the set opens");
+    let there: Set<Raw> = second.set("large").open().wait().expect("the set opens");
     for object in 0..OBJECTS {
         let mut guard = here.grab(object).wait().expect("the object");
         *guard = Raw(vec![object as u8; BYTES]);
@@ -36,7 +36,7 @@ fn large_objects_are_handed_over_at_a_leave() {
     for object in 0..OBJECTS / 2 {
         there.get(object).wait().map(drop).expect("a copy");
     }
-    if let Err(error) = first.stop_sharing(LIMIT) {
+    if let Err(error) = first.stop_sharing(LIMIT).wait() {
         panic!("{error}; there: {:?}", second.statistics());
     }
     for object in 0..OBJECTS {
@@ -67,7 +67,7 @@ fn t21_t22_nodes_join_and_leave_while_others_work() {
     drop(nodes);
     let first = join(None);
     let second = join(Some(&first));
-    let sets: Vec<Set<u64>> = [&first, &second].map(|node| node.set("numbers").open().expect("it opens")).into();
+    let sets: Vec<Set<u64>> = [&first, &second].map(|node| node.set("numbers").open().wait().expect("it opens")).into();
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for set in &sets {
@@ -75,7 +75,7 @@ fn t21_t22_nodes_join_and_leave_while_others_work() {
         }
         for _ in 0..ROUNDS {
             let third = join(Some(&second));
-            let there: Set<u64> = third.set("numbers").open().expect("it opens");
+            let there: Set<u64> = third.set("numbers").open().wait().expect("it opens");
             for object in 0..OBJECTS {
                 there.update(object, add).wait().expect("it shares");
                 done.fetch_add(1, Ordering::Relaxed);
@@ -99,14 +99,14 @@ fn t21_t22_nodes_join_and_leave_while_others_work() {
 fn the_first_node_leaves_and_another_decides() {
     let first = join(None);
     let second = join(Some(&first));
-    let set: Set<u64> = first.set("numbers").open().expect("it opens");
+    let set: Set<u64> = first.set("numbers").open().wait().expect("it opens");
     for object in 0..100 {
         set.update(object, add).wait().expect("it is here");
     }
     first.stop();
     assert_eq!(states(&second), [(2, crate::POSSIBLE)]);
     let third = join(Some(&second));
-    let there: Set<u64> = third.set("numbers").open().expect("it opens");
+    let there: Set<u64> = third.set("numbers").open().wait().expect("it opens");
     assert_eq!((0..100).map(|object| *there.get_existing(object).wait().expect("it is there")).sum::<u64>(), 100);
 }
 
@@ -115,16 +115,16 @@ fn the_first_node_leaves_and_another_decides() {
 fn a_node_stops_sharing_and_starts_again() {
     let first = join(None);
     let second = join(Some(&first));
-    let [here, there] = [&first, &second].map(|node| node.set::<u64>("numbers").open().expect("it opens"));
+    let [here, there] = [&first, &second].map(|node| node.set::<u64>("numbers").open().wait().expect("it opens"));
     there.update(1, add).wait().expect("it is free");
-    second.stop_sharing(LIMIT).expect("nobody holds anything");
+    second.stop_sharing(LIMIT).wait().expect("nobody holds anything");
     assert_eq!(states(&first), [(1, crate::POSSIBLE), (2, crate::ONLINE)]);
     let refused = there.get(1).wait().expect_err("it is online");
     assert!(matches!(refused, Error::Membership(MembershipError::NotSharing { node: 2 })), "{refused:?}");
-    let last = first.stop_sharing(LIMIT).expect_err("nobody could take over");
+    let last = first.stop_sharing(LIMIT).wait().expect_err("nobody could take over");
     assert!(last.to_string().contains("node 1 is the last one"), "{last}");
     assert_eq!(*here.get_existing(1).wait().expect("it was handed over"), 1);
-    second.start_sharing(LIMIT).expect("the first agrees");
+    second.start_sharing(LIMIT).wait().expect("the first agrees");
     there.update(1, add).wait().expect("it shares again");
     assert_eq!(*here.get(1).wait().expect("a copy"), 2);
 }
@@ -134,19 +134,40 @@ fn a_node_stops_sharing_and_starts_again() {
 fn a_held_object_keeps_its_node_until_it_is_put() {
     let first = join(None);
     let second = join(Some(&first));
-    let set: Set<u64> = second.set("numbers").open().expect("it opens");
+    let set: Set<u64> = second.set("numbers").open().wait().expect("it opens");
     let mut held = set.grab(1).wait().expect("it is free");
-    let error = second.stop_sharing(Duration::from_millis(200)).expect_err("it is held");
+    let error = second.stop_sharing(Duration::from_millis(200)).wait().expect_err("it is held");
     assert!(error.to_string().contains("1 objects are still here"), "{error}");
     *held = 5;
     held.put().wait().expect("the node shares as before");
     let held = set.get(1).wait().expect("the node shares as before");
     std::thread::scope(|scope| {
-        let leaving = scope.spawn(|| second.stop_sharing(LIMIT));
+        let leaving = scope.spawn(|| second.stop_sharing(LIMIT).wait());
         while second.members().iter().all(|member| member.id != 2) || set.get(2).wait().is_ok() {}
         drop(held);
         leaving.join().expect("no panic").expect("it is free now");
     });
-    let here: Set<u64> = first.set("numbers").open().expect("it opens");
+    let here: Set<u64> = first.set("numbers").open().wait().expect("it opens");
     assert_eq!(*here.get_existing(1).wait().expect("it was handed over"), 5);
+}
+
+/// A set is enough to keep its node going.
+#[test]
+fn a_node_goes_on_as_long_as_one_of_its_sets_is_in_use() {
+    let mut nodes = Node::local_cluster(2).expect("two nodes");
+    let there: Set<u64> = nodes[1].set("kept").open().wait().expect("the set opens");
+    let here: Set<u64> = nodes[0].set("kept").open().wait().expect("the set opens");
+    drop(nodes.pop());
+    for object in 0..20 {
+        there.grab(object).wait().expect("its node runs").put().wait().expect("its node runs");
+        assert_eq!(*here.get(object).wait().expect("members share"), 0);
+    }
+    assert_eq!(nodes[0].members().len(), 2);
+    drop(there);
+    let deadline = Instant::now() + LIMIT;
+    while nodes[0].members().len() > 1 {
+        assert!(Instant::now() < deadline, "it has not left");
+        std::thread::yield_now();
+    }
+    assert_eq!(*here.get(7).wait().expect("what it had was handed over"), 0);
 }

@@ -16,7 +16,7 @@ const CONTACT: &str = "KDDM_TEST_CONTACT";
 fn node_in_a_process_of_its_own() {
     let Ok(contact) = std::env::var(CONTACT) else { return };
     let contact = contact.parse().expect("an address");
-    let node = Node::join(Config::new().contact(contact).node_id(2)).expect("a live contact");
+    let node = Node::join(Config::new().contact(contact).node_id(2)).wait().expect("a live contact");
     println!("possible as node {}", node.id());
     let _the_parent_ends = std::io::stdin().lines().next();
 }
@@ -46,7 +46,7 @@ fn start_process(contact: &Address) -> Killed {
 fn join_as_second(contact: &Address) -> Result<Node, Error> {
     let deadline = Instant::now() + LIMIT;
     loop {
-        match Node::join(Config::new().contact(contact.clone()).node_id(2)) {
+        match Node::join(Config::new().contact(contact.clone()).node_id(2)).wait() {
             Err(error) if error.to_string().contains("is taken") && Instant::now() < deadline => {}
             result => return result,
         }
@@ -56,7 +56,7 @@ fn join_as_second(contact: &Address) -> Result<Node, Error> {
 #[test]
 fn a_restart_with_the_same_id_is_a_new_life() {
     let (config, ear) = listening(Config::new());
-    let first = Node::join(config).expect("a free port");
+    let first = Node::join(config).wait().expect("a free port");
     let process = start_process(first.address());
     let old = first.members().remove(1);
     drop(process);
@@ -64,7 +64,7 @@ fn a_restart_with_the_same_id_is_a_new_life() {
     assert!(second.members()[1].incarnation > old.incarnation);
     let expected: Vec<Heard> = [up(1), up(2), down(2), up(2)].concat();
     assert_eq!(take(&ear, 16), expected);
-    let sets = [&first, &second].map(|node| node.set::<u64>("numbers").open().expect("the set opens"));
+    let sets = [&first, &second].map(|node| node.set::<u64>("numbers").open().wait().expect("the set opens"));
     let add = |number: &mut u64| {
         *number += 1;
         Ok(())
@@ -76,9 +76,9 @@ fn a_restart_with_the_same_id_is_a_new_life() {
 /// With sets in use its objects are lost, and nobody pretends otherwise.
 #[test]
 fn a_restart_of_a_node_that_shared_objects_is_refused() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let process = start_process(first.address());
-    let _set: Set<u64> = first.set("numbers").open().expect("the set opens");
+    let _set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     drop(process);
     let error = join_as_second(first.address()).err().expect("it shared objects");
     let text = error.to_string();

@@ -21,7 +21,7 @@ fn states(node: &Node) -> Vec<(u16, NodeState)> {
 }
 
 fn refusal(config: Config) -> Error {
-    match Node::join(config) {
+    match Node::join(config).wait() {
         Ok(node) => panic!("node {} was admitted", node.id()),
         Err(error) => error,
     }

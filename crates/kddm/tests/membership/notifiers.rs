@@ -46,7 +46,7 @@ fn three_nodes_come_up_in_order(listen: impl Fn(u16) -> Config) {
             config = config.contact(contact.address().clone());
         }
         let (config, ear) = listening(config);
-        nodes.push(Node::join(config).expect("a live contact"));
+        nodes.push(Node::join(config).wait().expect("a live contact"));
         let heard: Vec<Heard> = ear.try_iter().collect();
         assert_eq!(heard, (1..=number).flat_map(up).collect::<Vec<_>>(), "a join returns when all have heard");
         for earlier in &ears {
@@ -82,8 +82,8 @@ fn three_nodes_come_up_in_order_inside_a_process() {
 #[test]
 fn a_stop_is_told_in_reverse_order() {
     let (config, ear) = listening(Config::new());
-    let first = Node::join(config).expect("a free port");
-    let _set: kddm::Set<u64> = first.set("numbers").open().expect("the set opens");
+    let first = Node::join(config).wait().expect("a free port");
+    let _set: kddm::Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     first.stop();
     assert_eq!(take(&ear, 8), [up(1), down(1)].concat());
 }
@@ -91,20 +91,20 @@ fn a_stop_is_told_in_reverse_order() {
 /// A notifier is part of its node: it is told at once that it must not wait for it.
 #[test]
 fn a_notifier_must_not_wait() {
-    let first = Node::join(Config::new()).expect("a free port");
+    let first = Node::join(Config::new()).wait().expect("a free port");
     let (sender, receiver) = channel::<Vec<Error>>();
     let inside = first.clone();
     let waits = move |event: &MemberEvent| {
         assert!(!event.is_this_node);
         let errors = [
-            inside.set::<u64>("numbers").open().err(),
+            inside.set::<u64>("numbers").open().wait().err(),
             inside.wait_for_members(99, LIMIT).err(),
-            Node::join(Config::new()).err(),
+            Node::join(Config::new()).wait().err(),
         ];
         let _the_test_is_over = sender.send(errors.into_iter().flatten().collect());
     };
     let notifier = first.notifier(Chain::Possible, Priority::APPLICATION, "waits", waits).expect("a fine name");
-    let _second = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
+    let _second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
     let errors = receiver.recv_timeout(LIMIT).expect("the notifier returns");
     let would_block = |error: &Error| matches!(error, Error::Access(AccessError::WouldBlock));
     assert!(errors.len() == 3 && errors.iter().all(would_block), "{errors:?}");
@@ -115,7 +115,7 @@ fn a_notifier_must_not_wait() {
 fn a_notifier_that_panics_does_not_stop_the_chain() {
     let config = Config::new().notifier(Chain::Online, Priority::LINK, "panics", |_| panic!("as the test wants"));
     let (config, ear) = listening(config);
-    let node = Node::join(config).expect("a free port");
+    let node = Node::join(config).wait().expect("a free port");
     assert_eq!(take(&ear, 4), up(1));
     assert_eq!(node.statistics().notifier_panics, 1);
 }
@@ -123,7 +123,7 @@ fn a_notifier_that_panics_does_not_stop_the_chain() {
 /// Order comes before speed: one that overruns is reported, and those behind it wait.
 #[test]
 fn a_notifier_that_overruns_is_reported_and_waited_for() {
-    let first = Node::join(Config::new().notifier_limit(Duration::from_millis(5))).expect("a free port");
+    let first = Node::join(Config::new().notifier_limit(Duration::from_millis(5))).wait().expect("a free port");
     let (release, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let slow = move |_: &MemberEvent| {
@@ -135,7 +135,7 @@ fn a_notifier_that_overruns_is_reported_and_waited_for() {
         let _the_test_is_over = sender.send(());
     };
     first.notifier(Chain::Online, Priority::NAMES, "next", next).expect("a fine name");
-    let _second = Node::join(Config::new().contact(first.address().clone())).expect("others do not wait for it");
+    let _second = Node::join(Config::new().contact(first.address().clone())).wait().expect("others do not wait for it");
     let deadline = Instant::now() + LIMIT;
     while first.statistics().notifier_overruns == 0 {
         assert!(Instant::now() < deadline, "the overrun is reported");
@@ -163,17 +163,17 @@ fn a_join_that_a_notifier_keeps_ends_at_its_limit_and_names_it() {
 #[test]
 fn a_notifier_that_was_removed_hears_no_more() {
     let (config, ear) = listening(Config::new());
-    let first = Node::join(config).expect("a free port");
+    let first = Node::join(config).wait().expect("a free port");
     let (sender, receiver) = channel();
     let heard = move |event: &MemberEvent| {
         let _the_test_is_over = sender.send(event.node);
     };
     let notifier = first.notifier(Chain::Online, Priority::LINK, "removed", heard).expect("a fine name");
     let contact = first.address().clone();
-    let _second = Node::join(Config::new().contact(contact.clone())).expect("a live contact");
+    let _second = Node::join(Config::new().contact(contact.clone())).wait().expect("a live contact");
     assert_eq!(receiver.recv_timeout(LIMIT), Ok(2));
     notifier.remove();
-    let _third = Node::join(Config::new().contact(contact)).expect("a live contact");
+    let _third = Node::join(Config::new().contact(contact)).wait().expect("a live contact");
     assert_eq!(take(&ear, 12), (1..=3).flat_map(up).collect::<Vec<_>>());
     assert!(receiver.try_recv().is_err());
 }

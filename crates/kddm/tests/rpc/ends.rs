@@ -162,7 +162,7 @@ const CONTACT: &str = "KDDM_TEST_RPC_CONTACT";
 fn peer_process() {
     let Ok(contact) = std::env::var(CONTACT) else { return };
     let config = Config::new().contact(contact.parse().expect("an address"));
-    let node = Node::join(config).expect("it joins");
+    let node = Node::join(config).wait().expect("it joins");
     let service = node.rpc().register_blocking("silent", |_| {
         println!("\ncalled");
         loop {
@@ -178,7 +178,7 @@ fn peer_process() {
 /// kill -9 of the process that was called.
 #[test]
 fn a_killed_process_ends_its_calls() {
-    let node = Node::join(Config::new()).expect("it begins");
+    let node = Node::join(Config::new()).wait().expect("it begins");
     let program = std::env::current_exe().expect("this test has a path");
     let mut peer = std::process::Command::new(program)
         .args(["ends::peer_process", "--exact", "--nocapture", "--test-threads=1"])
@@ -207,11 +207,11 @@ fn a_killed_process_ends_its_calls() {
 #[test]
 fn a_stop_ends_calls_and_handlers() {
     let nodes = Node::local_cluster(2).expect("a cluster");
-    let held: Set<u64> = nodes[0].set("held").open().expect("the set opens");
+    let held: Set<u64> = nodes[0].set("held").open().wait().expect("the set opens");
     let guard = held.grab(1).wait().expect("it is granted");
     let (begun, begins) = channel();
     let service = nodes[1].rpc().register_blocking("grab", move |request| {
-        let held: Set<u64> = request.node().set("held").open()?;
+        let held: Set<u64> = request.node().set("held").open().wait()?;
         let grab = held.grab(1);
         begun.send(())?;
         drop(grab.wait_for(Duration::from_secs(3600))?);
@@ -237,8 +237,8 @@ fn a_stop_ends_calls_and_handlers() {
 /// A handler has the node from its request; that does not keep a node alive that nobody holds.
 #[test]
 fn a_service_does_not_keep_its_node_alive() {
-    let first = Node::join(Config::new()).expect("it begins");
-    let second = Node::join(Config::new().contact(first.address().clone())).expect("it joins");
+    let first = Node::join(Config::new()).wait().expect("it begins");
+    let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("it joins");
     let service = second.rpc().register_blocking("id", |request| Ok(request.node().id().to_le_bytes().to_vec()));
     let service = service.expect("the name is free");
     assert_eq!(first.rpc().call(2, "id", b"", LIMIT).wait().expect("an answer"), 2u16.to_le_bytes());

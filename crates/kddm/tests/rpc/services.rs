@@ -9,8 +9,10 @@ fn calls_go_over_tcp_and_unix_sockets() {
     std::fs::create_dir_all(&folder).expect("a folder");
     let unix = |name: &str| Address::Unix(folder.join(name));
     for [first, second] in [[Address::loopback(), Address::loopback()], [unix("a"), unix("b")]] {
-        let one = Node::join(Config::new().listen(first).node_id(40)).expect("it begins");
-        let two = Node::join(Config::new().listen(second).node_id(7).contact(one.address().clone())).expect("it joins");
+        let one = Node::join(Config::new().listen(first).node_id(40)).wait().expect("it begins");
+        let two = Node::join(Config::new().listen(second).node_id(7).contact(one.address().clone()))
+            .wait()
+            .expect("it joins");
         let (_one, _two) = (echo(&one), echo(&two));
         assert_eq!(one.rpc().call(7, "echo", b"there", LIMIT).wait().expect("an answer"), b"there");
         assert_eq!(two.rpc().call(40, "echo", b"and back", LIMIT).wait().expect("an answer"), b"and back");
@@ -61,9 +63,9 @@ fn bodies_up_to_the_limit_arrive_whole() {
 #[test]
 fn only_blocking_handlers_may_wait() {
     let nodes = Node::local_cluster(2).expect("a cluster");
-    let counts: Set<u64> = nodes[0].set("counts").open().expect("the set opens");
+    let counts: Set<u64> = nodes[0].set("counts").open().wait().expect("the set opens");
     let add = |request: &kddm::rpc::Request| -> Result<Vec<u8>, kddm::rpc::HandlerError> {
-        let counts: Set<u64> = request.node().set("counts").open()?;
+        let counts: Set<u64> = request.node().set("counts").open().wait()?;
         let mut count = counts.grab(1).wait()?;
         *count += 1;
         let value = *count;

@@ -272,7 +272,7 @@ impl Hand {
         self.limit = limit_ms.map(Duration::from_millis);
         match op {
             Op::Open { placed_by, existing, wait_limit_ms } => self.open(name, placed_by, existing, wait_limit_ms),
-            Op::OpenAsText => self.shared.node.set::<String>(&name).open().map(|_| Reply::Done),
+            Op::OpenAsText => self.shared.node.set::<String>(&name).open().wait().map(|_| Reply::Done),
             Op::Get { object, existing: false } => {
                 let guard = Guard::Read(self.wait(self.set(&name).get(object))?);
                 Ok(self.keep(name, object, guard))
@@ -336,7 +336,9 @@ impl Hand {
             Op::Flush { object, to } => self.wait(self.set(name).flush(object, to)).map(done),
             Op::Produce { object, from, to, most } => produce(&self.set(name), object, from..to, most).map(done),
             Op::Consume { object, all } => consume(&self.set(name), object, all).map(Reply::Items),
-            Op::Destroy { limit_ms } => self.shared.node.destroy_set(name, Duration::from_millis(limit_ms)).map(done),
+            Op::Destroy { limit_ms } => {
+                self.shared.node.destroy_set(name, Duration::from_millis(limit_ms)).wait().map(done)
+            }
             Op::LocalCount => Ok(Reply::Count(self.set(name).local_count() as u64)),
             Op::Counters => Ok(Reply::Counters(counters(&self.shared.node))),
             Op::WaitForMembers { count } => self.shared.node.wait_for_members(count, super::LIMIT).map(done),
@@ -363,7 +365,7 @@ impl Hand {
         if let Some(limit_ms) = wait_limit_ms {
             builder = builder.wait_limit(Duration::from_millis(limit_ms));
         }
-        let set = if existing { builder.open_existing()? } else { builder.open()? };
+        let set = if existing { builder.open_existing().wait()? } else { builder.open().wait()? };
         self.shared.sets.lock().expect("no panic under this lock").insert(name, set);
         Ok(Reply::Done)
     }

@@ -106,7 +106,7 @@ impl Cluster {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
             let socket = std::env::temp_dir().join(format!("kddm-seat-{}-{number}.sock", std::process::id()));
             node.accept_programs(&socket).expect("the path is free");
-            Seat::here(Node::attach(&socket).expect("it accepts programs"))
+            Seat::here(Node::attach(&socket).wait().expect("it accepts programs"))
         };
         let seats = lenders.iter().map(attached).collect();
         Cluster { lenders, ..Cluster::of(seats) }

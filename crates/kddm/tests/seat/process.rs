@@ -30,8 +30,8 @@ pub struct Start {
 impl Start {
     fn node(&self) -> Result<Node, Error> {
         match &self.attach {
-            Some(socket) => Node::attach(socket),
-            None => Node::join(self.config()),
+            Some(socket) => Node::attach(socket).wait(),
+            None => Node::join(self.config()).wait(),
         }
     }
 

@@ -67,7 +67,7 @@ fn an_acquire_that_nobody_waits_for_goes_on() {
 fn a_blocked_wait_ends_with_its_node() {
     for _ in 0..100 {
         let nodes = kddm::Node::local_cluster(1).expect("a node");
-        let set: kddm::Set<u64> = nodes[0].set("stops").open().expect("the set opens");
+        let set: kddm::Set<u64> = nodes[0].set("stops").open().wait().expect("the set opens");
         let held = set.grab(1).wait().expect("nobody else has it");
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| {

@@ -102,7 +102,7 @@ fn a_finished_wait_leaves_no_waker_behind() {
 fn a_future_that_has_moved_to_another_task_ends_at_its_limit() {
     let (nodes, [here, _]) = two("moves");
     let limit = Duration::from_millis(100);
-    let there: Set<u64> = nodes[1].set("moves").wait_limit(limit).open().expect("the set opens");
+    let there: Set<u64> = nodes[1].set("moves").wait_limit(limit).open().wait().expect("the set opens");
     let _held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
     let ((former, _), (latter, woken)) = (says(), says());
     let mut pending = there.grab(1);
@@ -133,7 +133,9 @@ fn two_tasks_of_one_thread_contend_and_a_blocking_thread_is_told() {
     let mut second = here.grab(1);
     let mut context = Context::from_waker(Waker::noop());
     assert!(Pin::new(&mut second).poll(&mut context).is_pending(), "another task may end the hold");
+    let asked_while_it_was_held = here.grab(1);
     drop(held);
+    drop(asked_while_it_was_held.wait_for(crate::LIMIT).expect("the thread holds nothing any more"));
     let deadline = std::time::Instant::now() + crate::LIMIT;
     let guard = loop {
         match Pin::new(&mut second).poll(&mut context) {
@@ -142,4 +144,57 @@ fn two_tasks_of_one_thread_contend_and_a_blocking_thread_is_told() {
         }
     };
     assert_eq!(*guard, 0);
+}
+
+/// An answer that a task was woken for and does not take is in nobody's way for long, and is not lost.
+#[test]
+fn a_task_that_is_forgotten_stops_nobody_and_goes_on_when_it_is_polled() {
+    let (_nodes, [here, there]) = two("forgotten");
+    let holder = kddm::Holder::new("another one");
+    for _ in 0..3 {
+        let held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
+        let (waker, woken) = says();
+        let waker = Waker::from(waker);
+        let mut forgotten = there.grab(1);
+        assert!(poll(&mut forgotten, &waker).is_pending());
+        held.put().wait().expect("it is put");
+        woken.recv_timeout(LIMIT).expect("it is granted");
+        // Another node, and another holder of the same node, which does not know that nobody has it.
+        drop(here.grab(1).wait_for(LIMIT).expect("it is taken back"));
+        drop(there.by(&holder).grab(1).wait_for(LIMIT).expect("it was taken back"));
+        let begin = Instant::now();
+        let guard = loop {
+            match poll(&mut forgotten, &waker) {
+                Poll::Ready(guard) => break guard.expect("it comes"),
+                Poll::Pending => assert!(begin.elapsed() < LIMIT, "it is asked for again"),
+            }
+        };
+        guard.put().wait().expect("it is put");
+    }
+}
+
+/// The same where the one in the way waits on the same node, to read or to write.
+#[test]
+fn a_forgotten_read_stops_no_writer_of_its_node() {
+    let (_nodes, [here, _]) = two("forgotten reads");
+    let held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
+    let mut forgotten: Vec<_> = (0..100).map(|_| here.get(1)).collect();
+    let (waker, woken) = says();
+    let waker = Waker::from(waker);
+    for pending in &mut forgotten {
+        assert!(Pin::new(pending).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    held.put().wait().expect("it is put");
+    for _ in 0..forgotten.len() {
+        woken.recv_timeout(LIMIT).expect("all are granted");
+    }
+    here.update(1, |value| {
+        *value = 5;
+        Ok(())
+    })
+    .wait_for(LIMIT)
+    .expect("all are taken back");
+    for pending in forgotten {
+        assert_eq!(*pending.wait_for(LIMIT).expect("it is asked for again"), 5);
+    }
 }

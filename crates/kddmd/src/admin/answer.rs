@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{Error, Node, NodeState, SetInfo, SetUsage};
+use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage};
 use serde_json::{Value as Json, json};
 
 use super::object;
@@ -174,6 +174,8 @@ impl Subject {
                     "held": holding.is_held,
                     "waiting_here": holding.waiting_here,
                     "wanted_elsewhere": holding.wanted_elsewhere,
+                    "in_the_way_ms": holding.in_the_way_for.map(|time| time.as_millis() as u64),
+                    "held_by": holding.holders.iter().map(held_by).collect::<Vec<_>>().join(", "),
                 })
             })
             .collect();
@@ -209,6 +211,7 @@ impl Subject {
             "undecodable": counted.undecodable,
             "faults": counted.faults,
             "reconnects": counted.reconnects,
+            "overdue_holds": counted.overdue_holds,
             "notifier_overruns": counted.notifier_overruns,
             "notifier_panics": counted.notifier_panics,
             "programs": self.node.programs().len(),
@@ -218,6 +221,10 @@ impl Subject {
             "messages": messages,
         })
     }
+}
+
+fn held_by(holder: &HeldBy) -> String {
+    format!("{} ({})", holder.who, if holder.is_write { "write" } else { "read" })
 }
 
 fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {

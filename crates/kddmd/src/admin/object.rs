@@ -67,7 +67,7 @@ pub fn act(node: &Node, name: &str, id: u64, form: Option<Form>, action: &Action
 
 fn open<T: Value + Default>(node: &Node, name: &str, exists: bool) -> Result<Set<T>, Failure> {
     let builder = node.set::<T>(name);
-    if exists { builder.open_existing() } else { builder.open() }.map_err(Failure::from)
+    if exists { builder.open_existing().wait() } else { builder.open().wait() }.map_err(Failure::from)
 }
 
 fn act_json(set: &Set<Json>, id: u64, form: Option<Form>, action: &Action) -> Result<Tree, Failure> {
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(act(&node, "none", 1, None, &Action::Get).expect_err("no set").code, 201);
         assert_eq!(act(&node, "none", 1, None, &Action::Remove).expect_err("no set").code, 201);
         assert_eq!(node.sets().expect("listed"), []);
-        let _typed: Set<u64> = node.set("typed").open().expect("a set");
+        let _typed: Set<u64> = node.set("typed").open().wait().expect("a set");
         let error = act(&node, "typed", 1, None, &Action::Get).expect_err("a program's").message;
         assert!(error.contains("u64") && error.contains("postcard"), "{error}");
         let large = "x".repeat(VALUE_LIMIT_BYTES + 1);

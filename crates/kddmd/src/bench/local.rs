@@ -49,7 +49,7 @@ pub enum LocalError {
 /// # Errors
 /// Names the process that did not start; else as [`run`](super::run).
 pub fn run(nodes: u16, options: &Options) -> Result<Report, LocalError> {
-    let node = Node::join(Config::new().join_limit(JOIN_LIMIT)).map_err(Error::from)?;
+    let node = Node::join(Config::new().join_limit(JOIN_LIMIT)).wait().map_err(Error::from)?;
     let mut processes = Processes(Vec::new());
     for number in 2..=nodes {
         let failed = |reason: String| LocalError::Process { number, reason };
@@ -88,7 +88,7 @@ const READY: &str = "ready";
 /// # Errors
 /// What the cluster says.
 pub fn serve(contact: &Address) -> Result<(), kddm::Error> {
-    let node = Node::join(Config::new().contact(contact.clone()).join_limit(JOIN_LIMIT))?;
+    let node = Node::join(Config::new().contact(contact.clone()).join_limit(JOIN_LIMIT)).wait()?;
     let guard = super::serve(&node)?;
     println!("{READY}");
     let _parent_may_be_gone = std::io::stdout().flush();

@@ -65,7 +65,7 @@ impl<'a> Bench<'a> {
             let home = if kind.is_home_here { node.id() } else { bench.others[0] };
             let name = SetName { name: format!("{name}/{}", kind.name), object_bytes: kind.bytes as u32 };
             let set = node.set::<Raw>(&name.name).placement(PlacedBy::Fixed(home));
-            let set = set.first_touch(move |_| Raw(vec![0; kind.bytes])).open()?;
+            let set = set.first_touch(move |_| Raw(vec![0; kind.bytes])).open().wait()?;
             bench.sets.push(Temporary { kind, name, set });
         }
         Ok(bench)
@@ -80,7 +80,7 @@ impl<'a> Bench<'a> {
         let mut result = Ok(());
         let names: Vec<String> = self.sets.drain(..).map(|temporary| temporary.name.name).collect();
         for set in &names {
-            if let Err(error) = self.node.destroy_set(set, DESTROY_LIMIT) {
+            if let Err(error) = self.node.destroy_set(set, DESTROY_LIMIT).wait() {
                 result = result.and(Err(Error::LeftBehind { set: set.clone(), reason: error.to_string() }));
             }
         }

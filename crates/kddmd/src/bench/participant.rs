@@ -161,7 +161,7 @@ fn open(state: &Mutex<State>, node: &Node, name: &SetName) -> Result<Set<Raw>, k
         return Ok(set.clone());
     }
     let bytes = name.object_bytes as usize;
-    let set: Set<Raw> = node.set(&name.name).first_touch(move |_| Raw(vec![0; bytes])).open_existing()?;
+    let set: Set<Raw> = node.set(&name.name).first_touch(move |_| Raw(vec![0; bytes])).open_existing().wait()?;
     let mut state = lock(state);
     state.sets.push_back((name.clone(), set.clone()));
     if state.sets.len() > OPEN_SETS {

@@ -71,8 +71,8 @@ pub fn run(options: &Options) -> Result<bool, DemoError> {
     let files = Arc::new(files);
     let session = 1 + (std::process::id() % 9999) as u16;
     // The whole cluster ends with the demonstration: nothing is to be handed over.
-    let node = Node::join(Config::new().session(session).drain_limit(Duration::ZERO))?;
-    let words: Set<Counts> = node.set(WORDS).open()?;
+    let node = Node::join(Config::new().session(session).drain_limit(Duration::ZERO)).wait()?;
+    let words: Set<Counts> = node.set(WORDS).open().wait()?;
     let (sender, events) = channel();
     let mut workers = Workers::default();
     for _ in 0..options.nodes {

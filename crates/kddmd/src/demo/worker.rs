@@ -83,10 +83,10 @@ pub fn run(contact: &str, session: u16) -> Result<bool, DemoError> {
 fn count_until_the_end(contact: Address, session: u16, list: &Receiver<Vec<PathBuf>>) -> Result<(), DemoError> {
     let config = Config::new().contact(contact).session(session).join_limit(JOIN_LIMIT);
     // Nobody is left to hand anything over to when this process ends.
-    let node = Node::join(config.drain_limit(Duration::ZERO))?;
+    let node = Node::join(config.drain_limit(Duration::ZERO)).wait()?;
     let Ok(files) = list.recv() else { return Ok(()) };
-    let words: Set<Counts> = node.set(WORDS).open()?;
-    let next: Set<u64> = node.set(NEXT_FILE).open()?;
+    let words: Set<Counts> = node.set(WORDS).open().wait()?;
+    let next: Set<u64> = node.set(NEXT_FILE).open().wait()?;
     let mut operations = 0;
     loop {
         let turn = next.update(0, |next| {

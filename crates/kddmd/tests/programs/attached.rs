@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::harness::{Daemon, LIMIT, Scratch, eventually, text};
 
 fn attach(daemon: &Daemon) -> Node {
-    Node::attach(daemon.dir.join("attach.sock")).expect("the daemon accepts programs")
+    Node::attach(daemon.dir.join("attach.sock")).wait().expect("the daemon accepts programs")
 }
 
 fn put(set: &Set<Raw>, object: u64, value: &str) {
@@ -29,7 +29,7 @@ fn a_program_shares_with_the_cluster_of_its_daemon_and_is_seen() {
 
     let program = attach(&first);
     assert_eq!((program.id(), program.members().len()), (1, 2));
-    let words: Set<Raw> = program.set("words").open().expect("the set opens");
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
     put(&words, 1, "from the program");
     let got = second.tool(&scratch, &["object", "get", "words", "1", "--as", "text"]);
     assert_eq!(text(&got.stdout), "from the program\n", "{}", text(&got.stderr));
@@ -57,7 +57,7 @@ fn a_daemon_that_stops_takes_back_what_it_has_lent() {
     let contact = first.address(&scratch);
     let second = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let program = attach(&first);
-    let words: Set<Raw> = program.set("words").open().expect("the set opens");
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
     put(&words, 1, "kept");
     let mut guard = words.grab(2).wait_for(LIMIT).expect("granted");
     guard.0 = b"put while it stops".to_vec();
@@ -78,7 +78,7 @@ fn a_killed_daemon_ends_its_programs() {
     let scratch = Scratch::new();
     let mut daemon = Daemon::first(&scratch, &[]);
     let program = attach(&daemon);
-    let words: Set<Raw> = program.set("words").open().expect("the set opens");
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
     put(&words, 1, "lost with its node");
     let guard = words.grab(2).wait_for(LIMIT).expect("granted");
     daemon.child.kill().expect("it is our child");
@@ -87,6 +87,6 @@ fn a_killed_daemon_ends_its_programs() {
     let ended = |error: Error| matches!(error, Error::Membership(MembershipError::Detached));
     assert!(words.get(1).wait().is_err_and(ended));
     assert!(guard.put().wait().is_err_and(ended));
-    assert!(program.set::<Raw>("words").open().is_err_and(ended));
-    assert!(Node::attach(daemon.dir.join("attach.sock")).is_err());
+    assert!(program.set::<Raw>("words").open().wait().is_err_and(ended));
+    assert!(Node::attach(daemon.dir.join("attach.sock")).wait().is_err());
 }

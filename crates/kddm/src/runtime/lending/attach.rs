@@ -22,7 +22,7 @@ use crate::runtime::join::identity_of;
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
-use crate::runtime::placing::Signal;
+use crate::runtime::placing::Signals;
 use crate::runtime::{Parts, Runtime};
 use crate::system::{Description, Wanted};
 use crate::transport::stream::dial;
@@ -79,13 +79,13 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         object_bytes: welcome.object_limit_bytes as usize,
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
     };
-    let (settled, lease) = (Arc::<Signal>::default(), Arc::<Lease>::default());
+    let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     let mut lanes = Vec::new();
     for (number, stream) in (0..).zip(streams) {
         let poller = Poller::new().map_err(system("polling"))?;
         // Nothing is ever handed to this core: the link stands in its place.
         let core = Core::new(identity.id, identity.incarnation, number);
-        let mut lane = LaneState::new(core, limits, Arc::clone(&settled), Arc::clone(&lease));
+        let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
         lane.link = Some(Box::new(Link::new(stream, &poller).map_err(system("the socket"))?));
         lane.shares = true;
         lanes.push(Arc::new(Lane::new(poller, lane)));
@@ -96,7 +96,7 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     let membership = Membership::follow(state, identity.id, identity.incarnation);
     let listener = None;
     let parts =
-        Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, settled, lease };
+        Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, signals, lease };
     let runtime = Arc::new(Runtime::new(parts));
     for lane in &runtime.lanes {
         let lane = Arc::clone(lane);

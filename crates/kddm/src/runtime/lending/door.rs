@@ -133,12 +133,12 @@ impl Node {
     /// let socket = std::env::temp_dir().join(format!("kddm-doc-{}.sock", std::process::id()));
     /// nodes[0].accept_programs(&socket)?;
     ///
-    /// let program = kddm::Node::attach(&socket)?; // mostly in another process
-    /// let notes: kddm::Set<String> = program.set("notes").open()?;
+    /// let program = kddm::Node::attach(&socket).wait()?; // mostly in another process
+    /// let notes: kddm::Set<String> = program.set("notes").open().wait()?;
     /// let mut note = notes.grab(7).wait()?;
     /// note.push_str("hello");
     /// note.put().wait()?;
-    /// let here: kddm::Set<String> = nodes[0].set("notes").open()?;
+    /// let here: kddm::Set<String> = nodes[0].set("notes").open().wait()?;
     /// assert_eq!(*here.get(7).wait()?, "hello");
     /// # Ok::<(), kddm::Error>(())
     /// ```
@@ -308,14 +308,14 @@ fn answer(node: &Node, session: u32, question: Question) -> Result<Told, Error> 
     let runtime = node.runtime();
     match question {
         Question::Open(wanted) => {
-            let description = wanted.find_or_create(node)?;
+            let description = wanted.find_or_create(node).wait()?;
             for lane in &runtime.lanes {
                 lane.lock().program_opens(session, SetId(description.set));
             }
             Ok(Told::Set(description))
         }
         Question::Destroy { name, limit_ms } => {
-            node.destroy_set(&name, Duration::from_millis(limit_ms)).map(|()| Told::Done)
+            node.destroy_set(&name, Duration::from_millis(limit_ms)).wait().map(|()| Told::Done)
         }
         Question::Sets => {
             let is_sealed = runtime.membership.lock().state.is_sealed();

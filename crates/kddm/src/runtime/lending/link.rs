@@ -276,8 +276,7 @@ impl LaneState {
                 self.fail_waiters(Some(set), &SetError::Destroyed.into());
             }
             Word::SetEnded => {
-                self.begin_destroy(set);
-                self.end_destroy(set);
+                self.end_set(set);
                 if let Some(link) = &mut self.link {
                     link.borrowed.retain(|(of, _), _| *of != set);
                     link.wants.retain(|(of, _), _| *of != set);
@@ -311,7 +310,7 @@ impl LaneState {
         }
         let mut todo = VecDeque::new();
         self.act(set, output, &mut None, &mut todo);
-        let _only_messages_are_refused = self.go_on(set, object, &mut None, todo);
+        let _only_messages_are_refused = self.go_on(set, object, &mut None, &mut todo);
     }
 
     fn granted(

@@ -33,7 +33,7 @@ fn house(programs: usize) -> Vec<Node> {
 fn house_at(socket: &Path, programs: usize) -> Vec<Node> {
     let mut all = Node::local_cluster(2).expect("two nodes");
     all[0].accept_programs(socket).expect("the path is free");
-    all.extend((0..programs).map(|_| Node::attach(socket).expect("it accepts programs")));
+    all.extend((0..programs).map(|_| Node::attach(socket).wait().expect("it accepts programs")));
     all
 }
 
@@ -51,7 +51,7 @@ fn insist<O>(mut work: impl FnMut() -> Result<O, Error>) -> O {
 fn programs_survive_that_their_node_lacks_memory() {
     const TURNS: u64 = 40;
     let all = house(2);
-    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("refused").open().expect("a set")).collect();
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
     for node in &all[..2] {
         node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = Some(3));
     }
@@ -94,7 +94,7 @@ fn programs_survive_that_their_node_lacks_memory() {
 #[test]
 fn no_book_is_kept_of_what_came_back() {
     let all = house(2);
-    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("books").open().expect("a set")).collect();
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("books").open().wait().expect("a set")).collect();
     for object in 0..100 {
         for set in &sets {
             set.update(object, |count| {
@@ -122,7 +122,7 @@ fn no_book_is_kept_of_what_came_back() {
 #[test]
 fn a_put_that_nobody_takes_is_an_error() {
     let all = house(1);
-    let set: Set<u64> = all[2].set("cut").open().expect("a set");
+    let set: Set<u64> = all[2].set("cut").open().wait().expect("a set");
     let guard = set.grab(1).wait().expect("granted");
     for lane in &all[2].runtime().lanes {
         lane.lock().link.as_mut().expect("it is attached").cut();
@@ -136,7 +136,7 @@ fn a_put_that_nobody_takes_is_an_error() {
 #[test]
 fn programs_of_a_fenced_node_use_nothing_any_more() {
     let all = house(1);
-    let set: Set<u64> = all[2].set("fenced").open().expect("a set");
+    let set: Set<u64> = all[2].set("fenced").open().wait().expect("a set");
     let guard = set.grab(1).wait().expect("granted");
     drop(set.get(2).wait().expect("made here"));
     for lane in &all[0].runtime().lanes {
@@ -226,7 +226,7 @@ fn liars_hurt_nobody_but_what_they_may_write() {
     const OF_OTHERS: u64 = 10;
     let socket = socket();
     let all = house_at(&socket, 1);
-    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("lies").open().expect("a set")).collect();
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("lies").open().wait().expect("a set")).collect();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let honest = |set: &Set<u64>| {

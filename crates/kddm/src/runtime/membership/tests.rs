@@ -5,8 +5,8 @@ use crate::{Config, Node};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn pair() -> [Node; 2] {
-    let first = Node::join(Config::new()).expect("a free port");
-    let second = Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
+    let first = Node::join(Config::new()).wait().expect("a free port");
+    let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
     [first, second]
 }
 
@@ -16,7 +16,7 @@ fn a_node_that_lacks_forgotten_entries_takes_the_whole_state() {
     let [first, second] = pair();
     let runtime = second.runtime();
     let old = runtime.membership.lock().state.clone();
-    let join = || Node::join(Config::new().contact(first.address().clone())).expect("a live contact");
+    let join = || Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
     let _third = join();
     second.wait_for_members(3, LIMIT).expect("the log tells");
     {
@@ -65,7 +65,7 @@ fn a_node_that_is_connected_is_not_replaced() {
 /// reaches the others at once all the same.
 #[test]
 fn silent_followers_keep_no_view_from_the_others() {
-    let join = |config: Config| Node::join(config.drain_limit(Duration::ZERO)).expect("it joins");
+    let join = |config: Config| Node::join(config.drain_limit(Duration::ZERO)).wait().expect("it joins");
     let first = join(Config::new());
     let voter = first.runtime();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
