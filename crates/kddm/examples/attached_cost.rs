@@ -93,11 +93,11 @@ fn program(socket: &Path) -> Result<(), Error> {
     const GRANTED: &str = "nobody keeps it";
     let (us, floor_us) = beside(&mut ping, MISSES, |object| drop(set.get(object).wait().expect(GRANTED)));
     say("get_miss", us, floor_us);
-    let (us, _) = beside(&mut ping, MISSES, |object| drop(set.grab(MISSES + object).wait().expect(GRANTED)));
+    let (us, floor_us) = beside(&mut ping, MISSES, |object| drop(set.grab(MISSES + object).wait().expect(GRANTED)));
     say("grab_miss", us, floor_us);
-    let (us, _) = beside(&mut ping, MISSES, |object| drop(set.grab(object).wait().expect(GRANTED)));
+    let (us, floor_us) = beside(&mut ping, MISSES, |object| drop(set.grab(object).wait().expect(GRANTED)));
     say("upgrade", us, floor_us);
-    let (us, _) = beside(&mut ping, MISSES, |object| drop(others.get(object).wait().expect(GRANTED)));
+    let (us, floor_us) = beside(&mut ping, MISSES, |object| drop(others.get(object).wait().expect(GRANTED)));
     say("get_from_another_program", us, floor_us);
 
     let begin = Instant::now();

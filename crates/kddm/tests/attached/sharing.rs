@@ -242,6 +242,7 @@ fn sets_are_opened_compared_listed_and_destroyed_by_the_node() {
     let house = House::new();
     let program = house.program();
     assert!(program.sets().expect("none yet").is_empty());
+    assert!(matches!(program.set_info("a/b"), Err(Error::Set(SetError::Unknown { .. }))));
     let set: Set<u64> = program.set("a/b").open().wait().expect("created");
     add_one(&set, 1);
     let differs = program.set::<String>("a/b").open().wait().expect_err("another type");

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::failure::Failure;
 use super::session::{SESSIONS, Session};
-use crate::error::{ConfigurationError, Error, MembershipError};
+use crate::error::{ConfigurationError, Error, MembershipError, SetError};
 use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
@@ -151,6 +151,9 @@ impl Node {
         let address = Address::Unix(socket.as_ref().into());
         let failed = |reason: String| Error::from(ConfigurationError::Listen { address: address.clone(), reason });
         let mut door = self.runtime().door.lock();
+        if self.runtime().is_stopping() {
+            return Err(MembershipError::Stopped.into());
+        }
         if door.is_some() {
             return Err(failed("this node accepts programs at another socket".into()));
         }
@@ -318,7 +321,12 @@ fn answer(node: &Node, session: u32, question: Question) -> Result<Told, Error> 
             let is_sealed = runtime.membership.lock().state.is_sealed();
             Ok(Told::Sets(if is_sealed { described(&node.system()?)? } else { Vec::new() }))
         }
-        Question::Set(name) => find_described(&node.system()?, &name).map(Told::Set),
+        Question::Set(name) => {
+            // Looking for a name would fix the homes of all objects; before that there are no sets.
+            let is_sealed = runtime.membership.lock().state.is_sealed();
+            let found = is_sealed.then(|| node.system().and_then(|system| find_described(&system, &name)));
+            found.unwrap_or(Err(SetError::Unknown { name }.into())).map(Told::Set)
+        }
         Question::Members { possible, limit_ms } => {
             if possible > 0 {
                 runtime.wait_for_members(possible as usize, Duration::from_millis(limit_ms))?;
