@@ -351,8 +351,11 @@ impl LaneState {
             .filter(|(loan, _)| loan.hold.is_none())
             .map(|(loan, object)| (loan.session, object))
             .collect();
-        for (session, object) in parked {
-            self.unpark(session, set, object);
+        for (session, object) in &parked {
+            self.unpark(*session, set, *object);
+        }
+        // Only when all are back: else one who waits would be served as if the others had given back.
+        for (_, object) in parked {
             self.run_own(set, object, None);
         }
     }
