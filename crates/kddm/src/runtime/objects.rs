@@ -40,10 +40,11 @@ impl LaneState {
         }
         self.outstanding += 1;
         let local = self.local(set, object);
-        // The answer to what the core was asked before is for the one who asked.
-        let at = usize::from(local.outstanding && !local.waiters.is_empty());
-        local.waiters.insert(at, Waiter { wish, op });
-        self.run_own(set, object, None);
+        // What the core was asked for before would come between: it is asked for it again afterwards.
+        let withdraw = local.outstanding && !local.is_cancelling;
+        local.is_cancelling |= withdraw;
+        local.waiters.push_front(Waiter { wish, op });
+        self.run_own(set, object, withdraw.then_some(Input::Cancel));
         release();
         self.run_own(set, object, None);
     }
