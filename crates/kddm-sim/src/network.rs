@@ -32,6 +32,8 @@ pub enum Event {
     Acknowledge(NodeId, NodeId),
     /// Somebody notices that the connection with that number is broken.
     Notice(NodeId, NodeId, u64),
+    /// The two nodes greet each other: each says up to where it has received.
+    Greet(NodeId, NodeId),
     /// The two nodes are connected again.
     Connect(NodeId, NodeId),
 }
@@ -41,8 +43,9 @@ pub type Agenda = Vec<(u64, Event)>;
 
 /// How long an acknowledgement may wait for a frame to ride on, as in the library.
 const ACK_DELAY_NS: u64 = 20 * MILLI;
-/// Between two writes of one node to another.
+/// Between two writes of one node to another; longer where the socket is full.
 const WRITE_NS: u64 = 2 * MICRO;
+const FULL_NS: u64 = 100 * MICRO;
 /// Until somebody notices that a frame is missing, or that the other side has given up.
 const MOST_NOTICE_NS: u64 = 30 * MILLI;
 /// Until a connection is made anew.
@@ -57,6 +60,8 @@ struct Connection {
     is_up: bool,
     /// A frame was lost on it: a gap is no surprise.
     has_lost: bool,
+    /// While it is down: what is under way on the one before still arrives, nobody there knows better.
+    is_half_open: bool,
 }
 
 /// All connections, and what each node has of its sessions.
@@ -80,6 +85,13 @@ pub struct Network<'a> {
     pub broken: Option<String>,
 }
 
+impl Connection {
+    /// Whether bytes that were written on the connection with that number still arrive.
+    fn takes(&self, number: u64) -> bool {
+        if self.is_up { self.number == number } else { self.is_half_open && self.number == number + 1 }
+    }
+}
+
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
 }
@@ -89,7 +101,7 @@ impl<'a> Network<'a> {
     pub fn new(scenario: &'a Scenario) -> Network<'a> {
         let nodes = || (1..=scenario.nodes).map(NodeId);
         let ordered = || nodes().flat_map(|from| nodes().map(move |to| (from, to))).filter(|(from, to)| from != to);
-        let up = Connection { number: 0, is_up: true, has_lost: false };
+        let up = Connection { number: 0, is_up: true, has_lost: false, is_half_open: false };
         Network {
             scenario,
             sides: ordered().map(|(from, to)| ((from, to), Side::new(scenario.seed, from, to))).collect(),
@@ -143,7 +155,7 @@ impl<'a> Network<'a> {
     pub fn handle(&mut self, world: &World, now: u64, event: Event, agenda: &mut Agenda) {
         match event {
             Event::Arrive(from, to, connection, bytes) => {
-                if self.connections.get(&pair(from, to)).is_some_and(|of| of.is_up && of.number == connection) {
+                if self.connections.get(&pair(from, to)).is_some_and(|of| of.takes(connection)) {
                     self.arrive(world, now, (from, to), &bytes, agenda);
                 }
             }
@@ -158,6 +170,13 @@ impl<'a> Network<'a> {
             Event::Notice(a, b, number) => {
                 if self.connections.get(&pair(a, b)).is_some_and(|of| of.is_up && of.number == number) {
                     self.disconnect(now, a, b, agenda);
+                }
+            }
+            Event::Greet(a, b) => {
+                for (from, to) in [(a, b), (b, a)] {
+                    if let Some(side) = self.sides.get_mut(&(from, to)) {
+                        side.greeting = side.session.received();
+                    }
                 }
             }
             Event::Connect(a, b) => self.connect(now, a, b, agenda),
@@ -177,13 +196,14 @@ impl<'a> Network<'a> {
             return;
         }
         side.session.wrote(bytes.len());
-        side.busy_until = now + WRITE_NS;
+        side.busy_until = now + if side.random.u8(0..8) == 0 { FULL_NS } else { WRITE_NS };
+        let again = side.busy_until;
         self.writes += 1;
         let rates = self.scenario.rates;
         let is_cut = side.happens(rates.cut_ppm);
         let arrives = self.arrival(now, from, to);
         agenda.push((arrives, Event::Arrive(from, to, connection.number, bytes)));
-        agenda.push((now + WRITE_NS, Event::Write(from, to)));
+        agenda.push((again, Event::Write(from, to)));
         if is_cut {
             // At any moment while that is under way.
             let Some(side) = self.sides.get_mut(&(from, to)) else { return };
@@ -259,6 +279,9 @@ impl<'a> Network<'a> {
             self.counts.add(Fault::Loss);
             if let Some(connection) = self.connections.get_mut(&pair(from, to)) {
                 connection.has_lost = true;
+                if !connection.is_up {
+                    return true;
+                }
                 agenda.push((at, Event::Notice(from, to, connection.number)));
             }
             return true;
@@ -310,6 +333,9 @@ impl<'a> Network<'a> {
                     self.broken.get_or_insert_with(|| format!("link: a gap from {from} to {to}, and nothing was lost"));
                 }
                 self.disconnect(now, from, to, agenda);
+                if let Some(connection) = self.connections.get_mut(&pair(from, to)) {
+                    connection.is_half_open = false; // Whoever has noticed reads no more.
+                }
                 false
             }
         }
@@ -338,17 +364,24 @@ impl<'a> Network<'a> {
     /// The connection ends, with all that is under way on it.
     fn disconnect(&mut self, now: u64, a: NodeId, b: NodeId, agenda: &mut Agenda) {
         let Some(connection) = self.connections.get_mut(&pair(a, b)) else { return };
+        if !connection.is_up {
+            return;
+        }
+        let Some(side) = self.sides.get_mut(&(a, b)) else { return };
         connection.is_up = false;
         connection.number += 1;
-        let Some(side) = self.sides.get_mut(&(a, b)) else { return };
+        connection.is_half_open = side.random.bool();
         let down = side.random.u64(MICRO..=MOST_DOWN_NS);
+        let greets = side.random.u64(0..=down);
+        agenda.push((now + greets, Event::Greet(a, b)));
         agenda.push((now + down, Event::Connect(a, b)));
     }
 
-    /// A new connection: each side says up to where it has received, and the other goes on from there.
+    /// A new connection: each side has said up to where it had received when it greeted, and the other
+    /// goes on from there.
     fn connect(&mut self, now: u64, a: NodeId, b: NodeId, agenda: &mut Agenda) {
         for (from, to) in [(a, b), (b, a)] {
-            let received = self.sides.get(&(to, from)).map_or(0, |side| side.session.received());
+            let received = self.sides.get(&(to, from)).map_or(0, |side| side.greeting);
             let Some(side) = self.sides.get_mut(&(from, to)) else { return };
             side.input.clear();
             side.last_arrival = now;

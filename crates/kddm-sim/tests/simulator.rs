@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::message::RequestKind;
-use kddm_history::Outcome;
+use kddm_history::{BUDGET, Kind, Operation, Outcome, Seen, Verdict, Word, check};
 use kddm_sim::agent::{Outcome as Ended, Wish};
 use kddm_sim::fault::{Counts, Fault, Rates, missing};
 use kddm_sim::run::{run, run_scenario};
@@ -40,6 +40,25 @@ fn a_history_has_failed_and_unknown_operations_too_and_is_judged_as_it_is_writte
         assert_eq!(kddm_history::read(text.as_slice()).expect("it is a history"), history, "seed {seed}");
     }
     assert_eq!(outcomes, [Outcome::Failed, Outcome::Ok, Outcome::Unknown].map(|o| format!("{o:?}")).into());
+}
+
+/// The judge of a run sees a single value that is not as it should be.
+#[test]
+fn a_history_in_which_one_reader_saw_another_value_is_rejected() {
+    let mut altered = 0;
+    for seed in 0..12 {
+        let mut history = run(seed).history;
+        let is_read = |operation: &&mut Operation| operation.kind == Kind::Read && operation.outcome == Outcome::Ok;
+        let Some(read) = history.iter_mut().filter(is_read).last() else { continue };
+        read.seen = Seen::Value(Word::Number(1 << 40));
+        let object = read.object.clone();
+        match check(&history, BUDGET).verdict {
+            Verdict::NotLinearizable(offence) => assert_eq!(offence.object, object, "seed {seed}"),
+            other => panic!("seed {seed}: {other:?}"),
+        }
+        altered += 1;
+    }
+    assert_eq!(altered, 12);
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Side {
     pub arrived: usize,
     /// Bytes of a frame of the other node that is not there yet.
     pub input: Vec<u8>,
+    /// Up to where it had received when it greeted the other last.
+    pub greeting: u64,
     /// When the last bytes written here arrive.
     pub last_arrival: u64,
     /// No second write before.
@@ -35,6 +37,7 @@ impl Side {
             pushed: VecDeque::new(),
             arrived: 0,
             input: Vec::new(),
+            greeting: 0,
             last_arrival: 0,
             busy_until: 0,
             will_acknowledge: false,
