@@ -2,7 +2,7 @@
 //! search of Wing & Gong with the memory of Lowe: a configuration (which operations are done, and
 //! the state after them) is looked at once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What a register has: a value by its number, zero for "does not exist".
 pub type State = u32;
@@ -11,7 +11,7 @@ pub type State = u32;
 pub const ABSENT: State = 0;
 
 /// What must be so at the moment at which an operation takes effect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Expect {
     /// Nothing.
     Anything,
@@ -98,6 +98,8 @@ struct Search<'a> {
     next: Vec<usize>,
     previous: Vec<usize>,
     place: Vec<usize>,
+    /// For what may never happen: the last one before it that would do just the same.
+    twin: Vec<Option<usize>>,
     done: Done,
     state: State,
     /// Operations that must still happen.
@@ -125,7 +127,11 @@ impl<'a> Search<'a> {
         }
         (next[last], previous[end]) = (end, last);
         let (mut must, mut may, mut place) = (0_usize, 0_usize, vec![0; count]);
+        let (mut twin, mut alike) = (vec![None; count], HashMap::new());
         for (_, is_end, at) in events {
+            if !is_end && steps[at].until.is_none() {
+                twin[at] = alike.insert((steps[at].expect, steps[at].leaves), at);
+            }
             if !is_end {
                 let counter = if steps[at].until.is_some() { &mut must } else { &mut may };
                 place[at] = *counter;
@@ -138,6 +144,7 @@ impl<'a> Search<'a> {
             next,
             previous,
             place,
+            twin,
             done,
             state: initial,
             missing: must,
@@ -156,7 +163,7 @@ impl<'a> Search<'a> {
             }
             budget -= 1;
             if at < self.steps.len() {
-                if self.may_do(at) && self.is_new(at) {
+                if self.may_do(at) && self.is_of_use(at) && self.is_new(at) {
                     self.choose(at, false);
                     self.read_all(&mut budget);
                     at = self.next[end];
@@ -189,6 +196,14 @@ impl<'a> Search<'a> {
 
     fn may_do(&self, step: usize) -> bool {
         self.steps[step].expect.holds(self.state)
+    }
+
+    /// What need not happen need not be tried where it changes nothing, nor before one that began
+    /// earlier and does just the same.
+    fn is_of_use(&self, step: usize) -> bool {
+        let is_done = |step: usize| self.done.may[self.place[step] / 64] & 1 << (self.place[step] % 64) != 0;
+        let changes = self.steps[step].leaves.is_some_and(|state| state != self.state);
+        self.steps[step].until.is_some() || changes && self.twin[step].is_none_or(is_done)
     }
 
     /// The configuration after this step has not been looked at.
