@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
 mod fuzz;
+mod mutations;
 mod readme;
 mod tidy;
 
@@ -16,6 +17,7 @@ enum Work {
     Docs,
     Tidy,
     Readme,
+    Mutations,
 }
 
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
@@ -31,6 +33,7 @@ const CI: &[(&str, Work)] = &[
     ("tests", Work::Cargo(&["test", "--workspace"])),
     ("model", Work::Cargo(MODEL)),
     ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "1000"])),
+    ("mutations", Work::Mutations),
     ("readme", Work::Readme),
 ];
 
@@ -44,10 +47,11 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run(rest),
         Some("sim") => cargo(SIM, rest),
         Some("model") => cargo(MODEL, rest),
+        Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N | --minutes M | --seed S] | model [--full] | bench [--json]\n\
+                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json]\n\
                  Arguments after sim, model and bench are passed on; try --help there."
             );
             false
@@ -70,6 +74,7 @@ fn ci() -> bool {
             Work::Docs => docs(),
             Work::Tidy => tidy::check(),
             Work::Readme => readme::check(),
+            Work::Mutations => mutations::run(&["--quick".to_owned()]),
         };
         times.push((name, start.elapsed().as_secs_f64()));
         if !passed {
@@ -78,7 +83,7 @@ fn ci() -> bool {
         }
     }
     for (name, seconds) in times {
-        eprintln!("{name:<8} {seconds:>6.0} s");
+        eprintln!("{name:<9} {seconds:>6.0} s");
     }
     true
 }

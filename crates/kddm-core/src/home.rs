@@ -2,6 +2,7 @@
 
 use crate::id::{NodeId, ObjectId, Tenure, Version};
 use crate::message::{Message, Request, RequestKind};
+use crate::mutation::{Mutation, mutated};
 use crate::object::state::{LateAck, Turn};
 use crate::table::Keyed;
 
@@ -40,6 +41,9 @@ impl Turn<'_> {
     pub fn ask_home(&mut self, request: Request) {
         match self.entry {
             None => self.ask_about_nothing(request),
+            Some(Entry { state: EntryState::Removing, .. }) if mutated(Mutation::CreateDuringRemoval) => {
+                self.ask_about_nothing(request);
+            }
             Some(entry) => {
                 let newer = entry.tenure > request.tau && entry.node != self.me();
                 // An owner that does not share any more has passed the object on: its news is coming.
@@ -65,7 +69,9 @@ impl Turn<'_> {
                     return self.dropped("I3: the tenures of this shard are used up");
                 };
                 let state = EntryState::Predicted;
-                self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
+                if request.kind != RequestKind::TryGrab || !mutated(Mutation::CreateTwice) {
+                    self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
+                }
                 self.send(id.node, Message::Create { tenure, id });
             }
             RequestKind::Flush { .. } => self.dropped("a flush never leaves its node"),
@@ -85,7 +91,7 @@ impl Turn<'_> {
             Some(entry) => tenure < known || entry.state == EntryState::Removing,
             None => tenure <= known,
         };
-        if over {
+        if (over && !mutated(Mutation::BelieveOlderOwner)) || mutated(Mutation::ForgetOwner) {
             return; // Overtaken by a newer owner or a removal.
         }
         self.entry = Some(Entry { object: self.id, tenure, node: owner, state: EntryState::Fact });
@@ -93,7 +99,7 @@ impl Turn<'_> {
             let Some(request) = self.parked.pop_front() else { break };
             if request.tau > tenure || !self.place.shares(owner) {
                 self.parked.push_back(request);
-            } else {
+            } else if !mutated(Mutation::LoseParkedRequest) {
                 self.forward(owner, Request { tau: tenure, to_home: false, ..request });
             }
         }
@@ -116,10 +122,10 @@ impl Turn<'_> {
             let state = EntryState::Removing;
             self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state });
         }
-        if forwarded {
+        if forwarded && !mutated(Mutation::AckRemovalTwice) {
             return; // It is acked where the owner sent it: two acks of one node could not be told apart.
         }
-        if from == self.me() {
+        if from == self.me() || mutated(Mutation::KeepHomesCopy) {
             self.send(from, Message::Ack { tenure, version: Version(0) });
         } else {
             // For the same reason one message closes the home and strikes its copy.
@@ -140,7 +146,9 @@ impl Turn<'_> {
         if !self.entry.is_none_or(ends) {
             return; // It exists again, or another removal of it has begun.
         }
-        *self.floor = (*self.floor).max(tenure);
+        if !mutated(Mutation::ForgetFloor) {
+            *self.floor = (*self.floor).max(tenure);
+        }
         self.entry = None;
         while let Some(request) = self.parked.pop_front() {
             self.calls.push_back(Message::Request(request));

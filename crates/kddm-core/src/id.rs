@@ -180,7 +180,7 @@ impl SetId {
 pub struct ShardIndex(pub u16);
 
 /// Shards of one set. 1,024 keeps a hand-over short (a million objects: a thousand each) and the
-/// table of homes at 2 KiB a set.
+/// index of a set at 2 KiB.
 pub const SHARDS_PER_SET: u16 = 1024;
 
 /// Mixes 64 bits (the finalizer of MurmurHash3): cheap, and every input bit reaches every output bit.

@@ -10,6 +10,10 @@ pub mod id;
 pub mod io;
 pub mod membership;
 pub mod message;
+#[cfg(not(kddm_mutation))]
+mod mutation;
+#[cfg(kddm_mutation)]
+pub mod mutation;
 pub mod node;
 pub mod nodeset;
 mod object;

@@ -9,11 +9,12 @@ use hashbrown::HashMap;
 use crate::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
 use crate::message::Message;
+use crate::mutation::{Mutation, mutated};
 use crate::placement::Moving;
 use crate::shard::{Inspection, Mixer, Place, Shard};
 use crate::view::View;
 
-/// Sets that one node can know: what a hostile peer can make us remember (a set costs 4 KiB here).
+/// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).
 pub const SETS_PER_NODE: usize = 65_536;
 
 /// Why an input was refused. Nothing has changed.
@@ -48,50 +49,59 @@ pub enum HandedOver {
     Nothing,
 }
 
-/// Who answers for a set's shards, and the shards touched so far.
+/// The shards of a set that were touched so far. Who answers for the others follows from the views.
 #[derive(Clone, Debug)]
 struct Set {
-    /// As far as this node knows: see [`Place::home`].
-    homes: Vec<NodeId>,
-    /// Position in `shards` plus one, by shard index; zero is "not touched".
+    /// Position in `touched` plus one, by shard index; zero is "not touched".
     index: Vec<u16>,
-    shards: Vec<Shard>,
+    touched: Vec<Touched>,
+}
+
+/// A shard, and who answers for it as far as this node knows: see [`Place::home`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Touched {
+    at: ShardIndex,
+    home: NodeId,
+    shard: Shard,
 }
 
 impl Set {
-    fn new(set: SetId, me: NodeId, view: &View, moving: Option<&Moving>) -> Result<Set, NoMemory> {
-        let refused = |_| NoMemory;
-        let (mut homes, mut index) = (Vec::new(), Vec::new());
-        homes.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
-        index.try_reserve_exact(SHARDS_PER_SET.into()).map_err(refused)?;
-        for shard in (0..SHARDS_PER_SET).map(ShardIndex) {
-            let new = view.home(set, shard).unwrap_or(NodeId::NOBODY);
-            homes.push(moving.map_or(new, |moving| moving.in_charge(me, set, shard, new)));
-            index.push(0);
-        }
-        Ok(Set { homes, index, shards: Vec::new() })
+    fn new() -> Result<Set, NoMemory> {
+        let mut index = Vec::new();
+        index.try_reserve_exact(SHARDS_PER_SET.into()).map_err(|_| NoMemory)?;
+        index.resize(SHARDS_PER_SET.into(), 0);
+        Ok(Set { index, touched: Vec::new() })
     }
 
-    /// A shard, made if it has not been touched before.
-    fn shard(&mut self, at: ShardIndex) -> Result<&mut Shard, Refused> {
+    fn get(&self, at: ShardIndex) -> Option<&Touched> {
+        let slot = usize::from(*self.index.get(usize::from(at.0))?);
+        self.touched.get(slot.checked_sub(1)?)
+    }
+
+    /// A shard. One that has not been touched before is made, and `home` says who answers for it.
+    fn touch(&mut self, at: ShardIndex, home: impl FnOnce() -> NodeId) -> Result<&mut Touched, Refused> {
         let slot = self.index.get_mut(usize::from(at.0)).ok_or(Refused::UnknownSet)?;
         if *slot == 0 {
-            self.shards.try_reserve_exact(self.shards.len() / 8 + 4).map_err(|_| NoMemory)?;
-            self.shards.push(Shard::new());
-            *slot = self.shards.len() as u16;
+            self.touched.try_reserve_exact(self.touched.len() / 8 + 4).map_err(|_| NoMemory)?;
+            self.touched.push(Touched { at, home: home(), shard: Shard::new() });
+            *slot = self.touched.len() as u16;
         }
-        self.shards.get_mut(usize::from(*slot) - 1).ok_or(Refused::UnknownSet)
+        self.touched.get_mut(usize::from(*slot) - 1).ok_or(Refused::UnknownSet)
     }
 
-    /// The touched shards, each with who answers for it.
-    fn touched(&self) -> impl Iterator<Item = (u16, NodeId, Option<&Shard>)> {
-        let slots = (0..).zip(self.index.iter().zip(&self.homes)).filter(|(_, (slot, _))| **slot != 0);
-        slots.map(|(at, (slot, home))| (at, *home, self.shards.get(usize::from(*slot) - 1)))
+    /// For checkers: in an order that does not depend on what was touched first.
+    fn sorted(&self) -> Vec<&Touched> {
+        let mut sorted: Vec<&Touched> = Vec::with_capacity(self.touched.len());
+        sorted.extend(&self.touched);
+        sorted.sort_unstable_by_key(|touched| touched.at);
+        sorted
     }
+}
 
-    fn in_charge(&self, at: ShardIndex) -> NodeId {
-        self.homes.get(usize::from(at.0)).copied().unwrap_or(NodeId::NOBODY)
-    }
+/// Who answers for a shard that was never touched here.
+fn untouched(me: NodeId, view: &View, moving: Option<&Moving>, set: SetId, at: ShardIndex) -> NodeId {
+    let new = view.home(set, at).unwrap_or(NodeId::NOBODY);
+    moving.map_or(new, |moving| moving.in_charge(me, set, at, new))
 }
 
 /// The protocol state of one lane of a node.
@@ -152,8 +162,8 @@ impl Node {
         let before = self.view.try_clone()?;
         let moving = Moving::between(before, &view, self.me)?;
         for (set, state) in &mut self.sets {
-            for (shard, home) in (0..SHARDS_PER_SET).map(ShardIndex).zip(state.homes.iter_mut()) {
-                let new = view.home(SetId(*set), shard).unwrap_or(NodeId::NOBODY);
+            for Touched { at, home, .. } in &mut state.touched {
+                let new = view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
                 let waits = moving
                     .as_ref()
                     .is_some_and(|moving| *home == self.me || (new == self.me && moving.awaited().contains(*home)));
@@ -194,10 +204,9 @@ impl Node {
         let me = self.me;
         if let Some(state) = self.sets.get_mut(&set.0) {
             // Touched, or it would not have been found: making it cannot fail.
-            state.shard(shard).map_err(|_| NoMemory)?.give(me, shard, to, outputs)?;
-            if let Some(home) = state.homes.get_mut(usize::from(shard.0)) {
-                *home = to;
-            }
+            let touched = state.touch(shard, || me).map_err(|_| NoMemory)?;
+            touched.shard.give(me, shard, to, outputs)?;
+            touched.home = to;
         }
         if let Some(moving) = &mut self.moving {
             moving.cursor = (set, shard.0);
@@ -213,8 +222,7 @@ impl Node {
             let id = SetId(*id);
             let start = if id == first.0 { first.1 } else { 0 };
             for shard in (start..SHARDS_PER_SET).map(ShardIndex) {
-                let touched = set.index.get(usize::from(shard.0)).is_some_and(|slot| *slot != 0);
-                if touched && set.in_charge(shard) == self.me {
+                if set.get(shard).is_some_and(|touched| touched.home == self.me) {
                     let to = self.view.home(id, shard).filter(|to| *to != self.me);
                     if let Some(to) = to {
                         return Some((id, shard, to));
@@ -246,7 +254,8 @@ impl Node {
     fn placed(&mut self, from: NodeId, placement: Placement) {
         let me = self.me;
         let Some(moving) = &mut self.moving else { return };
-        if placement >= self.view.placement && moving.heard(from) {
+        let is_meant = placement >= self.view.placement || mutated(Mutation::AcceptOldPlacement);
+        if is_meant && moving.heard(from) {
             self.point_to_new_homes(|home, new| home == from && new == me);
             self.settle();
         }
@@ -260,8 +269,8 @@ impl Node {
 
     fn point_to_new_homes(&mut self, which: impl Fn(NodeId, NodeId) -> bool) {
         for (set, state) in &mut self.sets {
-            for (shard, home) in (0..SHARDS_PER_SET).map(ShardIndex).zip(state.homes.iter_mut()) {
-                let new = self.view.home(SetId(*set), shard).unwrap_or(NodeId::NOBODY);
+            for Touched { at, home, .. } in &mut state.touched {
+                let new = self.view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
                 if which(*home, new) {
                     *home = new;
                 }
@@ -279,14 +288,16 @@ impl Node {
     fn take_over(&mut self, set: SetId, from: NodeId, shard: ShardIndex, floor: Tenure) -> Result<bool, Refused> {
         let me = self.me;
         let is_mine = self.view.home(set, shard) == Some(me);
-        let state = self.set(set)?;
-        if !is_mine || from == me || state.in_charge(shard) != from {
+        self.set(set)?;
+        let Node { view, moving, sets, .. } = self;
+        let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let home = || untouched(me, view, moving.as_ref(), set, shard);
+        if !is_mine || from == me || state.get(shard).map_or_else(home, |touched| touched.home) != from {
             return Ok(false);
         }
-        state.shard(shard)?.take_over(floor);
-        if let Some(home) = state.homes.get_mut(usize::from(shard.0)) {
-            *home = me;
-        }
+        let touched = state.touch(shard, home)?;
+        touched.shard.take_over(floor);
+        touched.home = me;
         Ok(true)
     }
 
@@ -303,8 +314,7 @@ impl Node {
                 return Err(Refused::TooManySets);
             }
             self.sets.try_reserve(1).map_err(|_| NoMemory)?;
-            let new = Set::new(set, self.me, &self.view, self.moving.as_ref())?;
-            self.sets.insert(set.0, new);
+            self.sets.insert(set.0, Set::new()?);
         }
         self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)
     }
@@ -336,11 +346,12 @@ impl Node {
         let Node { me, incarnation, view, moving, sets, counter, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let at = object.shard(set.policy().unwrap_or_default());
-        let home = state.in_charge(at);
+        let Touched { home, shard, .. } = state.touch(at, || untouched(*me, view, moving.as_ref(), set, at))?;
+        let home = *home;
         let view_home = if moving.is_some() { view.home(set, at).unwrap_or(home) } else { home };
         let place = Place { me: *me, incarnation: *incarnation, home, view_home, view };
         let mut next = *counter;
-        state.shard(at)?.handle(&place, &mut next, object, input, outputs)?;
+        shard.handle(&place, &mut next, object, input, outputs)?;
         *counter = next;
         Ok(())
     }
@@ -364,16 +375,13 @@ impl Node {
     }
 
     fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
-        self.sets.get(&set.0).into_iter().flat_map(|state| state.shards.iter())
+        self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter().map(|touched| &touched.shard))
     }
 
     /// What can be seen of an object here.
     pub fn inspect(&self, set: SetId, object: ObjectId) -> Option<Inspection> {
         let state = self.sets.get(&set.0)?;
-        let at = usize::from(object.shard(set.policy()?).0);
-        let slot = usize::from(*state.index.get(at)?);
-        let shard = state.shards.get(slot.checked_sub(1)?)?;
-        Some(shard.inspect(self.me, object))
+        Some(state.get(object.shard(set.policy()?))?.shard.inspect(self.me, object))
     }
 
     /// The sets of which this node holds or knows something, in ascending order.
@@ -390,7 +398,8 @@ impl Node {
 
     /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
     pub fn is_at_rest(&self) -> bool {
-        self.is_settled() && self.sets.values().flat_map(|state| state.shards.iter()).all(Shard::is_at_rest)
+        let rests = |touched: &Touched| touched.shard.is_at_rest();
+        self.is_settled() && self.sets.values().flat_map(|state| &state.touched).all(rests)
     }
 
     /// How many objects this node knows something of, and how many its directory holds.
@@ -402,7 +411,7 @@ impl Node {
 
     /// Bytes of memory held for a set.
     pub fn memory_bytes(&self, set: SetId) -> usize {
-        self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * 2 * usize::from(SHARDS_PER_SET)
+        self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * usize::from(SHARDS_PER_SET)
     }
 }
 
@@ -415,7 +424,7 @@ impl PartialEq for Node {
             && self.moving == other.moving
             && self.destroyed == other.destroyed
             && self.sets.len() == other.sets.len()
-            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.touched().eq(theirs.touched())))
+            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.sorted() == theirs.sorted()))
     }
 }
 
@@ -428,9 +437,7 @@ impl Hash for Node {
         self.destroyed.hash(state);
         for set in self.sets() {
             set.hash(state);
-            for touched in self.sets.get(&set.0).into_iter().flat_map(Set::touched) {
-                touched.hash(state);
-            }
+            self.sets.get(&set.0).map(Set::sorted).hash(state);
         }
     }
 }

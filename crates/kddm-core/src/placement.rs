@@ -3,6 +3,7 @@
 
 use crate::id::{NodeId, SetId, ShardIndex};
 use crate::io::NoMemory;
+use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
 use crate::view::{Member, View};
 
@@ -64,7 +65,7 @@ impl Moving {
     }
 
     pub fn is_done(&self) -> bool {
-        self.announced && self.awaited.is_empty()
+        self.announced && (self.awaited.is_empty() || mutated(Mutation::HoldTooEarly))
     }
 
     /// The members that are waited for.

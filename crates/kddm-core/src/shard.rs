@@ -10,6 +10,7 @@ use crate::home::Entry;
 use crate::id::{Epoch, Incarnation, NodeId, ObjectId, RequestId, ShardIndex, Tenure, mix};
 use crate::io::{Access, Body, Input, NoMemory, Output, Outputs};
 use crate::message::{Message, Request};
+use crate::mutation::{Mutation, mutated};
 pub use crate::object::state::Main;
 use crate::object::state::{Packed, Seen, Side, Turn};
 use crate::table::Table;
@@ -52,7 +53,8 @@ impl Place<'_> {
 
     /// Whether anybody waits for the answer: its node is here or shares objects, in the same life.
     pub fn is_served(&self, id: RequestId) -> bool {
-        let life = |member: &Member| member.incarnation == id.incarnation && member.state.can_share();
+        let shares = |member: &Member| member.state.can_share() || mutated(Mutation::ServeWhoLeft);
+        let life = |member: &Member| member.incarnation == id.incarnation && shares(member);
         id.node == self.me || self.view.member(id.node).is_some_and(life)
     }
 }
@@ -258,19 +260,29 @@ impl Shard {
         let mut ids: Vec<ObjectId> = Vec::new();
         ids.try_reserve_exact(self.parked.len()).map_err(|_: TryReserveError| NoMemory)?;
         self.directory.sort();
+        let floor = if mutated(Mutation::ForgetFloorAtHandOver) { Tenure::NONE } else { self.floor };
         let mut say = |object, message| {
             outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
         };
+        let too_early = mutated(Mutation::ShardBeforeDirectory);
+        if too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor });
+        }
         for entry in self.directory.iter() {
             let Entry { object, tenure, node: owner, state } = *entry;
             say(object, Message::Entry { tenure, owner, state });
         }
         self.directory = Table::default();
-        say(ObjectId(0), Message::ShardIsYours { shard, floor: self.floor });
+        if !too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor });
+        }
         ids.extend(self.parked.keys().copied());
         ids.sort_unstable();
         for object in ids {
             for request in self.parked.remove(&object).into_iter().flatten() {
+                if mutated(Mutation::LoseParkedAtHandOver) {
+                    continue;
+                }
                 let want = self.sides.get_mut(&object).and_then(|side| side.want.as_mut());
                 if let Some(want) = want.filter(|want| want.id == request.id && want.id.node == me) {
                     want.asked = to;
@@ -288,7 +300,8 @@ impl Shard {
 
     /// The objects of which a value, a copy or the ownership is here, in no particular order.
     pub fn holdings(&self) -> impl Iterator<Item = ObjectId> {
-        self.objects.iter().filter(|packed| packed.is_something()).map(crate::table::Keyed::key)
+        let is_told = |packed: &&Packed| !packed.is_owner() || !mutated(Mutation::LeaveWithLastCopy);
+        self.objects.iter().filter(|packed| packed.is_something()).filter(is_told).map(crate::table::Keyed::key)
     }
 
     /// What can be seen of an object here.

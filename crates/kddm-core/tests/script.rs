@@ -25,8 +25,18 @@ fn replay_file(file: &Path) -> Replay {
     replay(&file.file_name().expect("it has a name").to_string_lossy(), &text)
 }
 
+/// A build with mutations does the one that the environment names: then a story must go otherwise.
+#[cfg(kddm_mutation)]
+fn choose_mutation() {
+    use kddm_core::mutation::{Mutation, choose};
+    let wanted = std::env::var("KDDM_MUTATION").unwrap_or_default();
+    choose(Mutation::ALL.iter().find(|(_, name, _)| *name == wanted).map(|(mutation, ..)| *mutation));
+}
+
 #[test]
 fn every_story_goes_as_it_is_written() {
+    #[cfg(kddm_mutation)]
+    choose_mutation();
     let update = std::env::var_os("UPDATE").is_some_and(|value| value == "1");
     let mut findings = Vec::new();
     for file in files() {

@@ -2,6 +2,7 @@
 //! core's outputs what the library's runtime does, step by step; only memory and sockets differ.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, Placement, PlacementPolicy, SetId, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
@@ -142,15 +143,16 @@ impl Cell {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Agent {
     me: NodeId,
-    core: Node,
-    cells: BTreeMap<ObjectId, Cell>,
+    /// Shared by worlds that differ elsewhere: a search makes a world for each step.
+    core: Arc<Node>,
+    cells: Arc<BTreeMap<ObjectId, Cell>>,
     destroyed: Vec<SetId>,
 }
 
 impl Agent {
     /// A node with nothing, that has seen no view.
     pub fn new(me: NodeId) -> Agent {
-        Agent { me, core: Node::new(me, life(me), 0), cells: BTreeMap::new(), destroyed: Vec::new() }
+        Agent { me, core: Arc::new(Node::new(me, life(me), 0)), cells: Arc::default(), destroyed: Vec::new() }
     }
 
     /// This node's number.
@@ -178,7 +180,7 @@ impl Agent {
         if self.is_destroyed(generation(object)) {
             return effects.ended.push((client, Outcome::Destroyed));
         }
-        let cell = self.cells.entry(object).or_default();
+        let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
         if !matches!(wish.kind(), RequestKind::Remove | RequestKind::Flush { .. })
             && !wish.holds_nothing()
             && cell.fast_path_is_open()
@@ -206,7 +208,7 @@ impl Agent {
 
     /// A waiting client gives up.
     pub fn cancel(&mut self, client: ClientNumber, object: ObjectId, effects: &mut Effects) {
-        let cell = self.cells.entry(object).or_default();
+        let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
         let Some(at) = cell.waiters.iter().position(|waiter| waiter.client == client) else { return };
         cell.waiters.remove(at);
         let withdraw = at == 0 && cell.outstanding;
@@ -218,7 +220,7 @@ impl Agent {
 
     /// A client ends its hold; a writer may leave a new value, or make the first one.
     pub fn release(&mut self, client: ClientNumber, object: ObjectId, left: Left, effects: &mut Effects) {
-        let cell = self.cells.entry(object).or_default();
+        let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
         if cell.writer == Some(client) {
             cell.writer = None;
             match left {
@@ -265,7 +267,7 @@ impl Agent {
         }
         let forget = |cell: &Cell| cell.is_idle() && cell.value.is_none() && cell.access == Access::None;
         if self.cells.get(&object).is_some_and(forget) {
-            self.cells.remove(&object);
+            Arc::make_mut(&mut self.cells).remove(&object);
         }
     }
 
@@ -278,7 +280,7 @@ impl Agent {
         effects: &mut Effects,
     ) {
         let mut outputs = Outputs::new();
-        if let Err(refused) = self.core.handle(set, object, input, &mut outputs) {
+        if let Err(refused) = Arc::make_mut(&mut self.core).handle(set, object, input, &mut outputs) {
             if self.destroyed.contains(&set) && refused == Refused::UnknownSet {
                 return; // What was under way to a set that is no more.
             }
@@ -308,7 +310,7 @@ impl Agent {
                 effects.packets.push((to, Packet { placement, set, object, message, body, deferred }));
             }
             Output::Install { object, version, has_value } => {
-                let cell = self.cells.entry(object).or_default();
+                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
                 let same = has_value && cell.value.is_some() && cell.version == version;
                 if same && cell.value != arrived {
                     effects.broken.push(format!("I2: two values of version {} met at node {}", version.0, self.me));
@@ -320,7 +322,7 @@ impl Agent {
                 cell.value = if has_value { arrived } else { None };
             }
             Output::Granted { object, access, answers, .. } => {
-                let cell = self.cells.entry(object).or_default();
+                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
                 cell.access = cell.access.max(access);
                 if answers {
                     cell.outstanding = false;
@@ -328,11 +330,11 @@ impl Agent {
                 self.serve(object, todo, effects);
             }
             Output::Revoke { object, to } => {
-                self.cells.entry(object).or_default().revoking = Some(to);
+                Arc::make_mut(&mut self.cells).entry(object).or_default().revoking = Some(to);
                 self.try_to_lower(object, todo);
             }
             Output::TryRevoke { object } => {
-                let cell = self.cells.entry(object).or_default();
+                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
                 todo.push_back(if cell.is_held() {
                     Input::Held
                 } else {
@@ -351,7 +353,7 @@ impl Agent {
     }
 
     fn discard(&mut self, object: ObjectId, effects: &mut Effects) {
-        let Some(cell) = self.cells.get_mut(&object) else { return };
+        let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { return };
         if cell.is_held() || cell.access != Access::None {
             effects.broken.push(format!("I1: a value in use was discarded at node {}", self.me));
         }
@@ -359,7 +361,7 @@ impl Agent {
     }
 
     fn try_to_lower(&mut self, object: ObjectId, todo: &mut VecDeque<Input>) {
-        let Some(cell) = self.cells.get_mut(&object) else { return };
+        let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { return };
         let Some(to) = cell.revoking else { return };
         if cell.lower(to) {
             cell.revoking = None;
@@ -368,7 +370,7 @@ impl Agent {
     }
 
     fn answered(&mut self, object: ObjectId, answer: Answer, effects: &mut Effects) {
-        let cell = self.cells.entry(object).or_default();
+        let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
         cell.outstanding = false;
         let Some(waiter) = cell.waiters.pop_front() else { return };
         let outcome = match answer {
@@ -383,7 +385,7 @@ impl Agent {
         if todo.is_empty() {
             self.try_to_lower(object, todo);
         }
-        while let Some(cell) = self.cells.get_mut(&object) {
+        while let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) {
             let Some(Waiter { client, wish }) = cell.waiters.front().copied() else { return };
             if cell.outstanding || !todo.is_empty() {
                 return;

@@ -8,10 +8,13 @@ pub mod agent;
 pub mod check;
 pub mod fault;
 pub mod model;
+#[cfg(kddm_mutation)]
+pub mod mutations;
 pub mod network;
 pub mod recorder;
 pub mod run;
 pub mod scenario;
+pub mod search;
 pub mod shrink;
 pub mod trace;
 pub mod views;

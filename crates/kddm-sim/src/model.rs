@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::message::RequestKind;
 use serde::Serialize;
-use stateright::{Checker, Model, Property};
 
 use crate::agent::Wish;
+use crate::search::Limits;
 use crate::views::Change;
 use crate::world::{Action, Operation, Plan, World};
 
@@ -27,6 +27,8 @@ pub struct Report {
     pub name: String,
     /// Different states.
     pub states: usize,
+    /// Steps taken from one to another.
+    pub steps: usize,
     /// The longest path looked at, in steps.
     pub depth: usize,
     /// Time taken.
@@ -37,52 +39,43 @@ pub struct Report {
     pub broken: Option<String>,
     /// The steps that lead there.
     pub trace: Vec<String>,
+    /// The same steps as choices in `kddm-sim model --explore`.
+    pub choices: Vec<usize>,
 }
 
-struct Search(Plan);
-
-impl Model for Search {
-    type State = World;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<World> {
-        vec![World::new(&self.0)]
-    }
-
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        world.actions(actions);
-    }
-
-    fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        let mut next = world.clone();
-        next.apply(action);
-        Some(next)
-    }
-
-    fn properties(&self) -> Vec<Property<Search>> {
-        vec![Property::always(INVARIANTS, |_, world: &World| world.broken.is_none())]
-    }
-}
-
-const INVARIANTS: &str = "I1-I3, I6, I9, I10";
+/// Many times what any case of today has: a search that gets there says so.
+const STATE_LIMIT: usize = 200_000_000;
 
 /// Searches one case until all is seen, something is broken, or the limit is over.
 pub fn search(case: &Case, limit: Duration) -> Report {
     let start = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let checker = Search(case.plan.clone()).checker().threads(threads).timeout(limit).spawn_bfs().join();
-    let found = checker.discovery(INVARIANTS);
-    let broken = found.as_ref().and_then(|path| path.last_state().broken.clone());
-    let trace = found.map_or_else(Vec::new, |path| crate::trace::steps(&case.plan, path.into_actions()));
+    let found =
+        crate::search::search(&case.plan, threads, Limits { time: limit, states: STATE_LIMIT, takes_all_steps: false });
     Report {
         name: case.name.clone(),
-        states: checker.unique_state_count(),
-        depth: checker.max_depth(),
+        states: found.states,
+        steps: found.steps,
+        depth: found.depth,
         seconds: start.elapsed().as_secs_f64(),
-        clean: broken.is_none() && start.elapsed() < limit,
-        broken,
-        trace,
+        clean: found.complete,
+        broken: found.broken,
+        choices: choices(&case.plan, &found.path),
+        trace: crate::trace::steps(&case.plan, found.path),
     }
+}
+
+/// For each step, its number among those that could have been taken.
+fn choices(plan: &Plan, path: &[Action]) -> Vec<usize> {
+    let mut world = World::new(plan);
+    let mut actions = Vec::new();
+    let choice = |action: &Action| {
+        actions.clear();
+        world.actions(&mut actions);
+        world.apply(*action);
+        actions.iter().position(|possible| possible == action)
+    };
+    path.iter().filter_map(choice).collect()
 }
 
 const OBJECT: ObjectId = ObjectId(0);
@@ -104,7 +97,7 @@ const KINDS: &[(char, Wish)] = &[
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
 /// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
-/// `+L1` node 1 leaves.
+/// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
 /// ```
 /// let case = kddm_sim::model::case("3:wr,r,x+c").expect("it is well formed");
@@ -145,6 +138,8 @@ fn change(option: &str, nodes: u16) -> Option<Change> {
     match letter {
         "J" => Some(Change::Join(node)),
         "L" => Some(Change::Leave(node)),
+        "S" => Some(Change::Share(node)),
+        "U" => Some(Change::Unshare(node)),
         _ => None,
     }
 }
@@ -201,12 +196,17 @@ pub fn named() -> Vec<Case> {
         "21:w1r,1w0r",
         "12:w1x0r,1w0x1r",
         "12:w|1w,r|1r",
+        LATE_FLUSH,
     ]
     .iter()
     .chain(MEMBERSHIP)
+    .chain(MEMBERSHIP_OF_THREE)
     .filter_map(|name| case(name))
     .collect()
 }
+
+/// The notice of a flush arrives where the ownership is again, and after another copy was given out.
+const LATE_FLUSH: &str = "1:ww,rfr,w";
 
 /// Joins and leaves in the middle of operations.
 const MEMBERSHIP: &[&str] = &[
@@ -224,11 +224,50 @@ const MEMBERSHIP: &[&str] = &[
     "1:r,wx+L1",
 ];
 
+/// The same with a third node, which may be the owner, a sharer or the home meanwhile.
+const MEMBERSHIP_OF_THREE: &[&str] = &[
+    "3:w,r,+J3",
+    "3:w,w,+J3",
+    "3:w,x,+J3",
+    "3:w,,r+J3",
+    "3:wx,r,+J3",
+    "3:wf,r,+J3",
+    "1:w,r,+L1",
+    "2:w,r,+L2",
+    "3:w,r,+L1",
+    "1:w,,x+L1",
+    "1:wx,r,+L1",
+    "3:w,rx,+L3",
+    "3:w,,r+J3+L1",
+    "2:w,,r+J3+L2",
+    "3:wt,,t+S3",
+    "3:wf,,r+S3",
+    "3:wx,,r+S3",
+    "3:w,r,r+S3",
+    "3:w,,r+S3+c",
+    "1:wx,r,+U1",
+    "1:r,w,+U1",
+    "12:w,1w,0w1r+S2",
+];
+
+/// Those of them that are small.
+const SMALL_MEMBERSHIP_OF_THREE: &[&str] = &["3:w,,r+S3", "3:w,,w+S3", "3:,wx,r+S3", "2:w,r,+U2", "1:w,,r+U1"];
+
 /// The cases that fit into a check of every change.
 pub fn quick() -> Vec<Case> {
     let mut cases: Vec<Case> = pairs().into_iter().filter(|case| !case.name.ends_with("+c")).collect();
-    let small =
-        ["1:wr,r,w", "3:wx,r,x", "2:wf,rf,", "1:w,rt,t", "12:w1w,1w0w", "3:w|r,r|w,", "3:w,w,rx+c", "3:rw,we,+n"];
-    cases.extend(small.iter().chain(MEMBERSHIP).filter_map(|name| case(name)));
+    let small = [
+        "1:wr,r,w",
+        "3:wx,r,x",
+        "2:wf,rf,",
+        "1:w,rt,t",
+        "12:w1w,1w0w",
+        "3:w|r,r|w,",
+        "3:w,w,rx+c",
+        "3:rw,we,+n",
+        LATE_FLUSH,
+    ];
+    let joins_and_leaves = MEMBERSHIP.iter().chain(SMALL_MEMBERSHIP_OF_THREE);
+    cases.extend(small.iter().chain(joins_and_leaves).filter_map(|name| case(name)));
     cases
 }

@@ -52,13 +52,18 @@ pub struct Report {
 /// Steps kept of a failing run.
 const TRACE_STEPS: usize = 80;
 /// Many times what any scenario needs to come to rest.
-const EVENT_LIMIT: u64 = 5_000_000;
+const EVENT_LIMIT: u64 = 500_000;
 /// Steps for judging one object of one run: histories of a run are short.
 const BUDGET: u64 = 2_000_000;
 
 /// Runs one seed to its end.
 pub fn run(seed: u64) -> Report {
     run_telling(seed, None)
+}
+
+/// Only what a seed breaks, without how it came to that.
+pub fn broken(seed: u64) -> Option<String> {
+    run_telling(seed, None).broken
 }
 
 /// The same; if it fails, the trace is that of the given object.

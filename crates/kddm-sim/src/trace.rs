@@ -10,10 +10,9 @@ pub fn steps(plan: &Plan, actions: Vec<Action>) -> Vec<String> {
     actions.into_iter().map(|action| step(&mut world, action)).collect()
 }
 
-/// Does one step and tells it in a line or a few.
-pub fn step(world: &mut World, action: Action) -> String {
+/// What a step would do, before it is done.
+pub fn foretell(world: &World, action: Action) -> String {
     let mut told = String::new();
-    let concerns = world.concerns(action);
     match action {
         Action::Deliver(from, to) => {
             let packet = world.links.get(&(from, to)).and_then(|link| link.front());
@@ -30,6 +29,13 @@ pub fn step(world: &mut World, action: Action) -> String {
             let _ = write!(told, "{action:?}");
         }
     }
+    told
+}
+
+/// Does one step and tells it in a line or a few.
+pub fn step(world: &mut World, action: Action) -> String {
+    let mut told = foretell(world, action);
+    let concerns = world.concerns(action);
     world.apply(action);
     if let Some((node, object)) = concerns {
         let seen = world.node(node).inspect(object);

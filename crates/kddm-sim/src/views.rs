@@ -2,6 +2,7 @@
 //! step as soon as its condition holds. Every node installs the views in order, in its own time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
 use kddm_core::view::{Member, NodeState, View};
@@ -13,6 +14,10 @@ pub enum Change {
     Join(NodeId),
     /// A node hands over all it has, stops sharing, and goes.
     Leave(NodeId),
+    /// A member that shared no objects begins to.
+    Share(NodeId),
+    /// A node hands over all it has and stops sharing. It stays a member.
+    Unshare(NodeId),
 }
 
 /// A step of a change: an entry of the view log.
@@ -33,22 +38,27 @@ pub enum Step {
 /// The decided views, and the steps to come.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Views {
-    decided: Vec<View>,
+    decided: Arc<Vec<View>>,
     steps: VecDeque<Step>,
 }
 
 impl Views {
-    /// All nodes but those that join later share objects.
+    /// All nodes share objects but those that join or begin to share later.
     pub fn new(nodes: u16, changes: &[Change]) -> Views {
         let joins = |node: &NodeId| changes.contains(&Change::Join(*node));
         let first: Vec<NodeId> = (1..=nodes).map(NodeId).filter(|node| !joins(node)).collect();
-        let members = first.iter().map(|id| member(*id, NodeState::Possible)).collect();
-        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes: first };
+        let shares = |node: &NodeId| !changes.contains(&Change::Share(*node));
+        let state = |node: &NodeId| if shares(node) { NodeState::Possible } else { NodeState::Online };
+        let members = first.iter().map(|node| member(*node, state(node))).collect();
+        let homes = first.iter().copied().filter(shares).collect();
+        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes };
         let steps = changes.iter().flat_map(|change| match *change {
             Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
             Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],
+            Change::Share(node) => vec![Step::Share(node)],
+            Change::Unshare(node) => vec![Step::Drain(node), Step::Unshare(node)],
         });
-        Views { decided: vec![view], steps: steps.collect() }
+        Views { decided: Arc::new(vec![view]), steps: steps.collect() }
     }
 
     /// The view with that number, from 0.
@@ -90,7 +100,7 @@ impl Views {
             Step::Unshare(node) => set_state(&mut view, node, NodeState::Online),
             Step::Leave(node) => view.members.retain(|member| member.id != node),
         }
-        self.decided.push(view);
+        Arc::make_mut(&mut self.decided).push(view);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::check;
 use crate::views::{Change, Views};
 
 mod clients;
+pub mod fingerprint;
 mod membership;
 mod note;
 
@@ -45,7 +46,7 @@ pub struct Client {
     pub doing: Doing,
     /// Objects that it holds meanwhile, to change them.
     pub kept: Vec<ObjectId>,
-    /// The object existed at every moment since the operation began.
+    /// It asks for what exists, and the object did at every moment since it began.
     existed: bool,
 }
 

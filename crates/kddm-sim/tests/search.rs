@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kddm_sim::scenario::{Cut, Scenario};
+use kddm_sim::search::{Limits, search};
 use kddm_sim::{model, run};
 
 /// More than any of these cases needs on a slow machine; reaching it fails the test.
@@ -67,8 +68,40 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 }
 
 #[test]
+fn as_many_worlds_are_found_by_one_thread_as_by_several() {
+    let case = model::case("1:w,r,t").expect("the name is well formed");
+    let limits = Limits { time: LIMIT, states: usize::MAX, takes_all_steps: false };
+    let alone = search(&case.plan, 1, limits);
+    assert!(alone.complete && alone.states > 50, "{alone:?}");
+    for threads in [2, 3, 8] {
+        let found = search(&case.plan, threads, limits);
+        assert_eq!((found.complete, found.states), (true, alone.states), "{threads} threads");
+    }
+}
+
+/// Sleep sets leave out steps, never worlds.
+#[test]
+fn as_many_worlds_are_found_with_fewer_steps() {
+    for name in ["1:w,r,x", "3:ew,gr,", "2:w,rx,+c", "3:w,w,+d+n", "12:w1w,1w0r", "2:w,r+J2", "1:,w+U1", "3:t|w,t|f,"] {
+        let case = model::case(name).expect("the name is well formed");
+        let find = |takes_all_steps| search(&case.plan, 2, Limits { time: LIMIT, states: usize::MAX, takes_all_steps });
+        let (some, all) = (find(false), find(true));
+        assert!(some.complete && all.complete && all.states > 50, "{name}: {some:?}, {all:?}");
+        assert_eq!(some.states, all.states, "{name}");
+        assert!(some.steps < all.steps, "{name}: {} steps of {}", some.steps, all.steps);
+    }
+}
+
+#[test]
+fn a_search_that_is_cut_short_says_so() {
+    let case = model::case("1:wr,rw,ww").expect("the name is well formed");
+    let found = search(&case.plan, 2, Limits { time: LIMIT, states: 1_000, takes_all_steps: false });
+    assert!(!found.complete && found.broken.is_none(), "{found:?}");
+}
+
+#[test]
 fn a_name_that_is_no_case_is_refused() {
-    for name in ["", "3", "4:w,r,x", "0:w", "1:wq", "1:w+z"] {
+    for name in ["", "3", "4:w,r,x", "0:w", "1:wq", "1:w+z", "1:w+S2", "1:w+U"] {
         assert!(model::case(name).is_none(), "{name:?} must not be a case");
     }
 }

@@ -3,6 +3,7 @@
 use crate::id::{NodeId, RequestId, Tenure, Version};
 use crate::io::{Access, Answer};
 use crate::message::{Message, Request, RequestKind};
+use crate::mutation::{Mutation, mutated};
 use crate::object::state::{LateAck, Main, Revoking, Seen, Turn, Want};
 
 impl Turn<'_> {
@@ -30,7 +31,7 @@ impl Turn<'_> {
     }
 
     fn copy_is_usable(&self) -> bool {
-        self.side.late_ack.is_none() && self.side.revoking.is_none()
+        (self.side.late_ack.is_none() && self.side.revoking.is_none()) || mutated(Mutation::ReadBesideLateAck)
     }
 
     fn flush_copy(&mut self) {
@@ -79,7 +80,7 @@ impl Turn<'_> {
             Revoking::Lower(to) => {
                 self.access = self.access.min(to);
                 if let Some(late) = self.side.late_ack.take() {
-                    self.drop_copy(late);
+                    if mutated(Mutation::AckBeforeReadersLeave) { self.discard() } else { self.drop_copy(late) }
                 } else if self.wants_flush() {
                     self.give_up_copy();
                 }
@@ -111,7 +112,9 @@ impl Turn<'_> {
 
     /// Drops the copy that an `Invalidate` struck, and acks.
     pub fn drop_copy(&mut self, late: LateAck) {
-        self.discard();
+        if !mutated(Mutation::KeepInvalidatedCopy) {
+            self.discard();
+        }
         let node = if late.remove { NodeId::NOBODY } else { late.owner };
         if late.tenure >= self.seen.tenure {
             self.seen = Seen { tenure: late.tenure, node };

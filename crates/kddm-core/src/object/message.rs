@@ -3,6 +3,7 @@
 use crate::id::{NodeId, RequestId, Tenure, Version};
 use crate::io::{Access, Answer, Output};
 use crate::message::{Message, Request, RequestKind};
+use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
 use crate::object::state::{LateAck, Main, Seen, Turn, Want};
 
@@ -56,7 +57,8 @@ impl Turn<'_> {
 
     /// Whoever answers must have been asked for what can end so.
     fn answered(&mut self, id: RequestId, answer: Answer) {
-        let Some(want) = self.side.want.filter(|want| want.id == id) else { return };
+        let is_meant = |want: &Want| want.id == id || mutated(Mutation::TrustOlderRefusal);
+        let Some(want) = self.side.want.filter(is_meant) else { return };
         let fits = match (want.kind, answer) {
             (RequestKind::Get { existing } | RequestKind::Grab { existing }, Answer::NotFound) => existing,
             (RequestKind::TryGrab, Answer::Busy) | (RequestKind::Remove, Answer::Removed) => true,
@@ -98,8 +100,8 @@ impl Turn<'_> {
         self.side.owed.remove(self.place.me);
         // One that does not share any more had given its copy back before.
         let place = self.place;
-        self.side.owed.retain(|node| place.shares(node));
-        if self.side.early_tenure == tenure {
+        self.side.owed.retain(|node| place.shares(node) || mutated(Mutation::AwaitWhoLeft));
+        if self.side.early_tenure == tenure && !mutated(Mutation::IgnoreEarlyAcks) {
             self.side.owed.subtract(&self.side.early);
         }
         self.send_deferred(from, Message::Confirm { tenure });
@@ -114,7 +116,7 @@ impl Turn<'_> {
     /// The bytes of a ghost may be of an earlier life of the object, where versions mean other
     /// values: they go before anything else comes in their place.
     fn lay_ghost(&mut self) {
-        if matches!(self.main, Main::Ghost { .. }) {
+        if matches!(self.main, Main::Ghost { .. }) && !mutated(Mutation::TrustGhost) {
             self.discard();
         }
     }
@@ -132,7 +134,8 @@ impl Turn<'_> {
             let heads = match want.kind {
                 RequestKind::Get { .. } | RequestKind::Grab { .. } => true,
                 RequestKind::TryGrab => want.id == answers || answers == RequestId::default(),
-                RequestKind::Remove | RequestKind::Flush { .. } => false,
+                RequestKind::Remove => mutated(Mutation::RemoveTwice),
+                RequestKind::Flush { .. } => false,
             };
             if heads {
                 let (id, kind) = (want.id, want.kind);
@@ -172,6 +175,9 @@ impl Turn<'_> {
                     return self.drop_copy(late);
                 }
                 self.side.late_ack = Some(late);
+                if mutated(Mutation::AckBeforeReadersLeave) {
+                    self.send(late.owner, Message::Ack { tenure: late.tenure, version: late.version });
+                }
                 if self.side.revoking.is_none() {
                     self.revoke(Access::None);
                 }
@@ -217,14 +223,15 @@ impl Turn<'_> {
     }
 
     fn confirm(&mut self, tenure: Tenure) {
-        if matches!(self.main, Main::Ghost { sent, .. } if sent <= tenure) {
+        if matches!(self.main, Main::Ghost { sent, .. } if sent <= tenure) && !mutated(Mutation::KeepGhost) {
             self.discard();
         }
     }
 
     fn flushed(&mut self, from: NodeId, id: RequestId) {
         if matches!(self.main, Main::Owner { .. }) {
-            self.side.sharers.retain(|sharing| sharing.node != from || sharing.counter != id.counter);
+            let strikes = |counter| counter == id.counter || mutated(Mutation::LateFlushStrikes);
+            self.side.sharers.retain(|sharing| sharing.node != from || !strikes(sharing.counter));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::id::{NodeId, RequestId, Tenure};
 use crate::message::{FORWARDS_BEFORE_FIRST, Message, Request, RequestKind};
+use crate::mutation::{Mutation, mutated};
 use crate::object::state::{Main, Turn};
 
 impl Turn<'_> {
@@ -40,6 +41,9 @@ impl Turn<'_> {
         if matches!(request.kind, crate::message::RequestKind::TryGrab) {
             return self.busy(request.id);
         }
+        if mutated(Mutation::LoseRequestAtRemoval) {
+            return;
+        }
         self.side.queue.push_back(request);
     }
 
@@ -47,6 +51,7 @@ impl Turn<'_> {
     /// followed, else to the home. So every forward is caused by a new change of ownership.
     pub fn route(&mut self, mut request: Request) {
         let hint = self.seen;
+        let is_newer = |tau| hint.tenure > tau || mutated(Mutation::ForwardByOlderHint);
         if request.to_home && !self.is_home() {
             // The shard has gone on. What the request has learnt on its way may come to the new home
             // later than the request itself, so it begins anew there; a new home that waits for its
@@ -55,7 +60,7 @@ impl Turn<'_> {
                 request.tau = Tenure::NONE;
             }
             self.forward(self.place.home, request);
-        } else if hint.tenure > request.tau && hint.node != self.me() && self.place.shares(hint.node) {
+        } else if hint.node != self.me() && self.place.shares(hint.node) && is_newer(request.tau) {
             self.forward(hint.node, Request { tau: hint.tenure, to_home: false, ..request });
         } else if self.is_home() {
             self.ask_home(request);

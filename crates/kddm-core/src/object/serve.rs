@@ -3,6 +3,7 @@
 use crate::id::{NodeId, RequestId, Tenure};
 use crate::io::{Access, Answer, Body};
 use crate::message::{Message, Request, RequestKind};
+use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
 use crate::object::state::{Main, Seen, Sharing, Turn};
 
@@ -11,7 +12,9 @@ impl Turn<'_> {
     /// the ownership left with it. An owner with acks outstanding serves nobody.
     pub fn serve(&mut self) {
         while let Main::Owner { .. } = self.main {
-            if self.side.revoking.is_some() || !self.side.owed.is_empty() || self.side.asking.is_some() {
+            let owes = !self.side.owed.is_empty() && !mutated(Mutation::ServeWithAcksOwed);
+            let asks = self.side.asking.is_some() && !mutated(Mutation::ServeWhileAsking);
+            if self.side.revoking.is_some() || owes || asks {
                 return;
             }
             let Some(head) = self.side.queue.front().copied() else { return };
@@ -73,7 +76,8 @@ impl Turn<'_> {
     fn serve_own_get(&mut self) -> bool {
         self.pop();
         self.side.want = None;
-        let alone = self.side.sharers.is_empty() && self.side.queue.is_empty();
+        let shared = !self.side.sharers.is_empty() && !mutated(Mutation::WriteBesideCopies);
+        let alone = !shared && self.side.queue.is_empty();
         let access = if alone || !self.has_value { Access::Write } else { Access::Read };
         self.grant(access.max(self.access), true);
         true
@@ -83,7 +87,7 @@ impl Turn<'_> {
         if !self.side.sharers.is_empty() {
             self.invalidate_sharers();
         }
-        if !self.side.owed.is_empty() {
+        if !self.side.owed.is_empty() && !mutated(Mutation::WriteWithAcksOwed) {
             return false;
         }
         // Local readers leave first, so that a granted write can be taken at once.
@@ -101,6 +105,9 @@ impl Turn<'_> {
         let Main::Owner { tenure, version, .. } = self.main else { return };
         let owner = self.me();
         while let Some(sharing) = self.pop_sharer() {
+            if mutated(Mutation::SkipInvalidation) {
+                continue;
+            }
             self.side.owed.insert(sharing.node);
             self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: false });
         }
@@ -119,7 +126,7 @@ impl Turn<'_> {
     /// Whether the first touch of this node has succeeded is known once write access is back: then
     /// true. Local readers may stay, so that a get held here never keeps remote readers waiting.
     fn knows_value(&mut self) -> bool {
-        self.lowered_to(Access::Read)
+        (self.access == Access::Write && mutated(Mutation::DataUnderWriter)) || self.lowered_to(Access::Read)
     }
 
     fn serve_get(&mut self, id: RequestId) -> bool {
@@ -133,6 +140,7 @@ impl Turn<'_> {
         self.pop();
         match self.side.sharers.iter_mut().find(|sharing| sharing.node == id.node) {
             Some(sharing) => sharing.counter = id.counter,
+            None if mutated(Mutation::ForgetSharer) => {}
             None => self.side.sharers.push(Sharing { node: id.node, counter: id.counter }),
         }
         self.dispatch(id.node, Message::Data { tenure, version, id }, Body::Object, false);
@@ -140,7 +148,12 @@ impl Turn<'_> {
     }
 
     fn serve_grab(&mut self, id: RequestId) -> bool {
-        if !self.lowered_to(Access::None) {
+        let in_use = match self.access {
+            Access::None => false,
+            Access::Read => !mutated(Mutation::TransferUnderReaders),
+            Access::Write => !mutated(Mutation::TransferUnderWriter),
+        };
+        if in_use && !self.lowered_to(Access::None) {
             return false;
         }
         if !self.has_value && self.head_is_existing() {
@@ -165,9 +178,10 @@ impl Turn<'_> {
         let Some(next) = tenure.next(self.place.epoch()) else {
             return self.dropped("I3: the tenures of this object are used up");
         };
+        let next = if mutated(Mutation::ReuseTenure) { tenure } else { next };
         let mut sharers = core::mem::take(&mut self.side.owed);
         for sharing in &self.side.sharers {
-            if sharing.node != to && self.place.shares(sharing.node) {
+            if sharing.node != to && self.place.shares(sharing.node) && !mutated(Mutation::ForgetCopySet) {
                 sharers.insert(sharing.node);
             }
         }
@@ -184,7 +198,9 @@ impl Turn<'_> {
         }
         self.main = Main::Ghost { tenure, version, sent: next, to };
         self.seen = Seen { tenure: next, node: to };
-        self.send_queue(to, next, true);
+        if self.side.queue.is_empty() || !mutated(Mutation::LeaveQueueBehind) {
+            self.send_queue(to, next, true);
+        }
     }
 
     fn serve_remove(&mut self, id: RequestId) -> bool {
@@ -214,7 +230,7 @@ impl Turn<'_> {
     /// The last ack of a removal is in: the home opens, the requester hears, the others start anew.
     pub fn finish_remove(&mut self) {
         let Main::Tombstone { tenure, requester } = self.main else { return };
-        if !self.side.owed.is_empty() {
+        if !self.side.owed.is_empty() && !mutated(Mutation::RemoveWithoutAcks) {
             return;
         }
         self.main = Main::None;
@@ -243,7 +259,8 @@ impl Turn<'_> {
         if self.place.shares(wanted) {
             return wanted;
         }
-        let stays = |node: &NodeId| *node != self.place.me && self.place.is_a_home(*node);
+        let is_to_stay = |node: NodeId| self.place.is_a_home(node) || mutated(Mutation::FlushToLeaving);
+        let stays = |node: &NodeId| *node != self.place.me && is_to_stay(*node);
         let sharer = self.side.sharers.iter().map(|sharing| sharing.node).filter(stays).min();
         sharer.unwrap_or(self.place.view_home)
     }

@@ -201,6 +201,10 @@ impl Packed {
         self.role != Role::None
     }
 
+    pub fn is_owner(&self) -> bool {
+        self.role == Role::Owner
+    }
+
     pub fn is_ghost(&self) -> bool {
         self.role == Role::Ghost
     }

@@ -3,6 +3,7 @@
 use crate::id::{NodeId, RequestId};
 use crate::io::{Access, Output};
 use crate::message::{Message, Request};
+use crate::mutation::{Mutation, mutated};
 use crate::object::state::{Asking, Main, Revoking, Turn};
 
 impl Turn<'_> {
@@ -66,7 +67,7 @@ impl Turn<'_> {
             return;
         }
         self.side.asking = None;
-        if any_held {
+        if any_held && !mutated(Mutation::TryGrabHeld) {
             self.busy(request.id);
         } else {
             self.try_succeeded(request);
@@ -86,7 +87,7 @@ impl Turn<'_> {
             Main::Sharer { .. } if self.side.late_ack.is_some() || self.side.revoking.is_some() => {
                 self.send(owner, Message::TryAnswer { id, held: true });
             }
-            Main::Sharer { .. } if self.access != Access::None => {
+            Main::Sharer { .. } if self.access != Access::None && !mutated(Mutation::DropHeldCopy) => {
                 self.side.revoking = Some(Revoking::TryAsSharer { id, owner });
                 self.output(Output::TryRevoke { object: self.id });
             }

@@ -1,6 +1,7 @@
 //! A node's part in the membership: views, shards that move, and how it leaves.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Input, Outputs};
@@ -43,7 +44,7 @@ impl Agent {
 
     /// Installs the next view.
     pub fn install(&mut self, view: &View, effects: &mut Effects) {
-        if self.core.install_view(view.clone()).is_err() {
+        if Arc::make_mut(&mut self.core).install_view(view.clone()).is_err() {
             effects.broken.push(format!("I7: node {} could not install {view:?}", self.me));
         }
     }
@@ -51,7 +52,7 @@ impl Agent {
     /// Hands over the next shard, or says that all is handed over. False if there was nothing to do.
     pub fn hand_over(&mut self, effects: &mut Effects) -> bool {
         let mut outputs = Outputs::new();
-        let done = self.core.hand_over(&mut outputs);
+        let done = Arc::make_mut(&mut self.core).hand_over(&mut outputs);
         let set = if let Ok(HandedOver::Shard(set)) = done { set } else { SetId::default() };
         for output in outputs.drain() {
             self.act(set, output, None, &mut VecDeque::new(), effects);
@@ -61,7 +62,7 @@ impl Agent {
 
     /// The next message of that node was sent under a later placement.
     pub fn is_ahead(&mut self, from: NodeId) {
-        self.core.is_ahead(from);
+        Arc::make_mut(&mut self.core).is_ahead(from);
     }
 
     /// Objects of which something is here that a leaving node has to give away, and nobody asks for now.
@@ -77,7 +78,7 @@ impl Agent {
 
     /// A leaving node gives an object away.
     pub fn drain(&mut self, object: ObjectId, effects: &mut Effects) {
-        self.cells.entry(object).or_default().outstanding = true;
+        Arc::make_mut(&mut self.cells).entry(object).or_default().outstanding = true;
         let kind = RequestKind::Flush { to: NodeId::NOBODY };
         self.run(object, Some(Input::Want { kind }), None, effects);
     }
@@ -87,7 +88,7 @@ impl Agent {
         let waited: Vec<ObjectId> =
             self.cells.iter().filter(|(_, cell)| !cell.waiters.is_empty()).map(|(object, _)| *object).collect();
         for object in waited {
-            let Some(cell) = self.cells.get_mut(&object) else { continue };
+            let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { continue };
             cell.waiters.clear();
             let cancel = std::mem::take(&mut cell.outstanding).then_some(Input::Cancel);
             self.run(object, cancel, None, effects);

@@ -83,7 +83,8 @@ impl Wish {
         matches!(self.kind(), RequestKind::Get { .. })
     }
 
-    pub(super) fn is_existing(self) -> bool {
+    /// It asks for what exists, and is refused where nothing does.
+    pub fn is_existing(self) -> bool {
         matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
     }
 }

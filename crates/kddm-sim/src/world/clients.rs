@@ -22,7 +22,8 @@ impl World {
     pub(super) fn begin(&mut self, number: ClientNumber, effects: &mut Effects) {
         let client = &self.clients[usize::from(number)];
         let (node, Some((object, wish))) = (client.node, client.plan.front().copied()) else { return };
-        let existed = self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
+        // Noted only where it is asked for: it makes no difference between worlds elsewhere.
+        let existed = wish.is_existing() && self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
         let client = &mut self.clients[usize::from(number)];
         client.existed = existed;
         self.notes.push(Note::Began(number, object, wish));
