@@ -8,7 +8,7 @@ use kddm_core::message::RequestKind;
 use kddm_core::shard::Main;
 use kddm_history::{Kind, Operation, Outcome as Result, Seen, Word};
 
-use crate::agent::{ClientNumber, Left, Outcome, Value, Wish};
+use crate::agent::{ClientNumber, Generation, Left, Outcome, Value, Wish, generation};
 use crate::world::{Note, World};
 
 /// The client that looks at everything at the end.
@@ -82,6 +82,21 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// From that time on nothing is promised of the objects of a set that ends: what began later does not
+    /// count, and what had not ended may have happened or not.
+    pub fn forget(&mut self, of: Generation, from_ns: u64) {
+        self.operations.retain_mut(|operation| {
+            let Word::Number(object) = operation.object else { return true };
+            if generation(ObjectId(object)) != of || operation.return_ns.is_some_and(|end| end < from_ns) {
+                return true;
+            }
+            if operation.outcome == Result::Ok {
+                operation.outcome = Result::Unknown;
+            }
+            operation.invoke_ns < from_ns && operation.outcome == Result::Unknown
+        });
     }
 
     /// What every object is at the end, seen by somebody who began when all was over.

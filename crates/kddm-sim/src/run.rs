@@ -399,6 +399,10 @@ impl<'a> Engine<'a> {
 
     /// Everything is over: what did the clients see?
     fn judge(&mut self) {
+        for destruction in &self.scenario.destructions {
+            let begins = destruction.at_ns.iter().map(|(_, at)| *at).min().unwrap_or(u64::MAX);
+            self.recorder.forget(destruction.generation, begins);
+        }
         self.recorder.look(self.now, &self.world);
         match kddm_history::check(&self.recorder.operations, BUDGET).verdict {
             Verdict::Linearizable => {}

@@ -121,7 +121,10 @@ impl World {
         }
         let Some((object, wish)) = client.plan.front().copied() else { return };
         let here = self.value_at(node, object);
-        let truth = self.truth.get(&object).and_then(|truth| truth.value);
+        // A node that has not heard of the end of the set, and joins or becomes a home meanwhile, finds
+        // nothing where there was something.
+        let is_promised = !self.is_given_up(object);
+        let truth = self.truth.get(&object).filter(|_| is_promised).map_or(here, |truth| truth.value);
         match outcome {
             Outcome::Reading if here != truth || here.is_none() => {
                 self.breaks(format!("I2: node {node} reads {here:?} of object {}, the truth is {truth:?}", object.0));
@@ -129,7 +132,7 @@ impl World {
             Outcome::Writing if here != truth => {
                 self.breaks(format!("I2: node {node} grabs {here:?} of object {}, the truth is {truth:?}", object.0));
             }
-            Outcome::Failed(Answer::NotFound) if existed => {
+            Outcome::Failed(Answer::NotFound) if existed && is_promised => {
                 self.breaks(format!("I5: node {node} did not find object {}, which existed all the time", object.0));
             }
             Outcome::Failed(Answer::Lost) => self.breaks("I4: lost, although nothing failed"),
