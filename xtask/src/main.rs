@@ -32,7 +32,7 @@ const CI: &[(&str, Work)] = &[
     ("docs", Work::Docs),
     ("tests", Work::Cargo(&["test", "--workspace"])),
     ("model", Work::Cargo(MODEL)),
-    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "1000"])),
+    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
     ("mutations", Work::Mutations),
     ("readme", Work::Readme),
 ];

@@ -277,7 +277,9 @@ impl<'a> Engine<'a> {
         self.world.view_actions(&mut possible);
         for action in possible {
             if !self.membership.values().any(|planned| *planned == action) {
-                let at = self.now + self.random.u64(0..=self.scenario.step_ns);
+                let is_decision = action == Action::Decide;
+                let most = if is_decision { self.scenario.decide_ns } else { self.scenario.settle_ns };
+                let at = self.now + self.random.u64(0..=most);
                 self.schedule(at, Event::Membership(self.scheduled + 1));
                 self.membership.insert(self.scheduled, action);
             }

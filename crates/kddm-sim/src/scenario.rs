@@ -96,8 +96,10 @@ pub struct Scenario {
     pub programs: Vec<Program>,
     /// Joins and leaves, one after the other.
     pub changes: Vec<Change>,
-    /// Up to so long between two steps of the membership.
-    pub step_ns: u64,
+    /// Up to so long until the next step of the membership is decided.
+    pub decide_ns: u64,
+    /// Up to so long until a node installs a view, or hands the next shard or object over.
+    pub settle_ns: u64,
     /// Sets that end.
     pub destructions: Vec<Destruction>,
     /// The network.

@@ -50,6 +50,7 @@ impl Draft {
         let homes = self.random.usize(1..=3);
         let latencies = self.latencies();
         let rates = self.rates();
+        let unit = self.pace_ns.max(latencies.base_ns.iter().copied().min().unwrap_or(MICRO));
         let is_destroyed = self.random.u8(0..4) == 0;
         let mut programs = Vec::new();
         for node in 1..=self.nodes {
@@ -64,7 +65,9 @@ impl Draft {
             nodes: self.nodes,
             homes: (0..homes).map(|_| NodeId(self.random.u16(1..=self.nodes))).collect(),
             changes: self.changes(),
-            step_ns: [MICRO, 300 * MICRO, 5 * MILLI][self.random.usize(0..3)],
+            // From all at once to all along: what happens while shards move is worth the most.
+            decide_ns: unit * [1, 10, 60][self.random.usize(0..3)],
+            settle_ns: unit * [1, 5, 20][self.random.usize(0..3)],
             destructions,
             programs,
             latencies,
