@@ -2,7 +2,7 @@
 //! search of Wing & Gong with the memory of Lowe: a configuration (which operations are done, and
 //! the state after them) is looked at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// What a register has: a value by its number, zero for "does not exist".
 pub type State = u32;
@@ -11,7 +11,7 @@ pub type State = u32;
 pub const ABSENT: State = 0;
 
 /// What must be so at the moment at which an operation takes effect.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
     /// Nothing.
     Anything,
@@ -98,8 +98,6 @@ struct Search<'a> {
     next: Vec<usize>,
     previous: Vec<usize>,
     place: Vec<usize>,
-    /// For what may never happen: the last one before it that would do just the same.
-    twin: Vec<Option<usize>>,
     done: Done,
     state: State,
     /// Operations that must still happen.
@@ -127,11 +125,7 @@ impl<'a> Search<'a> {
         }
         (next[last], previous[end]) = (end, last);
         let (mut must, mut may, mut place) = (0_usize, 0_usize, vec![0; count]);
-        let (mut twin, mut alike) = (vec![None; count], HashMap::new());
         for (_, is_end, at) in events {
-            if !is_end && steps[at].until.is_none() {
-                twin[at] = alike.insert((steps[at].expect, steps[at].leaves), at);
-            }
             if !is_end {
                 let counter = if steps[at].until.is_some() { &mut must } else { &mut may };
                 place[at] = *counter;
@@ -144,7 +138,6 @@ impl<'a> Search<'a> {
             next,
             previous,
             place,
-            twin,
             done,
             state: initial,
             missing: must,
@@ -198,12 +191,20 @@ impl<'a> Search<'a> {
         self.steps[step].expect.holds(self.state)
     }
 
-    /// What need not happen need not be tried where it changes nothing, nor before one that began
-    /// earlier and does just the same.
+    /// What need not happen need not be tried where it changes nothing. Of those that would do just the
+    /// same only the most urgent is tried: in any order with another one here, the two can change places.
     fn is_of_use(&self, step: usize) -> bool {
-        let is_done = |step: usize| self.done.may[self.place[step] / 64] & 1 << (self.place[step] % 64) != 0;
-        let changes = self.steps[step].leaves.is_some_and(|state| state != self.state);
-        self.steps[step].until.is_some() || changes && self.twin[step].is_none_or(is_done)
+        let Step { until, expect, leaves, .. } = self.steps[step];
+        let is_alike = |other: &Step| (other.expect, other.leaves) == (expect, leaves);
+        let urgency = |step: usize| (self.steps[step].until.unwrap_or(u64::MAX), step);
+        let mut at = self.next[2 * self.steps.len()];
+        while at < self.steps.len() {
+            if is_alike(&self.steps[at]) && urgency(at) < urgency(step) {
+                return false;
+            }
+            at = self.next[at];
+        }
+        until.is_some() || leaves.is_some_and(|state| state != self.state)
     }
 
     /// The configuration after this step has not been looked at.
