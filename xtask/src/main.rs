@@ -32,7 +32,7 @@ const CI: &[(&str, Work)] = &[
     ("docs", Work::Docs),
     ("tests", Work::Cargo(&["test", "--workspace"])),
     ("model", Work::Cargo(MODEL)),
-    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "5000"])),
+    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
     ("mutations", Work::Mutations),
     ("readme", Work::Readme),
 ];
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N] | model [--full] | mutations [--quick] | bench [--json]\n\
+                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json]\n\
                  Arguments after sim, model and bench are passed on; try --help there."
             );
             false

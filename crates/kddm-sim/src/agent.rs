@@ -7,53 +7,21 @@ use std::sync::Arc;
 use kddm_core::id::{NodeId, ObjectId, Placement, PlacementPolicy, SetId, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::Node;
+use kddm_core::node::{Node, Refused};
 
 use crate::views::life;
 
+mod ending;
 mod membership;
+mod wish;
+
+pub use wish::Wish;
 
 /// Number of a client in the world.
 pub type ClientNumber = u16;
 
 /// A value: every put of a run makes one of its own.
 pub type Value = u32;
-
-/// What a client may ask of its node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Wish {
-    /// As the core's request; a get or grab ends with a hold.
-    Request(RequestKind),
-    /// Make a copy local and hold nothing.
-    Fetch,
-    /// Make ownership local and hold nothing.
-    Acquire,
-}
-
-impl Wish {
-    /// What the core is asked for.
-    pub fn kind(self) -> RequestKind {
-        match self {
-            Wish::Request(kind) => kind,
-            Wish::Fetch => RequestKind::Get { existing: false },
-            Wish::Acquire => RequestKind::Grab { existing: false },
-        }
-    }
-
-    /// The access that satisfies it, for those that access satisfies.
-    pub fn level(self) -> Option<Access> {
-        match self.kind() {
-            RequestKind::Get { .. } => Some(Access::Read),
-            RequestKind::Grab { .. } | RequestKind::TryGrab => Some(Access::Write),
-            RequestKind::Remove | RequestKind::Flush { .. } => None,
-        }
-    }
-
-    /// It asks for what exists, and is refused where nothing does.
-    pub fn is_existing(self) -> bool {
-        matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
-    }
-}
 
 /// How a wish ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -66,22 +34,41 @@ pub enum Outcome {
     Done,
     /// Ended without access.
     Failed(Answer),
+    /// The set was destroyed.
+    Destroyed,
 }
 
-/// The set of a world. The number of an object says which node is its home, as long as it is one.
-const SET: SetId = SetId::new(PlacementPolicy::Embedded, SetId::FIRST_COUNTER);
+/// Sets of a world come one after the other: when one is destroyed, the next takes its place.
+pub type Generation = u8;
+
+/// Where an object's id has the generation of its set; above it is the number of its home.
+pub const GENERATION_SHIFT: u32 = 40;
+
+/// The generation of an object's set.
+pub fn generation(object: ObjectId) -> Generation {
+    (object.0 >> GENERATION_SHIFT) as Generation
+}
+
+/// A set of a world. The number of an object says which node is its home, as long as it is one.
+pub fn set_of(generation: Generation) -> SetId {
+    SetId::new(PlacementPolicy::Embedded, SetId::FIRST_COUNTER + u64::from(generation))
+}
 
 /// A message under way, with the bytes it carries.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Packet {
     /// The sender's placement.
     pub placement: Placement,
+    /// The set concerned.
+    pub set: SetId,
     /// The object concerned.
     pub object: ObjectId,
     /// What is said.
     pub message: Message,
     /// The value that goes with it.
     pub body: Option<Value>,
+    /// It may wait for company.
+    pub deferred: bool,
 }
 
 /// What came of one step of an agent.
@@ -159,12 +146,13 @@ pub struct Agent {
     /// Shared by worlds that differ elsewhere: a search makes a world for each step.
     core: Arc<Node>,
     cells: Arc<BTreeMap<ObjectId, Cell>>,
+    destroyed: Vec<SetId>,
 }
 
 impl Agent {
     /// A node with nothing, that has seen no view.
     pub fn new(me: NodeId) -> Agent {
-        Agent { me, core: Arc::new(Node::new(me, life(me), 0)), cells: Arc::default() }
+        Agent { me, core: Arc::new(Node::new(me, life(me), 0)), cells: Arc::default(), destroyed: Vec::new() }
     }
 
     /// This node's number.
@@ -179,7 +167,7 @@ impl Agent {
 
     /// The core's view of an object.
     pub fn inspect(&self, object: ObjectId) -> kddm_core::shard::Inspection {
-        self.core.inspect(SET, object).unwrap_or_default()
+        self.core.inspect(set_of(generation(object)), object).unwrap_or_default()
     }
 
     /// Nothing is outstanding here (`I9`).
@@ -189,11 +177,15 @@ impl Agent {
 
     /// A client asks: served from here if the access allows it, else the core is asked.
     pub fn begin(&mut self, client: ClientNumber, object: ObjectId, wish: Wish, effects: &mut Effects) {
+        if self.is_destroyed(generation(object)) {
+            return effects.ended.push((client, Outcome::Destroyed));
+        }
         let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
-        if let Wish::Request(kind) = wish
+        if !matches!(wish.kind(), RequestKind::Remove | RequestKind::Flush { .. })
+            && !wish.holds_nothing()
             && cell.fast_path_is_open()
         {
-            match kind {
+            match wish.kind() {
                 RequestKind::Get { .. } if cell.access >= Access::Read && cell.value.is_some() => {
                     cell.readers.push(client);
                     return effects.ended.push((client, Outcome::Reading));
@@ -246,16 +238,27 @@ impl Agent {
 
     /// A message has arrived.
     pub fn receive(&mut self, from: NodeId, packet: Packet, effects: &mut Effects) {
-        let Packet { object, message, body, .. } = packet;
-        self.run(object, Some(Input::Message { from, message }), body, effects);
+        let Packet { set, object, message, body, .. } = packet;
+        self.run_in(set, object, Some(Input::Message { from, message }), body, effects);
     }
 
     fn run(&mut self, object: ObjectId, input: Option<Input>, body: Option<Value>, effects: &mut Effects) {
+        self.run_in(set_of(generation(object)), object, input, body, effects);
+    }
+
+    fn run_in(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        input: Option<Input>,
+        body: Option<Value>,
+        effects: &mut Effects,
+    ) {
         let mut todo: VecDeque<Input> = input.into_iter().collect();
         let mut body = body;
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(object, input, body.take(), &mut todo, effects);
+                self.step((set, object), input, body.take(), &mut todo, effects);
             }
             self.serve(object, &mut todo, effects);
             if todo.is_empty() {
@@ -270,31 +273,41 @@ impl Agent {
 
     fn step(
         &mut self,
-        object: ObjectId,
+        (set, object): (SetId, ObjectId),
         input: Input,
         body: Option<Value>,
         todo: &mut VecDeque<Input>,
         effects: &mut Effects,
     ) {
         let mut outputs = Outputs::new();
-        if let Err(refused) = Arc::make_mut(&mut self.core).handle(SET, object, input, &mut outputs) {
+        if let Err(refused) = Arc::make_mut(&mut self.core).handle(set, object, input, &mut outputs) {
+            if self.destroyed.contains(&set) && refused == Refused::UnknownSet {
+                return; // What was under way to a set that is no more.
+            }
             return effects.broken.push(format!("node {} refused an input: {refused:?}", self.me));
         }
         for output in outputs.drain() {
-            self.act(output, body, todo, effects);
+            self.act(set, output, body, todo, effects);
         }
     }
 
-    fn act(&mut self, output: Output, arrived: Option<Value>, todo: &mut VecDeque<Input>, effects: &mut Effects) {
+    fn act(
+        &mut self,
+        set: SetId,
+        output: Output,
+        arrived: Option<Value>,
+        todo: &mut VecDeque<Input>,
+        effects: &mut Effects,
+    ) {
         match output {
-            Output::Send { to, object, message, body, .. } => {
+            Output::Send { to, object, message, body, deferred } => {
                 let value = self.cells.get(&object).and_then(|cell| cell.value);
                 let body = if body == Body::Object { value } else { None };
                 if body.is_none() && carries_object(&message) {
                     effects.broken.push(format!("node {} sends an object's value that it does not have", self.me));
                 }
                 let placement = self.core.view().placement;
-                effects.packets.push((to, Packet { placement, object, message, body }));
+                effects.packets.push((to, Packet { placement, set, object, message, body, deferred }));
             }
             Output::Install { object, version, has_value } => {
                 let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
@@ -432,7 +445,7 @@ fn serve_one(cell: &mut Cell, client: ClientNumber, wish: Wish) -> Served {
             return Served::Yes(Outcome::Failed(Answer::NotFound));
         }
     }
-    if matches!(wish, Wish::Fetch | Wish::Acquire) {
+    if wish.holds_nothing() {
         return Served::Yes(Outcome::Done);
     }
     if level == Access::Write || cell.value.is_none() {

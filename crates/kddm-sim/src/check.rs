@@ -5,12 +5,17 @@ use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::io::Access;
 use kddm_core::shard::Main;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, generation};
 use crate::world::{Doing, World};
 
-/// What must hold after each step.
-pub fn each_step(world: &mut World) {
-    let objects: Vec<ObjectId> = world.truth.keys().copied().collect();
+/// The objects whose sets nobody destroys.
+fn promised(world: &World) -> impl Iterator<Item = ObjectId> {
+    world.truth.iter().filter(|(_, truth)| !truth.is_given_up).map(|(object, _)| *object)
+}
+
+/// What must hold after each step, which has changed this object alone, if one is given.
+pub fn each_step(world: &mut World, changed: Option<ObjectId>) {
+    let objects: Vec<ObjectId> = promised(world).filter(|object| changed.is_none_or(|it| it == *object)).collect();
     for object in objects {
         one_writer(world, object);
         owners(world, object);
@@ -134,9 +139,12 @@ pub fn at_the_end(world: &mut World) {
     if let Some(client) = world.clients.iter().position(|client| !client.plan.is_empty()) {
         return world.breaks(format!("I6: client {client} never began: {:?}", world.clients[client]));
     }
-    let objects: Vec<ObjectId> = world.truth.keys().copied().collect();
+    let objects: Vec<ObjectId> = promised(world).collect();
     for object in objects {
         owner_has_it(world, object);
+    }
+    for object in world.truth.keys().copied().collect::<Vec<_>>() {
+        nothing_of_a_destroyed_set(world, object);
     }
 }
 
@@ -145,6 +153,16 @@ fn told(world: &World, node: &Agent) -> String {
     let of = |object: &ObjectId| format!("{object:?} {:?} {:?}", node.inspect(*object), node.cell(*object));
     let objects: Vec<String> = world.truth.keys().map(of).collect();
     objects.join("; ")
+}
+
+/// `I9`: of a destroyed set nothing stays where anybody has heard of it.
+fn nothing_of_a_destroyed_set(world: &mut World, object: ObjectId) {
+    let has = |node: &&Agent| node.cell(object).is_some() || node.inspect(object).main != Main::None;
+    let knows = |node: &&Agent| node.is_destroyed(generation(object)) && has(node);
+    if let Some(node) = world.nodes.iter().find(knows) {
+        let what = format!("I9: node {} still has object {}, whose set was destroyed", node.id(), object.0);
+        world.breaks(what);
+    }
 }
 
 fn owner_has_it(world: &mut World, object: ObjectId) {

@@ -1,15 +1,21 @@
-//! Large cases from a seed: one number decides everything, and the same number gives the same run.
+//! One run: a whole cluster in one thread, driven by a clock that jumps from event to event. The seed
+//! decides everything, and the same seed gives the same run.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kddm_core::id::{NodeId, ObjectId};
-use kddm_core::message::RequestKind;
+use kddm_history::{Operation, Verdict};
 use serde::Serialize;
 
-use crate::agent::Wish;
+use crate::agent::{ClientNumber, Generation, Outcome, Wish};
+use crate::fault::{self, Counts, Fault};
+use crate::network::{self, Network};
+use crate::recorder::Recorder;
+use crate::scenario::{Cut, Ending, Scenario, Timed};
 use crate::trace;
-use crate::views::Change;
-use crate::world::{Action, Operation, Plan, World};
+use crate::world::{Action, Doing, Note, World};
 
 /// What a run came to.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -20,42 +26,35 @@ pub struct Report {
     pub nodes: u16,
     /// Operations begun.
     pub operations: u64,
-    /// Waits that were given up.
-    pub cancels: u64,
-    /// Steps of joins and leaves decided.
-    pub view_steps: u64,
-    /// Messages delivered.
+    /// Operations that ended with what they were for, by their kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Messages handled.
     pub messages: u64,
-    /// A hash of all steps and of the world at the end: equal for equal seeds.
+    /// Frames that came again after a reconnect, or twice.
+    pub repeated_frames: u64,
+    /// How often each fault happened.
+    pub faults: Counts,
+    /// Faults that the seed asks for.
+    pub asked: BTreeSet<Fault>,
+    /// Simulated time.
+    pub simulated_ns: u64,
+    /// A hash of all steps with their times, and of the world at the end: equal for equal seeds.
     pub trace_hash: u64,
     /// The first broken invariant.
     pub broken: Option<String>,
     /// The last steps that concern the object at which it broke.
     pub trace: Vec<String>,
+    /// What the clients saw.
+    #[serde(skip)]
+    pub history: Vec<Operation>,
 }
 
-/// How likely each kind of step is; drawn from the seed.
-struct Weights {
-    begin: u32,
-    finish: u32,
-    cancel: u32,
-    decide: u32,
-    install: u32,
-    hand_over: u32,
-    drain: u32,
-    /// For each pair of nodes, sender first.
-    links: Vec<u32>,
-}
-
-/// Limits of a run, so that a failing one stays readable.
-const MAX_NODES: u16 = 6;
-const MAX_CLIENTS_PER_NODE: u16 = 4;
-const MAX_OBJECTS: u64 = 6;
-const MAX_OPERATIONS_PER_CLIENT: usize = 40;
 /// Steps kept of a failing run.
-const TRACE_STEPS: usize = 60;
-/// Many times what any of these plans needs to come to rest: none was seen to need 3,000.
-const STEP_LIMIT: u64 = 100_000;
+const TRACE_STEPS: usize = 80;
+/// Many times what any scenario needs to come to rest.
+const EVENT_LIMIT: u64 = 500_000;
+/// Steps for judging one object of one run: histories of a run are short.
+const BUDGET: u64 = 2_000_000;
 
 /// Runs one seed to its end.
 pub fn run(seed: u64) -> Report {
@@ -69,175 +68,400 @@ pub fn broken(seed: u64) -> Option<String> {
 
 /// The same; if it fails, the trace is that of the given object.
 pub fn run_telling(seed: u64, object: Option<ObjectId>) -> Report {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let plan = plan(&mut random);
-    let weights = weights(&mut random, plan.nodes);
-    let mut world = World::new(&plan);
-    let mut report = Report {
-        seed,
-        nodes: plan.nodes,
-        operations: 0,
-        cancels: 0,
-        view_steps: 0,
-        messages: 0,
-        trace_hash: 0,
-        broken: None,
-        trace: Vec::new(),
-    };
-    let mut hasher = DefaultHasher::new();
-    let mut actions = Vec::new();
-    let mut history = Vec::new();
-    for steps in 0.. {
-        actions.clear();
-        world.actions(&mut actions);
-        let Some(action) = choose(&mut random, &actions, &weights, plan.nodes) else { break };
-        match action {
-            Action::Begin(_) => report.operations += 1,
-            Action::Cancel(_) => report.cancels += 1,
-            Action::Deliver(..) => report.messages += 1,
-            Action::Decide => report.view_steps += 1,
-            _ => {}
-        }
-        action.hash(&mut hasher);
-        history.push(action);
-        world.apply(action);
-        if steps > STEP_LIMIT {
-            world.breaks("I6: the run does not come to rest");
-        }
-    }
-    world.hash(&mut hasher);
-    report.trace_hash = hasher.finish();
-    if world.broken.is_some() {
-        report.trace = told(&plan, &history, object);
-    }
-    report.broken = world.broken;
-    report
+    run_scenario(&Scenario::of(seed, &Cut::default()), object)
 }
 
-/// The last steps that concern the object of the last one.
-fn told(plan: &Plan, history: &[Action], wanted: Option<ObjectId>) -> Vec<String> {
-    let mut world = World::new(plan);
+/// Runs a scenario to its end; if it fails, tells the trace of the object at which it broke, or of the
+/// given one.
+pub fn run_scenario(scenario: &Scenario, object: Option<ObjectId>) -> Report {
+    let mut engine = Engine::new(scenario);
+    engine.run();
+    engine.report(object)
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// A client's pause or hold is over; the number tells whether it still waits for just this.
+    Wake(ClientNumber, u64),
+    /// A client has waited long enough.
+    Limit(ClientNumber, u64),
+    /// Something below the nodes.
+    Net(network::Event),
+    /// A step of the membership, by its number among those on the agenda.
+    Membership(u64),
+    /// A node hears that a set is destroyed.
+    Destroy(NodeId, Generation),
+}
+
+/// A client as the engine sees it.
+#[derive(Clone, Copy, Default)]
+struct Clock {
+    /// Changes whenever the client goes on to something else: events for what was before are void.
+    token: u64,
+    /// It waits for its node to share objects.
+    is_idle: bool,
+}
+
+struct Engine<'a> {
+    scenario: &'a Scenario,
+    world: World,
+    network: Network<'a>,
+    random: fastrand::Rng,
+    now: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    /// Numbers events, so that those of one time keep their order.
+    scheduled: u64,
+    membership: BTreeMap<u64, Action>,
+    clocks: Vec<Clock>,
+    recorder: Recorder,
+    actions: Vec<(u64, Action)>,
+    faults: Counts,
+    kinds: BTreeMap<&'static str, u64>,
+    operations: u64,
+    messages: u64,
+    hasher: DefaultHasher,
+}
+
+impl<'a> Engine<'a> {
+    fn new(scenario: &'a Scenario) -> Engine<'a> {
+        let mut engine = Engine {
+            scenario,
+            world: scenario.world(),
+            network: Network::new(scenario),
+            random: fastrand::Rng::with_seed(scenario.seed ^ 0x5eed),
+            now: 0,
+            events: BinaryHeap::new(),
+            scheduled: 0,
+            membership: BTreeMap::new(),
+            clocks: vec![Clock::default(); scenario.programs.len()],
+            recorder: Recorder::default(),
+            actions: Vec::new(),
+            faults: Counts::default(),
+            kinds: BTreeMap::new(),
+            operations: 0,
+            messages: 0,
+            hasher: DefaultHasher::new(),
+        };
+        for client in 0..engine.clocks.len() as ClientNumber {
+            engine.think(client);
+        }
+        for destruction in &scenario.destructions {
+            for (node, at) in &destruction.at_ns {
+                engine.schedule(*at, Event::Destroy(*node, destruction.generation));
+            }
+        }
+        for node in (1..=scenario.nodes).map(NodeId) {
+            engine.follow(node);
+        }
+        engine
+    }
+
+    fn schedule(&mut self, at: u64, event: Event) {
+        self.scheduled += 1;
+        self.events.push(Reverse((at, self.scheduled, event)));
+    }
+
+    fn run(&mut self) {
+        let mut count = 0;
+        while let Some(Reverse((at, _, event))) = self.events.pop() {
+            self.now = at;
+            self.handle(event);
+            if let Some(broken) = self.network.broken.take() {
+                self.world.breaks(broken);
+            }
+            count += 1;
+            if count > EVENT_LIMIT {
+                self.world.breaks("I6: the run does not come to rest");
+            }
+            if self.world.broken.is_some() {
+                return;
+            }
+        }
+        if !self.world.is_stuck_or_done() {
+            let under_way: Vec<_> = self.world.links.keys().collect();
+            let what = format!("I6: nothing happens any more, and yet there is something to do; links {under_way:?}");
+            return self.world.breaks(what);
+        }
+        self.judge();
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Wake(client, token) if self.is_due(client, token) => self.wake(client),
+            Event::Limit(client, token) if self.is_due(client, token) => {
+                if self.world.clients[usize::from(client)].doing == Doing::Waiting {
+                    self.faults.add(Fault::Cancel);
+                    self.apply(Action::Cancel(client));
+                }
+            }
+            Event::Wake(..) | Event::Limit(..) => {}
+            Event::Net(event) => {
+                let mut agenda = Vec::new();
+                let receiver = if let network::Event::Arrive(_, to, ..) = event { Some(to) } else { None };
+                self.network.handle(&self.world, self.now, event, &mut agenda);
+                for (at, event) in agenda {
+                    self.schedule(at, Event::Net(event));
+                }
+                if let Some(receiver) = receiver {
+                    self.handle_arrived(receiver);
+                }
+            }
+            Event::Membership(number) => {
+                let Some(action) = self.membership.remove(&number) else { return };
+                let mut possible = Vec::new();
+                self.world.view_actions(&mut possible);
+                if possible.contains(&action) {
+                    self.apply(action);
+                } else {
+                    self.membership_goes_on();
+                }
+            }
+            Event::Destroy(node, generation) => {
+                self.faults.add(Fault::Destroy);
+                self.apply(Action::Destroy(node, generation));
+            }
+        }
+    }
+
+    fn is_due(&self, client: ClientNumber, token: u64) -> bool {
+        self.clocks[usize::from(client)].token == token
+    }
+
+    /// Does one step, and whatever follows from it at this moment.
+    fn apply(&mut self, action: Action) {
+        let at = self.world.concerns(action).map(|(node, _)| node);
+        self.step(action);
+        if let Some(node) = at {
+            self.handle_arrived(node);
+        }
+    }
+
+    fn step(&mut self, action: Action) {
+        (self.now, action).hash(&mut self.hasher);
+        self.actions.push((self.now, action));
+        let at = self.world.concerns(action).map(|(node, _)| node);
+        if let Action::Deliver(from, to) = action {
+            self.network.take(from, to);
+            self.messages += 1;
+        }
+        self.world.apply(action);
+        let notes = std::mem::take(&mut self.world.notes);
+        for note in notes.iter().copied() {
+            self.recorder.note(self.now, note);
+            self.noted(note);
+        }
+        if let Some(node) = at {
+            self.follow(node);
+        }
+        if let Action::Install(node) = action {
+            for client in 0..self.clocks.len() as ClientNumber {
+                if self.world.clients[usize::from(client)].node == node && self.clocks[usize::from(client)].is_idle {
+                    self.think(client);
+                }
+            }
+        }
+    }
+
+    /// What a node has said goes on its way, and the next step of the membership gets its time.
+    fn follow(&mut self, node: NodeId) {
+        let mut agenda = Vec::new();
+        self.network.collect(&self.world, node, self.now, &mut agenda);
+        for (at, event) in agenda {
+            self.schedule(at, Event::Net(event));
+        }
+        self.membership_goes_on();
+    }
+
+    fn membership_goes_on(&mut self) {
+        let mut possible = Vec::new();
+        self.world.view_actions(&mut possible);
+        for action in possible {
+            if !self.membership.values().any(|planned| *planned == action) {
+                let is_decision = action == Action::Decide;
+                let most = if is_decision { self.scenario.decide_ns } else { self.scenario.settle_ns };
+                let at = self.now + self.random.u64(0..=most);
+                self.schedule(at, Event::Membership(self.scheduled + 1));
+                self.membership.insert(self.scheduled, action);
+            }
+        }
+    }
+
+    /// Hands a node what has come out of its sessions and may be handled in its view.
+    fn handle_arrived(&mut self, to: NodeId) {
+        let nodes = || (1..=self.scenario.nodes).map(NodeId);
+        let next = |engine: &Self, from| {
+            let has = engine.world.broken.is_none() && engine.network.arrived(from, to) > 0;
+            if has { engine.world.next_delivery(from, to) } else { None }
+        };
+        while let Some(action) = nodes().find_map(|from| next(self, from)) {
+            self.step(action);
+        }
+    }
+
+    fn noted(&mut self, note: Note) {
+        let client = note.client();
+        let clock = &mut self.clocks[usize::from(client)];
+        match note {
+            Note::Began(..) => {
+                clock.token += 1;
+                let token = clock.token;
+                self.operations += 1;
+                if let Some(limit) = self.timed(client).and_then(|timed| timed.limit_ns) {
+                    self.schedule(self.now + limit, Event::Limit(client, token));
+                }
+            }
+            Note::Granted(_, _, outcome, _) => {
+                clock.token += 1;
+                let token = clock.token;
+                if self.world.clients[usize::from(client)].doing == Doing::Nothing {
+                    self.counted(Wish::Also);
+                    return self.think(client);
+                }
+                let Some(timed) = self.timed(client) else { return };
+                if !(outcome == Outcome::Writing && timed.wish.reads()) {
+                    self.counted(timed.wish);
+                }
+                self.schedule(self.now + timed.hold_ns, Event::Wake(client, token));
+            }
+            Note::Removes(..) => {
+                clock.token += 1;
+                let token = clock.token;
+                if let Some(limit) = self.timed(client).and_then(|timed| timed.limit_ns) {
+                    self.schedule(self.now + limit, Event::Limit(client, token));
+                }
+            }
+            Note::Ended(_, object, outcome) => {
+                if outcome == Outcome::Done
+                    && let Some(wish) = self.wish_of_last(client, object)
+                {
+                    self.counted(wish);
+                }
+                self.think(client);
+            }
+            Note::GaveUp(..) | Note::Released(..) => self.think(client),
+        }
+    }
+
+    fn counted(&mut self, wish: Wish) {
+        *self.kinds.entry(wish.name()).or_insert(0) += 1;
+    }
+
+    /// The next operation of a client begins after its pause.
+    fn think(&mut self, client: ClientNumber) {
+        let clock = &mut self.clocks[usize::from(client)];
+        clock.token += 1;
+        clock.is_idle = false;
+        let token = clock.token;
+        if let Some(timed) = self.timed(client) {
+            let pause = if self.world.clients[usize::from(client)].kept.is_empty() { timed.think_ns } else { 0 };
+            self.schedule(self.now + pause, Event::Wake(client, token));
+        }
+    }
+
+    /// Number in the program of what the client does, or does next.
+    fn position(&self, client: ClientNumber) -> usize {
+        let all = self.scenario.programs[usize::from(client)].operations.len();
+        all - self.world.clients[usize::from(client)].plan.len().min(all)
+    }
+
+    fn timed(&self, client: ClientNumber) -> Option<&'a Timed> {
+        self.scenario.programs[usize::from(client)].operations.get(self.position(client))
+    }
+
+    fn wish_of_last(&self, client: ClientNumber, object: ObjectId) -> Option<Wish> {
+        let last = self.position(client).checked_sub(1)?;
+        let timed = self.scenario.programs[usize::from(client)].operations.get(last)?;
+        (timed.object.0 == object.0 & ((1 << 48) - 1)).then_some(timed.wish)
+    }
+
+    fn wake(&mut self, client: ClientNumber) {
+        let Some(timed) = self.timed(client) else { return };
+        let of = &self.world.clients[usize::from(client)];
+        match of.doing {
+            Doing::Waiting => {}
+            Doing::Nothing if self.world.shares(of.node) => self.apply(Action::Begin(client)),
+            Doing::Nothing => self.clocks[usize::from(client)].is_idle = true,
+            Doing::Reading => self.apply(Action::Finish(client)),
+            Doing::Writing => {
+                let is_first_touch = self.world.holds_nothing_yet(client);
+                let action = match timed.ending {
+                    Ending::Discard if !timed.wish.reads() => Action::Discard(client),
+                    Ending::Fail if is_first_touch => Action::Abandon(client),
+                    _ => Action::Finish(client),
+                };
+                match action {
+                    Action::Discard(_) => self.faults.add(Fault::Discard),
+                    Action::Abandon(_) => self.faults.add(Fault::FailedTouch),
+                    _ => {}
+                }
+                self.apply(action);
+            }
+        }
+    }
+
+    /// Everything is over: what did the clients see?
+    fn judge(&mut self) {
+        for destruction in &self.scenario.destructions {
+            let begins = destruction.at_ns.iter().map(|(_, at)| *at).min().unwrap_or(u64::MAX);
+            self.recorder.forget(destruction.generation, begins);
+        }
+        self.recorder.look(self.now, &self.world);
+        match kddm_history::check(&self.recorder.operations, BUDGET).verdict {
+            Verdict::Linearizable => {}
+            Verdict::NotLinearizable(offence) => self.world.breaks(format!("I2: not linearizable: {offence}")),
+            Verdict::Unknown(object) => {
+                self.world.breaks(format!("I2: the budget does not suffice to judge object {object}"));
+            }
+        }
+        let counts = &self.network.counts;
+        if let Some(fault) = fault::missing(counts, self.network.frames, self.network.writes, &self.scenario.rates) {
+            self.world.breaks(format!("the run proves nothing: the fault {} never happened", fault.name()));
+        }
+    }
+
+    fn report(mut self, object: Option<ObjectId>) -> Report {
+        self.world.hash(&mut self.hasher);
+        let mut faults = self.faults;
+        faults.absorb(&self.network.counts);
+        for change in &self.scenario.changes {
+            let fault = if matches!(change, crate::views::Change::Join(_)) { Fault::Join } else { Fault::Leave };
+            faults.add(fault);
+        }
+        let object = object.or_else(|| self.world.broken.as_deref().and_then(object_in));
+        let trace = if self.world.broken.is_some() { told(self.scenario, &self.actions, object) } else { Vec::new() };
+        Report {
+            seed: self.scenario.seed,
+            nodes: self.scenario.nodes,
+            operations: self.operations,
+            kinds: self.kinds,
+            messages: self.messages,
+            repeated_frames: self.network.resent,
+            faults,
+            asked: self.scenario.asked(),
+            simulated_ns: self.now,
+            trace_hash: self.hasher.finish(),
+            broken: self.world.broken,
+            trace,
+            history: self.recorder.operations,
+        }
+    }
+}
+
+/// The object that a broken invariant is about.
+fn object_in(broken: &str) -> Option<ObjectId> {
+    let (_, rest) = broken.split_once("object ")?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok().map(ObjectId)
+}
+
+/// The last steps that concern an object; without one, the object of the last step.
+fn told(scenario: &Scenario, actions: &[(u64, Action)], wanted: Option<ObjectId>) -> Vec<String> {
+    let mut world = scenario.world();
     let mut steps = Vec::new();
-    for action in history {
+    for (now, action) in actions {
         let object = world.concerns(*action).map(|(_, object)| object);
-        steps.push((object, trace::step(&mut world, *action)));
+        steps.push((object, format!("{now:>12} ns  {}", trace::step(&mut world, *action))));
     }
     let last = wanted.or(steps.last().and_then(|(object, _)| *object));
     let mut told: Vec<String> = steps.into_iter().filter(|(of, _)| *of == last).map(|(_, step)| step).collect();
     told.split_off(told.len().saturating_sub(TRACE_STEPS))
-}
-
-fn plan(random: &mut fastrand::Rng) -> Plan {
-    let nodes = random.u16(2..=MAX_NODES);
-    let shards = random.usize(1..=3);
-    let objects = random.u64(1..=MAX_OBJECTS);
-    let kinds: Vec<u32> = (0..KIND_COUNT).map(|_| if random.bool() { random.u32(1..=20) } else { 0 }).collect();
-    let mut clients = Vec::new();
-    for node in 1..=nodes {
-        for _ in 0..random.u16(1..=MAX_CLIENTS_PER_NODE) {
-            let count = random.usize(1..=MAX_OPERATIONS_PER_CLIENT);
-            let one = |_| operation(random, objects, nodes, &kinds);
-            clients.push((NodeId(node), (0..count).map(one).collect()));
-        }
-    }
-    Plan {
-        nodes,
-        homes: (0..shards).map(|_| NodeId(random.u16(1..=nodes))).collect(),
-        clients,
-        cancels: if random.bool() { random.u8(0..=50) } else { 0 },
-        discards: random.u8(0..=20),
-        failed_touches: random.u8(0..=10),
-        changes: changes(random, nodes),
-    }
-}
-
-/// Joins and leaves in any order; one node stays.
-fn changes(random: &mut fastrand::Rng, nodes: u16) -> Vec<Change> {
-    let mut changes = Vec::new();
-    if random.bool() {
-        return changes;
-    }
-    let stays = random.u16(1..=nodes);
-    for node in (1..=nodes).filter(|node| *node != stays).map(NodeId) {
-        let at = random.usize(0..=changes.len());
-        match random.u8(0..5) {
-            0 => changes.insert(at, Change::Join(node)),
-            1 => changes.insert(at, Change::Leave(node)),
-            2 => {
-                changes.insert(at, Change::Join(node));
-                let later = random.usize(at + 1..=changes.len());
-                changes.insert(later, Change::Leave(node));
-            }
-            _ => {}
-        }
-    }
-    changes
-}
-
-const KIND_COUNT: usize = 9;
-
-fn operation(random: &mut fastrand::Rng, objects: u64, nodes: u16, kinds: &[u32]) -> Operation {
-    let object = ObjectId(random.u64(0..objects));
-    let total: u32 = kinds.iter().sum();
-    let mut at = if total == 0 { 0 } else { random.u32(0..total) };
-    let mut kind = 0;
-    while kinds.get(kind).is_some_and(|weight| at >= *weight) && total > 0 {
-        at -= kinds[kind];
-        kind += 1;
-    }
-    let wish = match kind {
-        0 => Wish::Request(RequestKind::Grab { existing: false }),
-        1 => Wish::Request(RequestKind::Get { existing: false }),
-        2 => Wish::Request(RequestKind::Get { existing: true }),
-        3 => Wish::Request(RequestKind::Grab { existing: true }),
-        4 => Wish::Request(RequestKind::TryGrab),
-        5 => Wish::Request(RequestKind::Remove),
-        6 => Wish::Request(RequestKind::Flush { to: NodeId(random.u16(0..=nodes)) }),
-        7 => Wish::Fetch,
-        _ => Wish::Acquire,
-    };
-    (object, wish)
-}
-
-fn weights(random: &mut fastrand::Rng, nodes: u16) -> Weights {
-    let mut one = || [1, 1, 3, 10, 30][random.usize(0..5)];
-    Weights {
-        begin: one(),
-        finish: one(),
-        cancel: one().min(3),
-        decide: one().min(3),
-        install: one(),
-        hand_over: one(),
-        drain: one(),
-        links: (0..nodes * nodes).map(|_| one()).collect(),
-    }
-}
-
-fn choose(random: &mut fastrand::Rng, actions: &[Action], weights: &Weights, nodes: u16) -> Option<Action> {
-    let weight = |action: &Action| match action {
-        Action::Begin(_) => weights.begin,
-        Action::Finish(_) | Action::Discard(_) | Action::Abandon(_) => weights.finish,
-        Action::Cancel(_) => weights.cancel,
-        Action::Decide => weights.decide,
-        Action::Install(_) => weights.install,
-        Action::HandOver(_) => weights.hand_over,
-        Action::Drain(..) => weights.drain,
-        Action::Ahead(from, to) | Action::Deliver(from, to) => {
-            weights.links[usize::from((from.0 - 1) * nodes + to.0 - 1)]
-        }
-    };
-    let total: u32 = actions.iter().map(weight).sum();
-    // Cancels alone are no progress: a wait that only a cancel could end is a broken promise.
-    if total == 0 {
-        return None;
-    }
-    let mut at = random.u32(0..total);
-    for action in actions {
-        let weight = weight(action);
-        if at < weight {
-            return Some(*action);
-        }
-        at -= weight;
-    }
-    None
 }

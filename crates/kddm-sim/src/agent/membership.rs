@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::message::RequestKind;
 use kddm_core::node::HandedOver;
 use kddm_core::view::View;
 
-use super::{Agent, Effects, SET};
+use super::{Agent, Effects, generation, set_of};
 
 impl Agent {
     /// The installed view; without members before the first.
@@ -34,7 +34,7 @@ impl Agent {
 
     /// The home of an object in the installed view.
     pub fn home(&self, object: ObjectId) -> Option<NodeId> {
-        self.core.home(SET, object)
+        self.core.home(set_of(generation(object)), object)
     }
 
     /// Whether this node waits for that one to say that it has handed over everything.
@@ -53,8 +53,9 @@ impl Agent {
     pub fn hand_over(&mut self, effects: &mut Effects) -> bool {
         let mut outputs = Outputs::new();
         let done = Arc::make_mut(&mut self.core).hand_over(&mut outputs);
+        let set = if let Ok(HandedOver::Shard(set)) = done { set } else { SetId::default() };
         for output in outputs.drain() {
-            self.act(output, None, &mut VecDeque::new(), effects);
+            self.act(set, output, None, &mut VecDeque::new(), effects);
         }
         done.is_ok_and(|done| done != HandedOver::Nothing)
     }
@@ -67,12 +68,12 @@ impl Agent {
     /// Objects of which something is here that a leaving node has to give away, and nobody asks for now.
     pub fn to_drain(&self) -> impl Iterator<Item = ObjectId> {
         let idle = |object: &ObjectId| self.cells.get(object).is_none_or(|cell| !cell.outstanding);
-        self.core.holdings(SET).filter(idle)
+        self.core.sets().into_iter().flat_map(|set| self.core.holdings(set)).filter(idle)
     }
 
     /// Nothing is here that anybody could miss, and nothing is under way to this node.
     pub fn is_empty(&self) -> bool {
-        self.is_at_rest() && self.core.holdings(SET).next().is_none()
+        self.is_at_rest() && self.core.sets().into_iter().all(|set| self.core.holdings(set).next().is_none())
     }
 
     /// A leaving node gives an object away.

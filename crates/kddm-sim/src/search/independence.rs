@@ -68,8 +68,8 @@ fn number(action: Action) -> Option<u32> {
         Action::Install(node) => Some(92 + at(node)),
         Action::HandOver(node) => Some(96 + at(node)),
         Action::Drain(node, _) => Some(100 + at(node)),
-        // It looks at all nodes and concerns all.
-        Action::Decide => None,
+        // These look at all nodes or concern all.
+        Action::Decide | Action::Destroy(..) => None,
     }
 }
 

@@ -109,11 +109,13 @@ impl Fingerprint {
 
     /// The views follow from how many there are, and a broken world ends.
     fn whole_of(&self, world: &World) -> u128 {
-        // All fields by name: a new one is not forgotten here.
-        let World { nodes: _, links, clients, truth, cancels, discards, failed_touches, views, installed, broken } =
-            world;
+        // All fields by name: a new one is not forgotten here. Notes say nothing of what comes.
+        #[rustfmt::skip]
+        let World {
+            nodes: _, links, clients, truth, cancels, discards, failed_touches, views, installed, untold, broken, notes: _,
+        } = world;
         let budgets = (cancels, discards, failed_touches);
-        fingerprint((&self.nodes, links, clients, truth, budgets, views.newest(), installed, broken.is_some()))
+        fingerprint((&self.nodes, links, clients, truth, budgets, views.newest(), installed, untold, broken.is_some()))
     }
 }
 

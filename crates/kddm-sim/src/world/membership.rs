@@ -2,13 +2,14 @@
 
 use kddm_core::id::NodeId;
 
-use super::{Action, Client, Doing, World};
-use crate::agent::Effects;
+use super::clients::Ending;
+use super::{Action, Client, Doing, Note, World};
+use crate::agent::{ClientNumber, Effects};
 use crate::views::Step;
 
 impl World {
     /// What can happen next to the membership.
-    pub(super) fn view_actions(&self, actions: &mut Vec<Action>) {
+    pub fn view_actions(&self, actions: &mut Vec<Action>) {
         if self.views.newest() == 0 && self.views.next().is_none() {
             return;
         }
@@ -67,13 +68,20 @@ impl World {
             return;
         }
         self.node_mut(node).dismiss(effects);
-        for client in self.clients.iter_mut().filter(|client| client.node == node) {
+        let numbers = (0..).zip(&self.clients).filter(|(_, client)| client.node == node).map(|(number, _)| number);
+        for number in numbers.collect::<Vec<ClientNumber>>() {
+            let client = &mut self.clients[usize::from(number)];
+            let front = client.plan.front().map(|(object, _)| *object);
             match client.doing {
                 Doing::Nothing | Doing::Waiting => client.plan.clear(),
                 Doing::Reading | Doing::Writing => client.plan.truncate(1),
             }
             if client.doing == Doing::Waiting {
                 client.doing = Doing::Nothing;
+                self.notes.extend(front.map(|object| Note::GaveUp(number, object)));
+            }
+            if self.clients[usize::from(number)].doing == Doing::Nothing {
+                self.let_go(number, Ending::Keep, effects);
             }
         }
     }

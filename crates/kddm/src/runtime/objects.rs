@@ -55,10 +55,11 @@ impl LaneState {
     pub fn queue_first(&mut self, set: SetId, object: ObjectId, waiter: Waiter) {
         self.outstanding += 1;
         let local = self.local(set, object);
-        // The answer to what the core was asked before is for the one who asked.
-        let at = usize::from(local.outstanding && !local.waiters.is_empty());
-        local.waiters.insert(at, waiter);
-        self.run_own(set, object, None);
+        // What the core was asked for before would come between: it is asked for it again afterwards.
+        let withdraw = local.outstanding && !local.is_cancelling;
+        local.is_cancelling |= withdraw;
+        local.waiters.push_front(waiter);
+        self.run_own(set, object, withdraw.then_some(Input::Cancel));
     }
 
     pub fn run_own(&mut self, set: SetId, object: ObjectId, input: Option<Input>) {

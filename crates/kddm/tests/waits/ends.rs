@@ -28,6 +28,27 @@ fn nothing_comes_between_a_hold_and_its_remove() {
     }
 }
 
+/// Neither does what another thread of the holder's node has asked for before.
+#[test]
+fn a_waiting_flush_of_the_same_node_does_not_come_before_the_holders_remove() {
+    let (_nodes, [here, there]) = two("flushing");
+    for object in 0..50 {
+        let mut guard = here.grab(object).wait_for(LIMIT).expect("nobody else has it");
+        *guard = 100;
+        guard.put().wait().expect("it is put");
+        let guard = here.grab(object).wait_for(LIMIT).expect("it is here");
+        let flushed =
+            std::thread::scope(|scope| scope.spawn(|| here.flush(object, None)).join().expect("it has asked"));
+        let waits = there.grab(object);
+        // An answer of the other node says that it has sent that request before.
+        drop(there.get(1000 + object).wait_for(LIMIT).expect("nobody else has it"));
+        let removed = guard.remove();
+        assert_eq!(*waits.wait_for(LIMIT).expect("it is granted"), 0, "it has what was to be removed");
+        removed.wait_for(LIMIT).expect("it is removed");
+        flushed.wait_for(LIMIT).expect("it is flushed");
+    }
+}
+
 /// A wait for threads of this node does not name a node.
 #[test]
 fn a_wait_for_local_holders_says_so() {

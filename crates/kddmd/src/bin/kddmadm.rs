@@ -14,7 +14,7 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{bench, daemon, show};
+use kddmd::{bench, daemon, history, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -66,6 +66,9 @@ enum Command {
     Demo(DemoArguments),
     /// Measures what objects cost, in time beside a bare round trip and in messages.
     Bench(BenchArguments),
+    /// Histories of operations on shared objects.
+    #[command(subcommand)]
+    History(History),
     /// One process of a benchmark's own cluster; started by it.
     #[command(hide = true)]
     BenchNode {
@@ -115,6 +118,15 @@ enum Cluster {
     Start(Which),
     /// Has nodes hand over what they have, and share no more.
     Stop(Which),
+}
+
+#[derive(Subcommand)]
+enum History {
+    /// Whether a history is linearizable. Status 0: it is; 1: it is not; 2: unknown, or no history.
+    Check {
+        /// The file, - for standard input.
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -287,6 +299,11 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
         Command::Bench(arguments) => run_bench(&arguments, client, cli.json),
+        Command::History(History::Check { file }) => {
+            let checked = history::check(&file);
+            print(&if cli.json { checked.json().to_string() } else { checked.to_string() })?;
+            Ok(checked.status())
+        }
         Command::BenchNode { contact } => {
             bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
             Ok(0)
