@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
 mod fuzz;
+mod memory_model;
 mod mutations;
 mod readme;
 mod tidy;
@@ -16,6 +17,7 @@ enum Work {
     /// Documentation, where a warning is an error.
     Docs,
     Tidy,
+    MemoryModel,
     Readme,
     Mutations,
 }
@@ -31,6 +33,7 @@ const CI: &[(&str, Work)] = &[
     ("clippy", Work::Cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     ("docs", Work::Docs),
     ("tests", Work::Cargo(&["test", "--workspace"])),
+    ("memory", Work::MemoryModel),
     ("model", Work::Cargo(MODEL)),
     ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
     ("mutations", Work::Mutations),
@@ -45,13 +48,14 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::check(),
         Some("readme") => readme::check(),
         Some("fuzz") => fuzz::run(rest),
+        Some("memory-model") => memory_model::run(),
         Some("sim") => cargo(SIM, rest),
         Some("model") => cargo(MODEL, rest),
         Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json]\n\
+                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json]\n\
                  Arguments after sim, model and bench are passed on; try --help there."
             );
             false
@@ -73,6 +77,7 @@ fn ci() -> bool {
             Work::Cargo(arguments) => cargo(arguments, &[]),
             Work::Docs => docs(),
             Work::Tidy => tidy::check(),
+            Work::MemoryModel => memory_model::run(),
             Work::Readme => readme::check(),
             Work::Mutations => mutations::run(&["--quick".to_owned()]),
         };
