@@ -169,6 +169,21 @@ impl Node {
         }
     }
 
+    /// Nodes that were members and have left, since this node runs: offline, with the address that they
+    /// had last. A program that is attached remembers none.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let second = nodes[1].id();
+    /// nodes[1].stop();
+    /// let gone = nodes[0].departed();
+    /// assert_eq!((gone[0].id, gone[0].state), (second, kddm::NodeState::Offline));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn departed(&self) -> Vec<MemberInfo> {
+        self.runtime().departed()
+    }
+
     /// Waits until `count` members are `possible` here.
     ///
     /// # Errors

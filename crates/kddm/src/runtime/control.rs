@@ -9,8 +9,9 @@ use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, Error, MembershipError, SetError};
-use crate::node::MemberInfo;
+use crate::node::{MemberInfo, NodeState};
 use crate::runtime::Runtime;
+use crate::transport::address::AddressError;
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
 
@@ -183,24 +184,35 @@ impl Runtime {
         }
     }
 
+    /// Has every member forget a set; also those that come while others are told.
     pub fn destroy_everywhere(self: &Arc<Self>, set: SetId, name: &str, limit: Duration) -> Result<(), Error> {
-        let members = self.membership.lock().state.clone();
         self.destroy_here(set, limit);
-        for (node, member) in members.members().filter(|(node, _)| *node != self.identity.id) {
-            let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
-            let told = member.address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
-                let hello = self.hello(Purpose::Control);
-                match greeting::call::<_, Answer>(&address, &hello, &question, limit.saturating_add(CONTROL_LIMIT)) {
-                    Ok(Answer::Done) => Ok(()),
-                    Ok(_) => Err("it does not take this node for a member".into()),
-                    Err(error) => Err(error.to_string()),
+        let mut told = vec![(self.identity.id, self.identity.incarnation)];
+        loop {
+            let state = self.membership.lock().state.clone();
+            let is_new = |(node, member): &(NodeId, &MemberEntry)| !told.contains(&(*node, member.incarnation));
+            let Some((node, member)) = state.members().find(is_new) else { return Ok(()) };
+            let answer = self.tell_of_destroy(&member.address, set, limit);
+            let is_member = || self.membership.lock().state.has_life(node, member.incarnation, member.nonce);
+            match answer {
+                Err(reason) if is_member() => {
+                    return Err(SetError::DestroyUnconfirmed { name: name.into(), node: node.0, reason }.into());
                 }
-            });
-            if let Err(reason) = told {
-                return Err(SetError::DestroyUnconfirmed { name: name.into(), node: node.0, reason }.into());
+                // Who has left meanwhile has taken nothing of the set along.
+                _ => told.push((node, member.incarnation)),
             }
         }
-        Ok(())
+    }
+
+    fn tell_of_destroy(&self, address: &str, set: SetId, limit: Duration) -> Result<(), String> {
+        let address: Address = address.parse().map_err(|error: AddressError| error.to_string())?;
+        let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
+        let hello = self.hello(Purpose::Control);
+        match greeting::call::<_, Answer>(&address, &hello, &question, limit.saturating_add(CONTROL_LIMIT)) {
+            Ok(Answer::Done) => Ok(()),
+            Ok(_) => Err("it does not take this node for a member".into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     pub fn members(&self) -> Vec<MemberInfo> {
@@ -215,6 +227,19 @@ impl Runtime {
             reachable: node == self.identity.id || answers(node),
         };
         members.members().map(info).collect()
+    }
+
+    /// Nodes that have left since this one runs.
+    pub fn departed(&self) -> Vec<MemberInfo> {
+        let membership = self.membership.lock();
+        let info = |(node, entry): (&NodeId, &MemberEntry)| MemberInfo {
+            id: node.0,
+            incarnation: entry.incarnation.0,
+            state: NodeState::Offline,
+            address: entry.address.clone(),
+            reachable: false,
+        };
+        membership.departed.iter().map(info).collect()
     }
 
     pub fn wait_for_members(&self, count: usize, limit: Duration) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! This node's copy of the view log and of the state that it decides, and how both stay the same on
 //! all members. Lock order: the membership before the notifiers and the lanes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_core::node::Refused;
 use kddm_core::view::View;
 use kddm_view::{
-    Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, Outcome, Outgoing, SingleVoter, State,
-    ViewLog,
+    Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, MemberEntry, Outcome, Outgoing,
+    SingleVoter, State, ViewLog,
 };
 
 use crate::chain::Pause;
@@ -29,6 +29,9 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(10);
 /// How often a task looks whether sets exist by now: once in the life of a cluster, for a round trip.
 const SEAL_ROUND: Duration = Duration::from_millis(1);
 
+/// Nodes that have left and are remembered: as many as a cluster has members at most.
+const DEPARTED: usize = MEMBERS;
+
 /// Messages of the log that wait to be sent: a few for each member. More are dropped, as if the
 /// network had lost them.
 const OUTBOX: usize = 4 * MEMBERS;
@@ -42,6 +45,8 @@ pub(crate) struct Membership {
     needs_state: bool,
     /// Decided, and not installed yet: the view before has to hold first.
     pub pending: VecDeque<View>,
+    /// Who was a member once, as it was last.
+    pub departed: BTreeMap<NodeId, MemberEntry>,
     /// This node is on its way out: only the thread that stops it takes from the outbox.
     is_leaving: bool,
 }
@@ -49,7 +54,15 @@ pub(crate) struct Membership {
 impl Membership {
     fn new(state: State, log: impl ViewLog + 'static) -> Membership {
         let (log, pending) = (Box::new(log), VecDeque::new());
-        Membership { state, log, outbox: Vec::new(), needs_state: false, pending, is_leaving: false }
+        Membership {
+            state,
+            log,
+            outbox: Vec::new(),
+            needs_state: false,
+            pending,
+            departed: BTreeMap::new(),
+            is_leaving: false,
+        }
     }
 
     /// A new cluster with one member, which decides.
@@ -76,8 +89,12 @@ impl Membership {
             }
         };
         for entry in entries {
+            let before: Vec<_> = self.state.members().map(|(node, member)| (node, member.clone())).collect();
             match self.state.apply(&entry) {
-                Ok(Outcome::Changed) => self.pending.push_back(self.state.view()),
+                Ok(Outcome::Changed) => {
+                    self.note_departed(before);
+                    self.pending.push_back(self.state.view());
+                }
                 Ok(Outcome::Unchanged) => {}
                 Ok(Outcome::Refused(reason)) => tracing::info!(entry = entry.index, %reason, "a change was refused"),
                 Err(gap) => {
@@ -88,6 +105,15 @@ impl Membership {
             }
         }
         self.log.voters_are(&[self.state.voter()]);
+    }
+
+    fn note_departed(&mut self, before: Vec<(NodeId, MemberEntry)>) {
+        let state = &self.state;
+        self.departed.extend(before.into_iter().filter(|(node, _)| state.member(*node).is_none()));
+        self.departed.retain(|node, _| state.member(*node).is_none());
+        while self.departed.len() > DEPARTED {
+            self.departed.pop_first();
+        }
     }
 }
 

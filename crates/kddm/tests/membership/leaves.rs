@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kddm::{Config, Error, MembershipError, Node, Raw, Set};
 
-use crate::{LIMIT, states};
+use crate::{LIMIT, OFFLINE, states};
 
 fn join(contact: Option<&Node>) -> Node {
     let mut config = contact.map_or_else(Config::new, |node| Config::new().contact(node.address().clone()));
@@ -170,4 +170,21 @@ fn a_node_goes_on_as_long_as_one_of_its_sets_is_in_use() {
         std::thread::yield_now();
     }
     assert_eq!(*here.get(7).wait().expect("what it had was handed over"), 0);
+}
+
+/// Who has left is told apart from who has never been there, until he comes back.
+#[test]
+fn who_has_left_is_offline_until_it_comes_back() {
+    let first = join(None);
+    let second = Node::join(Config::new().contact(first.address().clone()).node_id(7)).wait().expect("it joins");
+    let life = second.incarnation();
+    assert!(first.departed().is_empty());
+    second.stop();
+    let gone = first.departed();
+    assert_eq!(
+        gone.iter().map(|node| (node.id, node.incarnation, node.state)).collect::<Vec<_>>(),
+        [(7, life, OFFLINE)]
+    );
+    let again = Node::join(Config::new().contact(first.address().clone()).node_id(7)).wait().expect("it comes back");
+    assert!(first.departed().is_empty() && again.departed().is_empty());
 }

@@ -117,6 +117,7 @@ impl Subject {
             .node
             .members()
             .iter()
+            .chain(&self.node.departed())
             .map(|member| {
                 json!({
                     "id": member.id,
