@@ -412,6 +412,12 @@ impl Node {
         })
     }
 
+    /// The shards of a set that were touched here, each with who answers for it, in no particular order.
+    pub fn touched(&self, set: SetId) -> impl Iterator<Item = (ShardIndex, NodeId, &Shard)> {
+        let touched = self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter());
+        touched.map(|touched| (touched.at, touched.home, &touched.shard))
+    }
+
     /// Bytes of memory held for a set.
     pub fn memory_bytes(&self, set: SetId) -> usize {
         self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * usize::from(SHARDS_PER_SET)

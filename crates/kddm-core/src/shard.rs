@@ -70,6 +70,8 @@ pub struct Shard {
     parked: Map<VecDeque<Request>>,
     floor: Tenure,
     hints: u32,
+    /// Inputs so far: wishes of local threads and messages, never a hit.
+    inputs: u64,
 }
 
 /// Room to work in, shared by the shards that one thread handles: reserved before an input changes
@@ -182,6 +184,7 @@ impl Shard {
         } else {
             self.parked.insert(object, parked);
         }
+        self.inputs += 1;
         self.store_side(object, is_stored, packed.has_side, spare);
         self.store(place.me, packed, seen);
         Ok(())
@@ -357,6 +360,11 @@ impl Shard {
     /// How many objects this node holds or knows something of.
     pub fn object_count(&self) -> usize {
         self.objects.len()
+    }
+
+    /// Inputs that this shard has handled so far.
+    pub fn inputs(&self) -> u64 {
+        self.inputs
     }
 
     /// How many objects exist in this shard, where this node is its home.

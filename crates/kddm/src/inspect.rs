@@ -41,6 +41,24 @@ pub struct SetUsage {
     pub directory_entries: usize,
     /// Bytes of records, directory, cells and indexes, without the values.
     pub metadata_bytes: usize,
+    /// What the protocol had to handle here: wishes of local threads and messages. Never a hit.
+    pub inputs: u64,
+}
+
+/// What one shard of a set has had to do on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ShardUsage {
+    /// Which of the 1,024.
+    pub shard: u16,
+    /// The node that answers for it, as far as this one knows.
+    pub home: u16,
+    /// Wishes of local threads and messages that it has handled here.
+    pub inputs: u64,
+    /// Objects of which this node knows something.
+    pub objects: usize,
+    /// Objects that exist, where this node is the home.
+    pub directory_entries: usize,
 }
 
 /// An object of this node that somebody holds or waits for.
@@ -142,7 +160,7 @@ impl Node {
             return lender.sets();
         }
         // Looking for a name would fix the homes of all objects; before that there are no sets.
-        if !self.runtime().membership.lock().state.is_sealed() {
+        if !self.runtime().has_sets()? {
             return Ok(Vec::new());
         }
         let mut sets: Vec<SetInfo> = described(&self.system()?)?.into_iter().map(SetInfo::from).collect();
@@ -158,7 +176,7 @@ impl Node {
         if let Some(lender) = &self.runtime().lender {
             return lender.set_info(name);
         }
-        if !self.runtime().membership.lock().state.is_sealed() {
+        if !self.runtime().has_sets()? {
             return Err(SetError::Unknown { name: name.into() }.into());
         }
         find_described(&self.system()?, name).map(SetInfo::from)
@@ -174,6 +192,7 @@ impl Node {
                 let (objects, directory_entries) = state.core.counts(*set);
                 let sum = usage.entry(set.0).or_default();
                 sum.objects += objects;
+                sum.inputs += state.core.touched(*set).map(|(_, _, shard)| shard.inputs()).sum::<u64>();
                 sum.directory_entries += directory_entries;
                 sum.metadata_bytes += state.core.memory_bytes(*set);
                 // All lanes share one table.
@@ -200,6 +219,33 @@ impl Node {
             }
         }
         programs.into_values().collect()
+    }
+
+    /// The shards of a set that were touched on this node, those with the most inputs first. The number of
+    /// a set is in its [`SetInfo`]. Nothing, in a program that is attached.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let words: kddm::Set<String> = nodes[0].set("words").open().wait()?;
+    /// words.grab(7).wait()?.put().wait()?;
+    /// let shards = nodes[0].shards(nodes[0].set_info("words")?.id);
+    /// assert_eq!((shards.len(), shards[0].objects, shards[0].home), (1, 1, nodes[0].id()));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn shards(&self, set: u64) -> Vec<ShardUsage> {
+        let mut all = Vec::new();
+        for lane in &self.runtime().lanes {
+            let state = lane.lock();
+            all.extend(state.core.touched(SetId(set)).map(|(shard, home, counted)| ShardUsage {
+                shard: shard.0,
+                home: home.0,
+                inputs: counted.inputs(),
+                objects: counted.object_count(),
+                directory_entries: counted.directory_count(),
+            }));
+        }
+        all.sort_by_key(|usage| (std::cmp::Reverse(usage.inputs), usage.shard));
+        all
     }
 
     /// Who holds, and who waits, on this node; what programs have only to read it again is not in it. Looks at up to `limit` objects of each set; those that

@@ -48,7 +48,7 @@ pub use cell::HeldBy;
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
 pub use guard::{ReadGuard, WriteGuard};
 pub use holder::{By, Holder};
-pub use inspect::{Holding, Holdings, ProgramInfo, SetInfo, SetUsage};
+pub use inspect::{Holding, Holdings, ProgramInfo, SetInfo, SetUsage, ShardUsage};
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;

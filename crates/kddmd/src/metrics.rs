@@ -75,6 +75,10 @@ pub fn render(subject: &Subject) -> String {
         entries += one.directory_entries;
         bytes += one.metadata_bytes;
     }
+    page.family("kddm_set_inputs_total", "counter", "Wishes and messages handled, by number of the set. Never a hit.");
+    for (set, one) in &usage {
+        page.sample("kddm_set_inputs_total", &format!("{{set=\"{set}\"}}"), one.inputs);
+    }
     page.single("kddm_sets", "gauge", "Sets of which this node keeps something.", usage.len());
     page.single("kddm_objects", "gauge", "Objects of which this node knows something.", objects);
     page.single("kddm_directory_entries", "gauge", "Objects whose home is this node.", entries);

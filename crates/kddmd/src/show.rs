@@ -100,7 +100,24 @@ pub fn holders(answer: &Json) -> String {
     format!("{}{more}{}", table(&answer["objects"], &columns), programs(answer))
 }
 
-/// One value a line: `sets show`, `stats`. Messages are shown where there were any.
+/// `sets show`: the set, and where most of the work is.
+pub fn set(answer: &Json) -> String {
+    let mut plain = answer.clone();
+    let shards = plain.as_object_mut().and_then(|set| set.remove("busiest_shards")).unwrap_or_default();
+    let columns = [
+        ("SHARD", "shard"),
+        ("HOME", "home"),
+        ("INPUTS", "inputs"),
+        ("OBJECTS", "objects"),
+        ("DIRECTORY ENTRIES", "directory_entries"),
+    ];
+    match shards.as_array() {
+        Some(some) if !some.is_empty() => format!("{}\n\nbusiest shards\n{}", pairs(&plain), table(&shards, &columns)),
+        _ => pairs(&plain),
+    }
+}
+
+/// One value a line: `stats`, and what `sets show` says of a set itself. Messages are shown where there were any.
 pub fn pairs(answer: &Json) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -370,6 +370,24 @@ impl Runtime {
         Ok(())
     }
 
+    /// Whether there may be sets. A node that has not heard of any asks the one that decides: news of the
+    /// first set may be on its way here.
+    pub fn has_sets(&self) -> Result<bool, Error> {
+        let (is_sealed, voter) = {
+            let membership = self.membership.lock();
+            (membership.state.is_sealed(), membership.state.voter())
+        };
+        if is_sealed || voter == self.identity.id {
+            return Ok(is_sealed);
+        }
+        match self.ask(voter, &Question::State)? {
+            Answer::State(bytes) => State::decode(&bytes)
+                .map(|state| state.is_sealed())
+                .map_err(|error| MembershipError::Refused { reason: error.to_string() }.into()),
+            _ => Ok(false),
+        }
+    }
+
     /// As [`Self::seal`], for a task. It is proposed when this returns.
     pub fn seal_soon(self: &Arc<Self>) -> impl Future<Output = Result<(), Error>> + Send + 'static {
         let runtime = Arc::clone(self);

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage};
+use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
 use serde_json::{Value as Json, json};
 
 use super::object;
 use super::protocol::{Command, Failure};
 use crate::{bench, sharing};
+
+/// Shards shown of a set: enough to see whether one is busier than the others.
+const BUSIEST: usize = 8;
 
 /// Objects of each set that are looked at for holders: about a millisecond.
 const HOLDERS_LIMIT: usize = 10_000;
@@ -103,7 +106,10 @@ impl Subject {
             Command::Sets => self.sets(),
             Command::Set { name } => {
                 let info = self.node.set_info(name)?;
-                Ok(set(&info, self.node.usage().get(&info.id)))
+                let mut shown = set(&info, self.node.usage().get(&info.id));
+                let shards = self.node.shards(info.id);
+                shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
+                Ok(shown)
             }
             Command::Object { set, id, form, action } => object::act(&self.node, set, *id, *form, action),
             Command::Holders => self.holders(),
@@ -240,6 +246,17 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,
         "metadata_bytes_here": usage.metadata_bytes,
+        "inputs_here": usage.inputs,
+    })
+}
+
+fn shard(usage: &ShardUsage) -> Json {
+    json!({
+        "shard": usage.shard,
+        "home": usage.home,
+        "inputs": usage.inputs,
+        "objects": usage.objects,
+        "directory_entries": usage.directory_entries,
     })
 }
 

@@ -293,7 +293,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Cluster(Cluster::Stop(which)) => ask(protocol::Command::Stop { node: which.node }, show::status),
         Command::Nodes => ask(protocol::Command::Status, show::nodes),
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
-        Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::pairs),
+        Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::set),
         Command::Object(object) => ask(object_command(object), show::object),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),

@@ -43,7 +43,9 @@ fn two_daemons_share_objects_and_are_seen() {
     let sets = second.json(&scratch, &["sets"]);
     let names: Vec<&Json> = sets["sets"].as_array().expect("a list").iter().map(|set| &set["name"]).collect();
     assert_eq!(names, ["counter", "words"]);
-    assert_eq!(second.json(&scratch, &["sets", "show", "counter"])["codec"], "json");
+    let shown = second.json(&scratch, &["sets", "show", "counter"]);
+    assert_eq!(shown["codec"], "json");
+    assert!(shown["busiest_shards"][0]["inputs"].as_u64() > Some(0), "{shown}");
     assert_eq!(first.json(&scratch, &["holders"])["objects"], json!([]));
     assert_eq!(first.json(&scratch, &["stats"])["members"], json!({"online": 0, "possible": 2}));
     let top = first.tool(&scratch, &["--json", "top", "--count", "2", "--interval-ms", "100"]);

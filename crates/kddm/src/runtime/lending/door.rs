@@ -317,14 +317,10 @@ fn answer(node: &Node, session: u32, question: Question) -> Result<Told, Error> 
         Question::Destroy { name, limit_ms } => {
             node.destroy_set(&name, Duration::from_millis(limit_ms)).wait().map(|()| Told::Done)
         }
-        Question::Sets => {
-            let is_sealed = runtime.membership.lock().state.is_sealed();
-            Ok(Told::Sets(if is_sealed { described(&node.system()?)? } else { Vec::new() }))
-        }
+        Question::Sets => Ok(Told::Sets(if runtime.has_sets()? { described(&node.system()?)? } else { Vec::new() })),
         Question::Set(name) => {
             // Looking for a name would fix the homes of all objects; before that there are no sets.
-            let is_sealed = runtime.membership.lock().state.is_sealed();
-            let found = is_sealed.then(|| node.system().and_then(|system| find_described(&system, &name)));
+            let found = runtime.has_sets()?.then(|| node.system().and_then(|system| find_described(&system, &name)));
             found.unwrap_or(Err(SetError::Unknown { name }.into())).map(Told::Set)
         }
         Question::Members { possible, limit_ms } => {
