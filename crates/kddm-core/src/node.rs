@@ -305,13 +305,14 @@ impl Node {
 
     fn set(&mut self, set: SetId) -> Result<&mut Set, Refused> {
         let policy = set.policy().filter(|_| set.counter() != 0);
-        if policy.is_none() || self.destroyed.contains(&set) {
+        let is_known = self.sets.contains_key(&set.0);
+        if policy.is_none() || (!is_known && self.destroyed.contains(&set)) {
             return Err(Refused::UnknownSet);
         }
         if self.view.homes.is_empty() {
             return Err(Refused::NoHome);
         }
-        if !self.sets.contains_key(&set.0) {
+        if !is_known {
             if self.sets.len() >= SETS_PER_NODE {
                 return Err(Refused::TooManySets);
             }

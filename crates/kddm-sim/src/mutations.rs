@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::model::Case;
 use crate::{model, run, search};
 
-/// Seeds that the simulator has for each mutation: the rarest that it finds shows at the 2,624th.
+/// Seeds that the simulator has for each mutation: ten times what the rarest that it finds needs.
 pub const SEEDS: u64 = 3_000;
 /// Seeds at every change: most of them show in a few.
 pub const QUICK_SEEDS: u64 = 250;

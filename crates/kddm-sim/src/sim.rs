@@ -1,6 +1,7 @@
 //! The command `sim`: many seeds on all cores, and what they came to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -151,9 +152,17 @@ fn all(seeds: std::ops::Range<u64>, limit: Option<Duration>) -> Totals {
     totals.into_inner().expect("no thread panics while it adds")
 }
 
+/// A panic ends the search; it must not end without saying where.
+fn run_or_say(scenario: &Scenario, object: Option<ObjectId>) -> Report {
+    catch_unwind(AssertUnwindSafe(|| run_scenario(scenario, object))).unwrap_or_else(|panic| {
+        eprintln!("a panic; replay: cargo run --release -p kddm-sim -- sim --seed {}", scenario.seed);
+        resume_unwind(panic)
+    })
+}
+
 /// A run whose repetition gave the same trace.
 fn twice(scenario: &Scenario, object: Option<ObjectId>) -> Report {
-    let mut report = run_scenario(scenario, object);
+    let mut report = run_or_say(scenario, object);
     if report.broken.is_none() && run_scenario(scenario, object).trace_hash != report.trace_hash {
         report.broken = Some("the same scenario gave another trace".into());
     }

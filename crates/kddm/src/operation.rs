@@ -50,7 +50,9 @@ impl Request {
     }
 
     fn ask_again(&mut self) {
+        let repeats = self.op.repeats().saturating_add(1);
         self.op = self.here.ask(self.object, self.wish, true);
+        self.op.repeat(repeats);
     }
 
     fn lose_interest(&mut self) {

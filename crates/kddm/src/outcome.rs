@@ -13,9 +13,10 @@ impl<T: Value> Set<T> {
     /// the guard's. For whoever has lost the answer of the put: a program that was restarted, say, and has
     /// written both down before.
     ///
-    /// As long as the object has not changed its owner this is certain: `Happened` or `NothingHappened`.
-    /// After that it is `Unknown`: a later owner may have made the version of that number, and the object
-    /// may have been removed and made anew. Then look at the value.
+    /// `NothingHappened` is certain: the owner is the same, and has not come to that version. All else is
+    /// `Unknown`: whoever held the object next may have made the version of that number, and the object may
+    /// have been removed and made anew. Then look at the value: a program that must tell its own puts apart
+    /// writes something of its own into it.
     ///
     /// ```
     /// # let nodes = kddm::Node::local_cluster(2)?;
@@ -24,7 +25,8 @@ impl<T: Value> Set<T> {
     /// let (tenure, version) = (guard.tenure(), guard.version() + 1);
     /// *guard += 1;
     /// guard.put().wait()?;
-    /// assert_eq!(set.outcome(1, tenure, version).wait()?, kddm::Fate::Happened);
+    /// assert_eq!(set.outcome(1, tenure, version + 1).wait()?, kddm::Fate::NothingHappened);
+    /// assert_eq!(set.outcome(1, tenure, version).wait()?, kddm::Fate::Unknown);
     /// # Ok::<(), kddm::Error>(())
     /// ```
     ///
@@ -50,9 +52,5 @@ impl<T: Value> Set<T> {
 
 /// Tenure and version that are there now, and those of the put.
 fn judged(now: (u64, u64), put: (u64, u64)) -> Fate {
-    match (now.0 == put.0, now.1 >= put.1) {
-        (true, true) => Fate::Happened,
-        (true, false) => Fate::NothingHappened,
-        (false, _) => Fate::Unknown,
-    }
+    if now.0 == put.0 && now.1 < put.1 { Fate::NothingHappened } else { Fate::Unknown }
 }

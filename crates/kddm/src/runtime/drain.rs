@@ -11,6 +11,7 @@ use kddm_view::Change;
 
 use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::Runtime;
+use crate::runtime::control::CONTROL_LIMIT;
 use crate::runtime::lane::LaneState;
 use crate::runtime::membership::Guard;
 
@@ -168,6 +169,13 @@ impl Runtime {
         let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
         if has_to && let Err(error) = self.stop_sharing(limit) {
             tracing::error!(%error, "this node stops without having handed over all it holds");
+        }
+        // Nobody could decide anything any more; where there are objects, that has been done already.
+        let soon = Patience { deadline: Instant::now() + CONTROL_LIMIT, unlinked_since: Cell::new(None) };
+        if !limit.is_zero()
+            && let Err(error) = self.pass_on_the_vote(&soon)
+        {
+            tracing::error!(%error, "this node decides who is a member, and could not pass that on");
         }
         self.leave();
     }

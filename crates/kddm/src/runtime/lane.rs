@@ -274,7 +274,8 @@ impl LaneState {
     /// A wait is over. Its task is woken when this turn is. Whether it is a task.
     pub fn complete(&mut self, op: &Op, outcome: Outcome) -> bool {
         let (waker, alarm) = op.complete(outcome);
-        let is_task = waker.is_some();
+        // Its waker may be gone: it was woken at the end of its limit, and has not come back.
+        let is_task = waker.is_some() || op.is_of_task();
         self.to_wake.add(waker);
         self.alarms.take_back(alarm);
         is_task

@@ -16,6 +16,9 @@ use crate::runtime::wait::{Op, Outcome};
 /// a task that was woken, and short enough that it is hardly noticed.
 const UNTAKEN_LIMIT: Duration = Duration::from_millis(20);
 
+/// Up to some ten seconds, as long as a wait lasts unless it is told otherwise.
+const MOST_DOUBLINGS: u8 = 9;
+
 /// From so many on, those that have been taken are forgotten first.
 const LEAST_SWEPT: usize = 64;
 
@@ -47,6 +50,13 @@ impl Handed {
         self.op.upgrade().is_some_and(|op| op.has_hold())
     }
 
+    /// How long it may be in the way: twice as long each time that its task was too late for it, so that
+    /// the slowest gets there some time.
+    fn limit(&self) -> Duration {
+        let repeats = self.op.upgrade().map_or(0, |op| op.repeats());
+        UNTAKEN_LIMIT * (1 << repeats.min(MOST_DOUBLINGS))
+    }
+
     fn is_of(&self, set: SetId, object: ObjectId) -> bool {
         (self.set, self.object) == (set, object)
     }
@@ -65,14 +75,14 @@ impl LaneState {
     /// When a hold of the object is to be taken back that has been in the way since then.
     pub fn take_back_at(&self, set: SetId, object: ObjectId, since: Instant) -> Option<Instant> {
         let untaken = |handed: &Handed| handed.is_of(set, object) && handed.is_untaken();
-        self.untaken.handed.iter().any(untaken).then(|| since + UNTAKEN_LIMIT)
+        self.untaken.handed.iter().filter(|handed| untaken(handed)).map(|handed| since + handed.limit()).min()
     }
 
     /// Takes back what has been in the way for too long; whoever waits for it goes on. When to look again.
     pub fn take_back_untaken(&mut self, now: Instant) -> Option<Instant> {
         let due_at = |handed: &Handed| {
             let local = self.locals.get(&(handed.set, handed.object))?;
-            Some(local.held_up.as_ref()?.since + UNTAKEN_LIMIT)
+            Some(local.held_up.as_ref()?.since + handed.limit())
         };
         let is_due = |handed: &mut Handed| due_at(handed).is_some_and(|at| at <= now);
         let due: Vec<Handed> = self.untaken.handed.extract_if(.., is_due).collect();

@@ -2,7 +2,7 @@
 //! answers.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -61,6 +61,10 @@ pub(crate) struct Op {
     woken: Condvar,
     done: AtomicBool,
     claimed: AtomicBool,
+    /// A task waits, which may never come back, not a thread.
+    by_task: AtomicBool,
+    /// How often the wait was begun anew.
+    repeats: AtomicU8,
 }
 
 impl Op {
@@ -71,12 +75,29 @@ impl Op {
             woken: Condvar::new(),
             done: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
+            by_task: AtomicBool::new(false),
+            repeats: AtomicU8::new(0),
         }
     }
 
     /// Somebody really waits: a grant may be handed over as a hold.
     pub fn claim(&self) {
         self.claimed.store(true, Ordering::Release);
+    }
+
+    /// Whether a task is who waits.
+    pub fn is_of_task(&self) -> bool {
+        self.by_task.load(Ordering::Acquire)
+    }
+
+    /// How often the same wait was begun anew.
+    pub fn repeats(&self) -> u8 {
+        self.repeats.load(Ordering::Relaxed)
+    }
+
+    /// It goes on for a wait that was begun so often before.
+    pub fn repeat(&self, times: u8) {
+        self.repeats.store(times, Ordering::Relaxed);
     }
 
     pub fn is_claimed(&self) -> bool {
@@ -146,6 +167,7 @@ impl Op {
 
     /// Blocks until there is news or the deadline has passed. Polls the lane if nobody else does.
     pub fn wait(&self, deadline: Instant) -> WaitResult {
+        self.by_task.store(false, Ordering::Release);
         loop {
             if self.is_done() {
                 return WaitResult::News;
@@ -182,6 +204,7 @@ impl Op {
 
     /// Leaves a waker behind, in the place of an earlier one. False if there is news already.
     pub fn wake_by(self: &Arc<Self>, waker: &Waker, deadline: Instant) -> bool {
+        self.by_task.store(true, Ordering::Release);
         // Neither copied nor dropped under a lock: that is code of whoever waits.
         let mut waker = Some(waker.clone());
         let mut shared = self.shared.lock();

@@ -119,3 +119,21 @@ fn without_a_daemon_the_error_says_what_to_do() {
     let text = error.to_string();
     assert!(text.contains("no daemon is there") && text.contains("KDDM_ATTACH"), "{text}");
 }
+
+/// What it had to write was asked down to a copy when the end of the set began: it is asked for the rest,
+/// and nobody waits for the limit.
+#[test]
+fn a_destroy_does_not_wait_for_a_copy_that_nobody_holds() {
+    let house = House::new();
+    let program = house.program();
+    let (theirs, here) = (open(&program), open(&house.nodes[0]));
+    let guard = theirs.grab(1).wait().expect("it is free");
+    let reader = here.get(1);
+    until("it is asked for", || house.nodes[0].programs()[0].asked_back > 0);
+    let start = std::time::Instant::now();
+    let destroyed = house.nodes[0].destroy_set("shared", LIMIT);
+    until("the end has begun", || reader.is_ready());
+    guard.put().wait().expect("it was held before");
+    destroyed.wait_for(LIMIT).expect("it is destroyed");
+    assert!(start.elapsed() < LIMIT / 2, "took {:?}", start.elapsed());
+}

@@ -188,3 +188,13 @@ fn who_has_left_is_offline_until_it_comes_back() {
     let again = Node::join(Config::new().contact(first.address().clone()).node_id(7)).wait().expect("it comes back");
     assert!(first.departed().is_empty() && again.departed().is_empty());
 }
+
+/// There are no objects to hand over yet, but somebody has to decide.
+#[test]
+fn a_voter_that_leaves_before_there_are_sets_leaves_another_behind() {
+    let mut nodes = Node::local_cluster(2).expect("two nodes");
+    nodes.remove(0).stop();
+    let set: Set<u64> = nodes[0].set("after").open().wait_for(LIMIT).expect("it decides alone");
+    set.update(1, add).wait().expect("its own");
+    assert_eq!(nodes[0].members().len(), 1);
+}

@@ -3,6 +3,7 @@
 mod ends;
 mod guards;
 mod holders;
+mod late;
 mod overdue;
 mod tasks;
 mod together;

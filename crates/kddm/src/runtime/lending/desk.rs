@@ -289,8 +289,12 @@ impl LaneState {
 
     /// A program has given something back, or has refused to, or is gone.
     pub(super) fn returned(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.fenced || self.destroyed.contains(&set) {
+        if self.stopped || self.fenced {
             return; // As when a local thread releases.
+        }
+        if self.destroyed.contains(&set) {
+            // It may have been asked for less than all, before.
+            return self.ask_back(set, object, Access::None, None);
         }
         let is_tried = self.locals.get(&(set, object)).is_some_and(|local| local.is_trying && !local.waits_for_memory);
         let input = if is_tried { self.end_of_trial(set, object) } else { None };
