@@ -342,3 +342,34 @@ fn large_values_come_and_go() {
     assert!(matches!(value.put().wait(), Err(Error::Access(AccessError::TooLarge { .. }))));
     house.check();
 }
+
+/// More at once than are greeted at one time: the others wait at the socket.
+#[test]
+fn many_programs_attach_at_once() {
+    let house = House::new();
+    let socket = &house.socket;
+    std::thread::scope(|scope| {
+        let attach = || Node::attach(socket).wait().map(drop);
+        let programs: Vec<_> = (0..150).map(|_| scope.spawn(attach)).collect();
+        for program in programs {
+            program.join().expect("no panic").expect("it is let in");
+        }
+    });
+}
+
+/// Questions whose answers take long keep nobody from asking another, nor from being let in.
+#[test]
+fn many_that_wait_for_members_are_in_nobodys_way() {
+    let house = House::new();
+    let program = house.program();
+    let _first = open(&program);
+    std::thread::scope(|scope| {
+        for _ in 0..80 {
+            scope.spawn(|| program.wait_for_members(5, Duration::from_secs(1)).expect_err("there are two"));
+        }
+        for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            let _set: Set<u64> = program.set(name).open().wait().expect("it is answered");
+            Node::attach(&house.socket).wait().expect("it is let in");
+        }
+    });
+}

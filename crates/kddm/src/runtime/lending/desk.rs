@@ -94,6 +94,11 @@ impl Desk {
         }
     }
 
+    /// Programs that are attached.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// The hold by which a program has an object to read ends for a moment, because it is to be granted
     /// more. One to write is never in the way of what its program wants, and could not be had again for
     /// sure: a reader that tries the fast path can be seen for a moment.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::failure::Failure;
 use super::session::{SESSIONS, Session};
-use crate::error::{ConfigurationError, Error, MembershipError, SetError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
@@ -21,11 +21,14 @@ use crate::runtime::join::random;
 use crate::system::{Description, Wanted, described, find_described};
 use crate::transport::{Address, Listener, Stream, greeting};
 
-/// Connections that may be greeted, or ask something, at one time.
+/// Connections that may be greeted at one time: what strangers can make us hold. Others wait at the socket.
 const GREETINGS: usize = 64;
 
 /// Longest name of a program that is kept, in bytes.
 const NAME_BYTES: usize = 64;
+
+/// Questions that may be answered at one time: four for each program.
+const QUESTIONS: usize = 4 * SESSIONS;
 
 /// How long no connection is accepted after one could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -179,8 +182,15 @@ impl Node {
 }
 
 fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
-    let greeted = Arc::new(AtomicUsize::new(0));
+    let (greeted, asking) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     loop {
+        // Whoever comes meanwhile waits at the socket.
+        while greeted.load(Ordering::Acquire) >= GREETINGS {
+            if owner.upgrade().is_none_or(|owner| owner.0.is_stopping()) {
+                return;
+            }
+            std::thread::park_timeout(ACCEPT_PAUSE);
+        }
         let stream = match listener.accept() {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
@@ -190,32 +200,42 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
                 continue;
             }
         };
-        if greeted.fetch_add(1, Ordering::Relaxed) >= GREETINGS {
-            greeted.fetch_sub(1, Ordering::Relaxed);
-            stream.shutdown();
-            continue;
-        }
-        let (owner, count) = (Weak::clone(owner), Arc::clone(&greeted));
+        let (owner, greeting, asking) = (Weak::clone(owner), Place::of(&greeted), Arc::clone(&asking));
         // A thread of its own, so that a silent stranger keeps nobody waiting.
         let served = std::thread::Builder::new().name("kddm-program".into()).spawn(move || {
             if let Some(node) = owner.upgrade().map(Node)
-                && let Err(error) = serve(&node, stream)
+                && let Err(error) = serve(&node, stream, greeting, &asking)
             {
                 if error.kind() == io::ErrorKind::InvalidData {
                     node.runtime().lanes[0].lock().statistics.malformed += 1;
                 }
                 tracing::debug!(%error, "a program's connection ended before it was of use");
             }
-            count.fetch_sub(1, Ordering::Relaxed);
         });
-        if served.is_err() {
-            greeted.fetch_sub(1, Ordering::Relaxed);
+        if let Err(error) = served {
+            tracing::warn!(%error, "no thread to greet a program with");
         }
     }
 }
 
+/// One of those that are counted somewhere.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn of(count: &Arc<AtomicUsize>) -> Place {
+        count.fetch_add(1, Ordering::AcqRel);
+        Place(Arc::clone(count))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Serves one connection: greets, then answers a question or hands the stream to its lane.
-fn serve(node: &Node, stream: Stream) -> io::Result<()> {
+fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Arc<AtomicUsize>) -> io::Result<()> {
     let runtime = node.runtime();
     stream.set_limit(Some(CONTROL_LIMIT))?;
     let opening: Opening = greeting::receive(&stream)?;
@@ -249,7 +269,16 @@ fn serve(node: &Node, stream: Stream) -> io::Result<()> {
             if runtime.name_of(session, secret).is_none() {
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
             }
-            let told = answer(node, session, question).unwrap_or_else(|error| Told::Failed(Failure::of(&error)));
+            // It is no stranger: an answer may take long, and keeps nobody else from being greeted.
+            drop(greeting);
+            let asks = Place::of(asking);
+            let outstanding = asks.0.load(Ordering::Acquire);
+            let answered = if outstanding > QUESTIONS {
+                Err(AccessError::Overloaded { outstanding, limit: QUESTIONS }.into())
+            } else {
+                answer(node, session, question)
+            };
+            let told = answered.unwrap_or_else(|error| Told::Failed(Failure::of(&error)));
             stream.set_limit(Some(CONTROL_LIMIT))?;
             greeting::send(&stream, &Reply::Told(told))
         }
@@ -271,7 +300,7 @@ fn pid_of(stream: &Stream) -> u32 {
 fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()> {
     static NUMBERED: AtomicU32 = AtomicU32::new(1);
     let lane = &runtime.lanes[0];
-    let count = lane.lock().programs().len();
+    let count = lane.lock().desk.session_count();
     if runtime.is_stopping() || count >= SESSIONS {
         let reason = format!("it is stopping, or has {SESSIONS} programs already");
         return refuse(runtime, &stream, reason);

@@ -58,7 +58,7 @@ pub(crate) struct Session {
     /// It has something to take first, and is not read meanwhile.
     is_paused: bool,
     /// Objects of which it was not granted anything because it had something to take first.
-    stalled: Vec<Place>,
+    stalled: HashSet<Place>,
 }
 
 impl Session {
@@ -75,7 +75,7 @@ impl Session {
             stream: Arc::new(stream),
             inbox: Inbox::default(),
             is_paused: false,
-            stalled: Vec::new(),
+            stalled: HashSet::new(),
         }
     }
 
@@ -83,7 +83,7 @@ impl Session {
     pub fn has_room_for(&mut self, place: Place) -> bool {
         let has_room = self.outbox.waiting_bytes() <= ROOM_BYTES;
         if !has_room {
-            self.stalled.push(place);
+            self.stalled.insert(place);
         }
         has_room
     }
