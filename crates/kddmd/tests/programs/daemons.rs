@@ -102,7 +102,8 @@ fn a_node_steps_back_and_leaves_and_no_object_is_lost() {
     for (id, value) in [("1", 3), ("2", 1), ("3", 1)] {
         assert_eq!(first.json(&scratch, &["object", "get", "counter", id])["value"], value);
     }
-    assert_eq!(first.json(&scratch, &["nodes"])["nodes"].as_array().map(Vec::len), Some(1));
+    // It is remembered, as one that is not there.
+    assert_eq!(states(&first.json(&scratch, &["nodes"])), ["\"possible\"", "\"offline\""]);
 }
 
 #[test]
