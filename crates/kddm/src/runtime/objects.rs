@@ -13,7 +13,6 @@ use crate::cell::{Hold, RevokeResult};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
-use crate::runtime::serving::Served;
 use crate::runtime::wait::{Op, Outcome};
 
 impl LaneState {
@@ -381,7 +380,7 @@ impl LaneState {
     }
 
     /// Takes access back if no local thread uses more; else the last release comes here again.
-    fn try_to_lower(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+    pub fn try_to_lower(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
         let local = self.local(set, object);
@@ -407,46 +406,6 @@ impl LaneState {
         }
         let Some(waiter) = local.waiters.pop_front() else { return };
         self.end_wait(set, object, waiter, outcome);
-    }
-
-    /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
-    fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        if self.fenced || self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
-            return;
-        }
-        self.try_to_lower_again(set, object, todo);
-        while let Some(local) = self.locals.get_mut(&(set, object)) {
-            let Some(head) = local.waiters.front() else { return };
-            if local.outstanding || !todo.is_empty() {
-                return;
-            }
-            let (wish, asker) = (head.wish, head.asker.clone());
-            match self.serve_head(set, object, wish, &asker) {
-                Served::Yes(outcome) => {
-                    let local = self.local(set, object);
-                    local.held_up = None;
-                    let waiter = local.waiters.pop_front().expect("the head was just looked at");
-                    self.end_wait(set, object, waiter, outcome);
-                }
-                Served::Ask(kind) => {
-                    let local = self.local(set, object);
-                    if local.revoking.is_none() || wish.level().is_none() {
-                        local.outstanding = true;
-                        self.statistics.misses += 1;
-                        todo.push_back(Input::Want { kind });
-                    }
-                    return;
-                }
-                Served::Waits => return self.is_held_up(set, object),
-            }
-        }
-    }
-
-    fn try_to_lower_again(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        let revoking = self.locals.get(&(set, object)).is_some_and(|local| local.revoking.is_some());
-        if revoking && todo.is_empty() {
-            self.try_to_lower(set, object, todo);
-        }
     }
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).

@@ -1,7 +1,9 @@
-//! Serving the first of those who wait for an object with the access that is here.
+//! Serving those who wait for an object, one after the other, with the access that is here.
+
+use std::collections::VecDeque;
 
 use kddm_core::id::{ObjectId, SetId};
-use kddm_core::io::Access;
+use kddm_core::io::{Access, Input};
 use kddm_core::message::RequestKind;
 
 use crate::cell::{CellNumber, Store};
@@ -18,9 +20,49 @@ pub(crate) enum Served {
 }
 
 impl LaneState {
+    /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
+    pub fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        if self.fenced || self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
+            return;
+        }
+        self.try_to_lower_again(set, object, todo);
+        while let Some(local) = self.locals.get_mut(&(set, object)) {
+            let Some(head) = local.waiters.front() else { return };
+            if local.outstanding || !todo.is_empty() {
+                return;
+            }
+            let (wish, asker) = (head.wish, head.asker.clone());
+            match self.serve_head(set, object, wish, &asker) {
+                Served::Yes(outcome) => {
+                    let local = self.local(set, object);
+                    local.held_up = None;
+                    let waiter = local.waiters.pop_front().expect("the head was just looked at");
+                    self.end_wait(set, object, waiter, outcome);
+                }
+                Served::Ask(kind) => {
+                    let local = self.local(set, object);
+                    if local.revoking.is_none() || wish.level().is_none() {
+                        local.outstanding = true;
+                        self.statistics.misses += 1;
+                        todo.push_back(Input::Want { kind });
+                    }
+                    return;
+                }
+                Served::Waits => return self.is_held_up(set, object),
+            }
+        }
+    }
+
+    fn try_to_lower_again(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
+        let revoking = self.locals.get(&(set, object)).is_some_and(|local| local.revoking.is_some());
+        if revoking && todo.is_empty() {
+            self.try_to_lower(set, object, todo);
+        }
+    }
+
     /// What can be done for the first waiter. What programs have been lent stands in nobody's way for
     /// long: it is asked back.
-    pub fn serve_head(&mut self, set: SetId, object: ObjectId, wish: Wish, asker: &Asker) -> Served {
+    fn serve_head(&mut self, set: SetId, object: ObjectId, wish: Wish, asker: &Asker) -> Served {
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
         let session = asker.session();
