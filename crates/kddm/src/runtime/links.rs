@@ -1,8 +1,7 @@
 //! Threads of a node besides its lanes: one accepts, one keeps the links.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
@@ -12,6 +11,7 @@ use parking_lot::Mutex;
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
 use crate::runtime::peer::Peer;
+use crate::runtime::places::Places;
 use crate::runtime::silence::LOOK_INTERVAL;
 use crate::transport::greeting::{Purpose, greet};
 use crate::transport::{Address, Stream};
@@ -52,7 +52,7 @@ impl Runtime {
     }
 
     fn accept_all(self: &Arc<Self>) {
-        static GREETED: AtomicUsize = AtomicUsize::new(0);
+        static GREETED: LazyLock<Places> = LazyLock::new(Places::default);
         let Some(listener) = &self.listener else { return };
         let mut failures = Failures::default();
         while !self.is_stopping() {
@@ -65,25 +65,23 @@ impl Runtime {
                     continue;
                 }
             };
-            if GREETED.fetch_add(1, Ordering::Relaxed) >= GREETINGS * MANY_NODES {
-                GREETED.fetch_sub(1, Ordering::Relaxed);
+            let place = GREETED.take();
+            if GREETED.taken() > GREETINGS * MANY_NODES {
                 stream.shutdown();
                 continue;
             }
             let runtime = Arc::clone(self);
             // A thread of its own, so that a silent stranger keeps nobody waiting.
-            let served = std::thread::Builder::new().name("kddm-greet".into()).spawn(move || {
-                if let Err(error) = runtime.serve(stream) {
-                    if error.kind() == std::io::ErrorKind::InvalidData {
-                        runtime.lanes[0].lock().statistics.malformed += 1;
+            let _without_a_thread_it_is_closed =
+                std::thread::Builder::new().name("kddm-greet".into()).spawn(move || {
+                    if let Err(error) = runtime.serve(stream) {
+                        if error.kind() == std::io::ErrorKind::InvalidData {
+                            runtime.lanes[0].lock().statistics.malformed += 1;
+                        }
+                        tracing::debug!(%error, "a connection ended before it was of use");
                     }
-                    tracing::debug!(%error, "a connection ended before it was of use");
-                }
-                GREETED.fetch_sub(1, Ordering::Relaxed);
-            });
-            if served.is_err() {
-                GREETED.fetch_sub(1, Ordering::Relaxed);
-            }
+                    drop(place);
+                });
         }
     }
 

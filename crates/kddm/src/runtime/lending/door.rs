@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
 use crate::runtime::join::random;
+use crate::runtime::places::{Place, Places};
 use crate::system::{Description, Wanted, described, find_described};
 use crate::transport::{Address, Listener, Stream, greeting};
 
@@ -182,10 +183,10 @@ impl Node {
 }
 
 fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
-    let (greeted, asking) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (greeted, asking) = (Places::default(), Places::default());
     loop {
         // Whoever comes meanwhile waits at the socket.
-        while greeted.load(Ordering::Acquire) >= GREETINGS {
+        while greeted.taken() >= GREETINGS {
             if owner.upgrade().is_none_or(|owner| owner.0.is_stopping()) {
                 return;
             }
@@ -200,7 +201,7 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
                 continue;
             }
         };
-        let (owner, greeting, asking) = (Weak::clone(owner), Place::of(&greeted), Arc::clone(&asking));
+        let (owner, greeting, asking) = (Weak::clone(owner), greeted.take(), asking.clone());
         // A thread of its own, so that a silent stranger keeps nobody waiting.
         let served = std::thread::Builder::new().name("kddm-program".into()).spawn(move || {
             if let Some(node) = owner.upgrade().map(Node)
@@ -218,24 +219,8 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
     }
 }
 
-/// One of those that are counted somewhere.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn of(count: &Arc<AtomicUsize>) -> Place {
-        count.fetch_add(1, Ordering::AcqRel);
-        Place(Arc::clone(count))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Serves one connection: greets, then answers a question or hands the stream to its lane.
-fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Arc<AtomicUsize>) -> io::Result<()> {
+fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Places) -> io::Result<()> {
     let runtime = node.runtime();
     stream.set_limit(Some(CONTROL_LIMIT))?;
     let opening: Opening = greeting::receive(&stream)?;
@@ -271,8 +256,8 @@ fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Arc<AtomicUsize>
             }
             // It is no stranger: an answer may take long, and keeps nobody else from being greeted.
             drop(greeting);
-            let asks = Place::of(asking);
-            let outstanding = asks.0.load(Ordering::Acquire);
+            let _asks = asking.take();
+            let outstanding = asking.taken();
             let answered = if outstanding > QUESTIONS {
                 Err(AccessError::Overloaded { outstanding, limit: QUESTIONS }.into())
             } else {
