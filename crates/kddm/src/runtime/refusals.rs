@@ -76,7 +76,7 @@ impl LaneState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use crate::error::{AccessError, Error};
@@ -94,10 +94,37 @@ mod tests {
         }
     }
 
-    fn refuse_each(nodes: &[Node], nth: Option<u64>) {
+    pub(crate) fn refuse_each(nodes: &[Node], nth: Option<u64>) {
         for node in nodes {
             node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = nth);
         }
+    }
+
+    /// A thread for each handle adds one to objects 0 and 1 in turn, so often in all, and does what else can
+    /// be done.
+    pub(crate) fn work_on(sets: &[Set<u64>], turns: u64) {
+        std::thread::scope(|scope| {
+            for set in sets {
+                scope.spawn(move || {
+                    for turn in 0..turns {
+                        insist(|| {
+                            let add = |count: &mut u64| {
+                                *count += 1;
+                                Ok(())
+                            };
+                            set.update(turn % 2, add).wait_for(LIMIT)
+                        });
+                        insist(|| set.get(2).wait_for(LIMIT).map(drop));
+                        set.grab(2).cancel();
+                        match set.try_grab(3).wait_for(LIMIT) {
+                            Ok(guard) => drop(guard),
+                            Err(Error::Access(AccessError::Busy | AccessError::Overloaded { .. })) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
     }
 
     /// Each n-th input of the protocol is refused, whatever it is: no message is lost, none comes out of
@@ -110,28 +137,7 @@ mod tests {
             let sets: Vec<Set<u64>> =
                 nodes.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
             refuse_each(&nodes, Some(nth));
-            std::thread::scope(|scope| {
-                for set in &sets {
-                    scope.spawn(move || {
-                        for turn in 0..TURNS {
-                            insist(|| {
-                                let add = |count: &mut u64| {
-                                    *count += 1;
-                                    Ok(())
-                                };
-                                set.update(turn % 2, add).wait_for(LIMIT)
-                            });
-                            insist(|| set.get(2).wait_for(LIMIT).map(drop));
-                            set.grab(2).cancel();
-                            match set.try_grab(3).wait_for(LIMIT) {
-                                Ok(guard) => drop(guard),
-                                Err(Error::Access(AccessError::Busy | AccessError::Overloaded { .. })) => {}
-                                Err(error) => panic!("{error}"),
-                            }
-                        }
-                    });
-                }
-            });
+            work_on(&sets, TURNS);
             refuse_each(&nodes, None);
             let total = |set: &Set<u64>| [0, 1].map(|object| *set.get(object).wait_for(LIMIT).expect("a copy"));
             assert_eq!(total(&sets[0]).iter().sum::<u64>(), 2 * TURNS, "each n-th is {nth}");

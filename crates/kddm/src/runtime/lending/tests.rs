@@ -12,6 +12,7 @@ use super::VERSION;
 use super::door::{Opening, Purpose, Question, Reply, Told};
 use super::frame::{Bytes, HEAD_BYTES, Head, Word, encode};
 use crate::error::{AccessError, Error};
+use crate::runtime::refusals::tests::{refuse_each, work_on};
 use crate::system::Wanted;
 use crate::transport::stream::dial;
 use crate::transport::{Address, Stream, greeting};
@@ -37,49 +38,15 @@ fn house_at(socket: &Path, programs: usize) -> Vec<Node> {
     all
 }
 
-fn insist<O>(mut work: impl FnMut() -> Result<O, Error>) -> O {
-    loop {
-        match work() {
-            Err(Error::Access(AccessError::Overloaded { .. })) => std::thread::yield_now(),
-            other => return other.expect("only memory is refused"),
-        }
-    }
-}
-
 /// Each n-th input of the protocol is refused in the nodes: programs are told, and no loan is lost.
 #[test]
 fn programs_survive_that_their_node_lacks_memory() {
     const TURNS: u64 = 40;
     let all = house(2);
     let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
-    for node in &all[..2] {
-        node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = Some(3));
-    }
-    std::thread::scope(|scope| {
-        for set in &sets {
-            scope.spawn(move || {
-                for turn in 0..TURNS {
-                    insist(|| {
-                        let add = |count: &mut u64| {
-                            *count += 1;
-                            Ok(())
-                        };
-                        set.update(turn % 2, add).wait_for(LIMIT)
-                    });
-                    insist(|| set.get(2).wait_for(LIMIT).map(drop));
-                    set.grab(2).cancel();
-                    match set.try_grab(3).wait_for(LIMIT) {
-                        Ok(guard) => drop(guard),
-                        Err(Error::Access(AccessError::Busy | AccessError::Overloaded { .. })) => {}
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-            });
-        }
-    });
-    for node in &all[..2] {
-        node.runtime().lanes.iter().for_each(|lane| lane.lock().refuse_each = None);
-    }
+    refuse_each(&all[..2], Some(3));
+    work_on(&sets, TURNS);
+    refuse_each(&all[..2], None);
     let total: u64 = (0..2).map(|object| *sets[2].get(object).wait_for(LIMIT).expect("a copy")).sum();
     assert_eq!(total, 4 * TURNS);
     for node in &all[..2] {
