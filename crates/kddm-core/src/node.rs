@@ -379,7 +379,7 @@ impl Node {
     }
 
     fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
-        self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter().map(|touched| &touched.shard))
+        self.touched(set).map(|(_, _, shard)| shard)
     }
 
     /// What can be seen of an object here.

@@ -89,10 +89,13 @@ impl Membership {
             }
         };
         for entry in entries {
-            let before: Vec<_> = self.state.members().map(|(node, member)| (node, member.clone())).collect();
+            let leaving = match entry.change {
+                Change::Leave { node, .. } => self.state.member(node).map(|member| (node, member.clone())),
+                _ => None,
+            };
             match self.state.apply(&entry) {
                 Ok(Outcome::Changed) => {
-                    self.note_departed(before);
+                    self.note_departed(leaving);
                     self.pending.push_back(self.state.view());
                 }
                 Ok(Outcome::Unchanged) => {}
@@ -107,9 +110,10 @@ impl Membership {
         self.log.voters_are(&[self.state.voter()]);
     }
 
-    fn note_departed(&mut self, before: Vec<(NodeId, MemberEntry)>) {
+    /// Whoever has come back is not among them any more.
+    fn note_departed(&mut self, leaving: Option<(NodeId, MemberEntry)>) {
         let state = &self.state;
-        self.departed.extend(before.into_iter().filter(|(node, _)| state.member(*node).is_none()));
+        self.departed.extend(leaving);
         self.departed.retain(|node, _| state.member(*node).is_none());
         while self.departed.len() > DEPARTED {
             self.departed.pop_first();
@@ -144,7 +148,6 @@ impl Runtime {
         membership.outbox.extend(said);
         membership.outbox.truncate(OUTBOX);
         self.changed.notify_all();
-        self.signals.links.raise();
     }
 
     /// Installs a view in all lanes, and queues it for the notifiers.
@@ -325,14 +328,23 @@ impl Runtime {
             .map_err(|error| refused(format!("node {node}: {error}")))
     }
 
+    /// The state of the cluster as that node knows it, if it tells.
+    fn state_of(&self, node: NodeId) -> Result<Option<State>, Error> {
+        match self.ask(node, &Question::State)? {
+            Answer::State(bytes) => State::decode(&bytes)
+                .map(Some)
+                .map_err(|error| MembershipError::Refused { reason: error.to_string() }.into()),
+            _ => Ok(None),
+        }
+    }
+
     /// Takes the whole state from the voter, in the place of entries that are kept nowhere.
     fn take_whole_state(&self) -> Result<(), Error> {
         let voter = self.membership.lock().state.voter();
         let refused = |reason: String| Error::from(MembershipError::Refused { reason });
-        let Answer::State(bytes) = self.ask(voter, &Question::State)? else {
+        let Some(state) = self.state_of(voter)? else {
             return Err(refused(format!("node {voter} gave an answer to another question")));
         };
-        let state = State::decode(&bytes).map_err(|error| refused(error.to_string()))?;
         let mut membership = self.membership.lock();
         membership.needs_state = false;
         if state.identity() == membership.state.identity() && state.applied() > membership.state.applied() {
@@ -380,12 +392,7 @@ impl Runtime {
         if is_sealed || voter == self.identity.id {
             return Ok(is_sealed);
         }
-        match self.ask(voter, &Question::State)? {
-            Answer::State(bytes) => State::decode(&bytes)
-                .map(|state| state.is_sealed())
-                .map_err(|error| MembershipError::Refused { reason: error.to_string() }.into()),
-            _ => Ok(false),
-        }
+        Ok(self.state_of(voter)?.is_some_and(|state| state.is_sealed()))
     }
 
     /// As [`Self::seal`], for a task. It is proposed when this returns.
