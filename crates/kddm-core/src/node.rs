@@ -345,7 +345,9 @@ impl Node {
         input: Input,
         outputs: &mut Outputs,
     ) -> Result<(), Refused> {
-        self.set(set)?;
+        if self.view.homes.is_empty() || !self.sets.contains_key(&set.0) {
+            self.set(set)?;
+        }
         let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let at = object.shard(set.policy().unwrap_or_default());

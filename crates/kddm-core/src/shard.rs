@@ -133,7 +133,9 @@ impl Shard {
     ) -> Result<(), NoMemory> {
         self.reserve(object, &input, room, outputs)?;
         let Room { calls, side: spare, parked: spare_parked } = room;
-        let packed = self.objects.get(object).copied();
+        // Where they lie is known until something is removed: below, when it is not needed any more.
+        let (at, entry_at) = (self.objects.position(object), self.directory.position(object));
+        let packed = at.and_then(|at| self.objects.at(at)).copied();
         let parked = self.take_parked(object).unwrap_or_else(|| core::mem::take(spare_parked));
         // Worked on where it lies: most objects have none, and it is too large to be moved about.
         let stored = if packed.is_some_and(|p| p.has_side) { self.sides.get_mut(&object) } else { None };
@@ -159,7 +161,7 @@ impl Shard {
             access: packed.map_or(Access::None, |p| p.access),
             has_value: packed.is_some_and(|p| p.has_value),
             side,
-            entry: self.directory.get(object).copied(),
+            entry: entry_at.and_then(|at| self.directory.at(at)).copied(),
             parked,
             floor: &mut self.floor,
             outputs,
@@ -175,8 +177,8 @@ impl Shard {
         };
         packed.has_side = !side.is_trivial();
         match entry {
-            Some(entry) => self.directory.put(entry),
-            None if home => self.directory.remove(object),
+            Some(entry) => self.directory.put_at(entry_at, entry),
+            None if home && entry_at.is_some() => self.directory.remove(object),
             None => {}
         }
         if parked.is_empty() {
@@ -186,7 +188,7 @@ impl Shard {
         }
         self.inputs += 1;
         self.store_side(object, is_stored, packed.has_side, spare);
-        self.store(place.me, packed, seen);
+        self.store(place.me, at, packed, seen);
         Ok(())
     }
 
@@ -232,19 +234,14 @@ impl Shard {
         };
         let parked = if self.parked.is_empty() { 0 } else { self.parked.get(&object).map_or(0, VecDeque::len) };
         let mut bound = 2 + parked + travelling;
-        let mut nothing = Side::default();
-        let side = self.sides.get_mut(&object).unwrap_or(&mut nothing);
-        bound += side.queue.len() + side.sharers.len() + side.owed.len();
-        // What is empty is lent by the room.
-        let queue = if side.queue.is_empty() { &mut room.side.queue } else { &mut side.queue };
-        queue.try_reserve(2 + parked).map_err(refused)?;
-        let (sharers_left, queued) = (side.sharers.len(), side.queue.len());
-        let sharers = if side.sharers.is_empty() { &mut room.side.sharers } else { &mut side.sharers };
-        sharers.try_reserve(2 + queued + parked).map_err(refused)?;
-        let owed = if side.owed.is_empty() { &mut room.side.owed } else { &mut side.owed };
-        owed.reserve(2 + sharers_left)?;
-        let early = if side.early.is_empty() { &mut room.side.early } else { &mut side.early };
-        early.reserve(1)?;
+        let stored = if self.sides.is_empty() { None } else { self.sides.get_mut(&object) };
+        match stored {
+            Some(side) => {
+                bound += side.queue.len() + side.sharers.len() + side.owed.len();
+                side.reserve(&mut room.side, parked)?;
+            }
+            None => Side::reserve_spare(&mut room.side, parked)?,
+        }
         if parked == 0 { &mut room.parked } else { self.parked.get_mut(&object).unwrap_or(&mut room.parked) }
             .try_reserve(2)
             .map_err(refused)?;
@@ -256,7 +253,7 @@ impl Shard {
         outputs.reserve(16 + 4 * bound)
     }
 
-    fn store(&mut self, me: NodeId, packed: Packed, seen: Seen) {
+    fn store(&mut self, me: NodeId, at: Option<usize>, packed: Packed, seen: Seen) {
         if packed.is_hint() {
             let useful = seen.node.is_somebody() && seen.node != me;
             if !useful || self.hints >= HINTS_PER_SHARD {
@@ -264,7 +261,7 @@ impl Shard {
             }
             self.hints += 1;
         }
-        self.objects.put(packed);
+        self.objects.put_at(at, packed);
     }
 
     /// Hands the directory and the waiting requests over to the new home, in an order that does not

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::home::Entry;
 use crate::id::{NodeId, ObjectId, RequestId, Tenure, Version};
-use crate::io::{Access, Body, Output, Outputs};
+use crate::io::{Access, Body, NoMemory, Output, Outputs};
 use crate::message::{Message, Request, RequestKind};
 use crate::nodeset::NodeSet;
 use crate::shard::Place;
@@ -148,6 +148,25 @@ impl Side {
         if self.early.is_empty() && other.early.is_empty() {
             self.early = core::mem::take(&mut other.early);
         }
+    }
+
+    /// Room for what one input may add, and for `parked` requests. What is empty here is lent by `spare`.
+    pub fn reserve(&mut self, spare: &mut Side, parked: usize) -> Result<(), NoMemory> {
+        let (sharers, queued) = (self.sharers.len(), self.queue.len());
+        let queue = if self.queue.is_empty() { &mut spare.queue } else { &mut self.queue };
+        queue.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        let room = if self.sharers.is_empty() { &mut spare.sharers } else { &mut self.sharers };
+        room.try_reserve(2 + queued + parked).map_err(|_| NoMemory)?;
+        if self.owed.is_empty() { &mut spare.owed } else { &mut self.owed }.reserve(2 + sharers)?;
+        if self.early.is_empty() { &mut spare.early } else { &mut self.early }.reserve(1)
+    }
+
+    /// As [`reserve`](Self::reserve), for an object that has no such record yet.
+    pub fn reserve_spare(spare: &mut Side, parked: usize) -> Result<(), NoMemory> {
+        spare.queue.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        spare.sharers.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        spare.owed.reserve(2)?;
+        spare.early.reserve(1)
     }
 
     pub fn is_trivial(&self) -> bool {
