@@ -162,19 +162,22 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
+        let mut touched = todo.is_empty();
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body, todo)?;
+                touched |= self.step(set, object, input, body, todo)?;
             }
             self.serve_local(set, object, todo);
             if todo.is_empty() {
                 break;
             }
         }
-        self.tidy(set, object);
+        self.tidy(set, object, touched);
         Ok(())
     }
 
+    /// Hands one input in. Says whether anything was done with the object's cell, which most news for a
+    /// home is not.
     fn step(
         &mut self,
         set: SetId,
@@ -182,9 +185,9 @@ impl LaneState {
         input: Input,
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
-    ) -> Result<(), NoMemory> {
+    ) -> Result<bool, NoMemory> {
         if self.fenced {
-            return Ok(()); // What the core knows is not to be relied on.
+            return Ok(false); // What the core knows is not to be relied on.
         }
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
@@ -194,18 +197,21 @@ impl LaneState {
             Err(Refused::NoMemory) => {
                 self.statistics.refused_memory += 1;
                 self.outputs = outputs;
-                return self.lacks_memory(set, object, told);
+                self.lacks_memory(set, object, told)?;
+                return Ok(true);
             }
             Err(refused) => self.refused(set, object, refused),
         }
+        let mut touched = told != Told::Message;
         for output in outputs.drain() {
+            touched |= !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. });
             self.act(set, output, body, todo);
         }
         self.outputs = outputs;
         if is_word {
             self.look_whether_settled();
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Hands over the next shard that has to go. False if there was none.
@@ -409,13 +415,15 @@ impl LaneState {
     }
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
-    fn tidy(&mut self, set: SetId, object: ObjectId) {
+    fn tidy(&mut self, set: SetId, object: ObjectId, touched: bool) {
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 self.locals.remove(&(set, object));
                 false
             }
             Some(local) => !local.waiters.is_empty(),
+            // Its cell, if it has one, is as it was left.
+            None if !touched => return,
             None => false,
         };
         // A peer that names sets which do not exist makes nothing here.
@@ -430,7 +438,7 @@ impl LaneState {
 }
 
 /// What an input says, for when it has to be said again.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Told {
     Message,
     Want,

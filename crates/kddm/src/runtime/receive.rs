@@ -14,7 +14,7 @@ use rustix::buffer::spare_capacity;
 
 use crate::pages::find_pages;
 use crate::runtime::lane::{Lane, LaneState};
-use crate::runtime::peer::{APART_BYTES, Peer, write_ack};
+use crate::runtime::peer::{APART_BYTES, Peer, checksum_of, write_ack};
 use crate::transport::{Poller, Stream};
 
 /// Bytes read at once where no large body is expected.
@@ -274,7 +274,7 @@ impl LaneState {
             };
             let length = start + head.seal.length as usize;
             if let Some(body) = received.get(start..length) {
-                self.handle_frame(id, &head, length, crc32fast::hash(body), &mut Some(Cow::Borrowed(body)))?;
+                self.handle_frame(id, &head, length, checksum_of(body), &mut Some(Cow::Borrowed(body)))?;
                 *parsed += length;
             } else if length - start < APART_BYTES {
                 return Ok(length);
