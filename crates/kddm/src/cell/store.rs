@@ -449,8 +449,7 @@ impl<T: Value> Table<T> {
         // SAFETY: only the driver replaces bytes, and this is the driver. Bytes without an error have
         // been shown to nobody; until the pointer is replaced below, others look at its tag only.
         let bytes = unsafe { content::into_bytes(old) }.bytes.into_vec();
-        let decoded = T::from_encoded(bytes).or_else(|bytes| content::decode::<T>(&bytes).map_err(|why| (bytes, why)));
-        let (new, ready) = match decoded {
+        let (new, ready) = match content::decode_owned::<T>(bytes) {
             Ok(value) => (content::from_value(value), true),
             Err((bytes, error)) => (content::from_bytes(bytes, Some(error)), false),
         };
