@@ -92,7 +92,8 @@ impl<E: Keyed> Table<E> {
         self.entries.get(position)
     }
 
-    /// As [`put`](Self::put), by the position that the key has, if it has one: it is not looked for again.
+    /// Puts an entry in, by the position that its key has, if it has one: it is not looked for again. Room
+    /// for a new one must have been reserved.
     pub fn put_at(&mut self, position: Option<usize>, entry: E) {
         debug_assert_eq!(position, self.position(entry.key()), "nothing has moved since it was looked for");
         if let Some(slot) = position.and_then(|position| self.entries.get_mut(position)) {
@@ -103,8 +104,7 @@ impl<E: Keyed> Table<E> {
         self.entries.push(entry);
     }
 
-    /// Puts an entry in, in place of the one with the same key. Room for a new one must have been
-    /// reserved.
+    /// As [`put_at`](Self::put_at), wherever it belongs.
     #[cfg(test)]
     pub fn put(&mut self, entry: E) {
         self.put_at(self.position(entry.key()), entry);
