@@ -38,6 +38,7 @@ mod promise;
 pub mod rpc;
 mod runtime;
 mod set;
+mod sync;
 mod system;
 mod together;
 #[doc(hidden)]

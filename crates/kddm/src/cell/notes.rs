@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use super::slots::{Slot, Use};
+use super::sync::of_this_run;
+use crate::sync::Mutex;
 
 /// Slots of one page: what a look for a free one costs at most, a few times.
 #[cfg(not(loom))]
@@ -39,10 +39,10 @@ struct Page {
     next: OnceLock<&'static Page>,
 }
 
-static FIRST: OnceLock<&'static Page> = OnceLock::new();
+of_this_run!(fn first() -> OnceLock<&'static Page>);
 
 fn pages() -> impl Iterator<Item = &'static Page> {
-    std::iter::successors(FIRST.get().copied(), |page| page.next.get().copied())
+    std::iter::successors(first().get().copied(), |page| page.next.get().copied())
 }
 
 impl Notes {
@@ -117,7 +117,7 @@ fn pages_for(owner: &Arc<str>) -> &'static Page {
         let slots = (0..SLOTS_PER_PAGE).map(|_| Slot::free()).collect();
         let owner = Mutex::new(Some(Arc::clone(owner)));
         let page: &'static Page = Box::leak(Box::new(Page { slots, owner, next: OnceLock::new() }));
-        let mut end = &FIRST;
+        let mut end = first();
         while end.set(page).is_err() {
             end = &end.get().expect("it was set just now").next;
         }

@@ -6,8 +6,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 
-use parking_lot::Mutex;
-
 use super::CellNumber;
 use super::arena::{Arena, Cell, is_in_cell, load_value};
 use super::content;
@@ -19,6 +17,7 @@ use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
 use super::store::{Ended, Store};
 use super::sync::{Ordering, heavy_barrier, prepare};
 use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
+use crate::sync::Mutex;
 use crate::value::{DecodeError, Value};
 
 /// All objects of one set of which this node knows something that local threads may need.

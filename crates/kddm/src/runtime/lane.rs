@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use kddm_core::id::{Mixer, NodeId, ObjectId, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
-use parking_lot::{Condvar, Mutex};
 
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
@@ -26,6 +24,7 @@ use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
 use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, Slip, now, slips};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -384,7 +383,9 @@ impl Lane {
                 // The wake-up was meant for the guest. It is the only one in the poller now: pass it
                 // on, and stay out until the guest has left, so that it cannot come here again.
                 let mut gate = self.guest_gate.lock();
-                self.poller.wake();
+                if !slips(Slip::KeepWakeUp) {
+                    self.poller.wake();
+                }
                 if self.guest.load(Ordering::Acquire) {
                     self.guest_left.wait_for(&mut gate, GUEST_LIMIT);
                 }
@@ -410,7 +411,7 @@ impl Lane {
     }
 
     fn timer(&self) {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.lock();
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;

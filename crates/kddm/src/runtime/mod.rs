@@ -21,6 +21,8 @@ pub(crate) mod placing;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 pub(crate) mod serving;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;

@@ -14,6 +14,7 @@ use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
 use crate::runtime::wait::{Op, Outcome};
+use crate::sync::{Slip, slips};
 
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
@@ -115,7 +116,7 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.fenced || self.destroyed.contains(&set) {
+        if self.stopped || self.fenced || self.destroyed.contains(&set) || slips(Slip::ReleaseInSilence) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
         self.run_own(set, object, None);
@@ -386,6 +387,10 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
         match store.revoke(cell, to) {
+            RevokeResult::Held if slips(Slip::TakeFromHolders) => {
+                let (version, has_value) = (Version(store.version(cell)), store.has_value(cell));
+                todo.push_back(Input::Revoked { version, has_value });
+            }
             RevokeResult::Held => {
                 self.is_held_up(set, object);
                 self.ask_back(set, object, to, None);

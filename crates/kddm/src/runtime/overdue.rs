@@ -12,6 +12,7 @@ use kddm_core::id::{ObjectId, SetId};
 use crate::options::DEFAULT_HOLD_LIMIT;
 use crate::runtime::Runtime;
 use crate::runtime::lane::LaneState;
+use crate::sync::now;
 
 /// At most one warning of a lane in so much time: who looks into the log wants to see the rest too.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
@@ -75,7 +76,7 @@ impl LaneState {
         if local.held_up.is_some() {
             return;
         }
-        let since = Instant::now();
+        let since = now();
         local.held_up = Some(HeldUp { since, is_counted: false });
         let limit = self.overdue.limit(set);
         self.overdue.look_at(since.checked_add(limit));

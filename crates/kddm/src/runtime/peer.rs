@@ -15,6 +15,7 @@ use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
 use crate::runtime::receive::Inbox;
 use crate::runtime::silence::Silence;
+use crate::sync::now;
 use crate::transport::{Poller, Stream};
 
 /// Bodies from this size on are kept where they lie until they are acknowledged, and go from the
@@ -176,7 +177,7 @@ impl LaneState {
 
     pub fn defer(&mut self, delay: Duration) {
         if self.deferred_until.is_none() {
-            self.deferred_until = Some(Instant::now() + delay);
+            self.deferred_until = Some(now() + delay);
         }
     }
 

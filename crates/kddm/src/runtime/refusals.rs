@@ -8,6 +8,7 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::Input;
 
 use crate::runtime::lane::LaneState;
+use crate::sync::now;
 use crate::transport::Poller;
 
 /// When it is tried again: memory that is given back is not given back at once.
@@ -23,7 +24,7 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     fn retry_soon(&mut self) {
-        self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+        self.retry_at.get_or_insert_with(|| now() + RETRY);
     }
 }
 

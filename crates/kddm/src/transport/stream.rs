@@ -15,6 +15,7 @@ use rustix::net::sockopt;
 
 use super::address::Address;
 use super::unix::{self, SocketFile};
+use crate::sync::something_has_happened;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -54,31 +55,38 @@ impl Stream {
             Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Both),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Both),
         };
+        something_has_happened();
     }
 }
 
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+        let read = match self {
             Stream::Tcp(stream) => (&mut &*stream).read(buffer),
             Stream::Unix(stream) => (&mut &*stream).read(buffer),
-        }
+        };
+        something_has_happened();
+        read
     }
 }
 
 impl Write for &Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Stream::Tcp(stream) => (&mut &*stream).write(buffer),
             Stream::Unix(stream) => (&mut &*stream).write(buffer),
-        }
+        };
+        something_has_happened();
+        written
     }
 
     fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Stream::Tcp(stream) => (&mut &*stream).write_vectored(pieces),
             Stream::Unix(stream) => (&mut &*stream).write_vectored(pieces),
-        }
+        };
+        something_has_happened();
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
