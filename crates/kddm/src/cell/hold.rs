@@ -93,10 +93,7 @@ impl Hold {
     /// A hold that is in the word already; leaves a note where there is room.
     #[inline(always)]
     pub(super) fn in_word(cell: NonNull<Cell>, by: Use, head: NonNull<Head>, note: Note<'_>) -> Hold {
-        let slot = note.place();
-        if let Some(slot) = slot {
-            slot.enter(cell.as_ptr().addr(), by);
-        }
+        let slot = note.enter(cell.as_ptr().addr(), by);
         Hold { cell, head, mark: Mark::new(slot, by) }
     }
 
@@ -104,9 +101,8 @@ impl Hold {
     pub(super) fn note(&mut self, note: Note<'_>) {
         let by = if self.is_write() { Use::Write } else { Use::Counted };
         if self.mark.slot().is_none()
-            && let Some(slot) = note.place()
+            && let Some(slot) = note.enter(self.cell.as_ptr().addr(), by)
         {
-            slot.enter(self.cell.as_ptr().addr(), by);
             self.mark = Mark::new(Some(slot), by);
         }
     }
@@ -227,11 +223,16 @@ pub(super) enum Note<'a> {
 }
 
 impl Note<'_> {
+    /// The slot in which the note is now, if there was room for it.
     #[inline(always)]
-    fn place(self) -> Option<&'static Slot> {
+    fn enter(self, address: usize, by: Use) -> Option<&'static Slot> {
         match self {
-            Note::Thread => free_note(),
-            Note::Holder(notes) => notes.free_slot(),
+            Note::Thread => {
+                let slot = free_note()?;
+                slot.enter(address, by);
+                Some(slot)
+            }
+            Note::Holder(notes) => notes.enter(address, by),
             Note::Nobody => None,
         }
     }
