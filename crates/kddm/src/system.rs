@@ -342,6 +342,14 @@ impl Node {
     }
 
     fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
+        let set = self.begin_destroy(name)?;
+        self.runtime().destroy_everywhere(set, name, limit)?;
+        self.end_destroy(set, name)
+    }
+
+    /// Says to all who open it from now on that the set ends.
+    pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
+        check_name(name)?;
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {
@@ -352,7 +360,12 @@ impl Node {
         found.destroying = true;
         let set = SetId(found.set);
         names.put().wait()?;
-        self.runtime().destroy_everywhere(set, name, limit)?;
+        Ok(set)
+    }
+
+    /// The set is no more: its name is free.
+    pub(crate) fn end_destroy(&self, set: SetId, name: &str) -> Result<(), Error> {
+        let system = self.system()?;
         let mut names = system.grab(bucket(name)).wait()?;
         names.sets.retain(|d| d.name != name);
         let unlist = move |page: &mut SystemObject| {
