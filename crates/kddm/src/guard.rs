@@ -154,25 +154,38 @@ impl<T: Value> WriteGuard<T> {
         Pending::hit(())
     }
 
-    /// The table has ended, or its objects are lent to this process by a node, which is told.
     #[cold]
     fn put_at_lender(self) -> Pending<()> {
+        match self.publish_at_lender() {
+            Ok(None) => Pending::hit(()),
+            Ok(Some(put)) => Pending::asked(put),
+            Err(error) => Pending::ready(Err(error)),
+        }
+    }
+
+    /// As [`Self::put`], and what is still to be waited for.
+    pub(crate) fn publish(self) -> Result<Option<Put>, Error> {
+        if !self.hold.is_plain() {
+            return self.publish_at_lender();
+        }
+        may_put(&self.hold)?;
+        self.hold.publish();
+        Ok(None)
+    }
+
+    /// The table has ended, or its objects are lent to this process by a node, which is told.
+    fn publish_at_lender(self) -> Result<Option<Put>, Error> {
         let mut value = Vec::new();
         let checked = match self.hold.ended() {
             Some(ended) => Err(ended.into()),
             None => may_put(&self.hold).and_then(|()| encode(&*self, &mut value)),
         };
         let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());
-        let (here, limit) = match checked.and(found) {
-            Ok(found) => found,
-            Err(error) => return Pending::ready(Err(error)),
-        };
+        // What was changed is discarded with the guard if there is an error.
+        let (here, limit) = checked.and(found)?;
         let (object, version, hold) = (self.id(), self.version() + 1, self.hold);
-        match here.put_at_lender(object, version, &value, || hold.publish_untold()) {
-            Ok(None) => Pending::hit(()),
-            Ok(Some(op)) => Pending::asked(Put { op, limit }),
-            Err(error) => Pending::ready(Err(error)),
-        }
+        let waits = here.put_at_lender(object, version, &value, || hold.publish_untold())?;
+        Ok(waits.map(|op| Put { op, limit }))
     }
 
     /// Removes the object everywhere, before anybody else has it. The wait has the limit of the handle by which the set was opened

@@ -1,7 +1,9 @@
 //! What needs a look inside.
 
+use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
@@ -97,6 +99,52 @@ fn a_put_that_nobody_takes_is_an_error() {
     assert!(matches!(guard.put().wait(), Err(Error::Membership(crate::MembershipError::Detached))));
     // Else its node would wait for what it can give back no more.
     all[2].stop();
+}
+
+/// A task that updates an object while the socket is full waits as a task: its thread goes on.
+#[test]
+fn an_update_that_waits_for_the_socket_stops_no_executor() {
+    const LARGE: usize = 8 << 20;
+    let all = house(1);
+    let set: Set<Vec<u8>> = all[2].set("large").open().wait().expect("a set");
+    let grow = |value: &mut Vec<u8>| {
+        value.resize(LARGE, 7);
+        Ok(LARGE)
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting: Vec<_> = {
+        // The node reads nothing meanwhile.
+        let nodes_lane = all[0].runtime().lanes[0].lock();
+        let mut first = Box::pin(set.update(1, |_| Ok(0)));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        drop(nodes_lane);
+        assert_eq!(block_on(first).expect("granted"), 0);
+        let _nodes_lane = all[0].runtime().lanes[0].lock();
+        let begun = std::time::Instant::now();
+        // Here already, and while another thread has it: both ways to a put.
+        let mut updates = vec![Box::pin(set.update(1, grow))];
+        assert!(updates[0].as_mut().poll(&mut context).is_pending(), "the socket is full");
+        updates.push(Box::pin(set.update(1, grow)));
+        let _ready_or_not = updates[1].as_mut().poll(&mut context).is_pending();
+        assert!(begun.elapsed() < LIMIT / 6, "a poll has waited");
+        updates
+    };
+    for update in waiting.drain(..) {
+        assert_eq!(block_on(update).expect("it is taken"), LARGE);
+    }
+    assert_eq!(set.get(1).wait().expect("a hit").len(), LARGE);
+}
+
+/// Polls until there is an answer.
+fn block_on<O: Unpin>(mut pending: std::pin::Pin<Box<crate::Pending<O>>>) -> Result<O, Error> {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Poll::Ready(answer) = pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answer;
+        }
+        assert!(begin.elapsed() < LIMIT, "no answer");
+        std::thread::yield_now();
+    }
 }
 
 /// A fenced node takes back what it has lent, with its own right to it.
