@@ -192,12 +192,13 @@ impl<T: Value> WriteGuard<T> {
     /// here last.
     pub fn remove(self) -> Pending<()> {
         let (found, object) = (told::find(self.hold.table()), self.id());
-        match found {
-            Some((here, limit)) => {
+        match (found, self.hold.ended()) {
+            (Some((here, limit)), _) => {
                 let hold = self.hold;
                 Pending::asked(Plain(Request::remove_held(here, object, limit, || hold.end_untold())))
             }
-            None => Pending::ready(Err(MembershipError::Stopped.into())),
+            (None, Some(ended)) => Pending::ready(Err(ended.into())),
+            (None, None) => Pending::ready(Err(MembershipError::Stopped.into())),
         }
     }
 }

@@ -78,7 +78,8 @@ pub struct Holding {
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
     /// Who holds it: the thread that took the hold, by its number and name, or the
-    /// [`Holder`](crate::Holder). Empty while a hold is on its way to whoever waits for it.
+    /// [`Holder`](crate::Holder), or the program to which it is lent. Empty while a hold is on its way to
+    /// whoever waits for it.
     pub holders: Vec<HeldBy>,
 }
 
@@ -267,7 +268,7 @@ impl Node {
                     waiting_here: local.waiters.len(),
                     wanted_elsewhere: local.revoking.is_some(),
                     in_the_way_for: local.held_up.as_ref().map(|held_up| held_up.since.elapsed()),
-                    holders: store.zip(cell).map(|(store, cell)| store.holders(cell)).unwrap_or_default(),
+                    holders: state.holders(*set, *object),
                 };
                 found.insert((set.0, object.0), holding);
             }

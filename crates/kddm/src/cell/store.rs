@@ -59,7 +59,7 @@ pub enum InstallError {
 /// Who holds an object, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeldBy {
-    /// The thread, or the holder, that took the hold.
+    /// The thread or the holder that took the hold, or the program to which the object is lent.
     pub who: Arc<str>,
     /// Whether it is the write hold.
     pub is_write: bool,
@@ -183,6 +183,8 @@ pub trait Store: Any + Send + Sync {
 
     /// Nothing that is put from now on can reach anybody.
     fn end(&self, why: Ended);
+    /// The number of the table.
+    fn table(&self) -> u64;
 
     /// Objects of which this node has a value. Looks at every cell.
     fn value_count(&self) -> usize;
@@ -384,6 +386,9 @@ impl<T: Value> Store for Table<T> {
         self.head().ended.store(why as u8, Ordering::Release);
     }
 
+    fn table(&self) -> u64 {
+        self.number()
+    }
     fn value_count(&self) -> usize {
         Table::value_count(self)
     }

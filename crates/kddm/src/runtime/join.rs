@@ -13,6 +13,7 @@ use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
+use crate::runtime::lending::TAKES_NOTHING;
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
@@ -138,6 +139,7 @@ fn start(
         outstanding: config.outstanding_limit,
         object_bytes: config.object_limit_bytes,
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
+        program_takes_nothing: TAKES_NOTHING,
     };
     let mut lanes = Vec::new();
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());

@@ -1,7 +1,7 @@
 //! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use kddm_core::node::Node as Core;
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
+use crate::runtime::destroy::Destroyed;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::overdue::Overdue;
@@ -35,6 +36,8 @@ pub(crate) struct Limits {
     pub outstanding: usize,
     pub object_bytes: usize,
     pub peer_buffer_bytes: usize,
+    /// How long a program may take nothing of what waits for it.
+    pub program_takes_nothing: Duration,
 }
 
 /// What a lane counts. Reads that hit are counted by nobody: that would cost them.
@@ -123,7 +126,7 @@ pub(crate) struct LaneState {
     /// Inputs that follow from one input; empty between two.
     pub todo: VecDeque<Input>,
     pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
-    pub destroyed: HashSet<SetId, Mixer>,
+    pub destroyed: Destroyed,
     pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
     pub peers: HashMap<NodeId, Peer, Mixer>,
     /// Peers with frames that have not been offered to the socket.
@@ -168,7 +171,7 @@ impl LaneState {
             outputs: Outputs::new(),
             todo: VecDeque::new(),
             stores: HashMap::default(),
-            destroyed: HashSet::default(),
+            destroyed: Destroyed::default(),
             locals: HashMap::default(),
             peers: HashMap::default(),
             dirty: Vec::new(),
@@ -326,15 +329,17 @@ impl Lane {
 
     fn wind_up(&self, state: &mut LaneState) {
         state.cut_off_if_fenced(&self.poller);
-        state.write_dirty(&self.poller);
+        // First what may have more to say to others.
         state.write_programs(&self.poller);
+        state.write_dirty(&self.poller);
         state.write_lender();
         self.arm(state);
     }
 
     fn arm(&self, state: &LaneState) {
-        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at, state.overdue.next];
-        if let Some(at) = next.into_iter().flatten().min() {
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at];
+        let next = next.into_iter().chain([state.overdue.next, state.desk.look_again]);
+        if let Some(at) = next.flatten().min() {
             self.poller.arm_at(at);
         }
     }
@@ -419,6 +424,9 @@ impl Lane {
         }
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
+        }
+        if state.desk.look_again.is_some_and(|at| at <= now) {
+            state.end_programs_that_take_nothing(now, &self.poller);
         }
         let is_overdue = state.overdue.next.is_some_and(|at| at <= now);
         let warning = if is_overdue { state.look_for_overdue(now) } else { None };

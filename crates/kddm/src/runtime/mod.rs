@@ -151,7 +151,7 @@ impl Runtime {
         if states[0].fenced {
             return Err(AccessError::Fenced.into());
         }
-        if states[0].destroyed.contains(&set) {
+        if states[0].destroyed.contains(set) {
             return Err(crate::error::SetError::Destroyed.into());
         }
         // What programs have been lent is no reason not to give the set a type.

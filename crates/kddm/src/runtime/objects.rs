@@ -77,7 +77,7 @@ impl LaneState {
         if let Some(error) = self.link.as_ref().and_then(|link| link.refusal(set)) {
             return Some(error);
         }
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return Some(SetError::Destroyed.into());
         }
         if !self.shares {
@@ -116,7 +116,7 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.fenced || self.destroyed.contains(&set) || slips(Slip::ReleaseInSilence) {
+        if self.stopped || self.fenced || self.destroyed.contains(set) || slips(Slip::ReleaseInSilence) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
         self.run_own(set, object, None);
@@ -131,7 +131,7 @@ impl LaneState {
         message: Message,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        if self.fenced || self.destroyed.contains(&set) {
+        if self.fenced || self.destroyed.contains(set) {
             self.statistics.dropped += 1;
             return Ok(());
         }

@@ -22,6 +22,7 @@ use shuttle::{Config as Schedules, FailurePersistence, MaxSteps, Runner, thread}
 
 use super::join::identity_of;
 use super::lane::{Lane, LaneState, Limits};
+use super::lending::TAKES_NOTHING;
 use super::membership::Membership;
 use super::notify::Notify;
 use super::placing::Signals;
@@ -83,7 +84,8 @@ fn node(state: &State, id: NodeId) -> Node {
     let config = Config::new();
     let identity = identity_of(state, id).expect("it is a member");
     let (outstanding, peer_buffer_bytes) = (DEFAULT_OUTSTANDING, DEFAULT_PEER_BUFFER_BYTES);
-    let limits = Limits { outstanding, object_bytes: 1 << 20, peer_buffer_bytes };
+    let (object_bytes, program_takes_nothing) = (1 << 20, TAKES_NOTHING);
+    let limits = Limits { outstanding, object_bytes, peer_buffer_bytes, program_takes_nothing };
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     let core = Core::new(id, identity.incarnation, 0);
     let lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));

@@ -145,7 +145,12 @@ pub(crate) fn register(table: u64, here: &SetHere, wait_limit: Duration) {
     tables.insert(table, Registered { runtime: Arc::downgrade(&here.runtime), set: here.set, wait_limit });
 }
 
-/// The set of that table, if its node is not gone.
+/// The set of that table is no more.
+pub(crate) fn forget(table: u64) {
+    TABLES.write().remove(&table);
+}
+
+/// The set of that table, if neither it nor its node is gone.
 pub(crate) fn find(table: u64) -> Option<(SetHere, Duration)> {
     let tables = TABLES.read();
     let registered = tables.get(&table)?;

@@ -49,6 +49,15 @@ impl Stream {
         matches!(poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&limit)), Ok(1..))
     }
 
+    /// Nothing more comes in but what is in the socket already: whoever writes is told so.
+    pub fn shut_reading(&self) {
+        let _already_ended = match self {
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Read),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Read),
+        };
+        something_has_happened();
+    }
+
     /// Ends both directions; the other side sees the end.
     pub fn shutdown(&self) {
         let _already_ended = match self {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
 use kddm_core::node::Node as Core;
-use kddm_view::State;
+use kddm_view::{MemberEntry, State};
 use parking_lot::Mutex;
 
-use super::VERSION;
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
 use super::link::Link;
+use super::{TAKES_NOTHING, VERSION};
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::inspect::SetInfo;
@@ -30,6 +30,9 @@ use crate::transport::{Address, DialError, Poller, Stream, greeting};
 
 /// How much longer than what was asked for the answer may take.
 const ANSWER_MARGIN: Duration = Duration::from_secs(30);
+
+/// How long `members` and `epoch` wait for the node before they tell what it said last.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often a stop looks whether the node has taken the last puts.
 const PUT_ROUND: Duration = Duration::from_micros(200);
@@ -78,6 +81,7 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         outstanding: DEFAULT_OUTSTANDING,
         object_bytes: welcome.object_limit_bytes as usize,
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
+        program_takes_nothing: TAKES_NOTHING,
     };
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     let mut lanes = Vec::new();
@@ -91,7 +95,7 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
-    let (session, secret, members) = (welcome.session, welcome.secret, Mutex::default());
+    let (session, secret, members) = (welcome.session, welcome.secret, Mutex::new(known(&state, identity.id)));
     let lender = Some(Lender { socket: socket.into(), session, secret, members });
     let membership = Membership::follow(state, identity.id, identity.incarnation);
     let listener = None;
@@ -104,6 +108,18 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         runtime.threads.lock().push(thread.map_err(system("threads"))?);
     }
     Ok(runtime)
+}
+
+/// The members, as the node has told them when this program attached.
+fn known(state: &State, lender: NodeId) -> (u32, Vec<MemberInfo>) {
+    let info = |(id, entry): (NodeId, &MemberEntry)| MemberInfo {
+        id: id.0,
+        incarnation: entry.incarnation.0,
+        state: entry.state,
+        address: entry.address.clone(),
+        reachable: id == lender,
+    };
+    (state.view().epoch.0, state.members().map(info).collect())
 }
 
 /// What this program calls itself.
@@ -119,7 +135,7 @@ fn not_attached(socket: &Path, reason: String) -> Error {
 /// Dials, and says what for.
 fn open(socket: &Path, purpose: &Purpose, limit: Duration) -> Result<Stream, Error> {
     let advice = "start `kddmd`, or name its socket in KDDM_ATTACH or its directory in KDDM_DATA_DIR";
-    let stream = dial(&Address::Unix(socket.into()), CONTROL_LIMIT).map_err(|error| {
+    let stream = dial(&Address::Unix(socket.into()), limit.min(CONTROL_LIMIT)).map_err(|error| {
         let reason = match error {
             DialError::NobodyListens(_) => format!("no daemon is there; {advice}"),
             DialError::TimedOut(_) => "it does not answer; is it alive?".into(),
@@ -148,10 +164,13 @@ fn receive(socket: &Path, stream: &Stream) -> Result<Reply, Error> {
 
 impl Lender {
     fn ask(&self, question: Question, limit: Duration) -> Result<Told, Error> {
+        self.ask_within(question, limit.saturating_add(ANSWER_MARGIN))
+    }
+
+    fn ask_within(&self, question: Question, limit: Duration) -> Result<Told, Error> {
         if !crate::runtime::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let limit = limit.saturating_add(ANSWER_MARGIN);
         let purpose = Purpose::Ask { session: self.session, secret: self.secret, question };
         let answered = match open(&self.socket, &purpose, limit) {
             Ok(stream) => greeting::receive(&stream),
@@ -197,9 +216,18 @@ impl Lender {
 
     /// Once so many members are possible: the epoch and all of them.
     pub fn wait_for_members(&self, possible: usize, limit: Duration) -> Result<(u32, Vec<MemberInfo>), Error> {
+        self.members_within(possible, limit, limit.saturating_add(ANSWER_MARGIN))
+    }
+
+    fn members_within(
+        &self,
+        possible: usize,
+        limit: Duration,
+        within: Duration,
+    ) -> Result<(u32, Vec<MemberInfo>), Error> {
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let possible = possible.try_into().unwrap_or(u32::MAX);
-        match self.ask(Question::Members { possible, limit_ms }, limit)? {
+        match self.ask_within(Question::Members { possible, limit_ms }, within)? {
             Told::Members { epoch, members } => {
                 let known = (epoch, members.into_iter().map(MemberInfo::from).collect());
                 *self.members.lock() = known;
@@ -209,9 +237,10 @@ impl Lender {
         }
     }
 
-    /// The epoch and the members, as the node has last said.
+    /// The epoch and the members, as the node says, or as it has said last if it does not answer soon.
     pub fn members(&self) -> (u32, Vec<MemberInfo>) {
-        self.wait_for_members(0, Duration::ZERO).unwrap_or_else(|_| self.members.lock().clone())
+        let answered = self.members_within(0, Duration::ZERO, MEMBERS_LIMIT);
+        answered.unwrap_or_else(|_| self.members.lock().clone())
     }
 }
 

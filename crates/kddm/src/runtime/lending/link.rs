@@ -85,6 +85,12 @@ impl Link {
         self.borrowed.len() + self.wants.len() + self.puts.len()
     }
 
+    /// Sets whose end has begun and is not over.
+    #[cfg(test)]
+    pub fn sets_ending(&self) -> usize {
+        self.ending.len()
+    }
+
     fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
         self.outbox.push(Head { set, object, word, body_bytes: 0 }, body);
     }
@@ -278,6 +284,7 @@ impl LaneState {
             Word::SetEnded => {
                 self.end_set(set);
                 if let Some(link) = &mut self.link {
+                    link.ending.remove(&set);
                     link.borrowed.retain(|(of, _), _| *of != set);
                     link.wants.retain(|(of, _), _| *of != set);
                 }
@@ -305,7 +312,7 @@ impl LaneState {
             Output::Revoke { object, .. } | Output::TryRevoke { object } | Output::Granted { object, .. } => object,
             _ => return,
         };
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return;
         }
         let mut todo = VecDeque::new();
@@ -322,7 +329,7 @@ impl LaneState {
         (version, tenure): (u64, u64),
     ) {
         let (set, object) = place;
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return;
         }
         let store = self.store(set);
