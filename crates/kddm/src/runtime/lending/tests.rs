@@ -104,7 +104,7 @@ fn a_put_that_nobody_takes_is_an_error() {
 /// A task that updates an object while the socket is full waits as a task: its thread goes on.
 #[test]
 fn an_update_that_waits_for_the_socket_stops_no_executor() {
-    const LARGE: usize = 8 << 20;
+    const LARGE: usize = 1 << 20;
     let all = house(1);
     let set: Set<Vec<u8>> = all[2].set("large").open().wait().expect("a set");
     let grow = |value: &mut Vec<u8>| {
@@ -120,13 +120,11 @@ fn an_update_that_waits_for_the_socket_stops_no_executor() {
         drop(nodes_lane);
         assert_eq!(block_on(first).expect("granted"), 0);
         let _nodes_lane = all[0].runtime().lanes[0].lock();
-        let begun = std::time::Instant::now();
-        // Here already, and while another thread has it: both ways to a put.
+        // If it blocked, its answer would be that the put is not confirmed.
         let mut updates = vec![Box::pin(set.update(1, grow))];
         assert!(updates[0].as_mut().poll(&mut context).is_pending(), "the socket is full");
         updates.push(Box::pin(set.update(1, grow)));
-        let _ready_or_not = updates[1].as_mut().poll(&mut context).is_pending();
-        assert!(begun.elapsed() < LIMIT / 6, "a poll has waited");
+        assert!(updates[1].as_mut().poll(&mut context).is_pending(), "it still is");
         updates
     };
     for update in waiting.drain(..) {
