@@ -351,10 +351,14 @@ pub enum MembershipError {
         /// How it is done.
         instead: &'static str,
     },
-    /// The daemon that this program was attached to has ended the connection, or is gone. A put that was
-    /// under way may have happened.
+    /// The daemon that this program was attached to has ended the connection, or is gone: that of a guard, of
+    /// an operation under way, or for good. A put that was under way may have happened.
     #[error("the daemon that this program was attached to has stopped or is gone; attach again once it is back")]
     Detached,
+    /// The daemon that this program is attached to is gone, or is starting again. The program attaches again
+    /// by itself, for some minutes: nothing was begun, and may be tried again.
+    #[error("the daemon is gone or starts again, and this program attaches again as soon as it can: try again then")]
+    Reattaching,
     /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
     #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
     NotSharing {
@@ -383,6 +387,7 @@ impl MembershipError {
             MembershipError::NotAttached { .. } => 7,
             MembershipError::Attached { .. } => 8,
             MembershipError::Detached => 9,
+            MembershipError::Reattaching => 10,
         }
     }
 }

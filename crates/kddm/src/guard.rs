@@ -53,7 +53,7 @@ impl<T: Value> ReadGuard<T> {
     /// # Errors
     /// `Destroyed`, `Stopped`, or `Fenced` if this node may not use what it holds any more.
     pub fn check(&self) -> Result<(), Error> {
-        check(self.hold.table(), self.hold.ended())
+        check(self.hold.table(), self.id(), self.hold.ended())
     }
 
     /// The value as of now, for as long as you like; keeps nobody out.
@@ -133,7 +133,7 @@ impl<T: Value> WriteGuard<T> {
     /// # Errors
     /// As [`ReadGuard::check`].
     pub fn check(&self) -> Result<(), Error> {
-        check(self.hold.table(), self.hold.ended())
+        check(self.hold.table(), self.id(), self.hold.ended())
     }
 
     /// Publishes the value and releases the object. Others may have it now.
@@ -207,13 +207,13 @@ fn tenure(table: u64, object: u64) -> u64 {
     told::find(table).map_or(0, |(here, _)| here.tenure(object))
 }
 
-fn check(table: u64, ended: Option<Ended>) -> Result<(), Error> {
+fn check(table: u64, object: u64, ended: Option<Ended>) -> Result<(), Error> {
     if let Some(ended) = ended {
         return Err(ended.into());
     }
     match told::find(table) {
         None => Err(MembershipError::Stopped.into()),
-        Some((here, _)) if here.runtime.lease.is_valid() => Ok(()),
+        Some((here, _)) if here.runtime.lease.is_valid() => here.is_held_still(object),
         Some(_) => Err(AccessError::Fenced.into()),
     }
 }

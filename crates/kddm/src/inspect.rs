@@ -140,7 +140,8 @@ impl Node {
 
     /// Which life of this node this is.
     pub fn incarnation(&self) -> u32 {
-        self.runtime().identity.incarnation.0
+        let runtime = self.runtime();
+        runtime.lender.as_ref().map_or(runtime.identity.incarnation, |lender| lender.incarnation()).0
     }
 
     /// All sets of the cluster by name. Blocks; reads system objects as a program would.

@@ -91,8 +91,13 @@ impl Node {
     ///
     /// A [`put`](crate::WriteGuard::put) is complete once its bytes are in the socket. The node reads all
     /// that is in it before it sees the end of the connection: so a completed put survives this program,
-    /// whatever ends it, and what was not put is discarded. When the node goes, everything here ends with
-    /// `Detached`; to attach again is up to the program.
+    /// whatever ends it, and what was not put is discarded.
+    ///
+    /// When the node goes, waits and puts under way end with `Detached`, and guards keep what they show and can
+    /// put nothing. This program attaches again by itself, for three minutes; what is asked for meanwhile
+    /// is `Reattaching`, and nothing has happened. Once the same node of the same cluster is back, this handle
+    /// and the sets that still exist work again, and those that do not are `Destroyed`. If it does not come
+    /// back, everything ends with `Detached`, and with `Fenced` if it had fenced itself.
     ///
     /// # Errors
     /// `NotAttached` says what to do.

@@ -225,7 +225,7 @@ impl Wanted {
     fn ask_lender(self, node: &Node) -> Pending<Description> {
         let (late, node) = (late(node.runtime(), bucket(&self.name)), node.clone());
         let ask = move || match &node.runtime().lender {
-            Some(lender) => lender.open(&self),
+            Some(lender) => lender.open(&self).inspect(|found| node.runtime().note_opened(SetId(found.set), &self)),
             None => Err(MembershipError::Stopped.into()),
         };
         promise("kddm-open", ask, late)

@@ -22,10 +22,10 @@ use std::sync::atomic::Ordering;
 use super::arena::{Cell, is_in_cell, place_of, store_value};
 use super::changed::Changed;
 use super::content;
+use super::head::Ended;
 use super::head::Head;
 use super::notes::Notes;
 use super::slots::{Slot, Use, free_note};
-use super::store::Ended;
 use crate::value::Value;
 
 /// A hold of an object whose type is not known here: what the driver takes for a thread that waits.

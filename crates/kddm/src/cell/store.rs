@@ -10,6 +10,7 @@ use kddm_core::io::Access;
 use super::CellNumber;
 use super::arena::{Cell, is_in_cell};
 use super::content;
+use super::head::Ended;
 use super::hold::{Hold, Note};
 use super::shared::SharedBytes;
 use super::slots::{Use, holders};
@@ -30,19 +31,6 @@ pub enum RevokeResult {
     },
     /// A local thread holds the object.
     Held,
-}
-
-/// Why a table is of no more use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// The set has been destroyed.
-    Destroyed = 1,
-    /// The node has been stopped.
-    Stopped = 2,
-    /// The node may not use what it holds any more.
-    Fenced = 3,
-    /// The node that lent the objects to this program is gone.
-    Detached = 4,
 }
 
 /// Why bytes were not taken in as a value.
@@ -183,6 +171,8 @@ pub trait Store: Any + Send + Sync {
 
     /// Nothing that is put from now on can reach anybody.
     fn end(&self, why: Ended);
+    /// The node that lends the objects is back: what is put from now on reaches it.
+    fn end_detachment(&self);
     /// The number of the table.
     fn table(&self) -> u64;
 
@@ -386,6 +376,9 @@ impl<T: Value> Store for Table<T> {
         self.head().ended.store(why as u8, Ordering::Release);
     }
 
+    fn end_detachment(&self) {
+        self.head().end_detachment();
+    }
     fn table(&self) -> u64 {
         self.number()
     }

@@ -40,7 +40,8 @@ impl LaneState {
     /// ends, and whoever waits for the object comes after it, here or elsewhere.
     pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce()) {
         let wish = Wish::Request(RequestKind::Remove);
-        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+        let refusal = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish));
+        if let Some(error) = refusal.or_else(|| self.hold_is_of_before(set, object)) {
             release();
             self.released(set, object);
             self.complete(&op, Outcome::Failed(error));

@@ -35,7 +35,7 @@ impl Signal {
         self.news.notify_all();
     }
 
-    fn wait(&self) {
+    pub fn wait(&self) {
         let mut raised = self.raised.lock();
         while !*raised {
             self.news.wait(&mut raised);

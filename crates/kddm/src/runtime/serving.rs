@@ -26,6 +26,9 @@ impl LaneState {
             return;
         }
         self.try_to_lower_again(set, object, todo);
+        if self.is_held_from_before(set, object) {
+            return self.is_held_up(set, object);
+        }
         while let Some(local) = self.locals.get_mut(&(set, object)) {
             let Some(head) = local.waiters.front() else { return };
             if local.outstanding || !todo.is_empty() {

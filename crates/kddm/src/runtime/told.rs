@@ -105,6 +105,15 @@ impl SetHere {
         Ok(waits)
     }
 
+    /// An error if the object was lent by a node that has been gone meanwhile.
+    pub fn is_held_still(&self, object: u64) -> Result<(), Error> {
+        if self.runtime.lender.is_none() {
+            return Ok(());
+        }
+        let lost = self.lane(object).lock().hold_is_of_before(self.set, ObjectId(object));
+        lost.map_or(Ok(()), Err)
+    }
+
     /// A hold has ended, and its release said that somebody waits.
     #[cold]
     pub fn released(&self, object: u64) {

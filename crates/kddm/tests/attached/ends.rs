@@ -58,9 +58,10 @@ fn a_node_that_stops_ends_its_programs() {
     *guard = 1;
     until("a put is refused", || here.grab(1).wait_for(SHORT).is_err());
     assert!(matches!(guard.put().wait(), Err(Error::Membership(MembershipError::Detached))));
-    assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Detached))));
+    assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Reattaching))));
     let error = program.set::<u64>("another").open().wait().expect_err("nobody is there");
-    assert!(matches!(error, Error::Membership(MembershipError::Detached)), "{error}");
+    assert!(matches!(error, Error::Membership(MembershipError::Reattaching)), "{error}");
+    assert_eq!(error.fate(), kddm::Fate::NothingHappened);
     drop(held);
 }
 

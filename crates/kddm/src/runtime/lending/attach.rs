@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::NodeId;
+use kddm_core::id::{Incarnation, NodeId};
 use kddm_core::node::Node as Core;
 use kddm_view::{MemberEntry, State};
 use parking_lot::Mutex;
@@ -39,11 +39,19 @@ const PUT_ROUND: Duration = Duration::from_micros(200);
 
 /// The node that this program is attached to.
 pub(crate) struct Lender {
-    socket: PathBuf,
-    session: u32,
-    secret: u64,
+    pub(super) socket: PathBuf,
+    /// By which the node knows this program.
+    pub(super) pass: Mutex<Pass>,
     /// What it last said of the members, for when it says nothing any more.
-    members: Mutex<(u32, Vec<MemberInfo>)>,
+    pub(super) members: Mutex<(u32, Vec<MemberInfo>)>,
+}
+
+/// What a program has to name with its questions, and which life of the node has given that out.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    pub session: u32,
+    pub secret: u64,
+    pub incarnation: Incarnation,
 }
 
 /// Attaches to the node that accepts programs there.
@@ -51,6 +59,12 @@ pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
     if !crate::runtime::wait::may_block() {
         return Err(AccessError::WouldBlock.into());
     }
+    let (welcome, streams) = be_let_in(socket)?;
+    start(socket, &welcome, streams)
+}
+
+/// Is let in: what the node says, and a connection for each lane.
+pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Vec<Stream>), Error> {
     let stream = open(socket, &Purpose::Attach { name: own_name() }, CONTROL_LIMIT)?;
     let welcome = match receive(socket, &stream)? {
         Reply::Welcome(welcome) => welcome,
@@ -67,7 +81,7 @@ pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
             _ => return Err(not_attached(socket, "it gives an answer to another question".into())),
         }
     }
-    start(socket, &welcome, streams)
+    Ok((welcome, streams))
 }
 
 fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
@@ -95,8 +109,9 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
-    let (session, secret, members) = (welcome.session, welcome.secret, Mutex::new(known(&state, identity.id)));
-    let lender = Some(Lender { socket: socket.into(), session, secret, members });
+    let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
+    let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
+    let lender = Some(Lender { socket: socket.into(), pass, members });
     let membership = Membership::follow(state, identity.id, identity.incarnation);
     let listener = None;
     let parts =
@@ -107,11 +122,15 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
         runtime.threads.lock().push(thread.map_err(system("threads"))?);
     }
+    let keeps = Arc::clone(&runtime);
+    // Not among those that a stop waits for: it may be waiting for the node.
+    let keeper = std::thread::Builder::new().name("kddm-attached".into()).spawn(move || keeps.keep_attached());
+    keeper.map_err(system("threads"))?;
     Ok(runtime)
 }
 
 /// The members, as the node has told them when this program attached.
-fn known(state: &State, lender: NodeId) -> (u32, Vec<MemberInfo>) {
+pub(super) fn known(state: &State, lender: NodeId) -> (u32, Vec<MemberInfo>) {
     let info = |(id, entry): (NodeId, &MemberEntry)| MemberInfo {
         id: id.0,
         incarnation: entry.incarnation.0,
@@ -167,14 +186,15 @@ impl Lender {
         self.ask_within(question, limit.saturating_add(ANSWER_MARGIN))
     }
 
-    fn ask_within(&self, question: Question, limit: Duration) -> Result<Told, Error> {
+    pub(super) fn ask_within(&self, question: Question, limit: Duration) -> Result<Told, Error> {
         if !crate::runtime::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let purpose = Purpose::Ask { session: self.session, secret: self.secret, question };
+        let Pass { session, secret, .. } = *self.pass.lock();
+        let purpose = Purpose::Ask { session, secret, question };
         let answered = match open(&self.socket, &purpose, limit) {
             Ok(stream) => greeting::receive(&stream),
-            Err(_) => return Err(MembershipError::Detached.into()),
+            Err(_) => return Err(MembershipError::Reattaching.into()),
         };
         match answered {
             Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
@@ -183,9 +203,15 @@ impl Lender {
                 let reason = format!("the daemon has not answered within {limit:?}; is it alive?");
                 Err(MembershipError::Refused { reason }.into())
             }
-            // Whoever is there now, it is not the node that lends to this program.
+            // Whoever is there now does not know this program, or is gone meanwhile: what was asked for may
+            // have been done.
             Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
         }
+    }
+
+    /// The life of the node.
+    pub fn incarnation(&self) -> Incarnation {
+        self.pass.lock().incarnation
     }
 
     pub fn open(&self, wanted: &Wanted) -> Result<Description, Error> {

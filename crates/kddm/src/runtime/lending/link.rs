@@ -16,6 +16,7 @@ use crate::cell::Ended;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::wait::{Op, Outcome};
+use crate::system::Wanted;
 use crate::transport::{Event, Poller, Stream};
 
 /// The token of the node's socket in the poller: above all nodes and programs.
@@ -23,7 +24,7 @@ pub(crate) const LENDER: u64 = 1 << 40;
 
 /// An object that the node has lent.
 #[derive(Clone, Copy)]
-struct Borrowed {
+pub(super) struct Borrowed {
     tenure: u64,
     /// The node has no value of it: the first one must come back with it.
     is_first_touch: bool,
@@ -34,15 +35,21 @@ pub(crate) struct Link {
     stream: Arc<Stream>,
     inbox: Inbox,
     outbox: Outbox,
-    borrowed: HashMap<Place, Borrowed>,
+    pub(super) borrowed: HashMap<Place, Borrowed>,
     /// Wishes without an answer, by their numbers.
     wants: HashMap<Place, u64>,
-    numbered: u64,
+    pub(super) numbered: u64,
     /// Puts that the socket has not taken, by the mark of their last byte.
     puts: VecDeque<(u64, Arc<Op>)>,
     /// Sets that are being destroyed: nothing is begun in them, and what is held may still be put.
     ending: HashSet<SetId>,
-    is_ended: bool,
+    /// Sets that were opened here, and how: they are opened again when the node is back.
+    pub(super) opened: HashMap<SetId, Wanted>,
+    /// Objects that guards of an earlier attachment still hold: nothing is begun with them.
+    pub(super) stale: HashSet<Place>,
+    pub(super) is_ended: bool,
+    /// This program does not attach again.
+    pub(super) is_given_up: bool,
 }
 
 impl Link {
@@ -61,22 +68,36 @@ impl Link {
             numbered: 0,
             puts: VecDeque::new(),
             ending: HashSet::new(),
+            opened: HashMap::new(),
+            stale: HashSet::new(),
             is_ended: false,
+            is_given_up: false,
         })
     }
 
     /// Why nothing is begun in a set, if that is so.
     pub fn refusal(&self, set: SetId) -> Option<Error> {
         if self.is_ended {
-            return Some(MembershipError::Detached.into());
+            return Some(self.is_missed().into());
         }
         self.ending.contains(&set).then(|| SetError::Destroyed.into())
+    }
+
+    /// Why the node does not answer.
+    pub(super) fn is_missed(&self) -> MembershipError {
+        if self.is_given_up { MembershipError::Detached } else { MembershipError::Reattaching }
     }
 
     /// As if the node were gone, and nobody had heard of it.
     #[cfg(test)]
     pub fn cut(&mut self) {
         self.outbox.cut();
+    }
+
+    /// The connection ends, and both sides see that.
+    #[cfg(test)]
+    pub fn hang_up(&self) {
+        self.stream.shutdown();
     }
 
     /// Objects, wishes and puts that this link knows of.
@@ -181,6 +202,9 @@ impl LaneState {
         let Some(link) = self.link.as_mut().filter(|link| !link.is_ended && !link.outbox.is_cut()) else {
             return Err(MembershipError::Detached.into());
         };
+        if !link.still_lends((set, object)) {
+            return Err(MembershipError::Detached.into());
+        }
         let bytes = link.outbox.waiting_bytes();
         if bytes > limit_bytes {
             return Err(AccessError::PeerFull { node, bytes, limit_bytes }.into());
@@ -285,6 +309,7 @@ impl LaneState {
                 self.end_set(set);
                 if let Some(link) = &mut self.link {
                     link.ending.remove(&set);
+                    link.opened.remove(&set);
                     link.borrowed.retain(|(of, _), _| *of != set);
                     link.wants.retain(|(of, _), _| *of != set);
                 }
@@ -392,6 +417,7 @@ impl LaneState {
         for (_, op) in puts {
             self.complete(&op, Outcome::Failed(error.clone()));
         }
+        self.signals.links.raise();
     }
 
     /// This program ends its attachment: the node sees that, and takes back what it has lent.

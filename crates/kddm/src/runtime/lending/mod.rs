@@ -10,6 +10,7 @@
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
+//! | `reattach.rs` | program | how it goes on when its node was gone and is back |
 //!
 //! The program's lane is the same code as a node's: waiters, cells, revocation, leader and followers. In
 //! the place of the core stands the link: what the core would be told goes to the node as frames, and what
@@ -23,6 +24,7 @@ pub(crate) mod failure;
 mod frame;
 pub(crate) mod link;
 mod pipe;
+mod reattach;
 pub(crate) mod session;
 
 use kddm_core::id::{ObjectId, SetId};

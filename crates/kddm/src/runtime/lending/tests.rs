@@ -260,6 +260,54 @@ fn members_are_told_though_the_node_says_nothing() {
     drop(nodes_lane);
 }
 
+/// The connection ends, and the node does not: the program attaches again. Guards from before keep what they
+/// show and put nothing; who wants what they hold waits for them, as for any hold.
+#[test]
+fn guards_of_an_earlier_attachment_put_nothing() {
+    let all = house(1);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("again").open().wait().expect("a set")).collect();
+    let detached = |error: &Error| matches!(error, Error::Membership(crate::MembershipError::Detached));
+    let mut guard = sets[2].grab(1).wait().expect("granted");
+    *guard = 7;
+    let (read, removes) = (sets[2].get(2).wait().expect("made here"), sets[2].grab(3).wait().expect("granted"));
+    for lane in &all[2].runtime().lanes {
+        lane.lock().link.as_ref().expect("it is attached").hang_up();
+    }
+    let begin = std::time::Instant::now();
+    // What nobody holds is there again first of all.
+    while let Err(error) = sets[2].get(4).wait_for(LIMIT) {
+        let is_expected = matches!(error, Error::Membership(crate::MembershipError::Reattaching)) || detached(&error);
+        assert!(is_expected && begin.elapsed() < LIMIT, "{error}");
+        std::thread::yield_now();
+    }
+    assert!(guard.check().is_err_and(|error| detached(&error)));
+    assert!(read.check().is_err_and(|error| detached(&error)));
+    // Others have the objects by now, and the guards are in the way in their own program only.
+    for object in 1..=3 {
+        sets[1]
+            .update(object, |count| {
+                *count += 10;
+                Ok(())
+            })
+            .wait_for(LIMIT)
+            .expect("it was taken back");
+    }
+    let in_the_way = std::thread::scope(|scope| {
+        scope.spawn(|| sets[2].get(1).wait_for(Duration::from_millis(30)).map(drop)).join().expect("no panic")
+    });
+    assert!(matches!(in_the_way, Err(Error::Access(AccessError::TimedOut { .. }))), "{in_the_way:?}");
+    assert_eq!((*guard, *read), (7, 0));
+    assert!(guard.put().wait().is_err_and(|error| detached(&error)));
+    assert!(removes.remove().wait().is_err_and(|error| detached(&error)));
+    drop(read);
+    for object in 1..=3 {
+        assert_eq!(*sets[2].get(object).wait_for(LIMIT).expect("nobody is in the way"), 10);
+    }
+    let program = all[2].runtime().lanes[0].lock();
+    assert!(program.link.as_ref().is_some_and(|link| link.stale.is_empty()));
+    assert_eq!((program.statistics.faults, program.statistics.undecodable, program.statistics.reconnects), (0, 0, 1));
+}
+
 /// Sets come and go, and nothing is remembered of each.
 #[test]
 fn sets_that_are_gone_are_forgotten() {
