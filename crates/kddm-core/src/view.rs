@@ -52,6 +52,9 @@ pub struct View {
     pub members: Vec<Member>,
     /// Those that answer for shards, by ascending id.
     pub homes: Vec<NodeId>,
+    /// Members lost uncleanly since all was whole last: with no more of them than an object has
+    /// replicas, what nobody reports never existed.
+    pub failures: u32,
 }
 
 impl View {
@@ -86,6 +89,6 @@ impl View {
         let mut homes = Vec::new();
         homes.try_reserve_exact(self.homes.len()).map_err(|_| NoMemory)?;
         homes.extend_from_slice(&self.homes);
-        Ok(View { epoch: self.epoch, placement: self.placement, members, homes })
+        Ok(View { epoch: self.epoch, placement: self.placement, members, homes, failures: self.failures })
     }
 }

@@ -63,7 +63,13 @@ struct Cluster {
 fn view() -> View {
     let member = |id| Member { id: NodeId(id), incarnation: Default::default(), state: NodeState::Possible };
     let homes = (1..=NODES).map(NodeId).collect();
-    View { epoch: Epoch(1), placement: Placement(1), members: (1..=NODES).map(member).collect(), homes }
+    View {
+        epoch: Epoch(1),
+        placement: Placement(1),
+        members: (1..=NODES).map(member).collect(),
+        homes,
+        ..View::default()
+    }
 }
 
 impl Cluster {

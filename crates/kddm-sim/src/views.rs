@@ -51,7 +51,7 @@ impl Views {
         let state = |node: &NodeId| if shares(node) { NodeState::Possible } else { NodeState::Online };
         let members = first.iter().map(|node| member(*node, state(node))).collect();
         let homes = first.iter().copied().filter(shares).collect();
-        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes };
+        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes, failures: 0 };
         let steps = changes.iter().flat_map(|change| match *change {
             Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
             Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],

@@ -1,6 +1,6 @@
 //! What the view log decides, and its bytes.
 
-use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::id::{Epoch, Incarnation, NodeId};
 use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -66,6 +66,32 @@ pub enum Change {
         /// Which one.
         to: NodeId,
     },
+    /// A member goes offline that did not say so itself. The epoch grows, so that nothing of its life
+    /// counts any more.
+    Expel {
+        /// The member.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// How it is known that it cannot use what it held.
+        cause: Cause,
+    },
+    /// All that was in doubt after members were lost is settled.
+    Healed {
+        /// The epoch in which that was judged: refused in any other.
+        epoch: Epoch,
+    },
+}
+
+/// How it is known that a member which is expelled cannot use any more what it held.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// It has handed over all it had: nothing is lost with it.
+    Clean,
+    /// The kernel of its host said that its process is gone.
+    Proof,
+    /// Its lease, and the drift that clocks are allowed, ran out.
+    Lease,
 }
 
 /// Why a change, or its bytes, cannot be meant.
@@ -114,8 +140,10 @@ impl Change {
             }
             Change::SetState { state: NodeState::Offline, .. } => Err(MalformedChange::Offline),
             Change::SetState { node, .. } | Change::Leave { node, .. } => check_node(*node),
-            Change::Drain { node, .. } | Change::MoveVoter { to: node } => check_node(*node),
-            Change::Seal => Ok(()),
+            Change::Drain { node, .. } | Change::MoveVoter { to: node } | Change::Expel { node, .. } => {
+                check_node(*node)
+            }
+            Change::Seal | Change::Healed { .. } => Ok(()),
         }
     }
 
@@ -166,6 +194,16 @@ enum Wire {
     Seal,
     Drain { node: u16, incarnation: u32 },
     MoveVoter { to: u16 },
+    Expel { node: u16, incarnation: u32, cause: WireCause },
+    Healed { epoch: u32 },
+}
+
+/// The layout of [`Cause`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum WireCause {
+    Clean,
+    Proof,
+    Lease,
 }
 
 /// The layout of [`NodeState`], in changes and in states.
@@ -196,6 +234,26 @@ impl From<WireState> for NodeState {
     }
 }
 
+impl From<Cause> for WireCause {
+    fn from(cause: Cause) -> WireCause {
+        match cause {
+            Cause::Clean => WireCause::Clean,
+            Cause::Proof => WireCause::Proof,
+            Cause::Lease => WireCause::Lease,
+        }
+    }
+}
+
+impl From<WireCause> for Cause {
+    fn from(cause: WireCause) -> Cause {
+        match cause {
+            WireCause::Clean => Cause::Clean,
+            WireCause::Proof => Cause::Proof,
+            WireCause::Lease => Cause::Lease,
+        }
+    }
+}
+
 impl From<&Change> for Wire {
     fn from(change: &Change) -> Wire {
         match change {
@@ -209,6 +267,10 @@ impl From<&Change> for Wire {
             Change::Seal => Wire::Seal,
             Change::Drain { node, incarnation } => Wire::Drain { node: node.0, incarnation: incarnation.0 },
             Change::MoveVoter { to } => Wire::MoveVoter { to: to.0 },
+            Change::Expel { node, incarnation, cause } => {
+                Wire::Expel { node: node.0, incarnation: incarnation.0, cause: (*cause).into() }
+            }
+            Change::Healed { epoch } => Wire::Healed { epoch: epoch.0 },
         }
     }
 }
@@ -228,6 +290,10 @@ impl From<Wire> for Change {
                 Change::Drain { node: NodeId(node), incarnation: Incarnation(incarnation) }
             }
             Wire::MoveVoter { to } => Change::MoveVoter { to: NodeId(to) },
+            Wire::Expel { node, incarnation, cause } => {
+                Change::Expel { node: NodeId(node), incarnation: Incarnation(incarnation), cause: cause.into() }
+            }
+            Wire::Healed { epoch } => Change::Healed { epoch: Epoch(epoch) },
         }
     }
 }
@@ -249,6 +315,14 @@ mod tests {
         let drain = Change::Drain { node: NodeId(5), incarnation: Incarnation(6) };
         assert_eq!(drain.encode().unwrap(), [1, 4, 5, 6]);
         assert_eq!(Change::MoveVoter { to: NodeId(7) }.encode().unwrap(), [1, 5, 7]);
+        for (cause, byte) in [(Cause::Clean, 0), (Cause::Proof, 1), (Cause::Lease, 2)] {
+            let expel = Change::Expel { node: NodeId(5), incarnation: Incarnation(6), cause };
+            assert_eq!(expel.encode().unwrap(), [1, 6, 5, 6, byte]);
+            assert_eq!(Change::decode(&[1, 6, 5, 6, byte]), Ok(expel));
+        }
+        let healed = Change::Healed { epoch: Epoch(9) };
+        assert_eq!(healed.encode().unwrap(), [1, 7, 9]);
+        assert_eq!(Change::decode(&[1, 7, 9]), Ok(healed));
     }
 
     #[test]
@@ -270,6 +344,8 @@ mod tests {
         assert_eq!(Change::decode(&[1, 3, 0]), Err(MalformedChange::Bytes));
         assert_eq!(Change::decode(&[1, 1, 0, 2, 2]), Err(MalformedChange::Nobody));
         assert_eq!(Change::decode(&[1, 1, 1, 2, 0]), Err(MalformedChange::Offline));
+        assert_eq!(Change::decode(&[1, 6, 0, 2, 2]), Err(MalformedChange::Nobody));
+        assert_eq!(Change::decode(&[1, 6, 1, 2, 3]), Err(MalformedChange::Bytes));
         assert_eq!(Change::decode(&[1; CHANGE_BYTES + 1]), Err(MalformedChange::TooLong { bytes: 513 }));
     }
 }

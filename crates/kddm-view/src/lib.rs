@@ -38,7 +38,7 @@ mod single_voter;
 mod state;
 mod state_bytes;
 
-pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Change, MalformedChange};
+pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Cause, Change, MalformedChange};
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
 pub use notifier::{
@@ -48,5 +48,7 @@ pub use notifier::{
 pub use single_voter::{
     ENTRIES_KEPT, ENTRIES_PER_MESSAGE, FOLLOW_INTERVAL_NS, FOLLOWER_SILENCE_NS, MESSAGE_BYTES, PROPOSALS, SingleVoter,
 };
-pub use state::{EPOCHS, Gap, MEMBERS, MemberEntry, Outcome, Refused, State};
+pub use state::{
+    EPOCHS, Gap, LEASE_MS_DEFAULT, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, Outcome, Refused, State,
+};
 pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};

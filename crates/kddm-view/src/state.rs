@@ -16,6 +16,16 @@ pub const MEMBERS: usize = 1024;
 /// Epochs of one cluster: a tenure has 24 bits for them.
 pub const EPOCHS: u32 = 1 << 24;
 
+/// The lease of a cluster whose first node asks for no other, 1 s: a host that is shared or virtual
+/// holds a process up for hundreds of ms now and then, and nobody should be expelled for that.
+pub const LEASE_MS_DEFAULT: u32 = 1_000;
+
+/// The shortest lease, 50 ms: some ten ticks of the clock that it is held against.
+pub const LEASE_MS_LEAST: u32 = 50;
+
+/// The longest lease, a minute: for so long nobody can have what a silent node owns.
+pub const LEASE_MS_MOST: u32 = 60_000;
+
 /// A member as the log knows it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MemberEntry {
@@ -95,6 +105,14 @@ pub enum Refused {
     /// Nobody could be the home of an object.
     #[error("no node is possible yet, so that nobody could keep objects")]
     NoHome,
+    /// Members were lost, or came to be so, after that epoch.
+    #[error("what was judged in epoch {} does not hold in epoch {}: judge again", judged.0, now.0)]
+    JudgedBefore {
+        /// When it was judged.
+        judged: Epoch,
+        /// The epoch by now.
+        now: Epoch,
+    },
     /// Numbers are used up; they never repeat.
     #[error("this cluster has used up its {what}: stop all nodes and start a new cluster")]
     UsedUp {
@@ -127,6 +145,9 @@ pub struct State {
     pub(crate) members: BTreeMap<NodeId, MemberEntry>,
     /// By ascending id.
     pub(crate) homes: Vec<NodeId>,
+    /// Members lost uncleanly since all was whole last.
+    pub(crate) failures: u32,
+    pub(crate) lease_ms: u32,
 }
 
 impl State {
@@ -142,7 +163,14 @@ impl State {
             sealed: false,
             members: BTreeMap::new(),
             homes: Vec::new(),
+            failures: 0,
+            lease_ms: LEASE_MS_DEFAULT,
         }
+    }
+
+    /// The same for a cluster with that lease, which is brought into the range that leases have.
+    pub fn with_lease_ms(self, lease_ms: u32) -> State {
+        State { lease_ms: lease_ms.clamp(LEASE_MS_LEAST, LEASE_MS_MOST), ..self }
     }
 
     /// Which cluster this is.
@@ -168,6 +196,17 @@ impl State {
     /// The last life given out: a node with a later one is not known here yet.
     pub fn last_life(&self) -> Incarnation {
         Incarnation(self.lives)
+    }
+
+    /// For how long a member may use what it holds without word from those who decide: the same for
+    /// all, as the first node said.
+    pub fn lease_ms(&self) -> u32 {
+        self.lease_ms
+    }
+
+    /// Members lost uncleanly since all was whole last.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// One member.
@@ -199,6 +238,7 @@ impl State {
             placement: self.placement,
             members: self.members().map(member).collect(),
             homes: self.homes.clone(),
+            failures: self.failures,
         }
     }
 
@@ -233,6 +273,8 @@ impl State {
             Change::Seal => self.seal(),
             Change::Drain { node, incarnation } => self.drain(*node, *incarnation),
             Change::MoveVoter { to } => self.move_voter(*to),
+            Change::Expel { node, incarnation, cause } => self.expel(*node, *incarnation, *cause),
+            Change::Healed { epoch } => self.heal(*epoch),
         }
     }
 
@@ -344,12 +386,21 @@ impl State {
         next.map(Placement).ok_or(Refused::UsedUp { what: "placements" })
     }
 
-    /// Every possible member is a home, until it drains.
+    /// Every possible member is a home, until it drains. Nobody drains when all others are gone.
     fn choose_homes(&mut self) {
         let stays = |entry: &MemberEntry| entry.state.can_share() && !entry.draining;
         self.homes = self.members.iter().filter(|(_, entry)| stays(entry)).map(|(node, _)| *node).collect();
+        if !self.homes.is_empty() {
+            return;
+        }
+        for (node, entry) in self.members.iter_mut().filter(|(_, entry)| entry.draining) {
+            entry.draining = false;
+            self.homes.push(*node);
+        }
     }
 }
+
+mod failure;
 
 #[cfg(test)]
 mod tests;

@@ -9,14 +9,14 @@ use thiserror::Error;
 
 use crate::change::{WireState, check_address};
 use crate::identity::{ClusterId, Identity, SessionId};
-use crate::state::{EPOCHS, MEMBERS, MemberEntry, State};
+use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, State};
 
 /// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 290 bytes each,
 /// and their homes.
 pub const STATE_BYTES: usize = MEMBERS * 300;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 2;
+pub const STATE_SCHEMA: u8 = 3;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -52,6 +52,8 @@ struct Wire {
     sealed: bool,
     members: Vec<WireMember>,
     homes: Vec<u16>,
+    failures: u32,
+    lease_ms: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +88,8 @@ impl State {
             sealed: self.sealed,
             members: self.members().map(member).collect(),
             homes: self.homes.iter().map(|node| node.0).collect(),
+            failures: self.failures,
+            lease_ms: self.lease_ms,
         };
         postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect("numbers and text can always be written to memory")
     }
@@ -130,7 +134,10 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     unless(homes.is_sorted_by(|a, b| a < b), "homes out of order")?;
     let shares = |node: &NodeId| members.get(node).is_some_and(|entry| entry.state.can_share() && !entry.draining);
     unless(homes.iter().all(shares), "a home that shares nothing")?;
-    unless(!wire.sealed || !homes.is_empty(), "sets without a home")?;
+    // With failures all that shared objects may be gone.
+    unless(!wire.sealed || !homes.is_empty() || wire.failures > 0, "sets without a home")?;
+    unless((LEASE_MS_LEAST..=LEASE_MS_MOST).contains(&wire.lease_ms), "its lease")?;
+    unless(wire.failures < wire.epoch, "more failures than epochs")?;
     Ok(State {
         identity: Identity { cluster: ClusterId(wire.cluster), session },
         voter: NodeId(wire.voter),
@@ -141,6 +148,8 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         sealed: wire.sealed,
         members,
         homes,
+        failures: wire.failures,
+        lease_ms: wire.lease_ms,
     })
 }
 
@@ -149,12 +158,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::{ADDRESS_BYTES, Change};
+    use crate::change::{ADDRESS_BYTES, Cause, Change};
     use crate::log::Decided;
 
     fn filled(members: u16, address: &str) -> State {
         let identity = Identity { cluster: ClusterId(u64::MAX), session: SessionId::DEFAULT };
-        let mut state = State::new(identity, NodeId(1));
+        let mut state = State::new(identity, NodeId(1)).with_lease_ms(LEASE_MS_MOST);
         for nonce in 1..=u64::from(members) {
             let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce };
             state.apply(&Decided { index: 2 * nonce - 1, change }).unwrap();
@@ -187,11 +196,27 @@ mod tests {
         assert_eq!(broken(|state| state.lives = 1), impossible("a life that was never given out"));
         assert_eq!(broken(|state| state.homes.push(NodeId(1))), impossible("homes out of order"));
         assert_eq!(broken(|state| state.homes.push(NodeId(9))), impossible("a home that shares nothing"));
+        assert_eq!(broken(|state| state.lease_ms = LEASE_MS_LEAST - 1), impossible("its lease"));
+        assert_eq!(broken(|state| state.lease_ms = LEASE_MS_MOST + 1), impossible("its lease"));
+        assert_eq!(broken(|state| state.failures = state.epoch.0), impossible("more failures than epochs"));
         let no_set_has_a_home = |state: &mut State| {
             state.homes.clear();
             state.sealed = true;
         };
         assert_eq!(broken(no_set_has_a_home), impossible("sets without a home"));
+    }
+
+    #[test]
+    fn what_was_lost_is_known_to_who_takes_the_whole_state() {
+        let mut state = filled(3, "a:1");
+        for node in [2, 3] {
+            let entry = state.member(NodeId(node)).unwrap();
+            let expel = Change::Expel { node: NodeId(node), incarnation: entry.incarnation, cause: Cause::Lease };
+            state.apply(&Decided { index: state.applied() + 1, change: expel }).unwrap();
+        }
+        let read = State::decode(&state.encode()).unwrap();
+        assert_eq!((read.failures(), read.lease_ms()), (2, LEASE_MS_MOST));
+        assert_eq!(read, state);
     }
 
     #[test]

@@ -206,7 +206,7 @@ fn view(epoch: u32, homes: u8) -> View {
     let is_home = |node: &NodeId| node.0 == 2 || (node.0 < 4 && homes >> node.0 & 1 == 1);
     let members: Vec<Member> = (1..=MEMBERS).map(member).collect();
     let homes = members.iter().map(|member| member.id).filter(is_home).collect();
-    View { epoch: Epoch(epoch), placement: Placement(epoch), members, homes }
+    View { epoch: Epoch(epoch), placement: Placement(epoch), members, homes, failures: 0 }
 }
 
 impl Story {

@@ -129,7 +129,7 @@ fn view_without(left: NodeId) -> View {
     let member = |id| Member { id, incarnation: Incarnation(0), state: state(id) };
     let members: Vec<Member> = (1..=9).map(NodeId).map(member).collect();
     let homes = members.iter().map(|member| member.id).filter(|node| *node != left).collect();
-    View { epoch: Epoch(1), placement: Placement(1), members, homes }
+    View { epoch: Epoch(1), placement: Placement(1), members, homes, failures: 0 }
 }
 
 impl Node {

@@ -1,0 +1,39 @@
+//! What becomes of the state when members are lost, and when all is whole again.
+
+use kddm_core::id::{Epoch, Incarnation, NodeId};
+
+use super::{EPOCHS, Refused, State};
+use crate::change::Cause;
+
+impl State {
+    pub(super) fn expel(&mut self, node: NodeId, incarnation: Incarnation, cause: Cause) -> Result<bool, Refused> {
+        let entry = self.member(node).filter(|entry| entry.incarnation == incarnation);
+        let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
+        if node == self.voter {
+            return Err(Refused::Voter { node });
+        }
+        // One that shares nothing takes nothing along.
+        let is_loss = cause != Cause::Clean && entry.state.can_share();
+        let epoch = self.epoch.0.checked_add(1).filter(|epoch| *epoch < EPOCHS);
+        let epoch = epoch.ok_or(Refused::UsedUp { what: "epochs" })?;
+        self.placement = self.next_placement()?;
+        self.epoch = Epoch(epoch);
+        // Never more than there are epochs.
+        self.failures += u32::from(is_loss);
+        self.members.remove(&node);
+        self.choose_homes();
+        Ok(true)
+    }
+
+    pub(super) fn heal(&mut self, judged: Epoch) -> Result<bool, Refused> {
+        if judged != self.epoch {
+            return Err(Refused::JudgedBefore { judged, now: self.epoch });
+        }
+        if self.failures == 0 {
+            return Ok(false);
+        }
+        self.placement = self.next_placement()?;
+        self.failures = 0;
+        Ok(true)
+    }
+}
