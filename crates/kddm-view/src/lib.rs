@@ -32,6 +32,7 @@
 
 mod change;
 mod identity;
+pub mod lease;
 mod log;
 mod notifier;
 mod single_voter;
