@@ -144,6 +144,11 @@ impl Holder {
         !self.has_ended && now < self.until
     }
 
+    /// Whether it is known to be over: then nothing renews it.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     /// It is over, whatever else arrives.
     pub fn end(&mut self) {
         self.has_ended = true;

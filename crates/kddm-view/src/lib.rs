@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+pub mod detector;
 mod identity;
 pub mod lease;
 mod log;
