@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod check;
 pub mod fault;
+pub mod lease_model;
 pub mod model;
 #[cfg(kddm_mutation)]
 pub mod mutations;

@@ -24,7 +24,7 @@
 //! let mut holder = Holder::new();
 //! let renewal = holder.renew(Time(5)).expect("its lease has not ended");
 //! let grant = granter.renew(node, life, renewal, Time(u64::MAX), Time(9)).expect("it is a member");
-//! holder.granted(grant);
+//! holder.granted(grant, Time(12));
 //! assert_eq!(holder.until(), Time(1_000_000_005));
 //! assert!(granter.ran_out(Time(1_000_000_009)).next().is_none(), "clocks may drift");
 //! assert_eq!(granter.ran_out(Time(1_050_000_000)).next(), Some((node, life)));
@@ -108,8 +108,7 @@ impl Holder {
 
     /// Asks for more time. `now` was read before the message leaves. None when it has ended.
     pub fn renew(&mut self, now: Time) -> Option<Renewal> {
-        if self.has_ended || (self.until > Time(0) && now >= self.until) {
-            self.end();
+        if self.look(now) {
             return None;
         }
         if self.sent.len() >= RENEWALS {
@@ -120,14 +119,17 @@ impl Holder {
         Some(Renewal { number: self.number })
     }
 
-    /// Takes in an answer, however late, and whether it came before. The lease never becomes shorter.
-    /// Whether it has become longer.
-    pub fn granted(&mut self, grant: Grant) -> bool {
+    /// Takes in an answer, whether it came before or not. The lease never becomes shorter, and one that
+    /// is over at `now` stays so. Whether it has become longer.
+    pub fn granted(&mut self, grant: Grant, now: Time) -> bool {
+        if self.look(now) {
+            return false;
+        }
         let Ok(at) = self.sent.binary_search_by_key(&grant.number, |(number, _)| *number) else { return false };
         let until = self.sent[at].1.after_ns(grant.lasts_ns);
         // Those before it would give less.
         self.sent.drain(..=at);
-        if self.has_ended || until <= self.until {
+        if until <= self.until {
             return false;
         }
         self.until = until;
@@ -146,6 +148,14 @@ impl Holder {
 
     /// Whether it is known to be over: then nothing renews it.
     pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Ends the lease if its time is over. Whether it has ended.
+    pub fn look(&mut self, now: Time) -> bool {
+        if self.until > Time(0) && now >= self.until {
+            self.end();
+        }
         self.has_ended
     }
 
@@ -211,13 +221,25 @@ impl Granter {
         Some(Grant { number: renewal.number, lasts_ns })
     }
 
-    /// Members whose lease nobody can still have. They may be expelled.
+    /// When [`Self::ran_out`] has to be asked next, if nobody renews anything until then.
+    pub fn next_end(&self) -> Option<Time> {
+        let waits = self.leases.values().filter(|granted| !granted.is_condemned);
+        waits.map(|granted| granted.until).min()
+    }
+
+    /// Members whose lease nobody can have any more, and whose expulsion is not under way. They may be
+    /// expelled.
     pub fn ran_out(&self, now: Time) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
-        let ended = move |granted: &Granted| now >= granted.until;
+        let ended = move |granted: &Granted| !granted.is_condemned && now >= granted.until;
         self.leases
             .iter()
             .filter(move |(_, granted)| ended(granted))
             .map(|(node, granted)| (*node, granted.incarnation))
+    }
+
+    /// Those that it knows.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.leases.keys().copied()
     }
 
     /// From then on the lease of that life can be taken as over. None if it is no member.
@@ -302,11 +324,14 @@ mod tests {
         let first = holder.renew(Time(10)).unwrap();
         let second = holder.renew(Time(300)).unwrap();
         assert!(!holder.is_valid(Time(11)), "nothing was granted yet");
-        assert!(holder.granted(Grant { number: second.number, lasts_ns: 1_000 }));
+        assert!(holder.granted(Grant { number: second.number, lasts_ns: 1_000 }, Time(301)));
         assert_eq!(holder.until(), Time(1_300));
-        assert!(!holder.granted(Grant { number: first.number, lasts_ns: 1_000 }), "a late answer shortens nothing");
-        assert!(!holder.granted(Grant { number: second.number, lasts_ns: 9_000 }), "an answer counts once");
-        assert!(!holder.granted(Grant { number: 77, lasts_ns: 9_000 }), "nobody asked");
+        assert!(
+            !holder.granted(Grant { number: first.number, lasts_ns: 1_000 }, Time(302)),
+            "a late answer shortens nothing"
+        );
+        assert!(!holder.granted(Grant { number: second.number, lasts_ns: 9_000 }, Time(303)), "an answer counts once");
+        assert!(!holder.granted(Grant { number: 77, lasts_ns: 9_000 }, Time(304)), "nobody asked");
         assert!(holder.is_valid(Time(1_299)) && !holder.is_valid(Time(1_300)));
     }
 
@@ -314,10 +339,10 @@ mod tests {
     fn a_lease_that_has_ended_is_not_renewed() {
         let mut holder = Holder::new();
         let first = holder.renew(Time(0)).unwrap();
-        holder.granted(Grant { number: first.number, lasts_ns: 1_000 });
+        holder.granted(Grant { number: first.number, lasts_ns: 1_000 }, Time(1));
         let late = holder.renew(Time(900)).unwrap();
+        assert!(!holder.granted(Grant { number: late.number, lasts_ns: 1_000 }, Time(1_000)));
         assert_eq!(holder.renew(Time(1_000)), None);
-        assert!(!holder.granted(Grant { number: late.number, lasts_ns: 1_000 }));
         assert!(!holder.is_valid(Time(999)) && holder.renew(Time(999)).is_none());
     }
 
@@ -325,8 +350,8 @@ mod tests {
     fn the_oldest_renewal_is_forgotten_when_too_many_are_under_way() {
         let mut holder = Holder::new();
         let numbers: Vec<u64> = (0..=RENEWALS as u64).map(|at| holder.renew(Time(at)).unwrap().number).collect();
-        assert!(!holder.granted(Grant { number: numbers[0], lasts_ns: 1_000 }));
-        assert!(holder.granted(Grant { number: numbers[1], lasts_ns: 1_000 }));
+        assert!(!holder.granted(Grant { number: numbers[0], lasts_ns: 1_000 }, Time(20)));
+        assert!(holder.granted(Grant { number: numbers[1], lasts_ns: 1_000 }, Time(20)));
     }
 
     #[test]
@@ -337,8 +362,10 @@ mod tests {
         assert_eq!(granter.ends_at(NODE, LIFE), Some(Time(1_821)));
         assert_eq!(granter.ran_out(Time(1_820)).count(), 0);
         assert_eq!(granter.ran_out(Time(1_821)).collect::<Vec<_>>(), [(NODE, LIFE)]);
+        assert_eq!(granter.next_end(), Some(Time(1_821)));
         granter.condemn(NODE, LIFE);
         assert_eq!(ask(&mut granter, 1_822), None);
+        assert_eq!((granter.ran_out(Time(1_822)).count(), granter.next_end()), (0, None), "once is enough");
         assert_eq!(granter.renew(NODE, Incarnation(4), Renewal { number: 1 }, FOREVER, Time(0)), None);
         assert_eq!(granter.renew(NodeId(9), LIFE, Renewal { number: 1 }, FOREVER, Time(0)), None);
     }

@@ -7,10 +7,9 @@
 //!  propose -> ViewLog -> decided entries -> State -> View -> events -> Notifiers
 //! ```
 //!
-//! What is here is the cluster without failures: a log with one voter, the state machine that turns
-//! its entries into views, and the notifiers. Members come in, begin to share and leave when they
-//! say so. Nobody is expelled: leases, the detection of silent nodes and several voters come with
-//! the handling of failures, and until then the loss of a node needs a restart of the cluster.
+//! What is here: a log with one voter, the state machine that turns its entries into views, the
+//! notifiers, and when a silent member can be expelled ([`lease`]). The loss of the node that decides
+//! needs a restart of the cluster until there are several voters.
 //!
 //! ```
 //! use kddm_core::id::NodeId;
@@ -51,6 +50,7 @@ pub use single_voter::{
     ENTRIES_KEPT, ENTRIES_PER_MESSAGE, FOLLOW_INTERVAL_NS, FOLLOWER_SILENCE_NS, MESSAGE_BYTES, PROPOSALS, SingleVoter,
 };
 pub use state::{
-    EPOCHS, Gap, LEASE_MS_DEFAULT, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, Outcome, Refused, State,
+    EPOCHS, Gap, LEASE_MS_DEFAULT, LEASE_MS_LEAST, LEASE_MS_LEAST_VIRTUAL, LEASE_MS_MOST, MEMBERS, MemberEntry,
+    Outcome, Refused, State,
 };
 pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};

@@ -23,6 +23,9 @@ pub const LEASE_MS_DEFAULT: u32 = 1_000;
 /// The shortest lease, 50 ms: some ten ticks of the clock that it is held against.
 pub const LEASE_MS_LEAST: u32 = 50;
 
+/// The same on a host that is virtual, 200 ms: it can be stopped for so long now and then.
+pub const LEASE_MS_LEAST_VIRTUAL: u32 = 200;
+
 /// The longest lease, a minute: for so long nobody can have what a silent node owns.
 pub const LEASE_MS_MOST: u32 = 60_000;
 
