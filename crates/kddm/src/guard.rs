@@ -139,8 +139,8 @@ impl<T: Value> WriteGuard<T> {
     /// Publishes the value and releases the object. Others may have it now.
     ///
     /// # Errors
-    /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed` or
-    /// `Stopped`: the set or the node has ended meanwhile.
+    /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed`, `Stopped` or
+    /// `Fenced`: the set, the node or its lease has ended meanwhile.
     #[inline(always)]
     pub fn put(self) -> Pending<()> {
         if !self.hold.is_plain() {
@@ -160,6 +160,7 @@ impl<T: Value> WriteGuard<T> {
         let mut value = Vec::new();
         let checked = match self.hold.ended() {
             Some(ended) => Err(ended.into()),
+            None if !self.hold.lease_is_valid() => Err(AccessError::Fenced.into()),
             None => may_put(&self.hold).and_then(|()| encode(&*self, &mut value)),
         };
         let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());

@@ -57,6 +57,7 @@ pub use pending::Pending;
 pub use place::{attach_socket, default_data_dir};
 pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
+pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use set::Set;
 pub use system::{PlacedBy, SetBuilder};
 pub use together::{Wanted, Wishes, together};

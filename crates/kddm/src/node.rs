@@ -14,6 +14,7 @@ use crate::pending::Pending;
 use crate::promise::promise;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
+use crate::runtime::leasing::LeaseInfo;
 use crate::runtime::told::{SetHere, register};
 use crate::set::{Set, Shared};
 use crate::system::SetBuilder;
@@ -58,6 +59,9 @@ pub struct Node(pub(crate) Arc<Owner>);
 
 /// Stops the node when the last handle is gone.
 pub(crate) struct Owner(pub(crate) Arc<Runtime>);
+
+/// The lease of nodes in one process.
+const LEASE_IN_PROCESS: Duration = Duration::from_secs(60);
 
 impl Drop for Owner {
     fn drop(&mut self) {
@@ -130,7 +134,8 @@ impl Node {
         let mut nodes: Vec<Node> = Vec::new();
         for number in 0..count {
             let listen = Address::local(&format!("cluster-{}-{cluster}-{number}", std::process::id()));
-            let mut config = Config::new().listen(listen);
+            // They live and stop together: that one of them is held up says nothing about it.
+            let mut config = Config::new().listen(listen).lease(LEASE_IN_PROCESS);
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
@@ -146,6 +151,25 @@ impl Node {
     /// This node's number; in an attached program that of the node that lends to it.
     pub fn id(&self) -> u16 {
         self.runtime().identity.id.0
+    }
+
+    /// How long a lease of this cluster is and what is left of this node's, how many members were lost,
+    /// and what has become of leases since this node runs. In an attached program only what is left says
+    /// anything.
+    ///
+    /// ```
+    /// let node = kddm::Node::local_cluster(1)?.remove(0);
+    /// assert_eq!(node.lease().remaining, None, "the node that decides needs none");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn lease(&self) -> LeaseInfo {
+        self.runtime().lease_info()
+    }
+
+    /// Waits until this node has fenced itself, because its lease has ended or its own state is broken, if
+    /// another one decides who is a member: true. Its process may then [`join`](Node::join) again, as a new life. False if it stops first.
+    pub fn wait_until_fenced(&self) -> bool {
+        self.runtime().wait_until_fenced()
     }
 
     /// Where this node listens.
@@ -302,6 +326,7 @@ impl Node {
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);
+        table.set_lease(Arc::clone(&lease));
         Ok(Set(Arc::new(Shared { here, _node: Arc::clone(&self.0), name, table, first_touch, wait_limit, lease })))
     }
 }

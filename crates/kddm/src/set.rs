@@ -92,7 +92,7 @@ impl<T: Value> Shared<T> {
         wish: Wish,
         make: Option<&Make<T>>,
     ) -> Pending<WriteGuard<T>> {
-        if hold.has_value() && self.lease().is_not_needed() {
+        if hold.has_value() && self.lease().is_valid() {
             return Pending::hit(WriteGuard::new(hold));
         }
         Pending::late(self.guard_slowly(hold.afresh(), object, wish, make))

@@ -19,6 +19,9 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 /// Longest limit that can be set, one day: longer than anybody watches.
 const MOST_LIMIT_MS: u64 = 24 * 3600 * 1000;
 
+/// Leases that can be set; on a host that is virtual the library wants more.
+const LEASES_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
+
 /// Largest object that can be set, 1 GiB.
 const MOST_OBJECT_BYTES: usize = 1 << 30;
 
@@ -77,6 +80,10 @@ pub struct Layer {
     /// How long admission may take, with all attempts [default: 10000].
     #[arg(long, value_name = "MS")]
     pub join_limit_ms: Option<u64>,
+    /// The lease of a cluster that this daemon begins: 200 to 60000, from 50 on a host that is not virtual
+    /// [default: 1000].
+    #[arg(long, value_name = "MS")]
+    pub lease_ms: Option<u64>,
     /// How long a clean stop may take [default: 60000].
     #[arg(long, value_name = "MS")]
     pub drain_limit_ms: Option<u64>,
@@ -179,6 +186,7 @@ impl Layer {
             log: get("log"),
             wait_limit_ms: number("wait_limit_ms", get("wait_limit_ms"), count)?,
             join_limit_ms: number("join_limit_ms", get("join_limit_ms"), count)?,
+            lease_ms: number("lease_ms", get("lease_ms"), count)?,
             drain_limit_ms: number("drain_limit_ms", get("drain_limit_ms"), count)?,
             object_limit_bytes: number("object_limit_bytes", get("object_limit_bytes"), count)?,
             outstanding_limit: number("outstanding_limit", get("outstanding_limit"), count)?,
@@ -226,6 +234,9 @@ impl Layer {
                 return wrong(key, limit.to_string(), "it must be from 1 to 86400000, which is one day");
             }
         }
+        if let Some(lease) = self.lease_ms.filter(|lease| !LEASES_MS.contains(lease)) {
+            return wrong("lease_ms", lease.to_string(), "it must be from 50 to 60000");
+        }
         if let Some(limit) = self.object_limit_bytes.filter(|limit| !(1..=MOST_OBJECT_BYTES).contains(limit)) {
             return wrong("object_limit_bytes", limit.to_string(), "it must be from 1 to 1073741824, which is 1 GiB");
         }
@@ -252,6 +263,7 @@ impl Layer {
             log: self.log.or(below.log),
             wait_limit_ms: self.wait_limit_ms.or(below.wait_limit_ms),
             join_limit_ms: self.join_limit_ms.or(below.join_limit_ms),
+            lease_ms: self.lease_ms.or(below.lease_ms),
             drain_limit_ms: self.drain_limit_ms.or(below.drain_limit_ms),
             object_limit_bytes: self.object_limit_bytes.or(below.object_limit_bytes),
             outstanding_limit: self.outstanding_limit.or(below.outstanding_limit),
@@ -352,6 +364,9 @@ impl Settings {
         config.drain_limit = self.drain_limit;
         if self.layer.autostart == Some(false) {
             config = config.without_autostart();
+        }
+        if let Some(lease) = self.layer.lease_ms {
+            config.lease = Duration::from_millis(lease);
         }
         if let Some(limit) = self.layer.wait_limit_ms {
             config.wait_limit = Duration::from_millis(limit);

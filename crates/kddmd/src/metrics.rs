@@ -27,6 +27,24 @@ impl Page {
     }
 }
 
+/// Who is in when nodes fail.
+fn leases(page: &mut Page, lease: kddm::LeaseInfo) {
+    page.single("kddm_lease_seconds", "gauge", "Length of a lease of this cluster.", lease.length.as_secs_f64());
+    let help = "What is left of this node's lease; +Inf if it needs none, 0 if it has fenced itself.";
+    let left = lease.remaining.map_or("+Inf".into(), |left| left.as_secs_f64().to_string());
+    page.single("kddm_lease_remaining_seconds", "gauge", help, left);
+    let help = "Members lost uncleanly since all was whole last.";
+    page.single("kddm_failures", "gauge", help, lease.failures);
+    for (name, help, value) in [
+        ("kddm_lease_renewals_total", "Renewals that this node was granted.", lease.counts.renewals),
+        ("kddm_lease_grants_total", "Renewals that this node has granted others.", lease.counts.granted),
+        ("kddm_suspicions_total", "Members that fell silent, as this node guessed.", lease.counts.suspicions),
+        ("kddm_expulsions_total", "Members that this node has proposed to expel.", lease.counts.expulsions),
+    ] {
+        page.single(name, "counter", help, value);
+    }
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -55,6 +73,7 @@ pub fn render(subject: &Subject) -> String {
     ] {
         page.single(name, "counter", help, value);
     }
+    leases(&mut page, node.lease());
     let members = node.members();
     page.family("kddm_members", "gauge", "Members of the cluster by state.");
     for state in [NodeState::Online, NodeState::Possible] {

@@ -35,7 +35,22 @@ pub fn status(answer: &Json) -> String {
         text(&answer["cluster"]),
         answer["answered_by"]
     );
-    format!("{head}\n{}{}", nodes(answer), programs(answer))
+    format!("{head}\n{}\n{}{}", lease(answer), nodes(answer), programs(answer))
+}
+
+/// For how long members may go on by themselves, and how many were lost.
+fn lease(answer: &Json) -> String {
+    let left = match answer["lease_left_ms"].as_u64() {
+        None => "this node decides and needs none".into(),
+        Some(0) => "this node's is over: it uses nothing any more".into(),
+        Some(left) => format!("{left} ms left here"),
+    };
+    let failures = match answer["failures"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(1) => "; 1 member was lost and not all is whole again".into(),
+        Some(many) => format!("; {many} members were lost and not all is whole again"),
+    };
+    format!("lease {} ms, {left}{failures}", answer["lease_ms"])
 }
 
 /// The programs that are attached to the daemon, if there are any.

@@ -1,7 +1,9 @@
 //! What all holds of one table share.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use super::lease::Lease;
 use super::store::Ended;
 
 /// In the place of an [`Ended`]: what is put must be told to the node that lends the objects.
@@ -18,6 +20,8 @@ pub(super) struct Head {
     pub limit_bytes: AtomicUsize,
     /// Changes that were given up with their hold.
     pub discarded: AtomicU64,
+    /// Of the node, once it uses this table.
+    pub lease: OnceLock<Arc<Lease>>,
 }
 
 impl Head {
@@ -39,9 +43,16 @@ impl Head {
         }
     }
 
-    /// Whether a put is no more than a publish here.
+    /// Whether a put is no more than a publish here, now. What is published after this is seen by nobody
+    /// before its hold ends, and by nobody at all once the lease is over: the put has happened now.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
-        self.ended.load(Ordering::Acquire) == 0
+        self.ended.load(Ordering::Acquire) == 0 && self.lease_is_valid()
+    }
+
+    /// Whether the node's lease, if it needs one, is not over.
+    #[inline(always)]
+    pub fn lease_is_valid(&self) -> bool {
+        self.lease.get().is_none_or(|lease| lease.is_valid())
     }
 }

@@ -395,6 +395,12 @@ impl<T: Value> WriteHold<T> {
         self.hold.head().is_plain()
     }
 
+    /// Whether the node's lease, if it needs one, is not over.
+    #[inline(always)]
+    pub fn lease_is_valid(&self) -> bool {
+        self.hold.head().lease_is_valid()
+    }
+
     /// The largest value that may be published, in encoded bytes.
     #[inline(always)]
     pub fn limit_bytes(&self) -> usize {

@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -14,6 +14,7 @@ use super::content;
 use super::head::Head;
 use super::hold::{Hold, Note, ReadHold, WriteHold};
 use super::index::Index;
+use super::lease::Lease;
 use super::notes::Notes;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
 use super::store::{Ended, Store};
@@ -86,6 +87,7 @@ impl<T: Value> Table<T> {
             ended: AtomicU8::new(0),
             limit_bytes: AtomicUsize::new(usize::MAX),
             discarded: AtomicU64::new(0),
+            lease: OnceLock::new(),
         });
         Table {
             arena: Arena::new(),
@@ -103,6 +105,11 @@ impl<T: Value> Table<T> {
 
     pub(super) fn head_pointer(&self) -> NonNull<Head> {
         self.head
+    }
+
+    /// Nothing is put here any more when that lease is over.
+    pub fn set_lease(&self, lease: Arc<Lease>) {
+        let _it_has_the_same = self.head().lease.set(lease);
     }
 
     /// Why nothing that is put here can reach anybody, if that is so.

@@ -33,6 +33,8 @@ pub(crate) enum Question {
     State,
     /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
+    /// Let me use what I hold for longer. For the voter; more may follow on the same connection.
+    Renew { number: u64 },
 }
 
 /// What is answered.
@@ -53,6 +55,11 @@ pub(crate) enum Answer {
     NotAMember,
     Done,
     No(String),
+    /// You may, for that long from when you sent that renewal.
+    Granted {
+        number: u64,
+        lasts_ns: u64,
+    },
 }
 
 impl Runtime {
@@ -78,9 +85,12 @@ impl Runtime {
         match hello.purpose {
             Purpose::Control => {
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: 0 })?;
-                let answer = self.answer(&hello, greeting::receive(&stream)?);
+                let question = greeting::receive(&stream)?;
+                let stays = matches!(question, Question::Renew { .. });
+                let answer = self.answer(&hello, question);
                 stream.set_limit(Some(CONTROL_LIMIT))?;
-                greeting::send(&stream, &answer)
+                greeting::send(&stream, &answer)?;
+                if stays { self.grant_more(&hello, &stream) } else { Ok(()) }
             }
             Purpose::Rpc => {
                 let life = u64::from(self.identity.incarnation.0);
@@ -103,6 +113,21 @@ impl Runtime {
                 connected
             }
         }
+    }
+
+    /// Answers the renewals that follow the first, until the connection ends or is silent for two leases.
+    fn grant_more(self: &Arc<Self>, hello: &Hello, stream: &Stream) -> io::Result<()> {
+        let lease_ms = self.membership.lock().state.lease_ms();
+        stream.set_limit(Some(Duration::from_millis(2 * u64::from(lease_ms))))?;
+        while !self.is_stopping() {
+            let question = match greeting::receive(stream) {
+                Ok(question @ Question::Renew { .. }) => question,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+                _ => return Ok(()),
+            };
+            greeting::send(stream, &self.answer(hello, question))?;
+        }
+        Ok(())
     }
 
     fn refuse(&self, stream: &Stream, reason: String) -> io::Result<()> {
@@ -157,11 +182,22 @@ impl Runtime {
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
             Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
+            Question::Renew { .. } if !self.is_voter(&self.membership.lock()) => {
+                Answer::No("another node decides, or this one does not know yet that it does".into())
+            }
             // All else is for members: anyone can learn a session id.
             _ if !self.knows(hello) => Answer::NotAMember,
             Question::Log(message) => {
                 self.silence.heard(NodeId(hello.node));
                 Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
+            }
+            Question::Renew { number } => {
+                let (node, incarnation) = (NodeId(hello.node), Incarnation(hello.incarnation));
+                self.silence.heard(node);
+                match self.grant(node, incarnation, number) {
+                    Some(lasts_ns) => Answer::Granted { number, lasts_ns },
+                    None => Answer::No("this node grants it no time".into()),
+                }
             }
             Question::State => Answer::State(self.membership.lock().state.encode()),
             Question::Destroy { set, limit_ms } => {

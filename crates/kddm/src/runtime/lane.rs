@@ -311,7 +311,9 @@ impl Lane {
 
     /// Takes the lane: run the protocol, and call [`Self::finish`] with the guard.
     pub fn lock(&self) -> Turn<'_> {
-        Turn::new(self.state.lock())
+        let mut turn = Turn::new(self.state.lock());
+        turn.fence_if_lease_has_ended();
+        turn
     }
 
     /// Writes what the turn has produced, and arms the timer where something was deferred.

@@ -44,6 +44,8 @@ impl Runtime {
         let runtime = Arc::clone(self);
         threads.push(named("views").spawn(move || runtime.keep_views())?);
         let runtime = Arc::clone(self);
+        threads.push(named("lease").spawn(move || runtime.keep_lease())?);
+        let runtime = Arc::clone(self);
         threads.push(named("placing").spawn(move || runtime.keep_placement())?);
         let runtime = Arc::clone(self);
         // Not among those that a stop waits for: it waits for the notifiers, up to a limit.

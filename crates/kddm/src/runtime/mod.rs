@@ -8,6 +8,7 @@ pub(crate) mod drain;
 pub(crate) mod fence;
 pub(crate) mod join;
 pub(crate) mod lane;
+pub(crate) mod leasing;
 pub(crate) mod lending;
 pub(crate) mod links;
 pub(crate) mod local;

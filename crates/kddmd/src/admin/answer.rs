@@ -134,7 +134,11 @@ impl Subject {
                 })
             })
             .collect();
+        let lease = self.node.lease();
         json!({
+            "lease_ms": lease.length.as_millis() as u64,
+            "lease_left_ms": lease.remaining.map(|left| left.as_millis() as u64),
+            "failures": lease.failures,
             "epoch": self.node.epoch(),
             "session": self.node.session(),
             "cluster": format!("{:016x}", self.node.cluster_id()),

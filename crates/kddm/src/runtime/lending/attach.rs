@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::NodeId;
+use kddm_core::id::{NodeId, Time};
 use kddm_core::node::Node as Core;
 use kddm_view::State;
 use parking_lot::Mutex;
@@ -80,6 +80,8 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
     };
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
+    // What is lent here is used no longer than by the node that lends it.
+    lease.set_deadline_ns(welcome.lease_until_ns);
     let mut lanes = Vec::new();
     for (number, stream) in (0..).zip(streams) {
         let poller = Poller::new().map_err(system("polling"))?;
@@ -93,7 +95,7 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
     let (session, secret, members) = (welcome.session, welcome.secret, Mutex::default());
     let lender = Some(Lender { socket: socket.into(), session, secret, members });
-    let membership = Membership::follow(state, identity.id, identity.incarnation);
+    let membership = Membership::follow(state, identity.id, identity.incarnation, Time(0));
     let listener = None;
     let parts =
         Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, signals, lease };

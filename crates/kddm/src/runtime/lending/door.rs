@@ -100,6 +100,8 @@ pub(super) struct Welcome {
     pub wait_limit_ms: u64,
     /// The membership, as the node knows it.
     pub state: Vec<u8>,
+    /// Until when the node may use what it lends.
+    pub lease_until_ns: u64,
 }
 
 /// A member, as it travels.
@@ -304,6 +306,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         object_limit_bytes: runtime.limits.object_bytes as u64,
         wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
         state: runtime.membership.lock().state.encode(),
+        lease_until_ns: runtime.lease.deadline_ns(),
     });
     let mut program = Session::new(stream, name, pid, secret);
     // Written once it is known here: its next word may be a question.

@@ -65,6 +65,8 @@ pub(crate) enum Word {
     SetEnding,
     /// Node: the set has been destroyed.
     SetEnded,
+    /// Node: what you were lent you may use until then, by the clock of this host that deadlines have.
+    Lease { until_ns: u64 },
     /// Node: it is over; whether by a fence.
     Ended { is_fenced: bool },
 }
@@ -131,6 +133,7 @@ pub(crate) fn encode(head: &Head) -> [u8; HEAD_BYTES] {
         Word::TryGiveBack => ([20, 0, 0, 0], [0, 0, 0]),
         Word::SetEnding => ([23, 0, 0, 0], [0, 0, 0]),
         Word::SetEnded => ([21, 0, 0, 0], [0, 0, 0]),
+        Word::Lease { until_ns } => ([24, 0, 0, 0], [until_ns, 0, 0]),
         Word::Ended { is_fenced } => ([22, is_fenced.into(), 0, 0], [0, 0, 0]),
     };
     let mut out = [0; HEAD_BYTES];
@@ -168,6 +171,7 @@ pub(crate) fn decode(from: &[u8; HEAD_BYTES]) -> Result<Head, &'static str> {
         20 => Word::TryGiveBack,
         21 => Word::SetEnded,
         23 => Word::SetEnding,
+        24 => Word::Lease { until_ns: number },
         22 => Word::Ended { is_fenced: detail != 0 },
         _ => return Err("an unknown word"),
     };
@@ -204,6 +208,7 @@ mod tests {
             Word::TryGiveBack,
             Word::SetEnding,
             Word::SetEnded,
+            Word::Lease { until_ns: u64::MAX },
             Word::Ended { is_fenced: true },
         ];
         for word in words {

@@ -282,6 +282,7 @@ impl LaneState {
                     link.wants.retain(|(of, _), _| *of != set);
                 }
             }
+            Word::Lease { until_ns } => self.lease.set_deadline_unless_ended(until_ns),
             Word::Ended { is_fenced } => {
                 if is_fenced {
                     self.fence("the node that it is attached to has fenced itself");

@@ -378,6 +378,15 @@ impl LaneState {
         }
     }
 
+    /// All programs hear for how long they may use what they were lent.
+    pub fn tell_programs_of_lease(&mut self) {
+        let word = Word::Lease { until_ns: self.lease.deadline_ns() };
+        let all: Vec<u32> = self.desk.sessions.keys().copied().collect();
+        for number in all {
+            self.desk.say(number, (SetId::SYSTEM, ObjectId(0)), word);
+        }
+    }
+
     /// All programs hear that it is over, as far as their sockets take it.
     pub fn end_programs(&mut self, poller: &Poller) {
         let word = Word::Ended { is_fenced: self.fenced };

@@ -25,7 +25,8 @@ fn a_node_that_lacks_forgotten_entries_takes_the_whole_state() {
         // A log of a later life, so that its proposals are not taken for repetitions.
         let later = Incarnation(incarnation.0 + 1);
         let log = SingleVoter::follower(id, later, old.voter(), membership.state.applied());
-        *membership = Membership { state: old, ..Membership::new(membership.state.clone(), log) };
+        let leasing = Leasing::let_in(old.lease_ms(), Time(crate::cell::Lease::now_ns()));
+        *membership = Membership { state: old, ..Membership::new(membership.state.clone(), log, leasing) };
     }
     second.wait_for_members(3, LIMIT).expect("the voter has the state");
     let _fourth = join();
