@@ -352,7 +352,7 @@ impl Search {
         }
         messages.retain(|message| match *message {
             Message::Granted { to, grant } => holders[place(to)].clone().granted(grant, now[place(to)]),
-            Message::Renew { from, to, .. } => !(to == A && promised[0]) && !holders[place(from)].has_ended(),
+            Message::Renew { from, to, .. } => (to != A || !promised[0]) && !holders[place(from)].has_ended(),
             Message::Ask { leader, voter, sent } => {
                 let is_of_b = promised[usize::from(voter.0) - 2];
                 (leader == B || !is_of_b) && is_news(a, b.as_ref(), leader, voter, sent)
