@@ -144,10 +144,23 @@ impl<T: Value> WriteGuard<T> {
     #[inline(always)]
     pub fn put(self) -> Pending<()> {
         if !self.hold.is_plain() {
-            return self.put_at_lender();
+            return self.put_slowly();
         }
         if let Err(error) = may_put(&self.hold) {
             // What was changed is discarded with the guard.
+            return Pending::ready(Err(error));
+        }
+        self.hold.publish();
+        Pending::hit(())
+    }
+
+    /// The node needs a lease, which is looked at, or the objects are not its own.
+    #[inline(never)]
+    fn put_slowly(self) -> Pending<()> {
+        if !self.hold.is_plain_now() {
+            return self.put_at_lender();
+        }
+        if let Err(error) = may_put(&self.hold) {
             return Pending::ready(Err(error));
         }
         self.hold.publish();

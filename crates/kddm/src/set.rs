@@ -92,7 +92,7 @@ impl<T: Value> Shared<T> {
         wish: Wish,
         make: Option<&Make<T>>,
     ) -> Pending<WriteGuard<T>> {
-        if hold.has_value() && self.lease().is_valid() {
+        if hold.has_value() && self.lease().is_not_needed() {
             return Pending::hit(WriteGuard::new(hold));
         }
         Pending::late(self.guard_slowly(hold.afresh(), object, wish, make))

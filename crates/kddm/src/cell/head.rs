@@ -43,15 +43,19 @@ impl Head {
         }
     }
 
-    /// Whether a put is no more than a publish here, now. What is published after this is seen by nobody
-    /// before its hold ends, and by nobody at all once the lease is over: the put has happened now.
+    /// Whether a put is no more than a publish here, whatever the time is.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
+        self.ended.load(Ordering::Acquire) == 0 && self.lease.get().is_none_or(|lease| lease.is_not_needed())
+    }
+
+    /// The same, now. What is published after this is seen by nobody before its hold ends, and by nobody at
+    /// all once the lease is over: the put has happened now.
+    pub fn is_plain_now(&self) -> bool {
         self.ended.load(Ordering::Acquire) == 0 && self.lease_is_valid()
     }
 
     /// Whether the node's lease, if it needs one, is not over.
-    #[inline(always)]
     pub fn lease_is_valid(&self) -> bool {
         self.lease.get().is_none_or(|lease| lease.is_valid())
     }

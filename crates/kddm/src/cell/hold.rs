@@ -395,8 +395,12 @@ impl<T: Value> WriteHold<T> {
         self.hold.head().is_plain()
     }
 
+    /// The same at a node that needs a lease: it is not over now.
+    pub fn is_plain_now(&self) -> bool {
+        self.hold.head().is_plain_now()
+    }
+
     /// Whether the node's lease, if it needs one, is not over.
-    #[inline(always)]
     pub fn lease_is_valid(&self) -> bool {
         self.hold.head().lease_is_valid()
     }
