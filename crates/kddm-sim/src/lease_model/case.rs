@@ -71,10 +71,11 @@ pub struct Case {
 }
 
 /// More of the same, for a long search.
-pub const LARGE_CASES: [Case; 3] = [
+pub const LARGE_CASES: [Case; 4] = [
     Case { name: "lease:step-down+", ticks: 6, ..CASES[2] },
+    Case { name: "lease:new-leader+", ticks: 6, ..CASES[3] },
     Case { name: "lease:one-voter+", renewals_of_h: 3, ..CASES[0] },
-    Case { name: "lease:new-leader+", renewals_of_h: 2, ticks: 5, ..CASES[3] },
+    Case { name: "lease:new-leader++", renewals_of_h: 2, ticks: 5, ..CASES[3] },
 ];
 
 /// The cases, from the smallest on.
@@ -113,6 +114,6 @@ pub const CASES: [Case; 4] = [
         renewals_of_a: 0,
         asks: [1, 1],
         duplicates: 0,
-        ticks: 6,
+        ticks: 5,
     },
 ];
