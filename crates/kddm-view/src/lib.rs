@@ -20,7 +20,7 @@
 //! let identity = Identity { cluster: ClusterId(1), session: SessionId::DEFAULT };
 //! let mut state = State::new(identity, NodeId(1));
 //! let mut log = SingleVoter::voter(NodeId(1), state.applied());
-//! log.propose(Change::Join { node: Some(NodeId(1)), address: "127.0.0.1:7600".into(), nonce: 42 })?;
+//! log.propose(Change::Join { node: Some(NodeId(1)), address: "127.0.0.1:7600".into(), nonce: 42, site: Default::default() })?;
 //! for entry in log.decided_since(state.applied())? {
 //!     state.apply(&entry)?;
 //! }
@@ -37,8 +37,11 @@ mod notifier;
 mod single_voter;
 mod state;
 mod state_bytes;
+mod voters;
 
-pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Cause, Change, MalformedChange};
+pub use change::{
+    ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Cause, Change, MalformedChange, Site, VOTERS, ZONE_BYTES,
+};
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
 pub use notifier::{
@@ -52,3 +55,9 @@ pub use state::{
     EPOCHS, Gap, LEASE_MS_DEFAULT, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, Outcome, Refused, State,
 };
 pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};
+pub use voters::choice::choose_voters;
+pub use voters::disk::RedbDisk;
+pub use voters::memory::{MemoryDisk, Mutation};
+pub use voters::message::VOTERS_MESSAGE_BYTES;
+pub use voters::storage::{Batch, Kept, Nowhere, Promise, Storage, StorageError};
+pub use voters::{ELECTION_NS, HEARTBEAT_NS, PROPOSE_INTERVAL_NS, VOTERS_ENTRIES_KEPT, Voters};

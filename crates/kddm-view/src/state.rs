@@ -6,7 +6,7 @@ use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
 use kddm_core::view::{Member, NodeState, View};
 use thiserror::Error;
 
-use crate::change::Change;
+use crate::change::{Change, Site};
 use crate::identity::Identity;
 use crate::log::Decided;
 
@@ -39,6 +39,8 @@ pub struct MemberEntry {
     pub nonce: u64,
     /// It is possible, and hands over what it has: no home any more.
     pub draining: bool,
+    /// What it said of itself.
+    pub site: Site,
 }
 
 /// What a change has done.
@@ -102,6 +104,12 @@ pub enum Refused {
         /// The node.
         node: NodeId,
     },
+    /// It came in to vote, and to share nothing.
+    #[error("node {node} is a witness, which shares no objects: start it without that setting")]
+    Witness {
+        /// The node.
+        node: NodeId,
+    },
     /// Nobody could be the home of an object.
     #[error("no node is possible yet, so that nobody could keep objects")]
     NoHome,
@@ -136,6 +144,12 @@ pub struct Gap {
 pub struct State {
     pub(crate) identity: Identity,
     pub(crate) voter: NodeId,
+    /// By ascending id.
+    pub(crate) voters: Vec<NodeId>,
+    /// The entry that named them; 0 for the first ones.
+    pub(crate) voters_at: u64,
+    /// The last leader's.
+    pub(crate) term: u64,
     pub(crate) applied: u64,
     pub(crate) epoch: Epoch,
     pub(crate) placement: Placement,
@@ -156,6 +170,9 @@ impl State {
         State {
             identity,
             voter,
+            voters: vec![voter],
+            voters_at: 0,
+            term: 0,
             applied: 0,
             epoch: Epoch(1),
             placement: Placement(0),
@@ -178,9 +195,20 @@ impl State {
         self.identity
     }
 
-    /// The node that decides the changes.
+    /// The node that decides the changes: where there are several voters, the one that leads them.
     pub fn voter(&self) -> NodeId {
         self.voter
+    }
+
+    /// The number of the leadership that decides: it grows with each new leader. 0 while there has been
+    /// one voter only.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Those without a majority of whom nothing is decided, by ascending id. Some may be no members any more.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.voters
     }
 
     /// The index of the last entry applied; 0 before the first.
@@ -267,7 +295,7 @@ impl State {
     /// Whether it changed anything. All that can refuse comes before the first assignment.
     fn change(&mut self, change: &Change) -> Result<bool, Refused> {
         match change {
-            Change::Join { node, address, nonce } => self.join(*node, address, *nonce),
+            Change::Join { node, address, nonce, site } => self.join(*node, address, *nonce, site),
             Change::SetState { node, incarnation, state } => self.set_state(*node, *incarnation, *state),
             Change::Leave { node, incarnation } => self.leave(*node, *incarnation),
             Change::Seal => self.seal(),
@@ -275,10 +303,21 @@ impl State {
             Change::MoveVoter { to } => self.move_voter(*to),
             Change::Expel { node, incarnation, cause } => self.expel(*node, *incarnation, *cause),
             Change::Healed { epoch } => self.heal(*epoch),
+            // The log has done as these two say: they are never refused.
+            Change::Voters { voters } => {
+                self.voters.clone_from(voters);
+                self.voters_at = self.applied;
+                Ok(false)
+            }
+            Change::Lead { node, term } => {
+                self.voter = *node;
+                self.term = *term;
+                Ok(false)
+            }
         }
     }
 
-    fn join(&mut self, wanted: Option<NodeId>, address: &str, nonce: u64) -> Result<bool, Refused> {
+    fn join(&mut self, wanted: Option<NodeId>, address: &str, nonce: u64, site: &Site) -> Result<bool, Refused> {
         let same = self.member_by_nonce(nonce);
         if same.is_some_and(|node| wanted.is_none_or(|wanted| wanted == node)) {
             return Ok(false);
@@ -296,8 +335,8 @@ impl State {
         let life = self.lives.checked_add(1).ok_or(Refused::UsedUp { what: "lives" })?;
         let placement = self.next_placement()?;
         let incarnation = Incarnation(life);
-        let entry =
-            MemberEntry { incarnation, state: NodeState::Online, address: address.into(), nonce, draining: false };
+        let (state, address, site) = (NodeState::Online, address.into(), site.clone());
+        let entry = MemberEntry { incarnation, state, address, nonce, draining: false, site };
         self.members.insert(node, entry);
         self.lives = life;
         self.placement = placement;
@@ -314,6 +353,9 @@ impl State {
         if sealed && !state.can_share() && !entry.draining {
             return Err(Refused::SharesObjects { node });
         }
+        if entry.site.witness && state.can_share() {
+            return Err(Refused::Witness { node });
+        }
         entry.state = state;
         entry.draining = false;
         self.placement = placement;
@@ -324,7 +366,7 @@ impl State {
     fn leave(&mut self, node: NodeId, incarnation: Incarnation) -> Result<bool, Refused> {
         let entry = self.member(node).filter(|entry| entry.incarnation == incarnation);
         let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
-        if node == self.voter {
+        if self.voters.contains(&node) {
             return Err(Refused::Voter { node });
         }
         if self.sealed && entry.state.can_share() {
@@ -366,6 +408,8 @@ impl State {
         }
         self.placement = self.next_placement()?;
         self.voter = to;
+        self.voters = vec![to];
+        self.voters_at = self.applied;
         Ok(true)
     }
 

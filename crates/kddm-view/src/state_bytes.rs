@@ -7,16 +7,16 @@ use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::change::{WireState, check_address};
+use crate::change::{Site, WireState, check_address, check_site, check_voters};
 use crate::identity::{ClusterId, Identity, SessionId};
 use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, State};
 
-/// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 290 bytes each,
+/// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 360 bytes each,
 /// and their homes.
-pub const STATE_BYTES: usize = MEMBERS * 300;
+pub const STATE_BYTES: usize = MEMBERS * 370;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 3;
+pub const STATE_SCHEMA: u8 = 4;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -45,6 +45,9 @@ struct Wire {
     cluster: u64,
     session: u16,
     voter: u16,
+    voters: Vec<u16>,
+    voters_at: u64,
+    term: u64,
     applied: u64,
     epoch: u32,
     placement: u32,
@@ -64,6 +67,8 @@ struct WireMember {
     address: String,
     nonce: u64,
     draining: bool,
+    zone: Option<String>,
+    witness: bool,
 }
 
 impl State {
@@ -76,11 +81,16 @@ impl State {
             address: entry.address.clone(),
             nonce: entry.nonce,
             draining: entry.draining,
+            zone: entry.site.zone.clone(),
+            witness: entry.site.witness,
         };
         let wire = Wire {
             cluster: self.identity.cluster.0,
             session: self.identity.session.number(),
             voter: self.voter.0,
+            voters: self.voters.iter().map(|node| node.0).collect(),
+            voters_at: self.voters_at,
+            term: self.term,
             applied: self.applied,
             epoch: self.epoch.0,
             placement: self.placement.0,
@@ -117,6 +127,8 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     let session = session.map_err(|_| MalformedState::Impossible { what: "its session number" })?;
     unless(wire.epoch != 0 && wire.epoch < EPOCHS, "its epoch")?;
     unless(wire.voter != 0, "nobody decides")?;
+    let voters: Vec<NodeId> = wire.voters.into_iter().map(NodeId).collect();
+    unless(check_voters(&voters).is_ok() && wire.voters_at <= wire.applied, "its voters")?;
     unless(wire.members.len() <= MEMBERS, "too many members")?;
     let mut members = BTreeMap::new();
     for member in wire.members {
@@ -125,9 +137,12 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         unless((1..=wire.lives).contains(&member.incarnation), "a life that was never given out")?;
         unless(check_address(&member.address).is_ok(), "an address")?;
         let incarnation = Incarnation(member.incarnation);
-        let WireMember { address, nonce, draining, .. } = member;
+        let WireMember { address, nonce, draining, zone, witness, .. } = member;
+        let site = Site { zone, witness };
+        unless(check_site(&site).is_ok(), "a zone")?;
+        unless(!witness || !state.can_share(), "a witness that shares")?;
         unless(!draining || state.can_share(), "a member that hands over what it cannot have")?;
-        let entry = MemberEntry { incarnation, state, address, nonce, draining };
+        let entry = MemberEntry { incarnation, state, address, nonce, draining, site };
         unless(members.insert(node, entry).is_none(), "two members with one number")?;
     }
     let homes: Vec<NodeId> = wire.homes.into_iter().map(NodeId).collect();
@@ -141,6 +156,9 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     Ok(State {
         identity: Identity { cluster: ClusterId(wire.cluster), session },
         voter: NodeId(wire.voter),
+        voters,
+        voters_at: wire.voters_at,
+        term: wire.term,
         applied: wire.applied,
         epoch: Epoch(wire.epoch),
         placement: Placement(wire.placement),
@@ -158,14 +176,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::{ADDRESS_BYTES, Cause, Change};
+    use crate::change::{ADDRESS_BYTES, Cause, Change, ZONE_BYTES};
     use crate::log::Decided;
+
+    fn site() -> Site {
+        Site { zone: Some("z".repeat(ZONE_BYTES)), witness: false }
+    }
 
     fn filled(members: u16, address: &str) -> State {
         let identity = Identity { cluster: ClusterId(u64::MAX), session: SessionId::DEFAULT };
         let mut state = State::new(identity, NodeId(1)).with_lease_ms(LEASE_MS_MOST);
         for nonce in 1..=u64::from(members) {
-            let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce };
+            let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce, site: site() };
             state.apply(&Decided { index: 2 * nonce - 1, change }).unwrap();
             let (node, entry) = state.members().last().unwrap();
             let change = Change::SetState { node, incarnation: entry.incarnation, state: NodeState::Possible };
@@ -193,6 +215,8 @@ mod tests {
         assert_eq!(broken(|_| {}), Ok(()));
         assert_eq!(broken(|state| state.voter = NodeId(0)), impossible("nobody decides"));
         assert_eq!(broken(|state| state.epoch = Epoch(EPOCHS)), impossible("its epoch"));
+        assert_eq!(broken(|state| state.voters.clear()), impossible("its voters"));
+        assert_eq!(broken(|state| state.voters = vec![NodeId(2), NodeId(1)]), impossible("its voters"));
         assert_eq!(broken(|state| state.lives = 1), impossible("a life that was never given out"));
         assert_eq!(broken(|state| state.homes.push(NodeId(1))), impossible("homes out of order"));
         assert_eq!(broken(|state| state.homes.push(NodeId(9))), impossible("a home that shares nothing"));

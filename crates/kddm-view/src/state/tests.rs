@@ -1,7 +1,7 @@
 use kddm_core::view::NodeState::{Online, Possible};
 
 use super::*;
-use crate::change::Cause;
+use crate::change::{Cause, Site};
 use crate::identity::{ClusterId, SessionId};
 
 fn empty() -> State {
@@ -14,7 +14,8 @@ fn decide(state: &mut State, change: Change) -> Outcome {
 }
 
 fn join(state: &mut State, node: Option<u16>, nonce: u64) -> Outcome {
-    decide(state, Change::Join { node: node.map(NodeId), address: format!("host-{nonce}:7600"), nonce })
+    let address = format!("host-{nonce}:7600");
+    decide(state, Change::Join { node: node.map(NodeId), address, nonce, site: Site::default() })
 }
 
 fn life(state: &State, node: u16) -> Incarnation {
@@ -222,7 +223,7 @@ fn entries_are_applied_in_order_and_once() {
 fn a_check_tells_what_an_entry_would_do_and_changes_nothing() {
     let state = possible(1);
     let before = state.clone();
-    let join = Change::Join { node: Some(NodeId(1)), address: "b:1".into(), nonce: 9 };
+    let join = Change::Join { node: Some(NodeId(1)), address: "b:1".into(), nonce: 9, site: Default::default() };
     assert!(matches!(state.check(&join), Err(Refused::NodeIdTaken { .. })));
     assert_eq!(state.check(&Change::Seal), Ok(()));
     assert_eq!(state, before);

@@ -177,7 +177,7 @@ impl Runtime {
             let voter = membership.state.member(membership.state.voter());
             return Answer::Ask(voter.map_or(String::new(), |entry| entry.address.clone()));
         }
-        let join = Change::Join { node: wanted.map(NodeId), address, nonce };
+        let join = Change::Join { node: wanted.map(NodeId), address, nonce, site: Default::default() };
         match self.let_in(&mut membership, &join, nonce) {
             Ok(node) => Answer::Admitted { node: node.0, state: membership.state.encode() },
             Err(reason) => Answer::No(reason),

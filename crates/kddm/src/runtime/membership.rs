@@ -68,7 +68,7 @@ impl Membership {
     /// A new cluster with one member, which decides.
     pub fn found(identity: ClusterIdentity, me: NodeId, address: String, nonce: u64) -> Result<Membership, LogError> {
         let mut membership = Membership::new(State::new(identity, me), SingleVoter::voter(me, 0));
-        membership.log.propose(Change::Join { node: Some(me), address, nonce })?;
+        membership.log.propose(Change::Join { node: Some(me), address, nonce, site: Default::default() })?;
         membership.apply();
         Ok(membership)
     }
@@ -352,7 +352,7 @@ impl Runtime {
                 let reason = "this node has slept through so many views that it cannot catch up: restart it";
                 return Err(refused(reason.into()));
             }
-            membership.log.skip_to(state.applied());
+            membership.log.skip_to(&state);
             membership.log.voters_are(&[state.voter()]);
             membership.state = state;
             let view = membership.state.view();

@@ -37,7 +37,8 @@ fn a_node_that_lacks_forgotten_entries_takes_the_whole_state() {
 fn a_node_that_was_replaced_stops() {
     let [first, second] = pair();
     let voter = first.runtime();
-    let join = Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1 };
+    let join =
+        Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1, site: Default::default() };
     let replaced = || {
         let lane = &voter.lanes[0];
         lane.lock().disconnect(NodeId(2), &lane.poller);
@@ -54,7 +55,8 @@ fn a_node_that_was_replaced_stops() {
 fn a_node_that_is_connected_is_not_replaced() {
     let [first, second] = pair();
     let voter = first.runtime();
-    let join = Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1 };
+    let join =
+        Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1, site: Default::default() };
     let refused = voter.let_in(&mut voter.membership.lock(), &join, 1).expect_err("it is alive");
     assert!(refused.contains("is taken"), "{refused}");
     second.stop();
@@ -72,7 +74,7 @@ fn silent_followers_keep_no_view_from_the_others() {
     let address = silent.local_addr().expect("bound").to_string();
     let admit = |node: u16, address: &str| {
         let nonce = u64::from(node);
-        let join = Change::Join { node: Some(NodeId(node)), address: address.into(), nonce };
+        let join = Change::Join { node: Some(NodeId(node)), address: address.into(), nonce, site: Default::default() };
         voter.let_in(&mut voter.membership.lock(), &join, nonce).expect("the number is free")
     };
     // The voter tells in the order of the numbers: the silent ones come first.
