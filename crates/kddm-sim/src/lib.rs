@@ -18,4 +18,5 @@ pub mod search;
 pub mod shrink;
 pub mod trace;
 pub mod views;
+pub mod voters;
 pub mod world;

@@ -48,6 +48,9 @@ pub struct Arguments {
     /// Run for so long instead.
     #[arg(long, conflicts_with = "seeds")]
     minutes: Option<u64>,
+    /// Only the log of several voters, whose faults are its own.
+    #[arg(long, conflicts_with_all = ["nodes", "keep", "without", "object", "history", "shrink", "json"])]
+    log_only: bool,
     /// One JSON object with the totals.
     #[arg(long)]
     json: bool,
@@ -93,6 +96,11 @@ impl Totals {
 
 /// Runs what is asked for, and says how it went.
 pub fn main(arguments: &Arguments) -> ExitCode {
+    if arguments.log_only {
+        let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
+        let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+        return crate::voters_command::main(&crate::voters_command::Seeds { first, count, limit });
+    }
     if let Some(seed) = arguments.seed {
         return match cut(arguments) {
             Ok(cut) => one(seed, &cut, arguments),

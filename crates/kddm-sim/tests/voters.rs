@@ -1,0 +1,34 @@
+//! The search of the log of several voters, searched itself.
+
+use kddm_sim::voters::run;
+use kddm_view::Mutation;
+
+/// Seeds within which each broken disk must show.
+const WITHIN: u64 = 60;
+
+#[test]
+fn some_seeds_are_clean_and_the_same_twice() {
+    for seed in 0..6 {
+        let once = run(seed, None).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
+        assert_eq!(run(seed, None), Ok(once), "seed {seed}");
+    }
+}
+
+/// The first seed that notices.
+fn noticed(mutation: Mutation) -> Option<(u64, String)> {
+    (0..WITHIN).find_map(|seed| run(seed, Some(mutation)).err().map(|broken| (seed, broken.what)))
+}
+
+#[test]
+fn a_disk_that_forgets_promises_is_noticed() {
+    let found = noticed(Mutation::ForgetsPromises);
+    assert!(found.is_some(), "not within {WITHIN} seeds");
+    println!("{found:?}");
+}
+
+#[test]
+fn a_disk_that_syncs_nothing_is_noticed() {
+    let found = noticed(Mutation::SyncsNothing);
+    assert!(found.is_some(), "not within {WITHIN} seeds");
+    println!("{found:?}");
+}
