@@ -324,16 +324,18 @@ impl Simulation {
         let change = match self.rng.u8(0..10) {
             0..2 => self.voters(),
             2..5 => self.expulsion(id),
-            _ => Some(self.wish()),
+            _ => Some(self.wish(id)),
         };
         change.map_or(Ok(()), |change| self.propose(id, change))
     }
 
-    fn wish(&mut self) -> Change {
+    /// A join by a stranger, whose number says who wants it.
+    fn wish(&mut self, id: NodeId) -> Change {
         self.next_once += 1;
+        let nonce = self.next_once << 8 | u64::from(id.0);
         let node = Some(NodeId(self.rng.u16(100..140)));
         let zone = self.rng.bool().then(|| "zone".to_owned());
-        Change::Join { node, address: "x:1".into(), nonce: self.next_once, site: Site { zone, witness: false } }
+        Change::Join { node, address: "x:1".into(), nonce, site: Site { zone, witness: false } }
     }
 
     /// The epoch grows with each.
@@ -371,8 +373,8 @@ impl Simulation {
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             if self.nodes.get(&id).is_some_and(|node| node.log.is_some()) {
-                let wish = self.wish();
-                self.last_wishes.push((id, self.next_once));
+                let wish = self.wish(id);
+                self.last_wishes.push((id, self.next_once << 8 | u64::from(id.0)));
                 self.propose(id, wish)?;
             }
         }

@@ -14,6 +14,12 @@ fn some_seeds_are_clean_and_the_same_twice() {
     }
 }
 
+/// A leader that had been let in with a state alone decided a late copy of a proposal once more.
+#[test]
+fn a_new_leader_takes_no_proposal_that_was_decided_before_it_came() {
+    run(170, None).unwrap_or_else(|broken| panic!("{broken:?}"));
+}
+
 /// The first seed that notices.
 fn noticed(mutation: Mutation) -> Option<(u64, String)> {
     (0..WITHIN).find_map(|seed| run(seed, Some(mutation)).err().map(|broken| (seed, broken.what)))

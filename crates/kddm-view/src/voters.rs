@@ -8,7 +8,8 @@
 //! - [`Change::Voters`] needs a majority of the old voters and one of the new until it is decided.
 //! - A voter that comes back without its log could vote twice in a term. It does not vote until a later
 //!   entry names it again.
-//! - A proposal has its proposer and a number, and is in the log once, however often it is repeated.
+//! - A proposal has its proposer and a number, and is in the log once, however often it is repeated (but
+//!   see [`Voters::doubts`]).
 //! - All other members follow as with one voter: they ask, and are told by the leader.
 //!
 //! What is known by a disk that a power failure has torn is what was written whole.
@@ -132,6 +133,7 @@ pub struct Voters {
     entries_kept: usize,
     /// How far all was decided at the last write.
     shown: u64,
+    doubts: u64,
 }
 
 impl std::fmt::Debug for Voters {
@@ -219,6 +221,7 @@ impl Voters {
             outgoing: Vec::new(),
             entries_kept: VOTERS_ENTRIES_KEPT,
             shown: 0,
+            doubts: 0,
         };
         log.wait_to_elect();
         log
@@ -239,6 +242,12 @@ impl Voters {
     /// keep theirs until it has heard that other ones were decided.
     pub fn fewest_voters(&self) -> usize {
         self.book.configurations().iter().map(|configuration| configuration.voters.len()).min().unwrap_or(0)
+    }
+
+    /// How often this node has taken a state that does not tell whether what it wanted was decided: then it
+    /// asks again, and the change may be in the log twice.
+    pub fn doubts(&self) -> u64 {
+        self.doubts
     }
 
     /// The term that this node is in: at most one node leads in each.
@@ -401,6 +410,7 @@ impl ViewLog for Voters {
 
     fn skip_to(&mut self, state: &State) {
         if self.failed.is_none() && !self.is_leader() && state.applied() > self.book.decided() {
+            self.doubts += u64::from(!self.proposals.is_empty());
             self.step_down(state.term());
             self.book.replace(Base::of(state.clone()));
             let _told_later = self.flush();

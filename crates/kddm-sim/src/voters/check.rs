@@ -34,6 +34,8 @@ pub struct Counts {
     pub states: u64,
     /// Epochs.
     pub epochs: u64,
+    /// Nodes that could not know whether what they wanted was decided. Rare, and may be 0.
+    pub doubts: u64,
 }
 
 impl Counts {
@@ -53,6 +55,7 @@ impl Counts {
             leaders,
             states,
             epochs,
+            doubts: _,
         } = *self;
         [
             ("lost", lost),
@@ -87,6 +90,7 @@ impl Counts {
             leaders: self.leaders + other.leaders,
             states: self.states + other.states,
             epochs: self.epochs + other.epochs,
+            doubts: self.doubts + other.doubts,
         }
     }
 }
@@ -98,6 +102,8 @@ pub struct Truth {
     /// Of the state after each entry; the first one is that before all.
     states: Vec<u64>,
     once: BTreeSet<u64>,
+    /// Who could not know whether what it wanted was decided.
+    doubtful: BTreeSet<u16>,
     leaders: BTreeMap<u64, NodeId>,
     trace: u64,
     pub counts: Counts,
@@ -111,6 +117,7 @@ impl Truth {
             state,
             states,
             once: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             leaders: BTreeMap::new(),
             trace: 0,
             counts: Counts::default(),
@@ -148,6 +155,9 @@ impl Truth {
                 return Err(format!("term {} has two leaders, {leader} and {id}", log.term()));
             }
         }
+        if log.doubts() > 0 && self.doubtful.insert(id.0) {
+            self.counts.doubts += 1;
+        }
         let entries = match log.decided_since(state.applied()) {
             Ok(entries) => entries,
             Err(LogError::Forgotten { .. }) => {
@@ -181,6 +191,7 @@ impl Truth {
         if let Change::Join { nonce, .. } = entry.change
             && nonce >= super::ONCE
             && !self.once.insert(nonce)
+            && !self.doubtful.contains(&((nonce & 0xff) as u16))
         {
             return Err(format!("proposal {nonce} was decided twice, at last as entry {index}"));
         }

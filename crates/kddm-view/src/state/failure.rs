@@ -9,7 +9,8 @@ impl State {
     pub(super) fn expel(&mut self, node: NodeId, incarnation: Incarnation, cause: Cause) -> Result<bool, Refused> {
         let entry = self.member(node).filter(|entry| entry.incarnation == incarnation);
         let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
-        if node == self.voter {
+        // Where several vote, the one that leads may be another life of that node by now.
+        if node == self.voter && self.term == 0 {
             return Err(Refused::Voter { node });
         }
         // One that shares nothing takes nothing along.

@@ -30,14 +30,17 @@ pub(super) struct Entry {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Base {
     pub state: State,
-    /// The last number taken of each proposer, the latest proposer last.
-    pub taken: VecDeque<(u64, u64)>,
+    /// Of each proposer the last number taken, and the entry that it is; the latest last.
+    pub taken: VecDeque<(u64, u64, u64)>,
+    /// Of entries up to here `taken` may lack some.
+    pub taken_after: u64,
 }
 
 impl Base {
     /// Where a log begins whose older entries are known by their sum only.
     pub fn of(state: State) -> Base {
-        Base { state, taken: VecDeque::new() }
+        let taken_after = state.applied();
+        Base { state, taken: VecDeque::new(), taken_after }
     }
 
     /// The term of the last entry: each leader's begin with one that says so.
@@ -45,14 +48,16 @@ impl Base {
         self.state.term
     }
 
-    fn note(&mut self, origin: u64, ticket: u64) {
+    fn note(&mut self, origin: u64, ticket: u64, index: u64) {
         if origin == 0 {
             return;
         }
-        self.taken.retain(|(other, _)| *other != origin);
-        self.taken.push_back((origin, ticket));
-        if self.taken.len() > TAKEN {
-            self.taken.pop_front();
+        self.taken.retain(|(other, ..)| *other != origin);
+        self.taken.push_back((origin, ticket, index));
+        if self.taken.len() > TAKEN
+            && let Some((.., index)) = self.taken.pop_front()
+        {
+            self.taken_after = self.taken_after.max(index);
         }
     }
 }
@@ -173,11 +178,13 @@ impl Book {
         all
     }
 
-    /// Whether that proposal is in the log, or a later one of the same proposer.
-    pub fn has_taken(&self, origin: u64, ticket: u64) -> bool {
-        let is_it = |(of, number): (u64, u64)| of == origin && number >= ticket;
-        self.entries.iter().any(|entry| is_it((entry.origin, entry.ticket)))
-            || self.base.taken.iter().copied().any(is_it)
+    /// Whether that proposal is in the log, or a later one of the same proposer, or may be: it is not in
+    /// there if its proposer knew all entries of which nothing is known here but their sum.
+    pub fn has_taken(&self, origin: u64, ticket: u64, known: u64) -> bool {
+        let is_it = |of: u64, number: u64| of == origin && number >= ticket;
+        known < self.base.taken_after
+            || self.entries.iter().any(|entry| is_it(entry.origin, entry.ticket))
+            || self.base.taken.iter().any(|(of, number, _)| is_it(*of, *number))
     }
 
     pub fn append(&mut self, entry: Entry) {
@@ -245,7 +252,7 @@ impl Book {
             // It follows the last one: a refusal by the state is the same on every member.
             let applied = self.base.state.apply(&decided);
             debug_assert!(applied.is_ok(), "an entry follows the last one");
-            self.base.note(entry.origin, entry.ticket);
+            self.base.note(entry.origin, entry.ticket, decided.index);
         }
         self.batch.base = Some((self.first(), self.base.encode()));
     }

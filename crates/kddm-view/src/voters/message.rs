@@ -47,8 +47,8 @@ pub(super) enum Wire {
     Decided { term: u64, leader: u16, after: u64, entries: Vec<WireEntry> },
     /// Leader to a voter: lead in my place.
     LeadYou { term: u64 },
-    /// I want that decided. Repeated until it is.
-    Propose { origin: u64, ticket: u64, change: Vec<u8> },
+    /// I want that decided, and had not seen it among the entries up to `known`. Repeated until it is.
+    Propose { known: u64, origin: u64, ticket: u64, change: Vec<u8> },
 }
 
 impl From<&Entry> for WireEntry {
@@ -117,13 +117,18 @@ impl Wire {
 /// The layout of [`Base`] in postcard, in messages and on disk.
 #[derive(Serialize, Deserialize)]
 struct WireBase {
-    taken: Vec<(u64, u64)>,
+    taken: Vec<(u64, u64, u64)>,
+    taken_after: u64,
     state: Vec<u8>,
 }
 
 impl Base {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let wire = WireBase { taken: self.taken.iter().copied().collect(), state: self.state.encode() };
+        let wire = WireBase {
+            taken: self.taken.iter().copied().collect(),
+            taken_after: self.taken_after,
+            state: self.state.encode(),
+        };
         postcard::to_extend(&wire, vec![SCHEMA]).expect("numbers and bytes can always be written to memory")
     }
 
@@ -139,6 +144,6 @@ impl Base {
         if wire.taken.len() > super::book::TAKEN || state.applied() > MOST || state.term() > MOST {
             return Err("the state has numbers that no log comes to");
         }
-        Ok(Base { state, taken: wire.taken.into() })
+        Ok(Base { state, taken: wire.taken.into(), taken_after: wire.taken_after })
     }
 }

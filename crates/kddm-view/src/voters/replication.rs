@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kddm_core::id::NodeId;
 
-use super::book::{Base, Entry};
+use super::book::{Base, Configuration, Entry};
 use super::message::{MOST, Wire, WireEntry, read_entries};
 use super::{ELECTION_NS, HEARTBEAT_NS, PROPOSE_INTERVAL_NS, Peer, Role, UNDECIDED, Voters};
 use crate::change::Change;
@@ -44,12 +44,12 @@ impl Voters {
                 self.on_lead_you(from, term);
                 Ok(())
             }
-            Wire::Propose { origin, ticket, change } => {
+            Wire::Propose { known, origin, ticket, change } => {
                 let change = Change::decode(&change)?;
                 if origin == 0 || matches!(change, Change::Lead { .. } | Change::MoveVoter { .. }) {
                     return Err(bad("nobody proposes that"));
                 }
-                self.on_propose(from, origin, ticket, change);
+                self.on_propose(from, known, (origin, ticket), change);
                 Ok(())
             }
         }
@@ -61,20 +61,20 @@ impl Voters {
     pub(super) fn press(&mut self) {
         let Some(change) = self.proposals.front().cloned() else { return };
         self.propose_at = self.now.after_ns(PROPOSE_INTERVAL_NS);
-        let (origin, ticket) = (self.origin, self.ticket);
+        let (origin, ticket, known) = (self.origin, self.ticket, self.book.decided());
         if self.is_leader() {
-            return self.write(origin, ticket, change);
+            return self.write(known, (origin, ticket), change);
         }
         let voters: Vec<NodeId> = self.voters().into_iter().filter(|voter| *voter != self.me).collect();
         let any = voters.get(self.asked % voters.len().max(1)).copied();
         let Some(to) = self.leader.filter(|leader| *leader != self.me).or(any) else { return };
         let change = change.encode().expect("every change was checked when it was proposed");
-        self.send(to, &Wire::Propose { origin, ticket, change });
+        self.send(to, &Wire::Propose { known, origin, ticket, change });
     }
 
-    fn on_propose(&mut self, from: NodeId, origin: u64, ticket: u64, change: Change) {
+    fn on_propose(&mut self, from: NodeId, known: u64, (origin, ticket): (u64, u64), change: Change) {
         if self.is_leader() {
-            return self.write(origin, ticket, change);
+            return self.write(known, (origin, ticket), change);
         }
         // Not to whom it came from: two that take each other for the leader would keep it moving.
         let leader = self.leader.filter(|leader| *leader != from && *leader != self.me);
@@ -82,14 +82,14 @@ impl Voters {
             && self.is_voter()
         {
             let change = change.encode().expect("it was just read");
-            self.send(leader, &Wire::Propose { origin, ticket, change });
+            self.send(leader, &Wire::Propose { known, origin, ticket, change });
         }
     }
 
     /// The leader writes a proposal, once.
-    fn write(&mut self, origin: u64, ticket: u64, change: Change) {
+    fn write(&mut self, known: u64, (origin, ticket): (u64, u64), change: Change) {
         let undecided = self.book.last() - self.book.decided();
-        if undecided >= UNDECIDED || self.book.last() >= MOST || self.book.has_taken(origin, ticket) {
+        if undecided >= UNDECIDED || self.book.last() >= MOST || self.book.has_taken(origin, ticket, known) {
             return;
         }
         // Two sets of voters at a time are enough, and a leader that is not sure of its log names none.
@@ -136,8 +136,24 @@ impl Voters {
             self.leader = None;
             return self.step_down(term);
         }
+        self.name_again();
         for voter in self.voters() {
             self.send_append(voter);
+        }
+    }
+
+    /// Names the same voters again if one of them has come back without its log, and has all entries by
+    /// now: from then on it counts.
+    fn name_again(&mut self) {
+        let is_sure = self.book.term_at(self.book.decided()) == Some(self.promise.term);
+        let mut configurations = self.book.configurations();
+        let (Some(Configuration { at, voters }), true) = (configurations.pop(), is_sure) else { return };
+        let Role::Leader { peers, .. } = &self.role else { return };
+        let is_back = |voter: &NodeId| peers.get(voter).is_some_and(|peer| !peer.counts && peer.matched >= at.max(1));
+        if configurations.is_empty() && voters.iter().any(is_back) {
+            let change = Change::Voters { voters };
+            self.book.append(Entry { term: self.promise.term, origin: 0, ticket: 0, change });
+            self.replicate();
         }
     }
 
@@ -385,7 +401,10 @@ impl Voters {
         }
         let applied = base.state.applied();
         if applied > self.book.decided() {
-            let has_mine = base.taken.iter().any(|(origin, ticket)| *origin == self.origin && *ticket >= self.ticket);
+            let has_mine =
+                base.taken.iter().any(|(origin, ticket, _)| *origin == self.origin && *ticket >= self.ticket);
+            let is_doubtful = base.taken_after > self.book.decided() && !has_mine && !self.proposals.is_empty();
+            self.doubts += u64::from(is_doubtful);
             self.book.replace(base);
             if has_mine && self.proposals.pop_front().is_some() {
                 self.ticket += 1;

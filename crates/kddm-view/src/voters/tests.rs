@@ -160,7 +160,7 @@ fn voters_are_replaced_and_the_old_ones_follow() {
 }
 
 #[test]
-fn a_voter_without_its_log_votes_only_once_it_is_named_again() {
+fn a_voter_without_its_log_does_not_count_until_it_is_named_again() {
     let mut world = World::new(3);
     world.log(1).reconfigure(&three()).unwrap();
     world.run(2);
@@ -172,13 +172,20 @@ fn a_voter_without_its_log_votes_only_once_it_is_named_again() {
     let other = 3 - leader;
     world.away.insert(NodeId(other));
     world.log(leader).propose(join(9)).unwrap();
-    world.run(3);
-    assert_eq!(world.state(3).member_by_nonce(9), None, "its word does not count");
+    world.settle();
+    assert_eq!(world.log(3).book.last(), world.log(leader).book.last());
+    assert_eq!(world.state(leader).member_by_nonce(9), None, "its word does not count");
+    // Once it has all entries the leader names it again by itself.
     world.away.clear();
     world.run(10);
-    world.log(1).reconfigure(&[NodeId(1), NodeId(2), NodeId(3)]).unwrap();
-    world.run(5);
     assert!(world.log(3).may_vote());
+    let state = world.state(3);
+    assert!(state.voters() == three() && state.member_by_nonce(9).is_some());
+    let leader = world.leader();
+    world.away.insert(NodeId(if leader == 1 { 2 } else { 1 }));
+    world.log(leader).propose(join(10)).unwrap();
+    world.run(10);
+    assert!(world.state(3).member_by_nonce(10).is_some(), "now it does count");
 }
 
 #[test]
@@ -212,6 +219,51 @@ fn a_follower_that_is_far_behind_takes_a_state() {
     world.run(3);
     assert!(matches!(world.log(3).decided_since(0), Err(LogError::Forgotten { .. })));
     assert_eq!(world.state(3), world.state(1));
+}
+
+#[test]
+fn a_cluster_that_was_stopped_as_a_whole_goes_on_in_an_epoch_of_its_own() {
+    let disks: Vec<MemoryDisk> = (0..3).map(|_| MemoryDisk::default()).collect();
+    let mut world = World::new(3);
+    for (id, disk) in (1..=3).zip(&disks) {
+        let log = match id {
+            1 => Voters::found(NodeId(1), 1, empty(), Box::new(disk.clone())),
+            _ => Voters::follow(NodeId(id), u64::from(id), empty(), Box::new(disk.clone())),
+        };
+        world.logs.insert(NodeId(id), log.unwrap());
+    }
+    world.run(2);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    let mut epochs = vec![world.state(1).view().epoch.0];
+    for life in 1..4_u64 {
+        for nonce in 1..=3 {
+            world.log(1).propose(join(life * 10 + nonce)).unwrap();
+        }
+        world.run(3);
+        let before = world.state(2);
+        assert_eq!(before.members().count(), 3);
+        for (id, disk) in (1..=3).zip(&disks) {
+            disk.crash(|_| 0);
+            let origin = life * 100 + u64::from(id);
+            let log = Voters::restart(NodeId(id), origin, Box::new(disk.clone())).unwrap().unwrap();
+            world.logs.insert(NodeId(id), log);
+        }
+        world.run(10);
+        let leader = world.leader();
+        let after = world.state(leader);
+        assert_eq!((after.view(), after.voters()), (before.view(), before.voters()));
+        // All lives of before are over, that of the leader too.
+        for (node, entry) in before.members() {
+            let (incarnation, cause) = (entry.incarnation, crate::Cause::Lease);
+            world.log(leader).propose(Change::Expel { node, incarnation, cause }).unwrap();
+        }
+        world.run(3);
+        let state = world.state(3);
+        assert_eq!((state.members().count(), state.last_life()), (0, before.last_life()));
+        epochs.push(state.view().epoch.0);
+    }
+    assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
 }
 
 /// A directory of its own, which goes with it.
