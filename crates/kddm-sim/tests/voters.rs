@@ -20,6 +20,13 @@ fn a_new_leader_takes_no_proposal_that_was_decided_before_it_came() {
     run(170, None).unwrap_or_else(|broken| panic!("{broken:?}"));
 }
 
+/// Those who were to vote took one that led no more for the leader, because it answered them, and voted
+/// for nobody.
+#[test]
+fn who_leads_no_more_keeps_nobody_from_voting() {
+    run(1087, None).unwrap_or_else(|broken| panic!("{broken:?}"));
+}
+
 /// The first seed that notices.
 fn noticed(mutation: Mutation) -> Option<(u64, String)> {
     (0..WITHIN).find_map(|seed| run(seed, Some(mutation)).err().map(|broken| (seed, broken.what)))

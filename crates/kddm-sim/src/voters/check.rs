@@ -105,6 +105,8 @@ pub struct Truth {
     /// Who could not know whether what it wanted was decided.
     doubtful: BTreeSet<u16>,
     leaders: BTreeMap<u64, NodeId>,
+    /// The term that each node was in last.
+    terms: BTreeMap<NodeId, u64>,
     trace: u64,
     pub counts: Counts,
 }
@@ -119,6 +121,7 @@ impl Truth {
             once: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             leaders: BTreeMap::new(),
+            terms: BTreeMap::new(),
             trace: 0,
             counts: Counts::default(),
         }
@@ -140,12 +143,21 @@ impl Truth {
         self.once.contains(&nonce)
     }
 
+    /// A node knows nothing of its former life.
+    pub fn forget(&mut self, id: NodeId) {
+        self.terms.remove(&id);
+    }
+
     pub fn note(&mut self, from: u64, to: u64, message: &[u8]) {
         self.trace = self.trace.rotate_left(5) ^ sum(message) ^ (from << 32 | to);
     }
 
     /// Agreement, no gaps, one leader a term, growing epochs: on what a node says that it has decided.
     pub fn judge(&mut self, id: NodeId, log: &Voters, state: &mut State) -> Result<(), String> {
+        let last = self.terms.insert(id, log.term()).unwrap_or(0);
+        if log.term() < last {
+            return Err(format!("{id} was in term {last}, and is in term {}: it may vote twice", log.term()));
+        }
         if log.is_leader() {
             let leader = *self.leaders.entry(log.term()).or_insert_with(|| {
                 self.counts.leaders += 1;

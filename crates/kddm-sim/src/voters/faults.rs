@@ -131,6 +131,7 @@ impl Simulation {
             node.disk = super::disk(mutation);
             node.is_out = is_blank(&node.disk);
             node.life = life;
+            self.truth.forget(id);
             self.truth.counts.wiped += 1;
         }
         Ok(())

@@ -438,7 +438,10 @@ impl Voters {
         if term == self.promise.term && leader.is_somebody() && leader != self.me {
             self.leader = Some(leader);
         }
-        if self.leader == Some(from) && !self.is_voter() {
+        // One that led and answers still is none: whoever took it for one would vote for nobody else.
+        if leader != from {
+            self.leader = self.leader.filter(|leader| *leader != from);
+        } else if term == self.promise.term && !self.is_voter() {
             self.heard = Some(self.now);
         }
         let known = self.book.decided();
