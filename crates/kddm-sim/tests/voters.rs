@@ -27,6 +27,12 @@ fn who_leads_no_more_keeps_nobody_from_voting() {
     run(1087, None).unwrap_or_else(|broken| panic!("{broken:?}"));
 }
 
+/// Who could not know whether its proposal was decided asked on with its old number, which was taken.
+#[test]
+fn who_is_in_doubt_asks_anew() {
+    run(1670, None).unwrap_or_else(|broken| panic!("{broken:?}"));
+}
+
 /// The first seed that notices.
 fn noticed(mutation: Mutation) -> Option<(u64, String)> {
     (0..WITHIN).find_map(|seed| run(seed, Some(mutation)).err().map(|broken| (seed, broken.what)))

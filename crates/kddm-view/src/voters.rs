@@ -411,6 +411,7 @@ impl ViewLog for Voters {
     fn skip_to(&mut self, state: &State) {
         if self.failed.is_none() && !self.is_leader() && state.applied() > self.book.decided() {
             self.doubts += u64::from(!self.proposals.is_empty());
+            self.ticket += u64::from(!self.proposals.is_empty());
             self.step_down(state.term());
             self.book.replace(Base::of(state.clone()));
             let _told_later = self.flush();

@@ -405,6 +405,8 @@ impl Voters {
                 base.taken.iter().any(|(origin, ticket, _)| *origin == self.origin && *ticket >= self.ticket);
             let is_doubtful = base.taken_after > self.book.decided() && !has_mine && !self.proposals.is_empty();
             self.doubts += u64::from(is_doubtful);
+            // With a number of its own: a leader that knows that it was decided would refuse the old one for ever.
+            self.ticket += u64::from(is_doubtful);
             self.book.replace(base);
             if has_mine && self.proposals.pop_front().is_some() {
                 self.ticket += 1;
