@@ -97,13 +97,16 @@ pub enum AccessError {
         /// Who was waited for, as far as this node knows.
         waiting_for: WaitingFor,
     },
-    /// As `TimedOut`, and the node that was waited for cannot be reached.
-    #[error("no access after {limit_ms} ms: node {node} is unreachable")]
+    /// As `TimedOut`, and the node that was waited for cannot be reached. If its process is known to have
+    /// ended, the wait ends before its limit.
+    #[error("no access after {limit_ms} ms: node {node} is unreachable{why}")]
     Unreachable {
         /// The node that does not answer.
         node: u16,
-        /// The limit that was in force.
+        /// The limit that was in force; zero if the wait has ended without regard to it.
         limit_ms: u64,
+        /// What is known of it.
+        why: WhyUnreachable,
     },
     /// A remove was under way when its limit ended: it may still take effect.
     #[error("the remove was not confirmed within {limit_ms} ms and may still happen; {waiting_for}")]
@@ -194,6 +197,25 @@ pub enum AccessError {
         /// The object.
         object: u64,
     },
+}
+
+/// What is known of a node that cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum WhyUnreachable {
+    /// It is not connected, or says nothing.
+    Silent,
+    /// The guardian of its host says that its process has ended.
+    ProcessEnded,
+}
+
+impl fmt::Display for WhyUnreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyUnreachable::Silent => Ok(()),
+            WhyUnreachable::ProcessEnded => f.write_str(", its process has ended"),
+        }
+    }
 }
 
 /// Who a wait was for when its limit ended.

@@ -23,6 +23,8 @@ pub mod cell;
 mod chain;
 pub mod error;
 mod guard;
+#[doc(hidden)]
+pub mod guardian;
 mod holder;
 mod inspect;
 mod node;
@@ -45,7 +47,7 @@ pub mod transport;
 pub mod value;
 
 pub use cell::HeldBy;
-pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor};
+pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
 pub use guard::{ReadGuard, WriteGuard};
 pub use holder::{By, Holder};
 pub use inspect::{Holding, Holdings, ProgramInfo, SetInfo, SetUsage, ShardUsage};
@@ -54,7 +56,7 @@ pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;
 pub use options::Config;
 pub use pending::Pending;
-pub use place::{attach_socket, default_data_dir};
+pub use place::{attach_socket, default_data_dir, default_guardian};
 pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
 pub use set::Set;

@@ -8,7 +8,7 @@ use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, Notes, ReadHold};
-use crate::error::{AccessError, Error, WaitingFor};
+use crate::error::{AccessError, Error, WaitingFor, WhyUnreachable};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
 use crate::pending::Operation;
@@ -74,7 +74,9 @@ impl Request {
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let error = match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
-            (_, WaitingFor::Unreachable(node)) => AccessError::Unreachable { node, limit_ms },
+            (_, WaitingFor::Unreachable(node)) => {
+                AccessError::Unreachable { node, limit_ms, why: WhyUnreachable::Silent }
+            }
             _ => AccessError::TimedOut { limit_ms, waiting_for },
         };
         error.into()

@@ -1,5 +1,6 @@
 //! What can be set when a node starts, with the limits and their reasons.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ pub struct Config {
     /// How long a stop may take to hand over what this node holds. Zero: it goes at once, and what it
     /// holds goes with it.
     pub drain_limit: Duration,
+    /// The socket of the guardian that is to watch this process and tell the others of its end; none: nobody
+    /// does. Default: [`default_guardian`](crate::default_guardian). A node without one works all the same,
+    /// and the others take longer to be sure of its end.
+    pub guardian: Option<PathBuf>,
     /// What this node becomes by itself: `Possible`, or `Online` until it is told to share objects.
     pub start_as: NodeState,
     /// Notifiers that hear of everything from the beginning.
@@ -93,6 +98,7 @@ impl Default for Config {
             peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
             notifier_limit: DEFAULT_NOTIFIER_LIMIT,
             drain_limit: DEFAULT_DRAIN,
+            guardian: crate::place::default_guardian(),
             start_as: NodeState::Possible,
             notifiers: Vec::new(),
         }

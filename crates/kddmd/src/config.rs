@@ -68,6 +68,10 @@ pub struct Layer {
     /// Serve /metrics, /health and /ready there: HOST:PORT, or a port of 127.0.0.1 [default: off].
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
+    /// The socket of this host's guardian, which tells the members when this process has ended [default:
+    /// guardian.sock in the directory above; a daemon without one works all the same].
+    #[arg(long, value_name = "PATH")]
+    pub guardian: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as kddm=debug [default: info].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -176,6 +180,7 @@ impl Layer {
             session: number("session", get("session"), "it must be a number from 1 to 9999")?,
             data_dir: get("data_dir").map(PathBuf::from),
             http: get("http"),
+            guardian: get("guardian").map(PathBuf::from),
             log: get("log"),
             wait_limit_ms: number("wait_limit_ms", get("wait_limit_ms"), count)?,
             join_limit_ms: number("join_limit_ms", get("join_limit_ms"), count)?,
@@ -249,6 +254,7 @@ impl Layer {
             session: self.session.or(below.session),
             data_dir: self.data_dir.or(below.data_dir),
             http: self.http.or(below.http),
+            guardian: self.guardian.or(below.guardian),
             log: self.log.or(below.log),
             wait_limit_ms: self.wait_limit_ms.or(below.wait_limit_ms),
             join_limit_ms: self.join_limit_ms.or(below.join_limit_ms),
@@ -350,6 +356,9 @@ impl Settings {
         config.node_id = node_id;
         config.insecure = self.insecure;
         config.drain_limit = self.drain_limit;
+        if let Some(guardian) = &self.layer.guardian {
+            config.guardian = Some(guardian.clone());
+        }
         if self.layer.autostart == Some(false) {
             config = config.without_autostart();
         }

@@ -115,7 +115,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, ConfigError> {
     Settings::resolve(arguments.settings.clone().over(environment).over(file), default_data_dir())
 }
 
-fn start_log(filter: &str) -> Result<(), DaemonError> {
+pub(crate) fn start_log(filter: &str) -> Result<(), DaemonError> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         DaemonError::Node(format!("the log filter `{filter}`: {error}; write for example info, or kddm=debug,info"))
     })?;

@@ -9,6 +9,7 @@ use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::guardian::Secret;
 use crate::node::{MemberInfo, NodeState};
 use crate::runtime::Runtime;
 use crate::transport::address::AddressError;
@@ -33,6 +34,8 @@ pub(crate) enum Question {
     State,
     /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
+    /// The process of that life has ended. From the guardian of its host.
+    Died { node: u16, incarnation: u32, secret: Secret },
 }
 
 /// What is answered.
@@ -53,6 +56,8 @@ pub(crate) enum Answer {
     NotAMember,
     Done,
     No(String),
+    /// Nobody has been let in here under that life; it may be news.
+    NotYet,
 }
 
 impl Runtime {
@@ -157,6 +162,10 @@ impl Runtime {
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
             Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
+            // It proves by itself that it is meant.
+            Question::Died { node, incarnation, secret } => {
+                self.answer_died(NodeId(node), Incarnation(incarnation), &secret)
+            }
             // All else is for members: anyone can learn a session id.
             _ if !self.knows(hello) => Answer::NotAMember,
             Question::Log(message) => {

@@ -10,6 +10,7 @@ use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, State
 
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
+use crate::guardian::Secret;
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
@@ -33,7 +34,8 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     let session = check(&config)?;
     let listen = |reason: String| ConfigurationError::Listen { address: config.listen.clone(), reason };
     let listener = Arc::new(Listener::bind(&config.listen, config.insecure).map_err(listen)?);
-    let nonce = random();
+    let secret = Secret::draw()?;
+    let nonce = secret.hash();
     let address = listener.address().to_string();
     let refused = |reason: String| MembershipError::Refused { reason };
     let (identity, membership) = if config.contacts.is_empty() {
@@ -46,7 +48,7 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
         let identity = identity_of(&state, id)?;
         (identity, Membership::follow(state, id, identity.incarnation))
     };
-    let runtime = start(config, identity, listener, membership)?;
+    let runtime = start(config, secret, identity, listener, membership)?;
     // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
     let (state, limit) = (runtime.config.start_as, runtime.config.join_limit);
     become_member(&runtime, state, limit).inspect_err(|_| runtime.stop_within(Duration::ZERO, Duration::ZERO))?;
@@ -129,6 +131,7 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
 
 fn start(
     config: Config,
+    secret: Secret,
     identity: Identity,
     listener: Arc<Listener>,
     membership: Membership,
@@ -150,6 +153,7 @@ fn start(
     let first = membership.state.view();
     let (address, listener, lender) = (listener.address().clone(), Some(listener), None);
     let runtime = Arc::new(Runtime::new(Parts {
+        secret: Some(secret),
         config,
         identity,
         address,

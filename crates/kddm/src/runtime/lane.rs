@@ -150,6 +150,8 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
+    /// The process of a member has ended, and it is a member still.
+    pub knows_dead: bool,
     pub signals: Signals,
     /// What this node has lent to programs.
     pub desk: Desk,
@@ -188,6 +190,7 @@ impl LaneState {
             statistics: Statistics::default(),
             scratch: Vec::new(),
             shares: false,
+            knows_dead: false,
             signals,
             desk: Desk::default(),
             link: None,

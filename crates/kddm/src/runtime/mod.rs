@@ -6,6 +6,7 @@ pub(crate) mod couriers;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod fence;
+pub(crate) mod guarded;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod lending;
@@ -18,6 +19,7 @@ pub(crate) mod overdue;
 pub(crate) mod peer;
 pub(crate) mod places;
 pub(crate) mod placing;
+pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 pub(crate) mod serving;
@@ -37,7 +39,8 @@ use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Lease, Table};
-use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, WhyUnreachable};
+use crate::guardian::Secret;
 use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
@@ -77,6 +80,8 @@ pub(crate) struct Runtime {
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
+    /// What this life proves itself by, to whom its guardian tells of its end.
+    pub secret: Option<Secret>,
     /// Which members owe something.
     pub silence: Silence,
     /// A stop has begun.
@@ -94,6 +99,8 @@ pub(crate) struct Runtime {
 
 /// What a runtime is made of.
 pub(crate) struct Parts {
+    /// None for a program without a node, which is no member.
+    pub secret: Option<Secret>,
     pub config: Config,
     pub identity: Identity,
     pub address: Address,
@@ -123,6 +130,7 @@ impl Runtime {
             signals: parts.signals,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
+            secret: parts.secret,
             silence: Silence::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -194,7 +202,8 @@ impl Runtime {
         let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
         let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
-        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0 }.into())
+        let why = WhyUnreachable::Silent;
+        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0, why }.into())
     }
 
     pub fn statistics(&self) -> Statistics {

@@ -42,6 +42,8 @@ pub(crate) struct Peer {
     pub is_stalled: bool,
     /// A bare acknowledgement that the socket did not take whole.
     rest_of_ack: Vec<u8>,
+    /// Its process has ended, see `proof.rs`.
+    pub is_proven_dead: bool,
     pub backlog: Backlog,
 }
 
@@ -52,6 +54,9 @@ impl Peer {
 
     /// Whether its connection has ended, or has not come for that long.
     pub fn is_gone(&self, first_connection: Duration) -> bool {
+        if self.is_proven_dead {
+            return true;
+        }
         let has_waited = self.since.is_none_or(|since| since.elapsed() >= first_connection);
         self.stream.is_none() && (self.was_connected || has_waited)
     }
@@ -62,7 +67,7 @@ impl Peer {
 
     /// Whether it is connected, and has not owed an answer for seconds.
     pub fn answers(&self, node: NodeId, silence: &Silence) -> bool {
-        self.is_connected() && !silence.is_silent(node, self.incarnation)
+        self.is_connected() && !self.is_proven_dead && !silence.is_silent(node, self.incarnation)
     }
 
     pub fn is_connected_by(&self, stream: &Arc<Stream>) -> bool {

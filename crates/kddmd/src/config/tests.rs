@@ -38,7 +38,7 @@ fn the_defaults_are_those_that_are_promised() {
 fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     let text = "node_id = 3\nlisten = \"7601\"\ninsecure = true\ncontacts = [\"a:1\", \"b:2\"]\nfound = false\nautostart = false\n\
                 session = 12\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
-                drain_limit_ms = 3\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\n";
+                drain_limit_ms = 3\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nguardian = \"/g\"\n";
     let from_file = file(text).expect("good");
     let from_environment = environment(&[
         ("KDDM_NODE_ID", "3"),
@@ -57,6 +57,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("KDDM_OBJECT_LIMIT_BYTES", "4"),
         ("KDDM_OUTSTANDING_LIMIT", "5"),
         ("KDDM_PEER_BUFFER_LIMIT_BYTES", "6"),
+        ("KDDM_GUARDIAN", "/g"),
     ])
     .expect("good");
     assert_eq!(from_file, from_environment);

@@ -95,8 +95,20 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     let lender = Some(Lender { socket: socket.into(), session, secret, members });
     let membership = Membership::follow(state, identity.id, identity.incarnation);
     let listener = None;
-    let parts =
-        Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, signals, lease };
+    let parts = Parts {
+        secret: None,
+        config,
+        identity,
+        address,
+        listener,
+        lender,
+        lanes,
+        limits,
+        membership,
+        notify,
+        signals,
+        lease,
+    };
     let runtime = Arc::new(Runtime::new(parts));
     for lane in &runtime.lanes {
         let lane = Arc::clone(lane);

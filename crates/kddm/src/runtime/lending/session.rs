@@ -13,7 +13,7 @@ use super::desk::Asked;
 use super::frame::{Bytes, Head, Word};
 use super::pipe::{Inbox, Outbox};
 use crate::cell::Hold;
-use crate::error::{AccessError, Error};
+use crate::error::{AccessError, Error, WhyUnreachable};
 use crate::inspect::ProgramInfo;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::{Asker, Waiter, Wish};
@@ -254,7 +254,7 @@ impl LaneState {
             return Some(not_a_member(to.0));
         }
         let is_reached = self.peers.get(&to).is_some_and(Peer::is_connected);
-        (!is_reached).then(|| AccessError::Unreachable { node: to.0, limit_ms: 0 }.into())
+        (!is_reached).then(|| AccessError::Unreachable { node: to.0, limit_ms: 0, why: WhyUnreachable::Silent }.into())
     }
 
     fn program_cancels(&mut self, number: u32, place: Place, wish_number: u64) {
