@@ -48,6 +48,8 @@ pub struct Host {
     clock_offset: Duration,
     /// Lives that ended before they were members.
     pub failed_starts: u64,
+    /// Lives that ended by themselves after they were members.
+    pub own_ends: u64,
 }
 
 /// How the programs of a host are started.
@@ -98,7 +100,7 @@ impl Host {
         command.stderr(Programs::log(&programs.logs.join(format!("guardian-{number}.log")))?).stdout(Stdio::null());
         let guardian = command.spawn().map_err(|error| format!("cannot start a guardian: {error}"))?;
         let clock_offset = Duration::ZERO;
-        Ok(Host { number, namespace, disk, log, guardian, daemon: None, clock_offset, failed_starts: 0 })
+        Ok(Host { number, namespace, disk, log, guardian, daemon: None, clock_offset, failed_starts: 0, own_ends: 0 })
     }
 
     /// Its number, which is that of its node.
@@ -162,7 +164,8 @@ impl Host {
     pub fn has_daemon(&mut self) -> bool {
         let Some(daemon) = &mut self.daemon else { return false };
         if matches!(daemon.child.try_wait(), Ok(Some(_))) {
-            self.failed_starts += 1;
+            let was_member = daemon.is_member.load(Ordering::Acquire);
+            *(if was_member { &mut self.own_ends } else { &mut self.failed_starts }) += 1;
             self.daemon = None;
         }
         self.daemon.is_some()

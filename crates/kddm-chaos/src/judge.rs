@@ -50,8 +50,9 @@ pub fn judge(operations: &[Operation], last: &HashMap<u64, Last>) -> Found {
         let certain = newest_first(&puts);
         match last.get(&object).copied().flatten() {
             None => {
-                found.unreadable += 1;
-                found.lost += u64::from(!certain.is_empty());
+                let had_value = u64::from(!certain.is_empty());
+                found.unreadable += had_value;
+                found.lost += had_value;
             }
             Some(value) => {
                 let given_ns = puts.get(&value).map(|put| put.until_ns);
@@ -137,6 +138,7 @@ mod tests {
         assert_eq!(judged(&all, Some(1)).lost, 2);
         assert_eq!(judged(&all, Some(0)).lost, 3, "an object that was made anew");
         assert_eq!(judged(&all, None), Found { lost: 1, unreadable: 1, stale: 0 });
+        assert_eq!(judged(&[read((0, 1), 0)], None), Found::default(), "nothing was ever put");
         let overlapping = [put((0, 10), 0, 1), put((5, 8), 1, 2)];
         assert_eq!(judged(&overlapping, Some(1)).lost, 0, "either may have been the last");
     }

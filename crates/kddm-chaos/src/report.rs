@@ -42,6 +42,8 @@ pub struct Report {
     pub dropped_packets: u64,
     /// Daemons that could not become members again, so often.
     pub failed_starts: u64,
+    /// Daemons that were members and ended though nobody made them.
+    pub own_ends: u64,
     /// Lost and stale.
     pub found: Found,
     /// Whether it is linearizable.
@@ -108,6 +110,7 @@ impl Report {
             "unreadable": self.found.unreadable,
             "dropped_packets": self.dropped_packets,
             "failed_starts": self.failed_starts,
+            "own_ends": self.own_ends,
             "faults": by_fault,
             "missing": self.missing,
             "notes": self.notes,
@@ -158,6 +161,10 @@ impl fmt::Display for Report {
             }
             Verdict::NotLinearizable(offence) => writeln!(f, "NOT linearizable: {offence}")?,
         }
+        if self.failed_starts + self.own_ends > 0 {
+            let (failed, own) = (self.failed_starts, self.own_ends);
+            writeln!(f, "daemons that could not become members: {failed}; that ended by themselves: {own}")?;
+        }
         for missing in &self.missing {
             writeln!(f, "asked for and did not happen: {missing}")?;
         }
@@ -181,6 +188,7 @@ mod tests {
             errors: 0,
             dropped_packets: 0,
             failed_starts: 0,
+            own_ends: 0,
             found: Found::default(),
             verdict: Verdict::Linearizable,
             recoveries,

@@ -105,7 +105,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     run.bar.finish_and_clear();
     let end_ns = clock.now_ns();
     let mut notes = run.come_back();
-    let (last, seen) = run.last_values(OBJECTS + worked.probes);
+    let (last, seen) = run.last_values(OBJECTS + worked.probes + 1);
     history.extend(seen);
     let returns = history.iter().filter(|operation| operation.outcome == Outcome::Ok);
     let throughput = plot::throughput(returns.filter_map(|operation| operation.return_ns), end_ns);
@@ -125,6 +125,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         errors: worked.errors,
         dropped_packets: run.dropped_packets,
         failed_starts: run.hosts.iter().map(|host| host.failed_starts).sum(),
+        own_ends: run.hosts.iter().map(|host| host.own_ends).sum(),
         found,
         verdict,
         recoveries: worked.recoveries,
@@ -163,6 +164,7 @@ struct Worked {
     history: Vec<Operation>,
     errors: u64,
     recoveries: Vec<Recovery>,
+    /// The object behind theirs may have been taken for one that never began.
     probes: u64,
 }
 

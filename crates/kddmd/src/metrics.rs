@@ -46,6 +46,12 @@ pub fn render(subject: &Subject) -> String {
         ("kddm_undecodable_total", "Objects whose bytes do not fit their type.", counted.undecodable),
         ("kddm_faults_total", "Broken invariants; the node fences itself at the first.", counted.faults),
         ("kddm_reconnects_total", "Connections that ended and were made again.", counted.reconnects),
+        (
+            "kddm_members_proven_dead_total",
+            "Members whose processes have ended, by their guardians.",
+            counted.proven_dead,
+        ),
+        ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
         ("kddm_notifier_panics_total", "Notifiers that panicked.", counted.notifier_panics),

@@ -146,6 +146,7 @@ fn waits_for_a_killed_daemon_end_at_once_and_say_why() {
     assert!(ours.get(3).wait().is_ok(), "what is here goes on");
     assert!(matches!(ours.remove(3).wait(), Err(Error::Access(AccessError::RemoveUnconfirmed { .. }))));
     guardian.says("all members have been told");
+    assert_eq!(first.statistics().proven_dead, 1);
     assert!(first.members().iter().any(|member| member.id == 2 && !member.reachable));
     drop(held);
     first.stop_within(Duration::ZERO);
@@ -211,7 +212,7 @@ fn a_stranger_cannot_declare_a_node_dead() {
     assert_eq!(tell_of_death(first.address(), &life_of(&first, 9), LIMIT).expect("it answers"), Told::NotYet);
     let over = Life { incarnation: 1, ..life_of(&first, 2) };
     assert_eq!(tell_of_death(first.address(), &over, LIMIT).expect("it answers"), Told::NoMember);
-    assert_eq!(first.statistics().refused_greetings, 2);
+    assert_eq!((first.statistics().refused_greetings, first.statistics().proven_dead), (2, 0));
     assert!(first.members().iter().all(|member| member.reachable));
     let set: Set<Pod<u64>> = second.set("alive").open().wait().expect("the set opens");
     drop(set.grab(1).wait().expect("nobody else has it"));

@@ -65,6 +65,8 @@ pub struct Statistics {
     pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Members whose processes have ended, as the guardians of their hosts say.
+    pub proven_dead: u64,
     /// Holds that were in somebody's way for longer than their set's limit.
     pub overdue_holds: u64,
     /// Notifiers that overran their limit.
@@ -106,6 +108,7 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.proven_dead += other.proven_dead;
         self.overdue_holds += other.overdue_holds;
         self.frames_sent += other.frames_sent;
         self.frames_received += other.frames_received;

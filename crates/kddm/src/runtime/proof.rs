@@ -23,6 +23,7 @@ impl Runtime {
             return;
         }
         tracing::warn!(node = node.0, incarnation = incarnation.0, "the process of a member has ended");
+        self.lanes[0].lock().statistics.proven_dead += 1;
         for lane in &self.lanes {
             let mut state = lane.lock();
             state.mark_dead(node, incarnation);

@@ -220,6 +220,7 @@ impl Subject {
             "reconnects": counted.reconnects,
             "overdue_holds": counted.overdue_holds,
             "notifier_overruns": counted.notifier_overruns,
+            "proven_dead": counted.proven_dead,
             "notifier_panics": counted.notifier_panics,
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
