@@ -25,7 +25,13 @@ impl Runtime {
             if let Err(reason) = self.be_guarded(&socket, secret)
                 && reason != said
             {
-                tracing::info!(socket = %socket.display(), %reason, "no guardian watches this process");
+                // Most hosts have none, and nobody has asked for one there.
+                let is_meant = socket.exists() || self.config.guardian != crate::place::default_guardian();
+                if is_meant {
+                    tracing::warn!(socket = %socket.display(), %reason, "no guardian watches this process");
+                } else {
+                    tracing::debug!(socket = %socket.display(), %reason, "no guardian watches this process");
+                }
                 said = reason;
             }
             self.pause(LOOK_INTERVAL);
