@@ -96,11 +96,27 @@ impl Host {
         let (namespace, disk) = (network.host(number), folder.disk(&number.to_string(), DISK)?);
         let log = programs.logs.join(format!("node-{number}.log"));
         let mut command = programs.command(&namespace, Duration::ZERO, "kddm-guardian");
-        command.arg("--socket").arg(disk.join("guardian.sock"));
+        let socket = disk.join("guardian.sock");
+        command.arg("--socket").arg(&socket);
         command.stderr(Programs::log(&programs.logs.join(format!("guardian-{number}.log")))?).stdout(Stdio::null());
         let guardian = command.spawn().map_err(|error| format!("cannot start a guardian: {error}"))?;
         let clock_offset = Duration::ZERO;
-        Ok(Host { number, namespace, disk, log, guardian, daemon: None, clock_offset, failed_starts: 0, own_ends: 0 })
+        let mut host =
+            Host { number, namespace, disk, log, guardian, daemon: None, clock_offset, failed_starts: 0, own_ends: 0 };
+        host.wait_for_guardian(&socket)?;
+        Ok(host)
+    }
+
+    /// A daemon that is killed before it is watched would be no proof of anything.
+    fn wait_for_guardian(&mut self, socket: &Path) -> Result<(), String> {
+        let begun = Instant::now();
+        while !socket.exists() {
+            if matches!(self.guardian.try_wait(), Ok(Some(_))) || begun.elapsed() >= START_LIMIT {
+                return Err(format!("the guardian of host {} does not listen, its log says why", self.number));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Its number, which is that of its node.

@@ -20,7 +20,9 @@ fn is_skipped(test: &str) -> bool {
 
 /// A run in which faults have begun, with the rest of what it says.
 fn begun(name: &str) -> (Child, Lines<BufReader<ChildStderr>>) {
-    let cargo = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "kddmd", "--bins"]).status();
+    let cargo = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "kddmd", "--bin", "kddmd", "--bin", "kddm-guardian"])
+        .status();
     assert!(cargo.is_ok_and(|status| status.success()), "the daemon is not built");
     let output = std::env::temp_dir().join(format!("kddm-chaos-test-{}-{name}", std::process::id()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_kddm-chaos"));
