@@ -14,7 +14,7 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{bench, daemon, history, show};
+use kddmd::{bench, daemon, guardian, history, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -412,6 +412,7 @@ fn man(dir: Option<PathBuf>) -> Result<u8, ToolError> {
             let write = || -> std::io::Result<()> {
                 std::fs::create_dir_all(&dir)?;
                 clap_mangen::generate_to(Cli::command(), &dir)?;
+                clap_mangen::generate_to(guardian::Arguments::command(), &dir)?;
                 clap_mangen::generate_to(daemon::Arguments::command(), &dir)
             };
             write().map_err(|error| {

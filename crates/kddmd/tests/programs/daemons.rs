@@ -206,7 +206,7 @@ fn pages_and_completions_are_made() {
     assert!(text(&help.stdout).starts_with("Administers"), "{}", text(&help.stdout));
     let dir = scratch.path().join("man");
     assert!(scratch.kddmadm(&["man", dir.to_str().expect("text")]).status().expect("it runs").success());
-    for page in ["kddmadm.1", "kddmadm-playground.1", "kddmd.1"] {
+    for page in ["kddmadm.1", "kddmadm-playground.1", "kddmd.1", "kddm-guardian.1"] {
         assert!(dir.join(page).exists(), "{page}");
     }
 }
