@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
+mod chaos;
 mod fuzz;
 mod memory_model;
 mod mutations;
@@ -20,6 +21,7 @@ enum Work {
     MemoryModel,
     Readme,
     Mutations,
+    Chaos,
 }
 
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
@@ -33,6 +35,7 @@ const CI: &[(&str, Work)] = &[
     ("clippy", Work::Cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     ("docs", Work::Docs),
     ("tests", Work::Cargo(&["test", "--workspace"])),
+    ("chaos", Work::Chaos),
     ("memory", Work::MemoryModel),
     ("model", Work::Cargo(MODEL)),
     ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Some("ci") => ci(),
         Some("tidy") => tidy::check(),
         Some("readme") => readme::check(),
+        Some("chaos") => chaos::run(rest),
         Some("fuzz") => fuzz::run(rest),
         Some("memory-model") => memory_model::run(),
         Some("sim") => cargo(SIM, rest),
@@ -55,8 +59,8 @@ fn main() -> ExitCode {
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json]\n\
-                 Arguments after sim, model and bench are passed on; try --help there."
+                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
+                 Arguments after sim, model, bench and chaos are passed on; try --help there."
             );
             false
         }
@@ -79,6 +83,7 @@ fn ci() -> bool {
             Work::Tidy => tidy::check(),
             Work::MemoryModel => memory_model::run(),
             Work::Readme => readme::check(),
+            Work::Chaos => chaos::short(),
             Work::Mutations => mutations::run(&["--quick".to_owned()]),
         };
         times.push((name, start.elapsed().as_secs_f64()));

@@ -1,23 +1,32 @@
-//! `cargo xtask memory-model`: the handshakes of the hit path under every interleaving (loom), and the
-//! unsafe code under Miri where that is installed.
+//! `cargo xtask memory-model`: the handshakes of the hit path under every interleaving (loom), threads
+//! against the driver under many (shuttle), and the unsafe code under Miri where that is installed.
 
 use std::process::{Command, Stdio};
 
 /// Builds with other flags have folders of their own, so that nothing else is built anew.
 const LOOM: &str = "target/loom";
+const SHUTTLE: &str = "target/shuttle";
 const MIRI: &str = "target/miri";
 
-/// Runs both; without Miri it says what was skipped.
+/// Runs all three; without Miri it says what was skipped.
 pub fn run() -> bool {
-    loom() && miri()
+    modelled("loom", LOOM).status().is_ok_and(|status| status.success()) && shuttle() && miri()
 }
 
-fn loom() -> bool {
-    let mut command = Command::new("cargo");
-    command.args(["test", "--quiet", "-p", "kddm", "--lib", "loom_tests"]);
-    // Most of the cells is of no use there.
-    command.env("RUSTFLAGS", "--cfg loom -A dead_code -A unused_imports").env("CARGO_TARGET_DIR", LOOM);
+/// Optimised: a schedule has thousands of steps.
+fn shuttle() -> bool {
+    let mut command = modelled("shuttle", SHUTTLE);
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "2");
     command.status().is_ok_and(|status| status.success())
+}
+
+/// The tests of the library that are there for one model of the memory and of the threads.
+fn modelled(by: &str, target: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--quiet", "-p", "kddm", "--lib", &format!("{by}_tests")]);
+    // Most of the library is of no use there.
+    command.env("RUSTFLAGS", format!("--cfg {by} -A dead_code -A unused_imports")).env("CARGO_TARGET_DIR", target);
+    command
 }
 
 fn miri() -> bool {

@@ -11,12 +11,13 @@ use crate::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
 use crate::io::NoMemory;
-use crate::message::{Message, Request, RequestKind};
+use crate::message::{CopyKind, Have, Message, Request, RequestKind, Role};
 use crate::nodeset::NodeSet;
+use crate::replicas::{MOST_REPLICAS, ReplicaSet};
 
 mod fields;
 
-use fields::{fill, message};
+use fields::{Lists, fill, message};
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
@@ -80,6 +81,11 @@ mod flag {
     pub const REMOVE: u8 = 1;
     pub const HELD: u8 = 1;
     pub const FORWARDED: u8 = 1;
+    pub const IN_DOUBT: u8 = 1;
+    pub const LOST: u8 = 0x80;
+    pub const HAVE_VALUE: u8 = 8;
+    pub const HAVE_REMOVED: u8 = 16;
+    pub const ROLE: u8 = 7;
     pub const EXISTING: u8 = 1;
     pub const INHERITED: u8 = 2;
     pub const FIRST: u8 = 4;
@@ -231,7 +237,7 @@ pub fn encode_head(
     let lists = fill(&mut header, message);
     header.body = seal.length.into();
     header.body_checksum = seal.checksum.into();
-    let list_bytes = lists.map_or(0, |(a, b)| 4 + 2 * (a.len() + b.len()));
+    let list_bytes = lists.map_or(0, |(a, b): Lists<'_>| 4 + 2 * (a.len() + b.len()));
     header.lists = (list_bytes as u32).into();
     header.length = ((HEADER_BYTES + list_bytes + seal.length as usize) as u32).into();
     out.try_reserve(HEADER_BYTES + list_bytes).map_err(|_| NoMemory)?;

@@ -1,9 +1,10 @@
 //! The home of a shard: it answers for objects that nobody points to.
 
 use crate::id::{NodeId, ObjectId, Tenure, Version};
-use crate::message::{Message, Request, RequestKind};
+use crate::message::{Have, Message, Request, RequestKind, Role};
 use crate::mutation::{Mutation, mutated};
 use crate::object::state::{LateAck, Turn};
+use crate::recovery::Report;
 use crate::table::Keyed;
 
 /// What the home knows of an object that exists.
@@ -17,6 +18,9 @@ pub struct Entry {
     pub node: NodeId,
     /// How sure the home is.
     pub state: EntryState,
+    /// The newest version could not be proven present (`I5`). The rest of the entry is kept: a later view
+    /// decides again.
+    pub lost: bool,
 }
 
 /// How an entry of the directory came about.
@@ -28,6 +32,10 @@ pub enum EntryState {
     Fact,
     /// A removal is in progress: requests are parked.
     Removing,
+    /// The home made a node with a copy the owner; it has not announced itself yet.
+    Promoted,
+    /// It existed, or may have: nobody is known to have it.
+    Unknown,
 }
 
 impl Keyed for Entry {
@@ -39,7 +47,12 @@ impl Keyed for Entry {
 impl Turn<'_> {
     /// A request that no hint leads further: create, forward to a newer owner, or park.
     pub fn ask_home(&mut self, request: Request) {
+        if self.place.is_recovering {
+            return self.parked.push_back(Request { to_home: true, ..request });
+        }
         match self.entry {
+            None if self.place.in_doubt => self.send(request.id.node, Message::Lost { id: request.id }),
+            Some(entry) if entry.lost => self.send(request.id.node, Message::Lost { id: request.id }),
             None => self.ask_about_nothing(request),
             Some(Entry { state: EntryState::Removing, .. }) if mutated(Mutation::CreateDuringRemoval) => {
                 self.ask_about_nothing(request);
@@ -70,7 +83,7 @@ impl Turn<'_> {
                 };
                 let state = EntryState::Predicted;
                 if request.kind != RequestKind::TryGrab || !mutated(Mutation::CreateTwice) {
-                    self.entry = Some(Entry { object: self.id, tenure, node: id.node, state });
+                    self.entry = Some(Entry { object: self.id, tenure, node: id.node, state, lost: false });
                 }
                 self.send(id.node, Message::Create { tenure, id });
             }
@@ -94,7 +107,16 @@ impl Turn<'_> {
         if (over && !mutated(Mutation::BelieveOlderOwner)) || mutated(Mutation::ForgetOwner) {
             return; // Overtaken by a newer owner or a removal.
         }
-        self.entry = Some(Entry { object: self.id, tenure, node: owner, state: EntryState::Fact });
+        self.entry = Some(Entry { object: self.id, tenure, node: owner, state: EntryState::Fact, lost: false });
+        if self.place.is_recovering {
+            // Who waits hears when all have reported.
+            let have = Have { role: Role::Owner, tenure, seen: tenure, ..Have::default() };
+            return self.amend(Report { from: owner, have, replica: None });
+        }
+        if !self.to_free.is_empty() {
+            let reports = core::mem::take(&mut self.to_free);
+            self.free_ghosts(&reports, owner, tenure);
+        }
         for _ in 0..self.parked.len() {
             let Some(request) = self.parked.pop_front() else { break };
             if request.tau > tenure || !self.place.shares(owner) {
@@ -105,13 +127,24 @@ impl Turn<'_> {
         }
     }
 
+    /// What was reported of the object has changed meanwhile. Of each node the last word counts.
+    fn amend(&mut self, report: Report) {
+        self.to_free.retain(|known| known.from != report.from && known.have.role != Role::Owner);
+        self.to_free.push(report);
+    }
+
     /// The old home hands over what it knows of an object.
-    pub fn handed(&mut self, from: NodeId, tenure: Tenure, owner: NodeId, state: EntryState) {
-        let is_due = from == self.place.home && self.place.view_home == self.me();
-        if !is_due || (!owner.is_somebody() && state != EntryState::Removing) {
+    pub fn handed(&mut self, from: NodeId, entry: Entry) {
+        let moves = from == self.place.home && self.place.view_home == self.me();
+        let recovers = self.place.is_recovering && from == self.place.old_home;
+        let names_somebody = matches!(entry.state, EntryState::Removing | EntryState::Unknown);
+        if !(moves || recovers) || (!entry.node.is_somebody() && !names_somebody) {
             return self.dropped("an entry of the directory from a node that is not the old home");
         }
-        self.entry = Some(Entry { object: self.id, tenure, node: owner, state });
+        // What has been said in this epoch meanwhile is newer.
+        if self.entry.is_none_or(|known| known.tenure < entry.tenure) {
+            self.entry = Some(entry);
+        }
     }
 
     /// A removal begins: requests are parked, and a copy that is here goes like any other.
@@ -120,7 +153,7 @@ impl Turn<'_> {
             self.send(self.place.home, Message::Removing { tenure, forwarded: true });
         } else if tenure > self.entry.map_or(*self.floor, |entry| entry.tenure) {
             let state = EntryState::Removing;
-            self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state });
+            self.entry = Some(Entry { object: self.id, tenure, node: NodeId::NOBODY, state, lost: false });
         }
         if forwarded && !mutated(Mutation::AckRemovalTwice) {
             return; // It is acked where the owner sent it: two acks of one node could not be told apart.
@@ -141,7 +174,9 @@ impl Turn<'_> {
         }
         let ends = |entry: Entry| match entry.state {
             EntryState::Removing => entry.tenure <= tenure,
-            EntryState::Predicted | EntryState::Fact => entry.tenure < tenure,
+            EntryState::Predicted | EntryState::Fact | EntryState::Promoted | EntryState::Unknown => {
+                entry.tenure < tenure
+            }
         };
         if !self.entry.is_none_or(ends) {
             return; // It exists again, or another removal of it has begun.
@@ -150,6 +185,15 @@ impl Turn<'_> {
             *self.floor = (*self.floor).max(tenure);
         }
         self.entry = None;
+        if !self.place.is_recovering && !self.to_free.is_empty() {
+            // It had an owner before that: what others kept in case that one was lost is of no more use.
+            let reports = core::mem::take(&mut self.to_free);
+            self.free_ghosts(&reports, NodeId::NOBODY, tenure);
+        }
+        if self.place.is_recovering {
+            let have = Have { removed: true, seen: tenure, ..Have::default() };
+            return self.amend(Report { from: NodeId::NOBODY, have, replica: None });
+        }
         while let Some(request) = self.parked.pop_front() {
             self.calls.push_back(Message::Request(request));
         }

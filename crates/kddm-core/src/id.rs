@@ -125,7 +125,8 @@ impl Time {
 /// The cluster-wide number of a set. It carries the placement policy, so that every member can
 /// compute every home without looking anything up.
 ///
-/// Bits 63-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never reused.
+/// Bits 62-60 replicas, 59-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
+/// reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SetId(pub u64);
 
@@ -145,7 +146,7 @@ impl SetId {
     const COUNTER_BITS: u64 = (1 << 40) - 1;
 
     /// The set of set descriptions and names, present from the first view.
-    pub const SYSTEM: SetId = SetId(1);
+    pub const SYSTEM: SetId = SetId(1).with_replicas(2);
 
     /// The first counter given to a set of an application.
     pub const FIRST_COUNTER: u64 = 16;
@@ -160,9 +161,22 @@ impl SetId {
         SetId((tag << 56) | ((node as u64) << 40) | (counter & Self::COUNTER_BITS))
     }
 
+    /// The same set with `replicas` copies beside the owner's, at most
+    /// [`MOST_REPLICAS`](crate::replicas::MOST_REPLICAS) of them.
+    pub const fn with_replicas(self, replicas: u8) -> SetId {
+        let most = crate::replicas::MOST_REPLICAS as u8;
+        let replicas = if replicas > most { most } else { replicas };
+        SetId((self.0 & !(7 << 60)) | ((replicas as u64) << 60))
+    }
+
+    /// How many nodes keep a copy so that an object survives its owner.
+    pub const fn replicas(self) -> usize {
+        ((self.0 >> 60) & 7) as usize
+    }
+
     /// The placement policy, or `None` for a number that no member gives out.
     pub const fn policy(self) -> Option<PlacementPolicy> {
-        match self.0 >> 56 {
+        match self.0 >> 56 & 0x8f {
             0 => Some(PlacementPolicy::Hash),
             1 => Some(PlacementPolicy::Fixed(NodeId((self.0 >> 40) as u16))),
             2 => Some(PlacementPolicy::Embedded),

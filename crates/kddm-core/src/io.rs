@@ -46,6 +46,12 @@ pub enum Input {
     },
     /// The answer to [`Output::TryRevoke`] when a local thread holds the object: nothing changed.
     Held,
+    /// A local thread has put a new version, or made the first one, in a set with replicas. It still holds
+    /// the object, and goes on with [`Output::PutDone`].
+    Put {
+        /// The version it made.
+        version: Version,
+    },
     /// A message of another node has arrived, in the order in which that node sent it.
     Message {
         /// The sender.
@@ -77,6 +83,8 @@ pub enum Answer {
     Flushed,
     /// The newest version cannot be proven present (`I5`).
     Lost,
+    /// A removal that a lost member has cut short: it may have been done, or not.
+    Unknown,
 }
 
 /// What the home must do, in this order.
@@ -137,6 +145,35 @@ pub enum Output {
         /// Why.
         answer: Answer,
     },
+    /// That version has its replicas: the thread that has put it may go on.
+    PutDone {
+        /// The object concerned.
+        object: ObjectId,
+        /// The version that was put.
+        version: Version,
+    },
+    /// Keep the body of the message just handed in as this node's replica, beside whatever else is here.
+    StoreReplica {
+        /// The object concerned.
+        object: ObjectId,
+    },
+    /// Keep a copy of this object's bytes, as they are, as this node's replica.
+    KeepReplica {
+        /// The object concerned.
+        object: ObjectId,
+    },
+    /// Free the replica.
+    DropReplica {
+        /// The object concerned.
+        object: ObjectId,
+    },
+    /// Take the replica as this object's bytes, of that version, as `Install` would.
+    UseReplica {
+        /// The object concerned.
+        object: ObjectId,
+        /// Their version.
+        version: Version,
+    },
     /// The bytes of this object are of no more use to the protocol: free them.
     Discard {
         /// The object concerned.
@@ -157,6 +194,28 @@ pub enum Output {
         /// What is broken.
         what: &'static str,
     },
+}
+
+impl Output {
+    /// The object concerned.
+    pub fn object(&self) -> ObjectId {
+        match *self {
+            Output::Send { object, .. }
+            | Output::Install { object, .. }
+            | Output::Granted { object, .. }
+            | Output::Revoke { object, .. }
+            | Output::TryRevoke { object }
+            | Output::Answer { object, .. }
+            | Output::PutDone { object, .. }
+            | Output::StoreReplica { object }
+            | Output::KeepReplica { object }
+            | Output::DropReplica { object }
+            | Output::UseReplica { object, .. }
+            | Output::Discard { object }
+            | Output::Dropped { object, .. }
+            | Output::Fault { object, .. } => object,
+        }
+    }
 }
 
 /// How long a deferred message may wait for company: 1 ms.

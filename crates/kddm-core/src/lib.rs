@@ -18,6 +18,8 @@ pub mod node;
 pub mod nodeset;
 mod object;
 mod placement;
+mod recovery;
+pub mod replicas;
 pub mod session;
 pub mod shard;
 mod table;

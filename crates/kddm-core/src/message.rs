@@ -5,6 +5,7 @@
 use crate::home::EntryState;
 use crate::id::{NodeId, Placement, RequestId, ShardIndex, Tenure, Version};
 use crate::nodeset::NodeSet;
+use crate::replicas::ReplicaSet;
 
 /// What a node asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -84,7 +85,7 @@ pub enum Message {
         /// Sharers whose acks the new owner must await.
         sharers: NodeSet,
         /// Replica holders.
-        replicas: NodeSet,
+        replicas: ReplicaSet,
         /// False for an object whose first touch has not succeeded anywhere.
         has_value: bool,
         /// The request that this answers; counter zero if none (a flush).
@@ -181,6 +182,8 @@ pub enum Message {
         owner: NodeId,
         /// How sure the old home is.
         state: EntryState,
+        /// The newest version could not be proven present.
+        lost: bool,
     },
     /// Old home to new home: all entries of this shard are there, answer for it from now on.
     ShardIsYours {
@@ -188,6 +191,8 @@ pub enum Message {
         shard: ShardIndex,
         /// No tenure up to this is ever given out again in it.
         floor: Tenure,
+        /// The directory is not all there is: what it does not name may exist.
+        in_doubt: bool,
     },
     /// To every other member: all that was to be handed over in this placement is handed over, and
     /// whatever follows was decided knowing it.
@@ -195,10 +200,115 @@ pub enum Message {
         /// The placement.
         placement: Placement,
     },
+    /// Owner to replica: keep this copy. Body: the object.
+    Push {
+        /// The owner's tenure.
+        tenure: Tenure,
+        /// The version of the body.
+        version: Version,
+    },
+    /// The copy is kept.
+    PushAck {
+        /// As in the `Push`.
+        tenure: Tenure,
+        /// As in the `Push`.
+        version: Version,
+    },
+    /// To a replica: the copy is of no more use.
+    DropReplica {
+        /// Copies of this tenure and before.
+        tenure: Tenure,
+    },
+    /// To the home, in a new epoch: what is here of an object.
+    Have(Have),
+    /// To the home, in a new epoch: a replica of the object is here.
+    HaveReplica {
+        /// Its tenure.
+        tenure: Tenure,
+        /// Its version.
+        version: Version,
+    },
+    /// To the home, in a new epoch: all that is here of this shard has been said.
+    Reported {
+        /// Which shard.
+        shard: ShardIndex,
+        /// The greatest tenure that this node knew of any object that it said nothing of.
+        forgotten: Tenure,
+    },
+    /// To every other member, in a new epoch: all that is here of any shard has been said.
+    AllReported,
+    /// Home to a node with a copy: you own the object from now on.
+    Promote {
+        /// The new tenure.
+        tenure: Tenure,
+        /// The version of the copy meant.
+        version: Version,
+        /// Which of the copies there.
+        copy: CopyKind,
+        /// All others with a valid read copy.
+        sharers: NodeSet,
+        /// All others with a replica, of whatever version.
+        replicas: ReplicaSet,
+    },
+    /// To the home: the copy meant by a `Promote` has left meanwhile.
+    Decline {
+        /// As in the `Promote`.
+        tenure: Tenure,
+        /// As in the `Promote`.
+        copy: CopyKind,
+    },
+}
+
+/// The kinds of copies that can become the object itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CopyKind {
+    /// A valid read copy.
+    Sharer,
+    /// A replica.
+    Replica,
+    /// The bytes that a former owner keeps.
+    Ghost,
+}
+
+/// The main role of a node, as it reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Role {
+    /// Nothing is here.
+    #[default]
+    None,
+    /// The owner.
+    Owner,
+    /// A valid read copy.
+    Sharer,
+    /// The bytes of a former owner.
+    Ghost,
+    /// A removal in progress.
+    Tombstone,
+}
+
+/// What a node says of an object when a member was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Have {
+    /// Its main role.
+    pub role: Role,
+    /// The tenure of that role.
+    pub tenure: Tenure,
+    /// The version there.
+    pub version: Version,
+    /// The greatest tenure known there.
+    pub seen: Tenure,
+    /// The end of the object is what was seen last.
+    pub removed: bool,
+    /// A ghost: the tenure that was sent.
+    pub sent: Tenure,
+    /// A ghost: to whom; nobody, if that node is no member any more.
+    pub to: NodeId,
+    /// There is a value.
+    pub has_value: bool,
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 20;
+pub const MESSAGE_KINDS: usize = 29;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -224,6 +334,15 @@ impl Message {
             Message::Entry { .. } => 17,
             Message::ShardIsYours { .. } => 18,
             Message::Placed { .. } => 19,
+            Message::Push { .. } => 20,
+            Message::PushAck { .. } => 21,
+            Message::DropReplica { .. } => 22,
+            Message::Have(_) => 23,
+            Message::HaveReplica { .. } => 24,
+            Message::Reported { .. } => 25,
+            Message::AllReported => 26,
+            Message::Promote { .. } => 27,
+            Message::Decline { .. } => 28,
         }
     }
 
@@ -249,5 +368,14 @@ impl Message {
         "entry",
         "shard_is_yours",
         "placed",
+        "push",
+        "push_ack",
+        "drop_replica",
+        "have",
+        "have_replica",
+        "reported",
+        "all_reported",
+        "promote",
+        "decline",
     ];
 }

@@ -110,6 +110,22 @@ mutations! {
     LeaveWithLastCopy = "leave_with_last_copy",
     /// A flush gives the last copy to a node that is about to leave.
     FlushToLeaving = "flush_to_leaving",
+    /// A put is done before its replicas have it.
+    PutWithoutReplica = "put_without_replica",
+    /// Ownership goes to a replica, and nobody takes its place.
+    LeaveReplicaBehind = "leave_replica_behind",
+    /// An object moves before its replicas are made.
+    MoveUnsettled = "move_unsettled",
+    /// Of several copies the oldest one becomes the object.
+    PromoteOldest = "promote_oldest",
+    /// What nobody has never existed, however many members were lost.
+    ForgetFailures = "forget_failures",
+    /// A former owner's bytes become the object, although the new owner had it and was lost.
+    TrustGhostOfLost = "trust_ghost_of_lost",
+    /// A home answers before all have said what they have.
+    AnswerTooEarly = "answer_too_early",
+    /// An owner does not ask again for the acks that it is owed.
+    ForgetToAskAgain = "forget_to_ask_again",
 }
 
 /// No mutation; the others are their number plus one.

@@ -2,7 +2,6 @@
 //! place that knows every layer of the core.
 
 use alloc::vec::Vec;
-use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
@@ -11,8 +10,12 @@ use crate::io::{Body, Input, NoMemory, Output, Outputs};
 use crate::message::Message;
 use crate::mutation::{Mutation, mutated};
 use crate::placement::Moving;
-use crate::shard::{Inspection, Place, Room, Shard};
+use crate::recovery::{Changes, Recovering};
+use crate::shard::{Place, Room, Shard};
 use crate::view::View;
+
+mod epoch;
+mod inspect;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).
 pub const SETS_PER_NODE: usize = 65_536;
@@ -55,6 +58,8 @@ struct Set {
     /// Position in `touched` plus one, by shard index; zero is "not touched".
     index: Vec<u16>,
     touched: Vec<Touched>,
+    /// The epoch in which the set was created, as far as this node has been told.
+    born: Epoch,
 }
 
 /// A shard, and who answers for it as far as this node knows: see [`Place::home`].
@@ -70,7 +75,7 @@ impl Set {
         let mut index = Vec::new();
         index.try_reserve_exact(SHARDS_PER_SET.into()).map_err(|_| NoMemory)?;
         index.resize(SHARDS_PER_SET.into(), 0);
-        Ok(Set { index, touched: Vec::new() })
+        Ok(Set { index, touched: Vec::new(), born: Epoch(0) })
     }
 
     fn get(&self, at: ShardIndex) -> Option<&Touched> {
@@ -111,6 +116,10 @@ pub struct Node {
     incarnation: Incarnation,
     view: View,
     moving: Option<Moving>,
+    changes: Changes,
+    recovering: Option<Recovering>,
+    /// Where to look next for owners that want more replicas, or others.
+    refilling: Option<(SetId, u16)>,
     sets: HashMap<u64, Set, Mixer>,
     destroyed: Vec<SetId>,
     counter: u64,
@@ -128,6 +137,9 @@ impl Node {
             incarnation,
             view: View::default(),
             moving: None,
+            changes: Changes::default(),
+            recovering: None,
+            refilling: None,
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
             counter: u64::from(lane) << 56,
@@ -157,8 +169,15 @@ impl Node {
 
     /// Installs a view. Views come in order (`I7`), the next one when the last one
     /// [holds](Self::is_settled); then call [`hand_over`](Self::hand_over) until nothing is left.
+    ///
+    /// A view of a greater epoch lacks members that are lost: it is installed whether the last one holds or
+    /// not, and what was under way is forgotten.
     pub fn install_view(&mut self, view: View) -> Result<(), Refused> {
-        if self.moving.is_some() {
+        let is_first = self.view.members.is_empty();
+        if view.epoch > self.view.epoch && !is_first {
+            return self.enter_epoch(view);
+        }
+        if !self.is_settled() {
             return Err(Refused::Settling);
         }
         let before = self.view.try_clone()?;
@@ -176,29 +195,38 @@ impl Node {
         }
         self.view = view;
         self.moving = moving;
+        self.look_for_replicas();
+        if is_first {
+            self.report_nothing();
+        }
         Ok(())
     }
 
     /// Whether every shard is where the installed view wants it, as far as this node is concerned.
     pub fn is_settled(&self) -> bool {
-        self.moving.is_none()
+        self.moving.is_none() && self.recovering.is_none()
     }
 
     /// Whether [`hand_over`](Self::hand_over) has something to do.
     pub fn is_handing_over(&self) -> bool {
-        self.moving.as_ref().is_some_and(|moving| !moving.is_announced())
+        let recovers = self.recovering.as_ref().is_some_and(|recovering| !recovering.is_idle);
+        recovers || self.moving.as_ref().is_some_and(|moving| !moving.is_announced()) || self.refilling.is_some()
     }
 
     /// The members that have not yet said that they have handed over all they had to.
     pub fn awaited(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.moving.iter().flat_map(|moving| moving.awaited().iter())
+        let reports = self.recovering.iter().flat_map(|recovering| recovering.awaited.iter());
+        self.moving.iter().flat_map(|moving| moving.awaited().iter()).chain(reports)
     }
 
     /// Hands over the next shard that this node answers for and the installed view gives to another.
     /// A shard at a time, so that nobody waits long for anything else. On an error nothing has changed.
     pub fn hand_over(&mut self, outputs: &mut Outputs) -> Result<HandedOver, NoMemory> {
+        if let Some(done) = self.recover(outputs)? {
+            return Ok(done);
+        }
         let Some(moving) = self.moving.as_ref().filter(|moving| !moving.is_announced()) else {
-            return Ok(HandedOver::Nothing);
+            return Ok(self.refill(outputs)?.unwrap_or(HandedOver::Nothing));
         };
         let cursor = moving.cursor;
         let found = self.to_hand_over(cursor).or_else(|| self.to_hand_over((SetId(0), 0)));
@@ -283,22 +311,30 @@ impl Node {
     fn settle(&mut self) {
         if self.moving.as_ref().is_some_and(Moving::is_done) {
             self.moving = None;
+            // What came under the view before may have come where they were looked for already.
+            self.look_for_replicas();
         }
     }
 
     /// The old home of a shard has handed it over.
-    fn take_over(&mut self, set: SetId, from: NodeId, shard: ShardIndex, floor: Tenure) -> Result<bool, Refused> {
+    fn take_over(
+        &mut self,
+        set: SetId,
+        from: NodeId,
+        (shard, floor, in_doubt): (ShardIndex, Tenure, bool),
+        outputs: &mut Outputs,
+    ) -> Result<bool, Refused> {
         let me = self.me;
         let is_mine = self.view.home(set, shard) == Some(me);
-        self.set(set)?;
-        let Node { view, moving, sets, .. } = self;
-        let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
-        let home = || untouched(me, view, moving.as_ref(), set, shard);
-        if !is_mine || from == me || state.get(shard).map_or_else(home, |touched| touched.home) != from {
+        self.entered(set, shard, outputs)?;
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let touched = state.touch(shard, || me)?;
+        let recovery = &touched.shard.recovery;
+        let recovers = recovery.is_recovering && touched.home == me && recovery.old_home == from;
+        if !is_mine || from == me || !(touched.home == from || recovers) {
             return Ok(false);
         }
-        let touched = state.touch(shard, home)?;
-        touched.shard.take_over(floor);
+        touched.shard.take_over(floor, in_doubt);
         touched.home = me;
         Ok(true)
     }
@@ -326,9 +362,13 @@ impl Node {
     pub fn handle(&mut self, set: SetId, object: ObjectId, input: Input, outputs: &mut Outputs) -> Result<(), Refused> {
         match input {
             Input::Message { from, message: Message::Placed { placement } } => self.placed(from, placement),
-            Input::Message { from, message: Message::ShardIsYours { shard, floor } } => {
+            Input::Message { from, message: Message::AllReported } => self.reported(set, from, None, outputs)?,
+            Input::Message { from, message: Message::Reported { shard, forgotten } } => {
+                self.reported(set, from, Some((shard, forgotten)), outputs)?;
+            }
+            Input::Message { from, message: Message::ShardIsYours { shard, floor, in_doubt } } => {
                 outputs.reserve(1)?;
-                if !self.take_over(set, from, shard, floor)? {
+                if !self.take_over(set, from, (shard, floor, in_doubt), outputs)? {
                     let what = "a shard from a node that does not answer for it";
                     outputs.push(Output::Dropped { object, what });
                 }
@@ -345,14 +385,32 @@ impl Node {
         input: Input,
         outputs: &mut Outputs,
     ) -> Result<(), Refused> {
-        self.set(set)?;
+        let at = object.shard(set.policy().unwrap_or_default());
+        let epoch = self.view.epoch;
+        let is_there = |touched: &Touched| touched.shard.recovery.entered == epoch;
+        if self.view.homes.is_empty() || !self.sets.get(&set.0).and_then(|state| state.get(at)).is_some_and(is_there) {
+            self.entered(set, at, outputs)?;
+        }
+        if self.recovering.is_some() && matches!(input, Input::Message { .. }) {
+            self.look_again();
+        }
         let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
-        let at = object.shard(set.policy().unwrap_or_default());
         let Touched { home, shard, .. } = state.touch(at, || untouched(*me, view, moving.as_ref(), set, at))?;
         let home = *home;
         let view_home = if moving.is_some() { view.home(set, at).unwrap_or(home) } else { home };
-        let place = Place { me: *me, incarnation: *incarnation, home, view_home, view };
+        let place = Place {
+            me: *me,
+            incarnation: *incarnation,
+            home,
+            view_home,
+            view,
+            set,
+            at,
+            is_recovering: shard.recovery.covers(object),
+            in_doubt: shard.recovery.in_doubt,
+            old_home: shard.recovery.old_home,
+        };
         let mut next = *counter;
         shard.handle(&place, &mut next, room, object, input, outputs)?;
         *counter = next;
@@ -376,78 +434,5 @@ impl Node {
     /// The home of an object, if the view has homes.
     pub fn home(&self, set: SetId, object: ObjectId) -> Option<NodeId> {
         self.view.home(set, object.shard(set.policy()?))
-    }
-
-    fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
-        self.touched(set).map(|(_, _, shard)| shard)
-    }
-
-    /// What can be seen of an object here.
-    pub fn inspect(&self, set: SetId, object: ObjectId) -> Option<Inspection> {
-        let state = self.sets.get(&set.0)?;
-        Some(state.get(object.shard(set.policy()?))?.shard.inspect(self.me, object))
-    }
-
-    /// The sets of which this node holds or knows something, in ascending order.
-    pub fn sets(&self) -> Vec<SetId> {
-        let mut sets: Vec<SetId> = self.sets.keys().map(|set| SetId(*set)).collect();
-        sets.sort_unstable();
-        sets
-    }
-
-    /// The objects of a set of which a value, a copy or the ownership is here, in no particular order.
-    pub fn holdings(&self, set: SetId) -> impl Iterator<Item = ObjectId> {
-        self.shards(set).flat_map(Shard::holdings)
-    }
-
-    /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
-    pub fn is_at_rest(&self) -> bool {
-        let rests = |touched: &Touched| touched.shard.is_at_rest();
-        self.is_settled() && self.sets.values().flat_map(|state| &state.touched).all(rests)
-    }
-
-    /// How many objects this node knows something of, and how many its directory holds.
-    pub fn counts(&self, set: SetId) -> (usize, usize) {
-        self.shards(set).fold((0, 0), |(objects, entries), shard| {
-            (objects + shard.object_count(), entries + shard.directory_count())
-        })
-    }
-
-    /// The shards of a set that were touched here, each with who answers for it, in no particular order.
-    pub fn touched(&self, set: SetId) -> impl Iterator<Item = (ShardIndex, NodeId, &Shard)> {
-        let touched = self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter());
-        touched.map(|touched| (touched.at, touched.home, &touched.shard))
-    }
-
-    /// Bytes of memory held for a set.
-    pub fn memory_bytes(&self, set: SetId) -> usize {
-        self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * usize::from(SHARDS_PER_SET)
-    }
-}
-
-/// Equality and hash are for checkers: what was never touched follows from the views.
-impl PartialEq for Node {
-    fn eq(&self, other: &Node) -> bool {
-        let alike = |of: &Node| (of.me, of.incarnation, of.counter, of.view.placement, of.view.epoch);
-        let set = |id: &u64| other.sets.get(id);
-        alike(self) == alike(other)
-            && self.moving == other.moving
-            && self.destroyed == other.destroyed
-            && self.sets.len() == other.sets.len()
-            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.sorted() == theirs.sorted()))
-    }
-}
-
-impl Eq for Node {}
-
-impl Hash for Node {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
-        self.moving.hash(state);
-        self.destroyed.hash(state);
-        for set in self.sets() {
-            set.hash(state);
-            self.sets.get(&set.0).map(Set::sorted).hash(state);
-        }
     }
 }

@@ -2,22 +2,34 @@
 
 use alloc::collections::{TryReserveError, VecDeque};
 use alloc::vec::Vec;
-use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
 use crate::home::Entry;
-use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, RequestId, ShardIndex, Tenure};
+use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, RequestId, SetId, ShardIndex, Tenure, Version};
 use crate::io::{Access, Body, Input, NoMemory, Output, Outputs};
-use crate::message::{Message, Request};
+use crate::message::{CopyKind, Have, Message, Request};
 use crate::mutation::{Mutation, mutated};
+use crate::nodeset::NodeSet;
 pub use crate::object::state::Main;
-use crate::object::state::{Packed, Seen, Side, Turn};
-use crate::table::Table;
+use crate::object::state::{Packed, Seen, Side, Slot, Turn};
+use crate::recovery::{Recovery, Report};
+use crate::replicas::ReplicaSet;
+use crate::table::{Keyed, Table};
 use crate::view::{Member, View};
+
+mod inspect;
+mod recover;
+mod room;
+
+pub use inspect::Inspection;
+pub use room::Room;
 
 /// Hints that a shard keeps of objects it no longer has. A forgotten hint costs one message.
 pub const HINTS_PER_SHARD: u32 = 256;
+
+/// The same for objects that have ended: there are more of these, and a hint is worth more.
+pub const ENDS_PER_SHARD: u32 = HINTS_PER_SHARD / 4;
 
 /// Where a shard stands: what its rules need to know of the world.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +45,16 @@ pub struct Place<'v> {
     pub view_home: NodeId,
     /// The installed view.
     pub view: &'v View,
+    /// The set, and which of its shards this is.
+    pub set: SetId,
+    /// The shard.
+    pub at: ShardIndex,
+    /// This node answers for the shard, and does not know yet what others have of this object.
+    pub is_recovering: bool,
+    /// What the directory does not name may exist.
+    pub in_doubt: bool,
+    /// Who answered for the shard before the last change of the epoch, if that was another node.
+    pub old_home: NodeId,
 }
 
 impl Place<'_> {
@@ -44,6 +66,12 @@ impl Place<'_> {
     /// Whether that node shares objects in the installed view.
     pub fn shares(&self, node: NodeId) -> bool {
         self.view.member(node).is_some_and(|member| member.state.can_share())
+    }
+
+    /// How many replicas an object is to have: as many as the set says, if there are so many other homes.
+    pub fn replicas_wanted(&self) -> usize {
+        let others = self.view.homes.iter().filter(|home| **home != self.me).count();
+        self.set.replicas().min(others)
     }
 
     /// Whether that node is to keep objects: it is not about to leave.
@@ -68,49 +96,35 @@ pub struct Shard {
     sides: Map<Side>,
     directory: Table<Entry>,
     parked: Map<VecDeque<Request>>,
+    replicas: Table<Slot>,
+    pub(crate) recovery: Recovery,
     floor: Tenure,
+    /// The greatest tenure of what was forgotten here: of an object that this node knows nothing of it may
+    /// have known so much.
+    forgotten: Tenure,
     hints: u32,
     /// Inputs so far: wishes of local threads and messages, never a hit.
     inputs: u64,
 }
 
-/// Room to work in, shared by the shards that one thread handles: reserved before an input changes
-/// anything, empty after it.
-#[derive(Clone, Default, Debug)]
-pub struct Room {
-    calls: VecDeque<Message>,
-    /// An object's first queue or copy set cannot fail half-way.
-    side: Side,
-    parked: VecDeque<Request>,
-}
-
-/// What can be seen of one object on one node; for checkers, tests and `kddmadm`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Inspection {
-    /// The main role.
-    pub main: Main,
-    /// What local threads may do.
-    pub access: Access,
-    /// Whether there is a value here.
-    pub has_value: bool,
-    /// The greatest tenure known.
-    pub seen: Tenure,
-    /// Who had it.
-    pub hint: NodeId,
-    /// The copy set, in ascending order.
-    pub sharers: Vec<NodeId>,
-    /// Those whose ack is missing.
-    pub owed: Vec<NodeId>,
-    /// Requests waiting here.
-    pub queue: usize,
-    /// A wish of local threads is outstanding.
-    pub wanting: bool,
-    /// Whom it was sent to.
-    pub asked: NodeId,
-    /// The directory entry, at the home.
-    pub entry: Option<Entry>,
-    /// Requests parked at the home.
-    pub parked: usize,
+/// What is done with one object: an input, or a step of a change of views.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Input(Input),
+    /// This node is in a new epoch.
+    Enter,
+    /// Says to the home what is here.
+    Report,
+    /// All have reported: the home decides.
+    Decide,
+    /// Makes sure that the owner has its replicas, on nodes that are to stay.
+    Refill,
+    /// The copy that was to be the object has left its node.
+    Decline {
+        from: NodeId,
+        tenure: Tenure,
+        copy: CopyKind,
+    },
 }
 
 impl Shard {
@@ -131,10 +145,36 @@ impl Shard {
         input: Input,
         outputs: &mut Outputs,
     ) -> Result<(), NoMemory> {
-        self.reserve(object, &input, room, outputs)?;
-        let Room { calls, side: spare, parked: spare_parked } = room;
-        let packed = self.objects.get(object).copied();
-        let parked = self.take_parked(object).unwrap_or_else(|| core::mem::take(spare_parked));
+        self.inputs += 1;
+        let step = match input {
+            Input::Message { from, message: Message::Have(have) } if place.is_recovering => {
+                return self.recovery.note(object, from, |report| report.have = have);
+            }
+            Input::Message { from, message: Message::HaveReplica { tenure, version } } if place.is_recovering => {
+                return self.recovery.note(object, from, |report| report.replica = Some((tenure, version)));
+            }
+            Input::Message { from, message: Message::Decline { tenure, copy } } => Step::Decline { from, tenure, copy },
+            input => Step::Input(input),
+        };
+        self.step(place, counter, room, object, step, outputs)
+    }
+
+    /// One step of one object. On `NoMemory` nothing has changed.
+    pub(crate) fn step(
+        &mut self,
+        place: &Place<'_>,
+        counter: &mut u64,
+        room: &mut Room,
+        object: ObjectId,
+        step: Step,
+        outputs: &mut Outputs,
+    ) -> Result<(), NoMemory> {
+        self.reserve(object, place, &step, room, outputs)?;
+        let found = self.find(object);
+        let parked = self.take_parked(object, room);
+        let to_free = self.recovery.take_to_free(object, &mut room.reports);
+        let Room { calls, side: spare, nodes, .. } = room;
+        let packed = found.packed;
         // Worked on where it lies: most objects have none, and it is too large to be moved about.
         let stored = if packed.is_some_and(|p| p.has_side) { self.sides.get_mut(&object) } else { None };
         let is_stored = stored.is_some();
@@ -145,285 +185,170 @@ impl Shard {
             }
             None => &mut *spare,
         };
-        let implied = packed.map_or(Seen::default(), |p| p.implied_seen(place.me));
         if packed.is_some_and(|p| p.is_hint()) {
             self.hints -= 1;
         }
-        let home = place.home == place.me;
         let mut turn = Turn {
             place,
             counter,
             id: object,
             main: packed.map_or(Main::None, |p| p.main(side.requester)),
-            seen: side.seen.unwrap_or(implied),
+            seen: side.seen.unwrap_or(packed.map_or(Seen::default(), |p| p.implied_seen(place.me))),
             access: packed.map_or(Access::None, |p| p.access),
             has_value: packed.is_some_and(|p| p.has_value),
+            replicas: side.replicas_of(packed.as_ref()),
+            replica: found.replica.map(|slot| (slot.tenure, slot.version)),
             side,
-            entry: self.directory.get(object).copied(),
+            entry: found.entry,
             parked,
+            to_free,
             floor: &mut self.floor,
             outputs,
             calls,
+            nodes,
         };
-        turn.input(input);
-        let Turn { main, seen, access, has_value, side, entry, parked, .. } = turn;
-        let mut packed = Packed::pack(object, &main, seen, access, has_value);
+        let own_report = turn.step(step, &mut self.recovery);
+        turn.finish();
+        let done = turn.pack();
+        self.put_back(place, found, is_stored, done, room);
+        let Some((have, replica)) = own_report else { return Ok(()) };
+        // Nothing else has changed: a report to itself only says what is here.
+        self.recovery.note(object, place.me, |report| (report.have, report.replica) = (have, replica))
+    }
+
+    #[inline]
+    fn find(&self, object: ObjectId) -> Found {
+        let (at, entry_at) = (self.objects.position(object), self.directory.position(object));
+        let replica_at = if self.replicas.len() == 0 { None } else { self.replicas.position(object) };
+        Found {
+            object,
+            at,
+            packed: at.and_then(|at| self.objects.at(at)).copied(),
+            entry_at,
+            entry: entry_at.and_then(|at| self.directory.at(at)).copied(),
+            replica_at,
+            replica: replica_at.and_then(|at| self.replicas.at(at)).copied(),
+        }
+    }
+
+    #[inline]
+    fn put_back(&mut self, place: &Place<'_>, found: Found, is_stored: bool, done: Done, room: &mut Room) {
+        let Found { object, at, entry_at, replica_at, .. } = found;
+        let Done { packed, seen, replica, entry, parked, to_free } = done;
+        if let Some((tenure, version)) = replica {
+            self.replicas.put_at(replica_at, Slot { object, tenure, version });
+        } else if replica_at.is_some() {
+            self.replicas.remove(object);
+        }
+        self.recovery.keep_to_free(object, to_free, &mut room.reports);
+        match entry {
+            Some(entry) => self.directory.put_at(entry_at, entry),
+            None if place.home == place.me && entry_at.is_some() => self.directory.remove(object),
+            None => {}
+        }
+        if parked.is_empty() {
+            room.parked = parked;
+        } else {
+            self.parked.insert(object, parked);
+        }
+        self.store_side(object, is_stored, packed.has_side, &mut room.side);
+        self.store(place.me, at, packed, seen);
+    }
+}
+
+/// Where what is known of an object lies, until something is removed, and what it is.
+struct Found {
+    object: ObjectId,
+    at: Option<usize>,
+    packed: Option<Packed>,
+    entry_at: Option<usize>,
+    entry: Option<Entry>,
+    replica_at: Option<usize>,
+    replica: Option<Slot>,
+}
+
+/// What a step has made of it.
+struct Done {
+    packed: Packed,
+    seen: Seen,
+    replica: Option<(Tenure, Version)>,
+    entry: Option<Entry>,
+    parked: VecDeque<Request>,
+    to_free: Vec<Report>,
+}
+
+/// What is here of an object, and of its replica.
+type OwnReport = (Have, Option<(Tenure, Version)>);
+
+impl Turn<'_> {
+    /// Does the step; what this node tells itself in a new epoch is handed back.
+    fn step(&mut self, step: Step, recovery: &mut Recovery) -> Option<OwnReport> {
+        match step {
+            Step::Input(input) => self.input(input),
+            Step::Enter => self.enter(),
+            Step::Report => return self.say_what_is_here(),
+            Step::Decline { from, tenure, copy } => self.declined(from, (tenure, copy), recovery),
+            Step::Decide => {
+                let reports = recovery.take_reports(self.id);
+                self.decide(reports, recovery);
+            }
+            Step::Refill => self.refill(),
+        }
+        None
+    }
+
+    /// The object as it is stored; what does not fit there is in the side.
+    #[inline]
+    fn pack(self) -> Done {
+        let Turn { place, id, main, seen, access, has_value, replicas, replica, side, entry, parked, to_free, .. } =
+            self;
+        let replicas = if matches!(main, Main::Owner { .. }) { replicas } else { ReplicaSet::new() };
+        let mut packed = Packed::pack(id, &main, seen, replicas, access, has_value);
+        side.replicas = if replicas.len() > 1 { replicas } else { ReplicaSet::new() };
         side.seen = (packed.implied_seen(place.me) != seen).then_some(seen);
         side.requester = match main {
             Main::Tombstone { requester, .. } => requester,
             _ => Default::default(),
         };
         packed.has_side = !side.is_trivial();
-        match entry {
-            Some(entry) => self.directory.put(entry),
-            None if home => self.directory.remove(object),
-            None => {}
-        }
-        if parked.is_empty() {
-            *spare_parked = parked;
-        } else {
-            self.parked.insert(object, parked);
-        }
-        self.inputs += 1;
-        self.store_side(object, is_stored, packed.has_side, spare);
-        self.store(place.me, packed, seen);
-        Ok(())
+        Done { packed, seen, replica, entry, parked, to_free }
     }
 
-    /// Idle memory goes from the object back to the room: what is stored is what is used.
-    fn store_side(&mut self, object: ObjectId, is_stored: bool, has_side: bool, spare: &mut Side) {
-        if is_stored {
-            if let Some(side) = self.sides.get_mut(&object) {
-                spare.borrow_memory(side);
-            }
-            if !has_side {
-                self.sides.remove(&object);
-                if self.sides.is_empty() && self.sides.capacity() > 64 {
-                    self.sides = Map::default();
-                }
-            }
-        } else if has_side {
-            let mut side = core::mem::take(spare);
-            spare.borrow_memory(&mut side);
-            self.sides.insert(object, side);
-        } else {
-            // All else of what is trivial is as it was at first.
-            spare.early_tenure = Tenure::NONE;
-        }
-    }
-
-    /// What waits for an object. Few wait in most shards.
-    fn take_parked(&mut self, object: ObjectId) -> Option<VecDeque<Request>> {
-        if self.parked.is_empty() { None } else { self.parked.remove(&object) }
-    }
-
-    /// All room that this input could need, before anything changes.
-    fn reserve(
-        &mut self,
-        object: ObjectId,
-        input: &Input,
-        room: &mut Room,
-        outputs: &mut Outputs,
-    ) -> Result<(), NoMemory> {
-        let refused = |_: TryReserveError| NoMemory;
-        let travelling = match input {
-            Input::Message { message: Message::Transfer { sharers, .. }, .. } => sharers.len(),
-            _ => 0,
-        };
-        let parked = if self.parked.is_empty() { 0 } else { self.parked.get(&object).map_or(0, VecDeque::len) };
-        let mut bound = 2 + parked + travelling;
-        let mut nothing = Side::default();
-        let side = self.sides.get_mut(&object).unwrap_or(&mut nothing);
-        bound += side.queue.len() + side.sharers.len() + side.owed.len();
-        // What is empty is lent by the room.
-        let queue = if side.queue.is_empty() { &mut room.side.queue } else { &mut side.queue };
-        queue.try_reserve(2 + parked).map_err(refused)?;
-        let (sharers_left, queued) = (side.sharers.len(), side.queue.len());
-        let sharers = if side.sharers.is_empty() { &mut room.side.sharers } else { &mut side.sharers };
-        sharers.try_reserve(2 + queued + parked).map_err(refused)?;
-        let owed = if side.owed.is_empty() { &mut room.side.owed } else { &mut side.owed };
-        owed.reserve(2 + sharers_left)?;
-        let early = if side.early.is_empty() { &mut room.side.early } else { &mut side.early };
-        early.reserve(1)?;
-        if parked == 0 { &mut room.parked } else { self.parked.get_mut(&object).unwrap_or(&mut room.parked) }
-            .try_reserve(2)
-            .map_err(refused)?;
-        self.objects.reserve_one()?;
-        self.directory.reserve_one()?;
-        self.sides.try_reserve(1).map_err(|_| NoMemory)?;
-        self.parked.try_reserve(1).map_err(|_| NoMemory)?;
-        room.calls.try_reserve(8 + bound).map_err(refused)?;
-        outputs.reserve(16 + 4 * bound)
-    }
-
-    fn store(&mut self, me: NodeId, packed: Packed, seen: Seen) {
-        if packed.is_hint() {
-            let useful = seen.node.is_somebody() && seen.node != me;
-            if !useful || self.hints >= HINTS_PER_SHARD {
-                return self.objects.remove(crate::table::Keyed::key(&packed));
-            }
-            self.hints += 1;
-        }
-        self.objects.put(packed);
-    }
-
-    /// Hands the directory and the waiting requests over to the new home, in an order that does not
-    /// depend on how they came here. On `NoMemory` nothing has changed.
-    pub fn give(&mut self, me: NodeId, shard: ShardIndex, to: NodeId, outputs: &mut Outputs) -> Result<(), NoMemory> {
-        let waiting: usize = self.parked.values().map(VecDeque::len).sum();
-        outputs.reserve(1 + self.directory.len() + waiting)?;
-        let mut ids: Vec<ObjectId> = Vec::new();
-        ids.try_reserve_exact(self.parked.len()).map_err(|_: TryReserveError| NoMemory)?;
-        self.directory.sort();
-        let floor = if mutated(Mutation::ForgetFloorAtHandOver) { Tenure::NONE } else { self.floor };
-        let mut say = |object, message| {
-            outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
-        };
-        let too_early = mutated(Mutation::ShardBeforeDirectory);
-        if too_early {
-            say(ObjectId(0), Message::ShardIsYours { shard, floor });
-        }
-        for entry in self.directory.iter() {
-            let Entry { object, tenure, node: owner, state } = *entry;
-            say(object, Message::Entry { tenure, owner, state });
-        }
-        self.directory = Table::default();
-        if !too_early {
-            say(ObjectId(0), Message::ShardIsYours { shard, floor });
-        }
-        ids.extend(self.parked.keys().copied());
-        ids.sort_unstable();
-        for object in ids {
-            for request in self.parked.remove(&object).into_iter().flatten() {
-                if mutated(Mutation::LoseParkedAtHandOver) {
-                    continue;
-                }
-                let want = self.sides.get_mut(&object).and_then(|side| side.want.as_mut());
-                if let Some(want) = want.filter(|want| want.id == request.id && want.id.node == me) {
-                    want.asked = to;
-                }
-                say(object, Message::Request(Request { tau: Tenure::NONE, to_home: true, ..request }));
-            }
-        }
-        Ok(())
-    }
-
-    /// This node answers for the shard from now on; no tenure up to `floor` is given out again.
-    pub fn take_over(&mut self, floor: Tenure) {
-        self.floor = self.floor.max(floor);
-    }
-
-    /// The objects of which a value, a copy or the ownership is here, in no particular order.
-    pub fn holdings(&self) -> impl Iterator<Item = ObjectId> {
-        let is_told = |packed: &&Packed| !packed.is_owner() || !mutated(Mutation::LeaveWithLastCopy);
-        self.objects.iter().filter(|packed| packed.is_something()).filter(is_told).map(crate::table::Keyed::key)
-    }
-
-    /// What can be seen of an object here.
-    pub fn inspect(&self, me: NodeId, object: ObjectId) -> Inspection {
-        let packed = self.objects.get(object);
-        let empty = Side::default();
-        let side = self.sides.get(&object).unwrap_or(&empty);
-        let implied = packed.map_or(Seen::default(), |p| p.implied_seen(me));
-        let seen = side.seen.unwrap_or(implied);
-        let mut sharers: Vec<NodeId> = Vec::with_capacity(side.sharers.len());
-        sharers.extend(side.sharers.iter().map(|sharing| sharing.node));
-        sharers.sort_unstable();
-        Inspection {
-            main: packed.map_or(Main::None, |p| p.main(side.requester)),
-            access: packed.map_or(Access::None, |p| p.access),
-            has_value: packed.is_some_and(|p| p.has_value),
-            seen: seen.tenure,
-            hint: seen.node,
-            sharers,
-            owed: side.owed.as_slice().to_vec(),
-            queue: side.queue.len(),
-            wanting: side.want.is_some(),
-            asked: side.want.map_or(NodeId::NOBODY, |want| want.asked),
-            entry: self.directory.get(object).copied(),
-            parked: self.parked.get(&object).map_or(0, VecDeque::len),
-        }
-    }
-
-    /// Nothing is outstanding here (`I9`): no ghost, no wish, no waiting entry, no missing ack.
-    pub fn is_at_rest(&self) -> bool {
-        self.parked.is_empty()
-            && self.sides.values().all(Side::is_at_rest)
-            && !self.objects.iter().any(|packed| packed.is_ghost())
-    }
-
-    /// The objects of which this node holds or knows something, in no particular order.
-    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
-        self.objects.iter().map(crate::table::Keyed::key)
-    }
-
-    /// How many objects this node holds or knows something of.
-    pub fn object_count(&self) -> usize {
-        self.objects.len()
-    }
-
-    /// Inputs that this shard has handled so far.
-    pub fn inputs(&self) -> u64 {
-        self.inputs
-    }
-
-    /// How many objects exist in this shard, where this node is its home.
-    pub fn directory_count(&self) -> usize {
-        self.directory.len()
-    }
-
-    /// Bytes of memory held by records, directory and their indexes.
-    pub fn memory_bytes(&self) -> usize {
-        size_of::<Shard>() + self.objects.memory_bytes() + self.directory.memory_bytes() + self.sides.allocation_size()
-    }
-}
-
-impl Turn<'_> {
     fn input(&mut self, input: Input) {
         match input {
             Input::Want { kind } => self.want(kind),
             Input::Cancel => self.cancel(),
             Input::Revoked { version, has_value } => self.revoked(version, has_value),
             Input::Held => self.held(),
+            Input::Put { version } => self.put(version),
             Input::Message { from, message } => self.receive(from, message),
         }
+    }
+
+    /// Tells the home what is here. It stays as it is until the home has decided. What this node tells
+    /// itself is handed back.
+    fn say_what_is_here(&mut self) -> Option<OwnReport> {
+        let is_nothing = matches!(self.main, Main::None) && self.replica.is_none() && self.seen.tenure == Tenure::NONE;
+        if is_nothing {
+            return None;
+        }
+        let (home, have) = (self.place.home, self.have());
+        if self.is_home() {
+            return Some((have, self.replica));
+        }
+        self.send(home, Message::Have(have));
+        if let Some((tenure, version)) = self.replica {
+            self.send(home, Message::HaveReplica { tenure, version });
+        }
+        None
+    }
+
+    /// Does what this node says to itself.
+    fn finish(&mut self) {
         while let Some(message) = self.calls.pop_front() {
             self.receive(self.place.me, message);
         }
         self.finish_flush();
-    }
-}
-
-/// Equality and hash are for checkers: maps count as maps, and idle memory does not count.
-impl PartialEq for Shard {
-    fn eq(&self, other: &Shard) -> bool {
-        self.objects == other.objects
-            && self.sides == other.sides
-            && self.directory == other.directory
-            && self.parked == other.parked
-            && self.floor == other.floor
-    }
-}
-
-impl Eq for Shard {}
-
-impl Hash for Shard {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.objects.hash(state);
-        let mut ids: Vec<ObjectId> = Vec::with_capacity(self.sides.len().max(self.parked.len()));
-        ids.extend(self.sides.keys().copied());
-        ids.sort_unstable();
-        for id in &ids {
-            self.sides.get(id).hash(state);
-        }
-        self.directory.hash(state);
-        ids.clear();
-        ids.extend(self.parked.keys().copied());
-        ids.sort_unstable();
-        for id in &ids {
-            self.parked.get(id).hash(state);
-        }
-        self.floor.hash(state);
     }
 }
 

@@ -82,17 +82,32 @@ impl<E: Keyed> Table<E> {
         self.entries.get(self.find(key)?.1)
     }
 
-    /// Puts an entry in, in place of the one with the same key. Room for a new one must have been
-    /// reserved.
-    pub fn put(&mut self, entry: E) {
-        if let Some((_, position)) = self.find(entry.key()) {
-            if let Some(slot) = self.entries.get_mut(position) {
-                *slot = entry;
-            }
+    /// The position of an entry, until one is removed.
+    pub fn position(&self, key: ObjectId) -> Option<usize> {
+        Some(self.find(key)?.1)
+    }
+
+    /// The entry at a position.
+    pub fn at(&self, position: usize) -> Option<&E> {
+        self.entries.get(position)
+    }
+
+    /// Puts an entry in, by the position that its key has, if it has one: it is not looked for again. Room
+    /// for a new one must have been reserved.
+    pub fn put_at(&mut self, position: Option<usize>, entry: E) {
+        debug_assert_eq!(position, self.position(entry.key()), "nothing has moved since it was looked for");
+        if let Some(slot) = position.and_then(|position| self.entries.get_mut(position)) {
+            *slot = entry;
             return;
         }
         place(&mut self.index, entry.key(), self.entries.len() as u32 + 1);
         self.entries.push(entry);
+    }
+
+    /// As [`put_at`](Self::put_at), wherever it belongs.
+    #[cfg(test)]
+    pub fn put(&mut self, entry: E) {
+        self.put_at(self.position(entry.key()), entry);
     }
 
     pub fn remove(&mut self, key: ObjectId) {

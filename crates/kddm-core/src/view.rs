@@ -52,9 +52,26 @@ pub struct View {
     pub members: Vec<Member>,
     /// Those that answer for shards, by ascending id.
     pub homes: Vec<NodeId>,
+    /// Members lost without a clean leave since all objects were last known to be whole.
+    pub failures: u32,
+    /// The fewest homes since then of any view before this one.
+    pub fewest_homes: u16,
 }
 
 impl View {
+    /// With so many replicas, every object that was ever put still has a copy somewhere: it had one more, or
+    /// one at each home if there were fewer, and each failure has taken one at most. Asked in a view in which
+    /// members are lost.
+    pub fn covers(&self, replicas: usize) -> bool {
+        let copies = usize::from(self.fewest_homes).min(replicas + 1);
+        replicas > 0 && (self.failures as usize) < copies
+    }
+
+    /// A member of just that life, which can be talked to.
+    pub fn has_life(&self, life: &Member) -> bool {
+        self.member(life.id).is_some_and(|member| member.incarnation == life.incarnation && member.state.can_talk())
+    }
+
     /// The member with that id.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         let at = self.members.binary_search_by_key(&id, |member| member.id).ok()?;
@@ -74,8 +91,14 @@ impl View {
             }
             _ => {}
         }
-        let weight = |node: NodeId| mix(mix(set.0 ^ (u64::from(shard.0) << 44)) ^ u64::from(node.0));
-        self.homes.iter().copied().max_by_key(|node| (weight(*node), node.0))
+        self.homes.iter().copied().max_by_key(|node| (weight(set, shard, *node), node.0))
+    }
+
+    /// The best home that may keep one more copy of the objects of a shard: by the same weights as the
+    /// home itself, so that who answers for an object is often who has a copy.
+    pub fn next_replica(&self, set: SetId, shard: ShardIndex, taken: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let free = self.homes.iter().copied().filter(|node| !taken(*node));
+        free.max_by_key(|node| (weight(set, shard, *node), node.0))
     }
 
     /// A copy, or `NoMemory`.
@@ -86,6 +109,11 @@ impl View {
         let mut homes = Vec::new();
         homes.try_reserve_exact(self.homes.len()).map_err(|_| NoMemory)?;
         homes.extend_from_slice(&self.homes);
-        Ok(View { epoch: self.epoch, placement: self.placement, members, homes })
+        Ok(View { members, homes, ..View { members: Vec::new(), homes: Vec::new(), ..*self } })
     }
+}
+
+/// Rendezvous hashing: the home with the greatest weight answers for the shard.
+fn weight(set: SetId, shard: ShardIndex, node: NodeId) -> u64 {
+    mix(mix(set.0 ^ (u64::from(shard.0) << 44)) ^ u64::from(node.0))
 }

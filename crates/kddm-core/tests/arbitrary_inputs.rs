@@ -34,13 +34,22 @@ fn noise(seed: u64, count: usize) -> Vec<u8> {
 #[test]
 fn the_stories_reach_everything() {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in 0..400 {
-        for (name, count) in tell(&noise(seed, 1000)).seen {
+    for seed in 0..600 {
+        for (name, count) in tell(&noise(seed, 1500)).seen {
             *seen.entry(name).or_default() += count;
         }
     }
     let outputs = ["sent", "installed", "granted", "revoked", "tried to revoke", "answered", "discarded", "dropped"];
-    for name in Message::NAMES.iter().chain(&outputs) {
+    let of_failures = [
+        "lost a member",
+        "settled",
+        "put done",
+        "stored a replica",
+        "kept a replica",
+        "dropped a replica",
+        "used a replica",
+    ];
+    for name in Message::NAMES.iter().chain(&outputs).chain(&of_failures) {
         let count = seen.get(name).copied().unwrap_or_default();
         assert!(count > 20, "`{name}` happened only {count} times: {seen:?}");
     }

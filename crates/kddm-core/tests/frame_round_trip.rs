@@ -9,8 +9,9 @@ use kddm_core::home::EntryState;
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
-use kddm_core::message::{MESSAGE_KINDS, Message, Request, RequestKind};
+use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
+use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
@@ -36,6 +37,10 @@ fn node_sets() -> impl Strategy<Value = NodeSet> {
     btree_set(1_u16.., 0..20).prop_map(|nodes| nodes.into_iter().map(NodeId).collect())
 }
 
+fn replica_sets() -> impl Strategy<Value = ReplicaSet> {
+    btree_set(1_u16.., 0..=MOST_REPLICAS).prop_map(|nodes| nodes.into_iter().map(NodeId).collect())
+}
+
 fn requests() -> impl Strategy<Value = Message> {
     let kind = (0..4, any::<bool>()).prop_map(|(kind, existing)| match kind {
         0 => RequestKind::Get { existing },
@@ -51,7 +56,7 @@ fn requests() -> impl Strategy<Value = Message> {
 }
 
 fn transfers() -> impl Strategy<Value = Message> {
-    (any::<[u64; 3]>(), node_sets(), node_sets(), any::<bool>(), ids()).prop_map(
+    (any::<[u64; 3]>(), node_sets(), replica_sets(), any::<bool>(), ids()).prop_map(
         |([tenure, version, born], sharers, replicas, has_value, id)| Message::Transfer {
             tenure: Tenure(tenure),
             version: Version(version),
@@ -65,7 +70,7 @@ fn transfers() -> impl Strategy<Value = Message> {
 }
 
 fn others() -> impl Strategy<Value = Message> {
-    (0..18, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+    (0..23, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
         |(kind, tenure, version, node, flag, id)| {
             let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
             match kind {
@@ -83,19 +88,71 @@ fn others() -> impl Strategy<Value = Message> {
                 11 => Message::Lost { id },
                 12 => Message::TryInvalidate { tenure, version, id },
                 13 => Message::TryAnswer { id, held: flag },
-                14 => {
-                    Message::Entry { tenure, owner, state: if flag { EntryState::Fact } else { EntryState::Removing } }
-                }
-                15 => Message::ShardIsYours { shard: ShardIndex(node % SHARDS_PER_SET), floor: tenure },
-                16 => Message::Placed { placement: Placement(node.into()) },
+                14 => Message::ShardIsYours { shard: ShardIndex(node % SHARDS_PER_SET), floor: tenure, in_doubt: flag },
+                15 => Message::Placed { placement: Placement(node.into()) },
+                16 => Message::Push { tenure, version },
+                17 => Message::PushAck { tenure, version },
+                18 => Message::DropReplica { tenure },
+                19 => Message::HaveReplica { tenure, version },
+                20 => Message::Reported { shard: ShardIndex(node % SHARDS_PER_SET), forgotten: tenure },
+                21 => Message::AllReported,
                 _ => Message::Flushed { id },
             }
         },
     )
 }
 
+fn entries() -> impl Strategy<Value = Message> {
+    use EntryState::{Fact, Predicted, Promoted, Removing, Unknown};
+    let states = prop::sample::select(vec![Predicted, Fact, Removing, Promoted, Unknown]);
+    (any::<u64>(), any::<u16>(), states, any::<bool>()).prop_map(|(tenure, owner, state, lost)| Message::Entry {
+        tenure: Tenure(tenure),
+        owner: NodeId(owner),
+        state,
+        lost,
+    })
+}
+
+fn reports() -> impl Strategy<Value = Message> {
+    let roles = prop::sample::select(vec![Role::None, Role::Owner, Role::Sharer, Role::Ghost, Role::Tombstone]);
+    (roles, any::<[u64; 4]>(), any::<u16>(), any::<[bool; 2]>()).prop_map(
+        |(role, [tenure, version, seen, sent], to, [removed, has_value])| {
+            Message::Have(Have {
+                role,
+                tenure: Tenure(tenure),
+                version: Version(version),
+                seen: Tenure(seen),
+                removed,
+                sent: Tenure(sent),
+                to: NodeId(to),
+                has_value,
+            })
+        },
+    )
+}
+
+fn copies() -> impl Strategy<Value = CopyKind> {
+    prop::sample::select(vec![CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost])
+}
+
+fn promotes() -> impl Strategy<Value = Message> {
+    (any::<[u64; 2]>(), copies(), node_sets(), replica_sets()).prop_map(
+        |([tenure, version], copy, sharers, replicas)| Message::Promote {
+            tenure: Tenure(tenure),
+            version: Version(version),
+            copy,
+            sharers,
+            replicas,
+        },
+    )
+}
+
+fn declines() -> impl Strategy<Value = Message> {
+    (any::<u64>(), copies()).prop_map(|(tenure, copy)| Message::Decline { tenure: Tenure(tenure), copy })
+}
+
 fn messages() -> impl Strategy<Value = Message> {
-    prop_oneof![requests(), transfers(), others()]
+    prop_oneof![requests(), transfers(), others(), others(), entries(), reports(), promotes(), declines()]
 }
 
 fn envelopes() -> impl Strategy<Value = Envelope> {
@@ -249,7 +306,7 @@ proptest! {
     fn sealed_noise_is_refused_or_means_something(
         mut bytes in vec(any::<u8>(), HEADER_BYTES..HEADER_BYTES + 60),
         class in 0_u8..4,
-        kind in 0_u8..20,
+        kind in 0_u8..30,
         lists in 0_u32..40,
     ) {
         bytes[8..11].copy_from_slice(&[FORMAT, class, kind]);
@@ -282,12 +339,12 @@ fn all_the_members_there_can_be_fit_into_the_lists() {
         version: Version(2),
         born: Tenure(1),
         sharers: all(),
-        replicas: all(),
+        replicas: (1..=MOST_REPLICAS as u16).map(NodeId).collect(),
         has_value: false,
         id: RequestId::default(),
     };
     let bytes = plain(&message);
-    assert_eq!(bytes.len(), HEADER_BYTES + 4 + 4 * MOST_NODES);
+    assert_eq!(bytes.len(), HEADER_BYTES + 4 + 2 * MOST_NODES + 2 * MOST_REPLICAS);
     assert_eq!(whole(&bytes).message, Some(message));
 }
 
@@ -356,12 +413,27 @@ fn values_that_no_sender_writes_are_refused() {
     for kind in MESSAGE_KINDS as u8..=u8::MAX {
         assert_eq!(changed(&request, KIND_AT, kind), "kind");
     }
-    let entry = plain(&Message::Entry { tenure: Tenure(1), owner: NodeId(1), state: EntryState::Fact });
-    for state in 3..=u8::MAX {
+    let entry = plain(&Message::Entry { tenure: Tenure(1), owner: NodeId(1), state: EntryState::Fact, lost: false });
+    // The greatest bit says that it is lost.
+    for state in (0..=u8::MAX).filter(|flags| flags & 0x7f > 4) {
         assert_eq!(changed(&entry, FLAGS_AT, state), "entry state");
     }
-    let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor: Tenure(1) });
+    let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor: Tenure(1), in_doubt: false });
     assert_eq!(changed(&shard, COUNTER_AT + 1, 4), "shard", "there are 1,024");
+    let reported = plain(&Message::Reported { shard: ShardIndex(0), forgotten: Tenure(1) });
+    assert_eq!(changed(&reported, COUNTER_AT + 1, 4), "shard", "there are 1,024");
+    let have = plain(&Message::Have(Have::default()));
+    for role in 5..8 {
+        assert_eq!(changed(&have, FLAGS_AT, role), "role");
+    }
+    let copy = CopyKind::Sharer;
+    let decline = plain(&Message::Decline { tenure: Tenure(1), copy });
+    let (sharers, replicas) = (NodeSet::new(), ReplicaSet::new());
+    let promote = plain(&Message::Promote { tenure: Tenure(1), version: Version(1), copy, sharers, replicas });
+    for copy in 3..=u8::MAX {
+        assert_eq!(changed(&decline, FLAGS_AT, copy), "copy");
+        assert_eq!(changed(&promote, FLAGS_AT, copy), "copy");
+    }
     let placed = plain(&Message::Placed { placement: Placement(1) });
     assert_eq!(changed(&placed, COUNTER_AT + 4, 1), "placement", "it has 32 bits");
     for kind in 4..16 {
@@ -380,7 +452,7 @@ fn node_lists_are_counted_sorted_and_used_up() {
             version: Version(1),
             born: Tenure(1),
             sharers: NodeSet::new(),
-            replicas: NodeSet::new(),
+            replicas: ReplicaSet::new(),
             has_value: false,
             id: RequestId::default(),
         };
@@ -398,6 +470,10 @@ fn node_lists_are_counted_sorted_and_used_up() {
         }
     };
     assert!(transfer(&[1, 0, 5, 0, 1, 0, 6, 0]).is_ok());
+    let replicas = |count: u8| [vec![0, 0, count, 0], (1..=count).flat_map(|node| [node, 0]).collect()].concat();
+    assert!(transfer(&replicas(MOST_REPLICAS as u8)).is_ok());
+    let too_many = transfer(&replicas(MOST_REPLICAS as u8 + 1));
+    assert!(matches!(too_many, Err(DecodeError::Value { field: "replicas", .. })), "{too_many:?}");
     let disorder = [&[2, 0, 5, 0, 4, 0, 0, 0][..], &[2, 0, 5, 0, 5, 0, 0, 0], &[1, 0, 0, 0, 0, 0]];
     for lists in disorder {
         assert!(matches!(transfer(lists), Err(DecodeError::Value { field: "node list", .. })), "{lists:?}");
@@ -409,7 +485,7 @@ fn node_lists_are_counted_sorted_and_used_up() {
 }
 
 #[test]
-fn only_a_transfer_has_lists_and_an_ack_has_neither_lists_nor_body() {
+fn only_a_transfer_and_a_promote_have_lists_and_an_ack_has_neither_lists_nor_body() {
     let mut message = plain(&Message::Confirm { tenure: Tenure(1) });
     let mut ack = Vec::new();
     encode_ack(NodeId(1), 1, &mut ack).unwrap();

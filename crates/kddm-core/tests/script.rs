@@ -118,6 +118,12 @@ fn a_line_that_nobody_understands_is_named() {
         "node 1 home 1",
         "given from 2: owner_is 40 1.1",
         "say hello",
+        "put 1",
+        "lost 2",
+        "from 2: have much",
+        "from 2: have ghost 1.1 v1 seen 1.2",
+        "from 2: promote 1.1 v1 owner",
+        "from 2: entry 1.1 owner 2 perhaps",
     ] {
         let text = format!("node 1 home 1\n{line}\n");
         let replayed = replay("story", &text);

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, ShardIndex, Tenure, Version};
-use kddm_core::message::{MESSAGE_KINDS, Message, Request, RequestKind};
+use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
+use kddm_core::replicas::ReplicaSet;
 
 const ENVELOPE: Envelope = Envelope {
     epoch: Epoch(0x0102_0304),
@@ -23,11 +24,11 @@ const TENURE: Tenure = Tenure(0xa1a2);
 const VERSION: Version = Version(0xb1b2);
 
 fn nodes(of: &[u16]) -> NodeSet {
-    let mut set = NodeSet::new();
-    for node in of {
-        set.insert(NodeId(*node));
-    }
-    set
+    of.iter().copied().map(NodeId).collect()
+}
+
+fn replicas(of: &[u16]) -> ReplicaSet {
+    of.iter().copied().map(NodeId).collect()
 }
 
 fn requests() -> Vec<Message> {
@@ -63,8 +64,8 @@ fn all_messages() -> Vec<Message> {
     all.extend([
         Message::Create { tenure, id },
         Message::Data { tenure, version, id },
-        transfer(nodes(&[]), nodes(&[]), false),
-        transfer(nodes(&[1, 2, 65_535]), nodes(&[9]), true),
+        transfer(nodes(&[]), replicas(&[]), false),
+        transfer(nodes(&[1, 2, 65_535]), replicas(&[9]), true),
         Message::Invalidate { tenure, version, owner: NodeId(5), remove: false },
         Message::Invalidate { tenure, version, owner: NodeId(5), remove: true },
         Message::Ack { tenure, version },
@@ -81,13 +82,53 @@ fn all_messages() -> Vec<Message> {
         Message::TryAnswer { id, held: true },
         Message::TryAnswer { id, held: false },
         Message::Flushed { id },
-        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Predicted },
-        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Fact },
-        Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing },
-        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure },
+        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Predicted, lost: false },
+        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Fact, lost: false },
+        Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing, lost: false },
+        Message::Entry { tenure, owner: NodeId(6), state: EntryState::Promoted, lost: false },
+        Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Unknown, lost: true },
+        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: false },
+        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: true },
         Message::Placed { placement: Placement(77) },
     ]);
+    all.extend(of_a_new_epoch());
     all
+}
+
+/// Replicas, and what is said when members were lost.
+fn of_a_new_epoch() -> Vec<Message> {
+    let (tenure, version) = (TENURE, VERSION);
+    let have = Have {
+        role: Role::Ghost,
+        tenure,
+        version,
+        seen: Tenure(0xc1c2),
+        removed: false,
+        sent: Tenure(0xd1d2),
+        to: NodeId(6),
+        has_value: true,
+    };
+    let have_of = |role, removed| Message::Have(Have { role, removed, has_value: false, ..have });
+    let promote = |copy, sharers, replicas| Message::Promote { tenure, version, copy, sharers, replicas };
+    vec![
+        Message::Push { tenure, version },
+        Message::PushAck { tenure, version },
+        Message::DropReplica { tenure },
+        Message::Have(have),
+        have_of(Role::None, true),
+        have_of(Role::Owner, false),
+        have_of(Role::Sharer, false),
+        have_of(Role::Tombstone, true),
+        Message::HaveReplica { tenure, version },
+        Message::Reported { shard: ShardIndex(1023), forgotten: tenure },
+        Message::AllReported,
+        promote(CopyKind::Sharer, nodes(&[1, 2, 65_535]), replicas(&[3, 4, 5, 6, 7, 8, 9])),
+        promote(CopyKind::Replica, nodes(&[]), replicas(&[])),
+        promote(CopyKind::Ghost, nodes(&[7]), replicas(&[9])),
+        Message::Decline { tenure, copy: CopyKind::Sharer },
+        Message::Decline { tenure, copy: CopyKind::Replica },
+        Message::Decline { tenure, copy: CopyKind::Ghost },
+    ]
 }
 
 fn encoded(message: &Message) -> Vec<u8> {

@@ -4,17 +4,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kddm_core::id::{NodeId, ObjectId, Placement, PlacementPolicy, SetId, Version};
-use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
+use kddm_core::id::{Epoch, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
+use kddm_core::io::{Access, Answer, Input, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::{Node, Refused};
 
 use crate::views::life;
 
+mod cell;
 mod ending;
 mod membership;
+mod output;
 mod wish;
 
+use cell::{Served, Waiter, serve_one};
+
+pub use cell::Cell;
 pub use wish::Wish;
 
 /// Number of a client in the world.
@@ -51,12 +56,23 @@ pub fn generation(object: ObjectId) -> Generation {
 
 /// A set of a world. The number of an object says which node is its home, as long as it is one.
 pub fn set_of(generation: Generation) -> SetId {
-    SetId::new(PlacementPolicy::Embedded, SetId::FIRST_COUNTER + u64::from(generation))
+    let counter = SetId::FIRST_COUNTER + u64::from(generation & ((1 << REPLICAS_SHIFT) - 1));
+    SetId::new(PlacementPolicy::Embedded, counter).with_replicas(replicas_of(generation))
+}
+
+/// Where a generation has the number of replicas of its set.
+pub const REPLICAS_SHIFT: u32 = 5;
+
+/// How many replicas the objects of a set have.
+pub fn replicas_of(generation: Generation) -> u8 {
+    generation >> REPLICAS_SHIFT
 }
 
 /// A message under way, with the bytes it carries.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Packet {
+    /// The sender's epoch.
+    pub epoch: Epoch,
     /// The sender's placement.
     pub placement: Placement,
     /// The set concerned.
@@ -78,66 +94,14 @@ pub struct Effects {
     pub packets: Vec<(NodeId, Packet)>,
     /// Wishes that ended.
     pub ended: Vec<(ClientNumber, Outcome)>,
+    /// Objects of which a put has its replicas.
+    pub safe: Vec<(ObjectId, Option<Value>)>,
     /// Invariants that the agent or the core found broken.
     pub broken: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Waiter {
-    client: ClientNumber,
-    wish: Wish,
-}
-
-/// What a node has of one object besides the core's record.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Cell {
-    /// What local threads may use.
-    pub access: Access,
-    /// The value, readable or not.
-    pub value: Option<Value>,
-    /// Puts that the value has seen.
-    pub version: Version,
-    /// Clients that read it.
-    pub readers: Vec<ClientNumber>,
-    /// The client that writes it.
-    pub writer: Option<ClientNumber>,
-    waiters: VecDeque<Waiter>,
-    outstanding: bool,
-    revoking: Option<Access>,
-}
-
-impl Cell {
-    /// What local threads use or may begin to use.
-    pub fn in_use(&self) -> Access {
-        let held = match (self.writer, self.readers.is_empty()) {
-            (Some(_), _) => Access::Write,
-            (None, false) => Access::Read,
-            (None, true) => Access::None,
-        };
-        held.max(self.access)
-    }
-
-    fn is_held(&self) -> bool {
-        self.writer.is_some() || !self.readers.is_empty()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.waiters.is_empty() && !self.outstanding && self.revoking.is_none() && !self.is_held()
-    }
-
-    /// Lowers access; true once nobody uses more.
-    fn lower(&mut self, to: Access) -> bool {
-        let level = to.min(self.access);
-        self.access = level;
-        let in_the_way =
-            (level < Access::Write && self.writer.is_some()) || (level == Access::None && !self.readers.is_empty());
-        !in_the_way
-    }
-
-    fn fast_path_is_open(&self) -> bool {
-        self.revoking.is_none() && self.waiters.is_empty() && self.writer.is_none()
-    }
-}
+/// Inputs for the core, each with its object.
+type Todo = VecDeque<(ObjectId, Input)>;
 
 /// One node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -146,13 +110,25 @@ pub struct Agent {
     /// Shared by worlds that differ elsewhere: a search makes a world for each step.
     core: Arc<Node>,
     cells: Arc<BTreeMap<ObjectId, Cell>>,
+    replicas: BTreeMap<ObjectId, Value>,
     destroyed: Vec<SetId>,
 }
 
 impl Agent {
     /// A node with nothing, that has seen no view.
     pub fn new(me: NodeId) -> Agent {
-        Agent { me, core: Arc::new(Node::new(me, life(me), 0)), cells: Arc::default(), destroyed: Vec::new() }
+        Agent {
+            me,
+            core: Arc::new(Node::new(me, life(me), 0)),
+            cells: Arc::default(),
+            replicas: BTreeMap::new(),
+            destroyed: Vec::new(),
+        }
+    }
+
+    /// The value of the replica that is kept here.
+    pub fn replica(&self, object: ObjectId) -> Option<Value> {
+        self.replicas.get(&object).copied()
     }
 
     /// This node's number.
@@ -222,7 +198,11 @@ impl Agent {
     pub fn release(&mut self, client: ClientNumber, object: ObjectId, left: Left, effects: &mut Effects) {
         let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
         if cell.writer == Some(client) {
-            cell.writer = None;
+            let is_pushed = left != Left::Nothing && replicas_of(generation(object)) > 0;
+            cell.is_putting = is_pushed;
+            if !is_pushed {
+                cell.writer = None;
+            }
             match left {
                 Left::Nothing => {}
                 Left::First(value) => cell.value = Some(value),
@@ -233,7 +213,10 @@ impl Agent {
             }
         }
         cell.readers.retain(|reader| *reader != client);
-        self.run(object, None, None, effects);
+        let version = cell.version;
+        // Whoever puts holds the object until the replicas have it.
+        let put = (cell.writer == Some(client)).then_some(Input::Put { version });
+        self.run(object, put, None, effects);
     }
 
     /// A message has arrived.
@@ -254,17 +237,29 @@ impl Agent {
         body: Option<Value>,
         effects: &mut Effects,
     ) {
-        let mut todo: VecDeque<Input> = input.into_iter().collect();
-        let mut body = body;
+        let todo = input.into_iter().map(|input| (object, input)).collect();
+        self.run_all(set, todo, body, effects);
         loop {
-            while let Some(input) = todo.pop_front() {
-                self.step((set, object), input, body.take(), &mut todo, effects);
-            }
+            let mut todo = Todo::new();
             self.serve(object, &mut todo, effects);
             if todo.is_empty() {
                 break;
             }
+            self.run_all(set, todo, None, effects);
         }
+        self.forget(object);
+    }
+
+    /// Hands all that to the core, and what comes of it. The outputs of one input may be about several
+    /// objects: in a new epoch a shard is taken there as a whole.
+    fn run_all(&mut self, set: SetId, mut todo: Todo, body: Option<Value>, effects: &mut Effects) {
+        let mut body = body;
+        while let Some((object, input)) = todo.pop_front() {
+            self.step((set, object), input, body.take(), &mut todo, effects);
+        }
+    }
+
+    fn forget(&mut self, object: ObjectId) {
         let forget = |cell: &Cell| cell.is_idle() && cell.value.is_none() && cell.access == Access::None;
         if self.cells.get(&object).is_some_and(forget) {
             Arc::make_mut(&mut self.cells).remove(&object);
@@ -276,7 +271,7 @@ impl Agent {
         (set, object): (SetId, ObjectId),
         input: Input,
         body: Option<Value>,
-        todo: &mut VecDeque<Input>,
+        todo: &mut Todo,
         effects: &mut Effects,
     ) {
         let mut outputs = Outputs::new();
@@ -291,97 +286,8 @@ impl Agent {
         }
     }
 
-    fn act(
-        &mut self,
-        set: SetId,
-        output: Output,
-        arrived: Option<Value>,
-        todo: &mut VecDeque<Input>,
-        effects: &mut Effects,
-    ) {
-        match output {
-            Output::Send { to, object, message, body, deferred } => {
-                let value = self.cells.get(&object).and_then(|cell| cell.value);
-                let body = if body == Body::Object { value } else { None };
-                if body.is_none() && carries_object(&message) {
-                    effects.broken.push(format!("node {} sends an object's value that it does not have", self.me));
-                }
-                let placement = self.core.view().placement;
-                effects.packets.push((to, Packet { placement, set, object, message, body, deferred }));
-            }
-            Output::Install { object, version, has_value } => {
-                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
-                let same = has_value && cell.value.is_some() && cell.version == version;
-                if same && cell.value != arrived {
-                    effects.broken.push(format!("I2: two values of version {} met at node {}", version.0, self.me));
-                }
-                if !same && cell.is_held() {
-                    effects.broken.push(format!("I1: a value was replaced under a holder at node {}", self.me));
-                }
-                cell.version = version;
-                cell.value = if has_value { arrived } else { None };
-            }
-            Output::Granted { object, access, answers, .. } => {
-                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
-                cell.access = cell.access.max(access);
-                if answers {
-                    cell.outstanding = false;
-                }
-                self.serve(object, todo, effects);
-            }
-            Output::Revoke { object, to } => {
-                Arc::make_mut(&mut self.cells).entry(object).or_default().revoking = Some(to);
-                self.try_to_lower(object, todo);
-            }
-            Output::TryRevoke { object } => {
-                let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
-                todo.push_back(if cell.is_held() {
-                    Input::Held
-                } else {
-                    cell.access = Access::None;
-                    Input::Revoked { version: cell.version, has_value: cell.value.is_some() }
-                });
-            }
-            Output::Answer { object, answer } => self.answered(object, answer, effects),
-            Output::Discard { object } => self.discard(object, effects),
-            // Nobody lies here: what the core drops as impossible, a bug has made.
-            Output::Dropped { what, .. } => {
-                effects.broken.push(format!("node {} dropped what an honest node said: {what}", self.me));
-            }
-            Output::Fault { what, .. } => effects.broken.push(format!("fault at node {}: {what}", self.me)),
-        }
-    }
-
-    fn discard(&mut self, object: ObjectId, effects: &mut Effects) {
-        let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { return };
-        if cell.is_held() || cell.access != Access::None {
-            effects.broken.push(format!("I1: a value in use was discarded at node {}", self.me));
-        }
-        cell.value = None;
-    }
-
-    fn try_to_lower(&mut self, object: ObjectId, todo: &mut VecDeque<Input>) {
-        let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { return };
-        let Some(to) = cell.revoking else { return };
-        if cell.lower(to) {
-            cell.revoking = None;
-            todo.push_back(Input::Revoked { version: cell.version, has_value: cell.value.is_some() });
-        }
-    }
-
-    fn answered(&mut self, object: ObjectId, answer: Answer, effects: &mut Effects) {
-        let cell = Arc::make_mut(&mut self.cells).entry(object).or_default();
-        cell.outstanding = false;
-        let Some(waiter) = cell.waiters.pop_front() else { return };
-        let outcome = match answer {
-            Answer::Removed | Answer::Flushed => Outcome::Done,
-            failed => Outcome::Failed(failed),
-        };
-        effects.ended.push((waiter.client, outcome));
-    }
-
     /// Serves waiting clients in order, and asks the core for what is missing.
-    fn serve(&mut self, object: ObjectId, todo: &mut VecDeque<Input>, effects: &mut Effects) {
+    fn serve(&mut self, object: ObjectId, todo: &mut Todo, effects: &mut Effects) {
         if todo.is_empty() {
             self.try_to_lower(object, todo);
         }
@@ -398,7 +304,7 @@ impl Agent {
                 Served::Ask => {
                     if cell.revoking.is_none() || wish.level().is_none() {
                         cell.outstanding = true;
-                        todo.push_back(Input::Want { kind: wish.kind() });
+                        todo.push_back((object, Input::Want { kind: wish.kind() }));
                     }
                     return;
                 }
@@ -417,47 +323,4 @@ pub enum Left {
     First(Value),
     /// A new value.
     Put(Value),
-}
-
-fn carries_object(message: &Message) -> bool {
-    matches!(message, Message::Data { .. } | Message::Transfer { has_value: true, .. })
-}
-
-enum Served {
-    Yes(Outcome),
-    Ask,
-    Waits,
-}
-
-fn serve_one(cell: &mut Cell, client: ClientNumber, wish: Wish) -> Served {
-    let Some(level) = wish.level() else { return Served::Ask };
-    if wish.kind() == RequestKind::TryGrab && cell.is_held() {
-        return Served::Yes(Outcome::Failed(Answer::Busy));
-    }
-    if cell.access < level {
-        return Served::Ask;
-    }
-    if cell.access == Access::Write && cell.value.is_none() {
-        if cell.is_held() {
-            return Served::Waits;
-        }
-        if wish.is_existing() {
-            return Served::Yes(Outcome::Failed(Answer::NotFound));
-        }
-    }
-    if wish.holds_nothing() {
-        return Served::Yes(Outcome::Done);
-    }
-    if level == Access::Write || cell.value.is_none() {
-        if cell.access < Access::Write || cell.is_held() {
-            return Served::Waits;
-        }
-        cell.writer = Some(client);
-        return Served::Yes(Outcome::Writing);
-    }
-    if cell.writer.is_some() {
-        return Served::Waits;
-    }
-    cell.readers.push(client);
-    Served::Yes(Outcome::Reading)
 }

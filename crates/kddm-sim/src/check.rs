@@ -5,7 +5,7 @@ use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::io::Access;
 use kddm_core::shard::Main;
 
-use crate::agent::{Agent, generation};
+use crate::agent::{Agent, Value, generation};
 use crate::world::{Doing, World};
 
 /// The objects whose sets nobody destroys.
@@ -29,16 +29,18 @@ fn one_writer(world: &mut World, object: ObjectId) {
     let using: Vec<(NodeId, Access)> = world
         .nodes
         .iter()
+        .filter(|node| !world.is_dead(node.id()))
         .filter_map(|node| Some((node.id(), node.cell(object)?.in_use())))
         .filter(|(_, access)| *access != Access::None)
         .collect();
     if using.len() > 1 && using.iter().any(|(_, access)| *access == Access::Write) {
         world.breaks(format!("I1: object {} is used at once: {using:?}", object.0));
     }
-    let truth = world.truth.get(&object).and_then(|truth| truth.value);
+    let Some(known) = world.truth.get(&object) else { return };
+    let (truth, maybe) = (known.value, known.maybe.clone());
     for (node, _) in using {
         let value = world.node(node).cell(object).and_then(|cell| cell.value);
-        if value.is_some() && value != truth && truth.is_some() {
+        if value.is_some() && value != truth && truth.is_some() && !maybe.contains(&value) {
             world.breaks(format!("I2: node {node} may use {value:?} of object {}, the truth is {truth:?}", object.0));
         }
     }
@@ -50,6 +52,9 @@ fn owners(world: &mut World, object: ObjectId) {
     let mut owner = None;
     for node in 0..world.nodes.len() {
         let (id, seen) = (world.nodes[node].id(), world.nodes[node].inspect(object));
+        if world.is_dead(id) {
+            continue;
+        }
         if let Main::Owner { tenure, .. } = seen.main {
             if let Some((other, _)) = owner {
                 return world.breaks(format!("I3: object {} has two owners, {other} and {id}", object.0));
@@ -66,7 +71,7 @@ fn owners(world: &mut World, object: ObjectId) {
     let Some((owner, seen)) = owner else { return };
     for node in 0..world.nodes.len() {
         let id = world.nodes[node].id();
-        let shares = matches!(world.nodes[node].inspect(object).main, Main::Sharer { .. });
+        let shares = !world.is_dead(id) && matches!(world.nodes[node].inspect(object).main, Main::Sharer { .. });
         if shares && !seen.sharers.contains(&id) && !seen.owed.contains(&id) {
             world.breaks(format!("I9: owner {owner} does not know that node {id} shares object {}", object.0));
         }
@@ -77,7 +82,17 @@ fn owners(world: &mut World, object: ObjectId) {
 fn value_survives(world: &mut World, object: ObjectId) {
     let Some(value) = world.truth.get(&object).and_then(|truth| truth.value) else { return };
     let removing = (1..=world.nodes.len() as u16).any(|node| is_being_removed_at(world, NodeId(node), object));
-    let here = |node: &Agent| node.cell(object).is_some_and(|cell| cell.value == Some(value));
+    if world.may_be_lost(object) || world.truth.get(&object).is_some_and(|truth| truth.maybe.contains(&None)) {
+        return;
+    }
+    // A put under way stands for what it replaces.
+    let mut possible = world.truth.get(&object).map(|truth| truth.maybe.clone()).unwrap_or_default();
+    possible.push(Some(value));
+    let has_it = |node: &Agent| {
+        let kept = [node.cell(object).and_then(|cell| cell.value), node.replica(object)];
+        kept.iter().any(|value| value.is_some() && possible.contains(value))
+    };
+    let here = |node: &Agent| !world.is_dead(node.id()) && has_it(node);
     let mut under_way = world.links.values().flatten().filter(|packet| packet.object == object);
     if !removing && !world.nodes.iter().any(here) && !under_way.any(|packet| packet.body == Some(value)) {
         world.breaks(format!("I4: value {value} of object {} is nowhere", object.0));
@@ -103,8 +118,11 @@ pub fn ended_its_life(before: Main, after: Main) -> bool {
 
 /// `I10`: when its owner has finished a removal, no other node can use the object.
 pub fn nobody_holds(world: &mut World, object: ObjectId, owner: NodeId) {
-    let using =
-        |node: &&Agent| node.id() != owner && node.cell(object).is_some_and(|cell| cell.in_use() != Access::None);
+    let using = |node: &&Agent| {
+        !world.is_dead(node.id())
+            && node.id() != owner
+            && node.cell(object).is_some_and(|cell| cell.in_use() != Access::None)
+    };
     if let Some(node) = world.nodes.iter().find(using) {
         let what = format!("I10: object {} was removed, and node {} still uses it", object.0, node.id());
         world.breaks(what);
@@ -113,7 +131,7 @@ pub fn nobody_holds(world: &mut World, object: ObjectId, owner: NodeId) {
 
 /// `I6`: every wish has ended. `I9`: nothing is outstanding. And what exists has one owner with it.
 pub fn at_the_end(world: &mut World) {
-    let waiting = world.clients.iter().position(|client| client.doing == Doing::Waiting);
+    let waiting = world.clients.iter().position(|client| matches!(client.doing, Doing::Waiting | Doing::Putting));
     if let Some(client) = waiting {
         return world.breaks(format!("I6: client {client} waits for ever: {:?}", world.clients[client]));
     }
@@ -121,7 +139,8 @@ pub fn at_the_end(world: &mut World) {
         return world.breaks(format!("I6: what is under way from {} to {} never arrives", link.0, link.1));
     }
     let newest = world.views.last();
-    let behind = |node: &&Agent| newest.member(node.id()).is_some() && node.view() != newest;
+    let behind =
+        |node: &&Agent| !world.is_dead(node.id()) && newest.member(node.id()).is_some() && node.view() != newest;
     if let Some(node) = world.nodes.iter().find(behind) {
         let (id, view) = (node.id(), node.view().placement.0);
         let awaits: Vec<NodeId> = world.nodes.iter().map(Agent::id).filter(|other| node.awaits(*other)).collect();
@@ -129,12 +148,17 @@ pub fn at_the_end(world: &mut World) {
             format!("I7: node {id} is at placement {view} and waits for {awaits:?}; the newest view is {newest:?}");
         return world.breaks(what);
     }
-    if let Some(node) = world.nodes.iter().find(|node| !node.is_at_rest()) {
+    // What could still decide a lost object is kept.
+    let is_lost = |object: &ObjectId| world.nodes.iter().any(|n| n.inspect(*object).entry.is_some_and(|e| e.lost));
+    let keeps_for_later = world.truth.keys().any(|object| world.may_be_lost(*object) && is_lost(object));
+    let rests = |node: &&Agent| world.is_dead(node.id()) || node.is_at_rest() || keeps_for_later;
+    if let Some(node) = world.nodes.iter().find(|node| !rests(node)) {
         let what = format!("I9: node {} has something outstanding at rest: {}", node.id(), told(world, node));
         return world.breaks(what);
     }
     if let Some(step) = world.views.next() {
-        return world.breaks(format!("I6: {step:?} is never decided"));
+        let node = world.node(step.node());
+        return world.breaks(format!("I6: {step:?} is never decided: {}", told(world, node)));
     }
     if let Some(client) = world.clients.iter().position(|client| !client.plan.is_empty()) {
         return world.breaks(format!("I6: client {client} never began: {:?}", world.clients[client]));
@@ -150,7 +174,9 @@ pub fn at_the_end(world: &mut World) {
 
 /// What a node has of each object that is not at rest.
 fn told(world: &World, node: &Agent) -> String {
-    let of = |object: &ObjectId| format!("{object:?} {:?} {:?}", node.inspect(*object), node.cell(*object));
+    let of = |object: &ObjectId| {
+        format!("{object:?} {:?} {:?} replica {:?}", node.inspect(*object), node.cell(*object), node.replica(*object))
+    };
     let objects: Vec<String> = world.truth.keys().map(of).collect();
     objects.join("; ")
 }
@@ -166,16 +192,39 @@ fn nothing_of_a_destroyed_set(world: &mut World, object: ObjectId) {
 }
 
 fn owner_has_it(world: &mut World, object: ObjectId) {
+    let living = || world.nodes.iter().filter(|node| !world.is_dead(node.id()));
     let truth = world.truth.get(&object).and_then(|truth| truth.value);
-    let owner = world.nodes.iter().find(|node| matches!(node.inspect(object).main, Main::Owner { .. }));
+    let maybe = world.truth.get(&object).map(|truth| truth.maybe.clone()).unwrap_or_default();
+    let owner = living().find(|node| matches!(node.inspect(object).main, Main::Owner { .. }));
     let value = owner.and_then(|node| node.cell(object)).and_then(|cell| cell.value);
+    let owner_replicas = owner.map(|node| node.inspect(object).replicas);
     let owner = owner.map(Agent::id);
-    if value != truth {
+    // The directory says that it is lost, or that there may be what it does not know.
+    let entry = living().find_map(|node| node.inspect(object).entry);
+    let is_lost = world.may_be_lost(object) && owner.is_none() && entry.is_none_or(|entry| entry.lost);
+    if value != truth && !maybe.contains(&value) && !is_lost {
         world.breaks(format!("I4: at rest the owner has {value:?} of object {}, the truth is {truth:?}", object.0));
+        return;
+    }
+    let kept: Vec<NodeId> = living().filter(|node| node.replica(object).is_some()).map(Agent::id).collect();
+    if owner_replicas.is_some_and(|replicas| value.is_some() && replicas.as_slice() != kept) {
+        let what = format!("its owner names {owner_replicas:?}, and {kept:?} have one");
+        return world.breaks(format!("I9: at rest, replicas of object {}: {what}", object.0));
+    }
+    if is_lost {
+        return;
+    }
+    let stale: Vec<(NodeId, Option<Value>)> = living()
+        .filter(|node| node.replica(object).is_some_and(|kept| Some(kept) != value))
+        .map(|node| (node.id(), node.replica(object)))
+        .collect();
+    if !stale.is_empty() {
+        return world
+            .breaks(format!("I4: at rest object {} has the value {value:?}, and replicas {stale:?}", object.0));
     }
     let knows = |node: &Agent| Some((node.id(), node.inspect(object).entry?.node));
-    let known: Vec<(NodeId, NodeId)> = world.nodes.iter().filter_map(knows).collect();
-    let home = world.nodes.iter().find(|node| !world.has_left(node.id())).and_then(|node| node.home(object));
+    let known: Vec<(NodeId, NodeId)> = living().filter_map(knows).collect();
+    let home = living().find(|node| !world.has_left(node.id())).and_then(|node| node.home(object));
     let expected: Vec<(NodeId, NodeId)> = home.zip(owner).into_iter().collect();
     if known != expected {
         let what = format!("(home, owner) should be {expected:?}, and the directories say {known:?}");

@@ -33,11 +33,13 @@ pub enum Fault {
     Leave,
     /// A set is destroyed and another takes its place.
     Destroy,
+    /// A node crashes, with all it has.
+    Crash,
 }
 
 impl Fault {
     /// All of them, each with its name.
-    pub const ALL: [(Fault, &'static str); 12] = [
+    pub const ALL: [(Fault, &'static str); 13] = [
         (Fault::Loss, "loss"),
         (Fault::Duplicate, "duplicate"),
         (Fault::Cut, "cut"),
@@ -50,6 +52,7 @@ impl Fault {
         (Fault::Join, "join"),
         (Fault::Leave, "leave"),
         (Fault::Destroy, "destroy"),
+        (Fault::Crash, "crash"),
     ];
 
     /// Its name on the command line and in reports.

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod check;
 pub mod fault;
+pub mod lease_model;
 pub mod model;
 #[cfg(kddm_mutation)]
 pub mod mutations;
@@ -18,4 +19,5 @@ pub mod search;
 pub mod shrink;
 pub mod trace;
 pub mod views;
+pub mod voters;
 pub mod world;

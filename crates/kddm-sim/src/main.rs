@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod model_command;
 mod mutations_command;
 mod sim;
+mod voters_command;
 
 #[derive(Parser)]
 #[command(about = "Searches the KDDM protocol for broken invariants, on the real core")]

@@ -96,7 +96,7 @@ const KINDS: &[(char, Wish)] = &[
 
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
-/// `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
+/// `+k` a node crashes, `+R1` objects have one replica, `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
 /// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
 /// ```
@@ -120,12 +120,17 @@ pub fn case(name: &str) -> Option<Case> {
         return None;
     }
     let changes = Vec::new();
-    let mut plan = Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0, changes };
+    let (crashes, replicas) = (0, 0);
+    let mut plan =
+        Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0, changes, crashes, replicas };
     for option in parts {
         match option {
             "c" => plan.cancels += 1,
             "d" => plan.discards += 1,
             "n" => plan.failed_touches += 1,
+            "k" => plan.crashes += 1,
+            "R1" => plan.replicas = 1,
+            "R2" => plan.replicas = 2,
             _ => plan.changes.push(change(option, nodes)?),
         }
     }
@@ -169,6 +174,34 @@ pub fn pairs() -> Vec<Case> {
         .collect()
 }
 
+/// Every pair of a write, read, remove, try_grab and flush on 3 nodes of which one crashes, without a
+/// replica and with one. What is known to wait for ever is not among them: a flush to a node that crashes.
+pub fn crash_pairs() -> Vec<Case> {
+    let letters = || ['w', 'r', 't', 'x', 'f'].into_iter();
+    let of_home = |home| letters().flat_map(move |a| letters().map(move |b| (home, a, b)));
+    let both = |(home, a, b)| [format!("{home}:w{a},{b},+k"), format!("{home}:w{a},{b},+k+R1")];
+    let names = (1..=3).flat_map(of_home).flat_map(both);
+    names.filter(|name| !FLUSH_TO_A_CRASH.contains(&name.as_str())).filter_map(|name| case(&name)).collect()
+}
+
+/// The object moves on from the node that it was flushed to, and is lost there: the flush never ends.
+const FLUSH_TO_A_CRASH: &[&str] = &["3:wf,w,+k", "3:wf,t,+k"];
+
+/// Crashes with something else.
+const CRASHES: &[&str] = &["3:w,r,w+k+R1", "1:w,w,+k+c", "1:w,w,+k+c+R1", "2:w,r,+k+c+R1"];
+
+/// Small cases with a crash that find what larger ones do.
+const SMALL_CRASHES: &[&str] = &[
+    "3:w,r,+k",
+    "2:wt,t,+k",
+    "1:w,w,+k+R1",
+    "2:w,r,+k+R1",
+    "2:wx,w,+k+R1",
+    "1:wx,x,+k+R1",
+    "3:wf,x,+k+R1",
+    "1:w,w,+k+c+R1",
+];
+
 /// Cases that mean more than a pair.
 pub fn named() -> Vec<Case> {
     [
@@ -201,6 +234,7 @@ pub fn named() -> Vec<Case> {
     .iter()
     .chain(MEMBERSHIP)
     .chain(MEMBERSHIP_OF_THREE)
+    .chain(CRASHES)
     .filter_map(|name| case(name))
     .collect()
 }
@@ -268,7 +302,7 @@ pub fn quick() -> Vec<Case> {
         "3:rw,we,+n",
         LATE_FLUSH,
     ];
-    let joins_and_leaves = MEMBERSHIP.iter().chain(SMALL_MEMBERSHIP_OF_THREE);
+    let joins_and_leaves = MEMBERSHIP.iter().chain(SMALL_MEMBERSHIP_OF_THREE).chain(SMALL_CRASHES);
     cases.extend(small.iter().chain(joins_and_leaves).filter_map(|name| case(name)));
     cases
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kddm_sim::world::{Action, World};
-use kddm_sim::{model, trace};
+use kddm_sim::{lease_model, model, trace};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -29,6 +29,9 @@ pub struct Arguments {
     choose: Vec<usize>,
 }
 
+/// The first cases of leases; the next one takes longer than the others together.
+const LEASE_CASES_OF_QUICK: usize = 3;
+
 /// Does what was asked for. A broken invariant is a failure, and so is a search that did not end.
 pub fn run(arguments: &Arguments) -> ExitCode {
     if let Some(name) = &arguments.explore {
@@ -37,7 +40,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             None => unknown(name),
         };
     }
-    let mut cases = if arguments.full { [model::pairs(), model::named()].concat() } else { model::quick() };
+    let mut cases =
+        if arguments.full { [model::pairs(), model::named(), model::crash_pairs()].concat() } else { model::quick() };
     if !arguments.cases.is_empty() {
         cases.clear();
         for name in &arguments.cases {
@@ -45,7 +49,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             cases.push(case);
         }
     }
-    search(&cases, Duration::from_secs(arguments.limit_s), arguments.json)
+    let limit = Duration::from_secs(arguments.limit_s);
+    let of_objects = cases.iter().map(|case| model::search(case, limit));
+    let quick = if arguments.full { lease_model::CASES.len() } else { LEASE_CASES_OF_QUICK };
+    let leases: &[lease_model::Case] = if arguments.cases.is_empty() { &lease_model::CASES[..quick] } else { &[] };
+    let large: &[lease_model::Case] =
+        if arguments.full && arguments.cases.is_empty() { &lease_model::LARGE_CASES } else { &[] };
+    let of_leases = leases.iter().chain(large).map(|case| lease_model::search(*case, None, arguments.full));
+    search(of_objects.chain(of_leases), arguments.json)
 }
 
 fn unknown(name: &str) -> ExitCode {
@@ -53,14 +64,13 @@ fn unknown(name: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn search(cases: &[model::Case], limit: Duration, json: bool) -> ExitCode {
+fn search(searches: impl Iterator<Item = model::Report>, json: bool) -> ExitCode {
     let mut reports = Vec::new();
-    for case in cases {
-        let report = model::search(case, limit);
+    for report in searches {
         let word = if report.clean { "clean" } else { "NOT CLEAN" };
         eprintln!(
             "{:<20} {:>10} states, depth {:>3}, {:>6.1} s  {word}",
-            case.name, report.states, report.depth, report.seconds
+            report.name, report.states, report.depth, report.seconds
         );
         if !report.clean {
             for step in &report.trace {
@@ -68,9 +78,9 @@ fn search(cases: &[model::Case], limit: Duration, json: bool) -> ExitCode {
             }
             eprintln!("{}", report.broken.as_deref().unwrap_or("the limit was over before all was seen"));
         }
-        if report.broken.is_some() {
+        if report.broken.is_some() && !report.choices.is_empty() {
             let choices: Vec<String> = report.choices.iter().map(usize::to_string).collect();
-            eprintln!("step by step: cargo xtask model --explore '{}' --choose {}", case.name, choices.join(","));
+            eprintln!("step by step: cargo xtask model --explore '{}' --choose {}", report.name, choices.join(","));
         }
         let is_broken = report.broken.is_some();
         reports.push(report);

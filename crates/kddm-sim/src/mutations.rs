@@ -81,7 +81,18 @@ pub fn look_for_nothing(effort: Effort) -> Option<String> {
 }
 
 /// The smallest cases that find all that the exhaustive search finds.
-const FEW: &[&str] = &["1:w,r,r", "1:w,r,x", "1:w,r,t", "3:ww,rr,", "3:wx,rr,", "1:ww,rfr,w", "2:wx,r+J2", "1:wx,w+L1"];
+const FEW: &[&str] = &[
+    "1:w,r,r",
+    "1:w,r,x",
+    "1:w,r,t",
+    "3:ww,rr,",
+    "3:wx,rr,",
+    "1:ww,rfr,w",
+    "2:wx,r+J2",
+    "1:wx,w+L1",
+    "1:w,w,+k+R1",
+    "2:w,r,+k",
+];
 
 /// The cases in which a mutation is looked for, small ones first.
 fn cases(effort: Effort) -> Vec<Case> {

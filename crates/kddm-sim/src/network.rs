@@ -38,6 +38,17 @@ pub enum Event {
     Connect(NodeId, NodeId),
 }
 
+impl Event {
+    /// Who has to be alive for it: what somebody has written before arrives nevertheless.
+    fn needs(&self) -> [NodeId; 2] {
+        match *self {
+            Event::Arrive(_, to, ..) => [to, to],
+            Event::Notice(a, b, _) | Event::Greet(a, b) | Event::Connect(a, b) => [a, b],
+            Event::Write(from, to) | Event::Flush(from, to) | Event::Acknowledge(from, to) => [from, to],
+        }
+    }
+}
+
 /// Events to come, each with its time.
 pub type Agenda = Vec<(u64, Event)>;
 
@@ -86,6 +97,14 @@ pub struct Network<'a> {
 }
 
 impl Connection {
+    /// Nothing arrives on it any more.
+    fn close(&mut self) {
+        if self.is_up || self.is_half_open {
+            self.number += 1;
+            (self.is_up, self.is_half_open) = (false, false);
+        }
+    }
+
     /// Whether bytes that were written on the connection with that number still arrive.
     fn takes(&self, number: u64) -> bool {
         if self.is_up { self.number == number } else { self.is_half_open && self.number == number + 1 }
@@ -133,6 +152,21 @@ impl<'a> Network<'a> {
         }
     }
 
+    /// The dead say no more. What they have said is gone where the world has nothing of it any more.
+    pub fn bury(&mut self, world: &World) {
+        let pairs = world.dead.iter().flat_map(|dead| world.nodes.iter().map(move |node| (*dead, node.id())));
+        for (dead, node) in pairs.filter(|pair| !world.links.contains_key(pair)) {
+            let Some(connection) = self.connections.get_mut(&pair(dead, node)) else { continue };
+            connection.close();
+            if let Some(side) = self.sides.get_mut(&(node, dead)) {
+                side.arrived = 0;
+            }
+            if let Some(side) = self.sides.get_mut(&(dead, node)) {
+                side.pushed.clear();
+            }
+        }
+    }
+
     /// Messages from that node that have come out of the session of this one and are not handled yet.
     pub fn arrived(&self, from: NodeId, to: NodeId) -> usize {
         self.sides.get(&(to, from)).map_or(0, |side| side.arrived)
@@ -153,6 +187,9 @@ impl<'a> Network<'a> {
 
     /// Handles one event.
     pub fn handle(&mut self, world: &World, now: u64, event: Event, agenda: &mut Agenda) {
+        if event.needs().into_iter().any(|node| world.is_dead(node)) {
+            return;
+        }
         match event {
             Event::Arrive(from, to, connection, bytes) => {
                 if self.connections.get(&pair(from, to)).is_some_and(|of| of.takes(connection)) {
@@ -400,7 +437,7 @@ impl<'a> Network<'a> {
 
 fn envelope(from: NodeId, packet: &Packet) -> Envelope {
     Envelope {
-        epoch: kddm_core::id::Epoch(1),
+        epoch: packet.epoch,
         placement: packet.placement,
         from,
         incarnation: life(from),

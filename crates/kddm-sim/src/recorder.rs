@@ -8,7 +8,7 @@ use kddm_core::message::RequestKind;
 use kddm_core::shard::Main;
 use kddm_history::{Kind, Operation, Outcome as Result, Seen, Word};
 
-use crate::agent::{ClientNumber, Generation, Left, Outcome, Value, Wish, generation};
+use crate::agent::{Agent, ClientNumber, Generation, Left, Outcome, Value, Wish, generation};
 use crate::world::{Note, World};
 
 /// The client that looks at everything at the end.
@@ -23,6 +23,8 @@ struct Open {
     found: Option<Value>,
     /// It has become a removal.
     removes: bool,
+    /// It has put that, and waits for the replicas.
+    puts: Option<Left>,
 }
 
 /// The history so far.
@@ -42,7 +44,7 @@ impl Recorder {
     pub fn note(&mut self, now: u64, note: Note) {
         match note {
             Note::Began(client, object, wish) => {
-                let open = Open { wish, invoke_ns: now, granted_ns: now, found: None, removes: false };
+                let open = Open { wish, invoke_ns: now, granted_ns: now, found: None, removes: false, puts: None };
                 self.open.insert((client, object), open);
             }
             Note::Granted(client, object, outcome, found) => {
@@ -58,6 +60,15 @@ impl Recorder {
                     open.removes = true;
                 }
             }
+            Note::Puts(client, object, found, left) => {
+                if let Some(open) = self.open.get_mut(&(client, object)) {
+                    (open.found, open.puts) = (found, Some(left));
+                }
+            }
+            Note::Safe(client, object) => {
+                let Some(open) = self.open.remove(&(client, object)) else { return };
+                self.released(client, object, open, now, open.found, open.puts.unwrap_or(Left::Nothing));
+            }
             Note::Released(client, object, found, left) => {
                 let Some(open) = self.open.remove(&(client, object)) else { return };
                 self.released(client, object, open, now, found, left);
@@ -72,7 +83,7 @@ impl Recorder {
                     Outcome::Failed(Answer::NotFound) => {
                         self.ended(client, object, open, now, (Kind::Read, Seen::Absent, None), Result::Failed);
                     }
-                    Outcome::Destroyed => self.gave_up(client, object, open),
+                    Outcome::Destroyed | Outcome::Failed(Answer::Unknown) => self.gave_up(client, object, open),
                     _ => {}
                 }
             }
@@ -102,7 +113,15 @@ impl Recorder {
     /// What every object is at the end, seen by somebody who began when all was over.
     pub fn look(&mut self, now: u64, world: &World) {
         for (object, _) in world.truth.iter().filter(|(_, truth)| !truth.is_given_up) {
-            let owner = world.nodes.iter().find(|node| matches!(node.inspect(*object).main, Main::Owner { .. }));
+            let is_living = |node: &&Agent| !world.is_dead(node.id());
+            let owner = world
+                .nodes
+                .iter()
+                .filter(is_living)
+                .find(|node| matches!(node.inspect(*object).main, Main::Owner { .. }));
+            if owner.is_none() && world.may_be_lost(*object) {
+                continue; // Nobody can tell whether it existed.
+            }
             let value = owner.and_then(|node| node.cell(*object)).and_then(|cell| cell.value);
             self.operations.push(Operation {
                 client: OBSERVER,
@@ -143,6 +162,10 @@ impl Recorder {
     }
 
     fn gave_up(&mut self, client: ClientNumber, object: ObjectId, open: Open) {
+        if let Some(Left::First(new) | Left::Put(new)) = open.puts {
+            let value = Some(Word::Number(new.into()));
+            self.push(client, object, open, None, (Kind::Update, seen(open.found), value), Result::Unknown);
+        }
         if open.is_removal() {
             let what = (Kind::Remove, open.removed(), None);
             self.push(client, object, open, None, what, Result::Unknown);

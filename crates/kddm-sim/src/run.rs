@@ -91,6 +91,8 @@ enum Event {
     Membership(u64),
     /// A node hears that a set is destroyed.
     Destroy(NodeId, Generation),
+    /// A node crashes.
+    Crash(NodeId),
 }
 
 /// A client as the engine sees it.
@@ -149,6 +151,9 @@ impl<'a> Engine<'a> {
             for (node, at) in &destruction.at_ns {
                 engine.schedule(*at, Event::Destroy(*node, destruction.generation));
             }
+        }
+        for (node, at) in &scenario.crashes {
+            engine.schedule(*at, Event::Crash(*node));
         }
         for node in (1..=scenario.nodes).map(NodeId) {
             engine.follow(node);
@@ -216,6 +221,13 @@ impl<'a> Engine<'a> {
                     self.membership_goes_on();
                 }
             }
+            // It has left, or is the last.
+            Event::Crash(node) if !self.world.may_crash(node) => {}
+            Event::Crash(node) => {
+                self.faults.add(Fault::Crash);
+                self.apply(Action::Crash(node));
+            }
+            Event::Destroy(node, _) if self.world.is_dead(node) => {}
             Event::Destroy(node, generation) => {
                 self.faults.add(Fault::Destroy);
                 self.apply(Action::Destroy(node, generation));
@@ -245,6 +257,7 @@ impl<'a> Engine<'a> {
             self.messages += 1;
         }
         self.world.apply(action);
+        self.network.bury(&self.world);
         let notes = std::mem::take(&mut self.world.notes);
         for note in notes.iter().copied() {
             self.recorder.note(self.now, note);
@@ -338,7 +351,8 @@ impl<'a> Engine<'a> {
                 }
                 self.think(client);
             }
-            Note::GaveUp(..) | Note::Released(..) => self.think(client),
+            Note::Puts(..) => clock.token += 1,
+            Note::GaveUp(..) | Note::Released(..) | Note::Safe(..) => self.think(client),
         }
     }
 
@@ -378,7 +392,7 @@ impl<'a> Engine<'a> {
         let Some(timed) = self.timed(client) else { return };
         let of = &self.world.clients[usize::from(client)];
         match of.doing {
-            Doing::Waiting => {}
+            Doing::Waiting | Doing::Putting => {}
             Doing::Nothing if self.world.shares(of.node) => self.apply(Action::Begin(client)),
             Doing::Nothing => self.clocks[usize::from(client)].is_idle = true,
             Doing::Reading => self.apply(Action::Finish(client)),

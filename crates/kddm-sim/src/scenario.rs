@@ -102,6 +102,8 @@ pub struct Scenario {
     pub settle_ns: u64,
     /// Sets that end.
     pub destructions: Vec<Destruction>,
+    /// Nodes that crash, and when.
+    pub crashes: Vec<(NodeId, u64)>,
     /// The network.
     pub latencies: Latencies,
     /// What goes wrong in it.
@@ -117,12 +119,14 @@ pub struct Cut {
     pub keep: Option<BTreeSet<(u16, u16)>>,
     /// Without these faults.
     pub without: BTreeSet<Fault>,
+    /// Also with what the protocol is known to end wrongly.
+    pub with_known: bool,
 }
 
 impl Cut {
     /// Nothing is left out.
     pub fn is_whole(&self) -> bool {
-        *self == Cut::default()
+        *self == Cut { with_known: self.with_known, ..Cut::default() }
     }
 }
 
@@ -135,6 +139,9 @@ impl fmt::Display for Cut {
         if let Some(keep) = &self.keep {
             let words: Vec<String> = keep.iter().map(|(client, number)| format!("{client}.{number}")).collect();
             write!(f, " --keep {}", words.join(","))?;
+        }
+        if self.with_known {
+            write!(f, " --with-known")?;
         }
         if !self.without.is_empty() {
             let names: Vec<&str> = self.without.iter().map(|fault| fault.name()).collect();
@@ -164,7 +171,7 @@ pub fn parse_without(text: &str) -> Result<BTreeSet<Fault>, String> {
 impl Scenario {
     /// The scenario of a seed, less what is cut.
     pub fn of(seed: u64, cut: &Cut) -> Scenario {
-        let mut scenario = Draft::new(seed).draw();
+        let mut scenario = Draft::new(seed).draw(cut.with_known);
         scenario.cut(cut);
         scenario
     }
@@ -194,6 +201,9 @@ impl Scenario {
             discards: u32::MAX,
             failed_touches: u32::MAX,
             changes: self.changes.clone(),
+            crashes: self.crashes.len() as u32,
+            // The objects' own numbers say it.
+            replicas: 0,
         }
     }
 
@@ -214,6 +224,7 @@ impl Scenario {
             (Fault::Join, self.changes.iter().any(is_join)),
             (Fault::Leave, !self.changes.iter().all(is_join)),
             (Fault::Destroy, !self.destructions.is_empty()),
+            (Fault::Crash, !self.crashes.is_empty()),
         ];
         asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(fault, _)| fault).collect()
     }
@@ -256,6 +267,7 @@ impl Scenario {
         if (1..=nodes).all(changed) {
             self.changes.retain(|change| !matches!(change, Change::Join(NodeId(1)) | Change::Leave(NodeId(1))));
         }
+        self.crashes.retain(|(node, _)| node.0 <= nodes);
         for destruction in &mut self.destructions {
             destruction.at_ns.retain(|(node, _)| node.0 <= nodes);
         }
@@ -292,6 +304,7 @@ impl Scenario {
             }
             Fault::Leave => self.changes.retain(|change| matches!(change, Change::Join(_))),
             Fault::Destroy => self.destructions.clear(),
+            Fault::Crash => self.crashes.clear(),
         }
     }
 }
@@ -300,7 +313,11 @@ impl Scenario {
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} nodes, homes {:?}, {:?}", self.nodes, self.homes, self.rates)?;
-        writeln!(f, "membership {:?}, destroyed sets {:?}", self.changes, self.destructions)?;
+        writeln!(
+            f,
+            "membership {:?}, destroyed sets {:?}, crashes {:?}",
+            self.changes, self.destructions, self.crashes
+        )?;
         for program in &self.programs {
             writeln!(f, "client {} at node {}:", program.number, program.node)?;
             for timed in &program.operations {

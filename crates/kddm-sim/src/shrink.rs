@@ -18,14 +18,19 @@ struct Shrinking {
 }
 
 /// Leaves out what the failure can do without; none if the seed does not fail.
-pub fn shrink(seed: u64) -> Option<Cut> {
-    shrink_by(seed, |scenario| run::run_scenario(scenario, None).broken)
+pub fn shrink(seed: u64, with_known: bool) -> Option<Cut> {
+    let cut = Cut { with_known, ..Cut::default() };
+    shrink_from(seed, cut, |scenario| run::run_scenario(scenario, None).broken)
 }
 
 /// The same for whatever says what is broken in a scenario.
 pub fn shrink_by(seed: u64, broken: impl Fn(&Scenario) -> Option<String>) -> Option<Cut> {
-    let first = broken(&Scenario::of(seed, &Cut::default()))?;
-    let mut shrinking = Shrinking { seed, cut: Cut::default(), broken: first_word(&first), runs: 0 };
+    shrink_from(seed, Cut::default(), broken)
+}
+
+fn shrink_from(seed: u64, cut: Cut, broken: impl Fn(&Scenario) -> Option<String>) -> Option<Cut> {
+    let first = broken(&Scenario::of(seed, &cut))?;
+    let mut shrinking = Shrinking { seed, cut, broken: first_word(&first), runs: 0 };
     loop {
         let before = shrinking.cut.clone();
         shrinking.faults(&broken);

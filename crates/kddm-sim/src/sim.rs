@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Make the first scenario that fails smaller before it is told.
     #[arg(long)]
     shrink: bool,
+    /// Also what the protocol is known to end wrongly.
+    #[arg(long)]
+    with_known: bool,
     /// How many seeds to run.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
@@ -48,6 +51,9 @@ pub struct Arguments {
     /// Run for so long instead.
     #[arg(long, conflicts_with = "seeds")]
     minutes: Option<u64>,
+    /// Only the log of several voters, whose faults are its own.
+    #[arg(long, conflicts_with_all = ["nodes", "keep", "without", "object", "history", "shrink", "json"])]
+    log_only: bool,
     /// One JSON object with the totals.
     #[arg(long)]
     json: bool,
@@ -93,6 +99,11 @@ impl Totals {
 
 /// Runs what is asked for, and says how it went.
 pub fn main(arguments: &Arguments) -> ExitCode {
+    if arguments.log_only {
+        let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
+        let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+        return crate::voters_command::main(&crate::voters_command::Seeds { first, count, limit });
+    }
     if let Some(seed) = arguments.seed {
         return match cut(arguments) {
             Ok(cut) => one(seed, &cut, arguments),
@@ -105,10 +116,11 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     let start = Instant::now();
     let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let last = if limit.is_some() { u64::MAX } else { arguments.first.saturating_add(arguments.seeds) };
-    let mut totals = all(arguments.first..last, limit);
+    let cut = Cut { with_known: arguments.with_known, ..Cut::default() };
+    let mut totals = all(arguments.first..last, limit, &cut);
     totals.failed.sort_by_key(|report| report.seed);
     if let Some(report) = totals.failed.first() {
-        tell(report, &Cut::default(), arguments.shrink);
+        tell(report, &cut, arguments.shrink);
     }
     let missing = totals.missing();
     if let Some(fault) = missing {
@@ -122,12 +134,13 @@ fn cut(arguments: &Arguments) -> Result<Cut, String> {
     Ok(Cut {
         nodes: arguments.nodes,
         keep: arguments.keep.as_deref().map(parse_keep).transpose()?,
+        with_known: arguments.with_known,
         without: arguments.without.as_deref().map_or(Ok(BTreeSet::new()), parse_without)?,
     })
 }
 
 /// All seeds, on all cores, until one has failed. What each seed gives depends on nothing else.
-fn all(seeds: std::ops::Range<u64>, limit: Option<Duration>) -> Totals {
+fn all(seeds: std::ops::Range<u64>, limit: Option<Duration>, cut: &Cut) -> Totals {
     let start = Instant::now();
     let (next, totals) = (AtomicU64::new(seeds.start), Mutex::new(Totals::default()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -139,7 +152,7 @@ fn all(seeds: std::ops::Range<u64>, limit: Option<Duration>) -> Totals {
                     if seed >= seeds.end || limit.is_some_and(|limit| start.elapsed() > limit) {
                         return;
                     }
-                    let report = twice(&Scenario::of(seed, &Cut::default()), None);
+                    let report = twice(&Scenario::of(seed, cut), None);
                     let mut totals = totals.lock().expect("no thread panics while it adds");
                     if !totals.failed.is_empty() {
                         return;
@@ -195,7 +208,7 @@ fn write_history(report: &Report, path: &Path) -> std::io::Result<()> {
 /// A failure: its steps, what is broken, and the command that does it again.
 fn tell(report: &Report, cut: &Cut, shrinks: bool) {
     let seed = report.seed;
-    let smaller = if shrinks { shrink(seed) } else { None };
+    let smaller = if shrinks { shrink(seed, cut.with_known) } else { None };
     let shrunk = smaller.as_ref().map(|cut| run_scenario(&Scenario::of(seed, cut), None));
     let (report, cut) = (shrunk.as_ref().unwrap_or(report), smaller.as_ref().unwrap_or(cut));
     if smaller.is_some() {

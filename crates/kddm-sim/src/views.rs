@@ -33,6 +33,22 @@ pub enum Step {
     Unshare(NodeId),
     /// It is no member any more.
     Leave(NodeId),
+    /// It has crashed: it is no member any more.
+    Expel(NodeId),
+}
+
+impl Step {
+    /// Whose step it is.
+    pub fn node(self) -> NodeId {
+        match self {
+            Step::Join(node)
+            | Step::Share(node)
+            | Step::Drain(node)
+            | Step::Unshare(node)
+            | Step::Leave(node)
+            | Step::Expel(node) => node,
+        }
+    }
 }
 
 /// The decided views, and the steps to come.
@@ -51,7 +67,8 @@ impl Views {
         let state = |node: &NodeId| if shares(node) { NodeState::Possible } else { NodeState::Online };
         let members = first.iter().map(|node| member(*node, state(node))).collect();
         let homes = first.iter().copied().filter(shares).collect();
-        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes };
+        let fewest_homes = first.len() as u16;
+        let view = View { epoch: Epoch(1), placement: Placement(1), members, homes, failures: 0, fewest_homes };
         let steps = changes.iter().flat_map(|change| match *change {
             Change::Join(node) => vec![Step::Join(node), Step::Share(node)],
             Change::Leave(node) => vec![Step::Drain(node), Step::Unshare(node), Step::Leave(node)],
@@ -81,11 +98,26 @@ impl Views {
         self.steps.front().copied()
     }
 
+    /// A node has crashed: that it is no member any more comes next, and nothing else of it.
+    pub fn expel(&mut self, node: NodeId) {
+        self.steps.retain(|step| step.node() != node);
+        if self.last().member(node).is_some() {
+            self.steps.push_front(Step::Expel(node));
+        }
+    }
+
     /// Decides the next step.
     pub fn decide(&mut self) {
         let Some(step) = self.steps.pop_front() else { return };
+        if let Step::Drain(node) = step
+            && self.last().homes.iter().all(|home| *home == node)
+        {
+            // All others are gone: it stays.
+            return self.steps.retain(|step| step.node() != node);
+        }
         let mut view = self.last().clone();
         view.placement = Placement(view.placement.0 + 1);
+        view.fewest_homes = view.fewest_homes.min(view.homes.len() as u16);
         match step {
             Step::Join(node) => {
                 view.members.push(member(node, NodeState::Online));
@@ -99,6 +131,12 @@ impl Views {
             Step::Drain(node) => view.homes.retain(|home| *home != node),
             Step::Unshare(node) => set_state(&mut view, node, NodeState::Online),
             Step::Leave(node) => view.members.retain(|member| member.id != node),
+            Step::Expel(node) => {
+                view.epoch = Epoch(view.epoch.0 + 1);
+                view.failures += 1;
+                view.members.retain(|member| member.id != node);
+                view.homes.retain(|home| *home != node);
+            }
         }
         Arc::make_mut(&mut self.decided).push(view);
     }

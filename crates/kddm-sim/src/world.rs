@@ -4,15 +4,20 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use kddm_core::id::{NodeId, ObjectId, Tenure, Version};
-use kddm_core::message::Message;
+use kddm_core::message::{Message, RequestKind};
 use kddm_core::shard::Main;
 
 use self::clients::Ending;
-use crate::agent::{Agent, ClientNumber, Effects, Generation, Packet, Value, Wish, generation};
+use crate::agent::{
+    Agent, ClientNumber, Effects, GENERATION_SHIFT, Generation, Outcome, Packet, REPLICAS_SHIFT, Value, Wish,
+    generation,
+};
 use crate::check;
 use crate::views::{Change, Views};
 
+mod actions;
 mod clients;
+mod crash;
 pub mod fingerprint;
 mod membership;
 mod note;
@@ -33,6 +38,8 @@ pub enum Doing {
     Reading,
     /// It holds the object to change it.
     Writing,
+    /// It has put, and waits until the replicas have that.
+    Putting,
 }
 
 /// A program on a node that does one operation after the other.
@@ -55,6 +62,8 @@ pub struct Client {
 pub struct Truth {
     /// The last completed put of this life of the object.
     pub value: Option<Value>,
+    /// What a put that is not done yet, or was cut short, may have made of it. `None` is its end.
+    pub maybe: Vec<Option<Value>>,
     /// Values made so far.
     made: Value,
     /// The greatest tenure of any owner, and who it was.
@@ -90,6 +99,8 @@ pub enum Action {
     Drain(NodeId, ObjectId),
     /// A node hears that a set is destroyed.
     Destroy(NodeId, Generation),
+    /// A node is no more, with all it has.
+    Crash(NodeId),
 }
 
 /// What a world is made of.
@@ -109,13 +120,18 @@ pub struct Plan {
     pub failed_touches: u32,
     /// Joins and leaves, one after the other.
     pub changes: Vec<Change>,
+    /// How many nodes may crash.
+    pub crashes: u32,
+    /// How many replicas objects have.
+    pub replicas: u8,
 }
 
 impl Plan {
     /// The id of object `n`: its top bits name its home.
     fn placed(&self, object: ObjectId) -> ObjectId {
         let home = self.homes.get((object.0 % self.homes.len() as u64) as usize);
-        ObjectId(u64::from(home.map_or(0, |home| home.0)) << 48 | object.0)
+        let replicas = u64::from(self.replicas) << (GENERATION_SHIFT + REPLICAS_SHIFT);
+        ObjectId(u64::from(home.map_or(0, |home| home.0)) << 48 | object.0 | replicas)
     }
 }
 
@@ -133,6 +149,9 @@ pub struct World {
     cancels: u32,
     discards: u32,
     failed_touches: u32,
+    crashes: u32,
+    /// Nodes that have crashed.
+    pub dead: Vec<NodeId>,
     /// The membership.
     pub views: Views,
     /// How many views each node has installed, by number less one.
@@ -165,6 +184,8 @@ impl World {
             cancels: plan.cancels,
             discards: plan.discards,
             failed_touches: plan.failed_touches,
+            crashes: plan.crashes,
+            dead: Vec::new(),
             views: Views::new(plan.nodes, &plan.changes),
             installed: vec![0; usize::from(plan.nodes)],
             broken: None,
@@ -177,46 +198,6 @@ impl World {
             while world.node_mut(node).hand_over(&mut Effects::default()) {}
         }
         world
-    }
-
-    /// All that can happen next.
-    pub fn actions(&self, actions: &mut Vec<Action>) {
-        if self.broken.is_some() {
-            return;
-        }
-        actions.extend(self.links.keys().filter_map(|(from, to)| self.next_delivery(*from, *to)));
-        self.view_actions(actions);
-        actions.extend(self.untold.iter().map(|(node, generation)| Action::Destroy(*node, *generation)));
-        for (number, client) in self.clients.iter().enumerate() {
-            let number = number as ClientNumber;
-            match (client.doing, client.plan.front()) {
-                (_, None) => {}
-                (Doing::Nothing, Some(_)) if self.shares(client.node) => actions.push(Action::Begin(number)),
-                (Doing::Nothing, Some(_)) => {}
-                (Doing::Waiting, Some(_)) if self.cancels > 0 => actions.push(Action::Cancel(number)),
-                (Doing::Waiting, Some(_)) => {}
-                (Doing::Reading, Some(_)) => actions.push(Action::Finish(number)),
-                (Doing::Writing, Some((object, wish))) => {
-                    actions.push(Action::Finish(number));
-                    let empty = self.value_at(client.node, *object).is_none();
-                    if self.discards > 0 && !wish.reads() {
-                        actions.push(Action::Discard(number));
-                    }
-                    if self.failed_touches > 0 && empty {
-                        actions.push(Action::Abandon(number));
-                    }
-                }
-            }
-        }
-    }
-
-    /// What the next message from one node to another may do.
-    pub fn next_delivery(&self, from: NodeId, to: NodeId) -> Option<Action> {
-        let packet = self.links.get(&(from, to))?.front()?;
-        if packet.placement <= self.node(to).view().placement || self.has_left(to) {
-            return Some(Action::Deliver(from, to));
-        }
-        self.node(to).awaits(from).then_some(Action::Ahead(from, to))
     }
 
     /// A client that writes holds an object that has no value yet.
@@ -233,6 +214,18 @@ impl World {
         let Some((node, object)) = self.concerns(action) else { return };
         let changed = self.changes_alone(action, object);
         let before = self.arriving_owner(action).unwrap_or_else(|| self.node(node).inspect(object).main);
+        let promotes = self.promotes(action);
+        // In a new epoch a step may be about any object. With a node that crashes no object ends.
+        let is_crash = matches!(action, Action::Crash(_));
+        let others: Vec<(ObjectId, Main)> = if self.views.last().epoch.0 > 1 && !is_crash {
+            self.truth
+                .keys()
+                .filter(|other| **other != object)
+                .map(|of| (*of, self.node(node).inspect(*of).main))
+                .collect()
+        } else {
+            Vec::new()
+        };
         match action {
             Action::Begin(number) => self.begin(number, &mut effects),
             Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
@@ -247,16 +240,30 @@ impl World {
             Action::Cancel(number) => self.cancel(number, &mut effects),
             Action::Deliver(from, to) => self.deliver(from, to, &mut effects),
             Action::Ahead(from, to) => self.node_mut(to).is_ahead(from),
-            Action::Decide => self.views.decide(),
+            Action::Decide => {
+                self.views.decide();
+                self.vanish();
+            }
             Action::Install(node) => self.install(node, &mut effects),
             Action::HandOver(node) => {
                 self.node_mut(node).hand_over(&mut effects);
             }
             Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
             Action::Destroy(node, generation) => self.destroy(node, generation, &mut effects),
+            Action::Crash(node) => self.crash(node),
+        }
+        // Who has waited for the end of a put comes after it, maybe in the same step.
+        for (of, value) in std::mem::take(&mut effects.safe) {
+            self.is_safe(node, of, value);
         }
         if check::ended_its_life(before, self.node(node).inspect(object).main) {
             self.removed(object, node);
+        }
+        for (other, before) in others.into_iter().chain([(object, before)]) {
+            let ended = other != object && check::ended_its_life(before, self.node(node).inspect(other).main);
+            if ended || (promotes && self.was_owner_for_a_moment(other, before, &effects)) {
+                self.removed(other, node);
+            }
         }
         if self.is_given_up(object) {
             // Two lives of an object may meet here. No node may take that for a bug of its own.
@@ -269,43 +276,37 @@ impl World {
         }
     }
 
-    /// The object, if the action changes nothing of any other.
-    fn changes_alone(&self, action: Action, object: ObjectId) -> Option<ObjectId> {
-        let is_alone = match action {
-            Action::Deliver(..) | Action::Ahead(..) | Action::Drain(..) | Action::Begin(_) => true,
-            Action::Finish(number) | Action::Discard(number) | Action::Abandon(number) | Action::Cancel(number) => {
-                self.clients.get(usize::from(number)).is_some_and(|client| client.kept.is_empty())
+    /// A step in which a copy may become the object.
+    fn promotes(&self, action: Action) -> bool {
+        match action {
+            Action::HandOver(_) => true,
+            Action::Deliver(from, to) => {
+                let first = self.links.get(&(from, to)).and_then(VecDeque::front);
+                first.is_some_and(|packet| matches!(packet.message, Message::Promote { .. } | Message::Decline { .. }))
             }
-            Action::Decide | Action::Install(_) | Action::HandOver(_) | Action::Destroy(..) => false,
-        };
-        (is_alone && self.truth.contains_key(&object)).then_some(object)
+            _ => false,
+        }
     }
 
-    /// The node at which an action happens, and the object.
-    pub fn concerns(&self, action: Action) -> Option<(NodeId, ObjectId)> {
-        match action {
-            Action::Deliver(from, to) | Action::Ahead(from, to) => {
-                Some((to, self.links.get(&(from, to))?.front()?.object))
-            }
-            Action::Decide => Some((NodeId(1), ObjectId(0))),
-            Action::Install(node) | Action::HandOver(node) | Action::Destroy(node, _) => Some((node, ObjectId(0))),
-            Action::Drain(node, object) => Some((node, object)),
-            Action::Begin(number)
-            | Action::Finish(number)
-            | Action::Discard(number)
-            | Action::Abandon(number)
-            | Action::Cancel(number) => {
-                let client = self.clients.get(usize::from(number))?;
-                Some((client.node, client.plan.front()?.0))
-            }
-        }
+    /// In one step a copy has become the object, and the object was removed.
+    fn was_owner_for_a_moment(&self, object: ObjectId, before: Main, effects: &Effects) -> bool {
+        let removes = |number: &ClientNumber| {
+            let front = self.clients.get(usize::from(*number)).and_then(|client| client.plan.front());
+            front.is_some_and(|(of, wish)| *of == object && wish.kind() == RequestKind::Remove)
+        };
+        let is_end = |message: &Message| matches!(message, Message::Removed { .. } | Message::RemoveDone { .. });
+        let is_answered = effects.ended.iter().any(|(number, outcome)| *outcome == Outcome::Done && removes(number));
+        let is_told = effects.packets.iter().any(|(_, packet)| packet.object == object && is_end(&packet.message));
+        let was_copy = matches!(before, Main::None | Main::Ghost { .. } | Main::Sharer { .. });
+        was_copy && (is_answered || is_told)
     }
 
     /// What the receiver of an ownership is first, whatever follows in the same step.
     fn arriving_owner(&self, action: Action) -> Option<Main> {
         let Action::Deliver(from, to) = action else { return None };
         let object = self.links.get(&(from, to))?.front()?.object;
-        if self.node(to).is_destroyed(generation(object)) {
+        let is_dropped = self.links.get(&(from, to))?.front()?.epoch < self.node(to).view().epoch;
+        if self.node(to).is_destroyed(generation(object)) || is_dropped {
             return None;
         }
         match self.links.get(&(from, to))?.front()?.message {
@@ -313,18 +314,6 @@ impl World {
             Message::Create { tenure, .. } => Some(Main::Owner { tenure, version: Version(0), born: tenure }),
             _ => None,
         }
-    }
-
-    /// The node shares objects as far as it knows: its clients may begin.
-    pub fn shares(&self, node: NodeId) -> bool {
-        self.node(node).view().member(node).is_some_and(|member| member.state.can_share())
-    }
-
-    /// Nothing can happen any more but cancels.
-    pub fn is_stuck_or_done(&self) -> bool {
-        let mut actions = Vec::new();
-        self.actions(&mut actions);
-        actions.iter().all(|action| matches!(action, Action::Cancel(_)))
     }
 
     fn value_at(&self, node: NodeId, object: ObjectId) -> Option<Value> {
@@ -351,7 +340,7 @@ impl World {
         if link.is_empty() {
             self.links.remove(&(from, to));
         }
-        if self.has_left(to) {
+        if self.has_left(to) || packet.epoch < self.node(to).view().epoch {
             return;
         }
         self.node_mut(to).receive(from, packet, effects);
@@ -364,6 +353,7 @@ impl World {
         }
         if let Some(truth) = self.truth.get_mut(&object) {
             truth.value = None;
+            truth.maybe.clear();
         }
         for client in &mut self.clients {
             if client.plan.front().is_some_and(|(of, _)| *of == object) {
@@ -389,6 +379,9 @@ impl World {
 
     fn settle(&mut self, at: NodeId, effects: Effects) {
         for (to, packet) in effects.packets {
+            if self.is_dead(to) {
+                continue;
+            }
             self.links.entry((at, to)).or_default().push_back(packet);
         }
         for what in effects.broken {

@@ -23,6 +23,8 @@ fn messages_of_last(home: u16, steps: &[(u16, Wish)]) -> (usize, BTreeMap<&'stat
         discards: 0,
         failed_touches: 0,
         changes: Vec::new(),
+        crashes: 0,
+        replicas: 0,
     };
     let mut world = World::new(&plan);
     let mut counted = BTreeMap::new();

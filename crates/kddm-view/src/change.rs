@@ -1,6 +1,6 @@
 //! What the view log decides, and its bytes.
 
-use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::id::{Incarnation, NodeId, Placement};
 use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -9,8 +9,14 @@ use thiserror::Error;
 /// a port behind every name that is met in practice.
 pub const ADDRESS_BYTES: usize = 255;
 
-/// Longest encoded change in bytes: an address and some 30 bytes of numbers, rounded up.
+/// Longest encoded change in bytes: an address, a zone and some 30 bytes of numbers, rounded up.
 pub const CHANGE_BYTES: usize = 512;
+
+/// Most voters: two of five may fail, and more would only make each decision slower.
+pub const VOTERS: usize = 5;
+
+/// Longest name of a zone in bytes: people write it in a column beside others.
+pub const ZONE_BYTES: usize = 64;
 
 /// First byte of an encoded change. A node that meets another one says so and changes nothing.
 pub const CHANGE_SCHEMA: u8 = 1;
@@ -20,7 +26,7 @@ pub const CHANGE_SCHEMA: u8 = 1;
 /// ```
 /// use kddm_view::Change;
 ///
-/// let join = Change::Join { node: None, address: "10.0.0.7:7600".into(), nonce: 99 };
+/// let join = Change::Join { node: None, address: "10.0.0.7:7600".into(), nonce: 99, site: Default::default() };
 /// assert_eq!(Change::decode(&join.encode()?)?, join);
 /// # Ok::<(), kddm_view::MalformedChange>(())
 /// ```
@@ -34,6 +40,8 @@ pub enum Change {
         address: String,
         /// Names this life of the node: drawn at random at its start, and the same in repetitions.
         nonce: u64,
+        /// Where it stands, and whether it shares.
+        site: Site,
     },
     /// A member becomes online or possible.
     SetState {
@@ -66,6 +74,60 @@ pub enum Change {
         /// Which one.
         to: NodeId,
     },
+    /// A member goes offline that did not say so itself. The epoch grows, so that nothing of its life
+    /// counts any more.
+    Expel {
+        /// The member.
+        node: NodeId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// How it is known that it cannot use what it held.
+        cause: Cause,
+    },
+    /// All that was in doubt after members were lost is settled.
+    Healed {
+        /// The placement in which that was judged: refused in any other.
+        placement: Placement,
+    },
+    /// Other members decide from the next entry on.
+    Voters {
+        /// Which ones, by ascending id: at most [`VOTERS`].
+        voters: Vec<NodeId>,
+    },
+    /// The voters have chosen who leads them. Each leader begins with this entry.
+    Lead {
+        /// Which one.
+        node: NodeId,
+        /// The number of its leadership, greater than all before: the entries up to the next leader's are its.
+        term: u64,
+    },
+}
+
+/// What a node says of itself when it comes in.
+///
+/// ```
+/// use kddm_view::Site;
+///
+/// let site = Site { zone: Some("rack-7".into()), witness: false };
+/// assert_ne!(site, Site::default());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Site {
+    /// What fails together with it: voters are spread over zones. At most [`ZONE_BYTES`].
+    pub zone: Option<String>,
+    /// It votes and shares nothing.
+    pub witness: bool,
+}
+
+/// How it is known that a member which is expelled cannot use any more what it held.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cause {
+    /// It has handed over all it had: nothing is lost with it.
+    Clean,
+    /// The kernel of its host said that its process is gone.
+    Proof,
+    /// Its lease, and the drift that clocks are allowed, ran out.
+    Lease,
 }
 
 /// Why a change, or its bytes, cannot be meant.
@@ -86,6 +148,18 @@ pub enum MalformedChange {
     Address {
         /// Its length.
         bytes: usize,
+    },
+    /// The zone is empty, too long, or would upset a terminal.
+    #[error("a zone of {bytes} bytes is refused: give 1 to {max} bytes without control characters", max = ZONE_BYTES)]
+    Zone {
+        /// Its length.
+        bytes: usize,
+    },
+    /// These cannot be the voters.
+    #[error("{count} voters are refused: name 1 to {max} different nodes by ascending id", max = VOTERS)]
+    Voters {
+        /// How many.
+        count: usize,
     },
     /// More bytes than any change has.
     #[error("a change of {bytes} bytes is refused: none has more than {max}", max = CHANGE_BYTES)]
@@ -108,14 +182,19 @@ impl Change {
     /// Whether this can be meant at all, whatever the state of the cluster.
     pub fn check(&self) -> Result<(), MalformedChange> {
         match self {
-            Change::Join { node, address, .. } => {
+            Change::Join { node, address, site, .. } => {
                 check_node(node.unwrap_or(NodeId(1)))?;
-                check_address(address)
+                check_address(address)?;
+                check_site(site)
             }
             Change::SetState { state: NodeState::Offline, .. } => Err(MalformedChange::Offline),
             Change::SetState { node, .. } | Change::Leave { node, .. } => check_node(*node),
-            Change::Drain { node, .. } | Change::MoveVoter { to: node } => check_node(*node),
-            Change::Seal => Ok(()),
+            Change::Drain { node, .. } | Change::MoveVoter { to: node } | Change::Expel { node, .. } => {
+                check_node(*node)
+            }
+            Change::Seal | Change::Healed { .. } => Ok(()),
+            Change::Voters { voters } => check_voters(voters),
+            Change::Lead { node, .. } => check_node(*node),
         }
     }
 
@@ -157,15 +236,79 @@ pub(crate) fn check_address(address: &str) -> Result<(), MalformedChange> {
     Err(MalformedChange::Address { bytes: address.len() })
 }
 
+pub(crate) fn check_site(site: &Site) -> Result<(), MalformedChange> {
+    let Some(zone) = &site.zone else { return Ok(()) };
+    let length_is_right = (1..=ZONE_BYTES).contains(&zone.len());
+    if length_is_right && !zone.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(MalformedChange::Zone { bytes: zone.len() })
+}
+
+pub(crate) fn check_voters(voters: &[NodeId]) -> Result<(), MalformedChange> {
+    let count_is_right = (1..=VOTERS).contains(&voters.len());
+    if count_is_right && voters.is_sorted_by(|a, b| a < b) && voters.iter().all(|voter| voter.is_somebody()) {
+        return Ok(());
+    }
+    Err(MalformedChange::Voters { count: voters.len() })
+}
+
 /// The layout of [`Change`] in postcard. It changes only together with [`CHANGE_SCHEMA`].
 #[derive(Serialize, Deserialize)]
 enum Wire {
-    Join { node: Option<u16>, address: String, nonce: u64 },
-    SetState { node: u16, incarnation: u32, state: WireState },
-    Leave { node: u16, incarnation: u32 },
+    Join {
+        node: Option<u16>,
+        address: String,
+        nonce: u64,
+    },
+    SetState {
+        node: u16,
+        incarnation: u32,
+        state: WireState,
+    },
+    Leave {
+        node: u16,
+        incarnation: u32,
+    },
     Seal,
-    Drain { node: u16, incarnation: u32 },
-    MoveVoter { to: u16 },
+    Drain {
+        node: u16,
+        incarnation: u32,
+    },
+    MoveVoter {
+        to: u16,
+    },
+    Expel {
+        node: u16,
+        incarnation: u32,
+        cause: WireCause,
+    },
+    Healed {
+        placement: u32,
+    },
+    Voters {
+        voters: Vec<u16>,
+    },
+    Lead {
+        node: u16,
+        term: u64,
+    },
+    /// A join of one that says more of itself. The rest is written as ever.
+    JoinAt {
+        node: Option<u16>,
+        address: String,
+        nonce: u64,
+        zone: Option<String>,
+        witness: bool,
+    },
+}
+
+/// The layout of [`Cause`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum WireCause {
+    Clean,
+    Proof,
+    Lease,
 }
 
 /// The layout of [`NodeState`], in changes and in states.
@@ -196,11 +339,35 @@ impl From<WireState> for NodeState {
     }
 }
 
+impl From<Cause> for WireCause {
+    fn from(cause: Cause) -> WireCause {
+        match cause {
+            Cause::Clean => WireCause::Clean,
+            Cause::Proof => WireCause::Proof,
+            Cause::Lease => WireCause::Lease,
+        }
+    }
+}
+
+impl From<WireCause> for Cause {
+    fn from(cause: WireCause) -> Cause {
+        match cause {
+            WireCause::Clean => Cause::Clean,
+            WireCause::Proof => Cause::Proof,
+            WireCause::Lease => Cause::Lease,
+        }
+    }
+}
+
 impl From<&Change> for Wire {
     fn from(change: &Change) -> Wire {
         match change {
-            Change::Join { node, address, nonce } => {
-                Wire::Join { node: node.map(|node| node.0), address: address.clone(), nonce: *nonce }
+            Change::Join { node, address, nonce, site } => {
+                let (node, address, nonce) = (node.map(|node| node.0), address.clone(), *nonce);
+                if *site == Site::default() {
+                    return Wire::Join { node, address, nonce };
+                }
+                Wire::JoinAt { node, address, nonce, zone: site.zone.clone(), witness: site.witness }
             }
             Change::SetState { node, incarnation, state } => {
                 Wire::SetState { node: node.0, incarnation: incarnation.0, state: (*state).into() }
@@ -209,6 +376,12 @@ impl From<&Change> for Wire {
             Change::Seal => Wire::Seal,
             Change::Drain { node, incarnation } => Wire::Drain { node: node.0, incarnation: incarnation.0 },
             Change::MoveVoter { to } => Wire::MoveVoter { to: to.0 },
+            Change::Expel { node, incarnation, cause } => {
+                Wire::Expel { node: node.0, incarnation: incarnation.0, cause: (*cause).into() }
+            }
+            Change::Healed { placement } => Wire::Healed { placement: placement.0 },
+            Change::Voters { voters } => Wire::Voters { voters: voters.iter().map(|voter| voter.0).collect() },
+            Change::Lead { node, term } => Wire::Lead { node: node.0, term: *term },
         }
     }
 }
@@ -216,7 +389,12 @@ impl From<&Change> for Wire {
 impl From<Wire> for Change {
     fn from(wire: Wire) -> Change {
         match wire {
-            Wire::Join { node, address, nonce } => Change::Join { node: node.map(NodeId), address, nonce },
+            Wire::Join { node, address, nonce } => {
+                Change::Join { node: node.map(NodeId), address, nonce, site: Site::default() }
+            }
+            Wire::JoinAt { node, address, nonce, zone, witness } => {
+                Change::Join { node: node.map(NodeId), address, nonce, site: Site { zone, witness } }
+            }
             Wire::SetState { node, incarnation, state } => {
                 Change::SetState { node: NodeId(node), incarnation: Incarnation(incarnation), state: state.into() }
             }
@@ -228,6 +406,12 @@ impl From<Wire> for Change {
                 Change::Drain { node: NodeId(node), incarnation: Incarnation(incarnation) }
             }
             Wire::MoveVoter { to } => Change::MoveVoter { to: NodeId(to) },
+            Wire::Expel { node, incarnation, cause } => {
+                Change::Expel { node: NodeId(node), incarnation: Incarnation(incarnation), cause: cause.into() }
+            }
+            Wire::Healed { placement } => Change::Healed { placement: Placement(placement) },
+            Wire::Voters { voters } => Change::Voters { voters: voters.into_iter().map(NodeId).collect() },
+            Wire::Lead { node, term } => Change::Lead { node: NodeId(node), term },
         }
     }
 }
@@ -237,7 +421,7 @@ mod tests {
     use super::*;
 
     fn join(address: &str) -> Change {
-        Change::Join { node: None, address: address.into(), nonce: 5 }
+        Change::Join { node: None, address: address.into(), nonce: 5, site: Site::default() }
     }
 
     #[test]
@@ -249,12 +433,30 @@ mod tests {
         let drain = Change::Drain { node: NodeId(5), incarnation: Incarnation(6) };
         assert_eq!(drain.encode().unwrap(), [1, 4, 5, 6]);
         assert_eq!(Change::MoveVoter { to: NodeId(7) }.encode().unwrap(), [1, 5, 7]);
+        for (cause, byte) in [(Cause::Clean, 0), (Cause::Proof, 1), (Cause::Lease, 2)] {
+            let expel = Change::Expel { node: NodeId(5), incarnation: Incarnation(6), cause };
+            assert_eq!(expel.encode().unwrap(), [1, 6, 5, 6, byte]);
+            assert_eq!(Change::decode(&[1, 6, 5, 6, byte]), Ok(expel));
+        }
+        let healed = Change::Healed { placement: Placement(9) };
+        assert_eq!(healed.encode().unwrap(), [1, 7, 9]);
+        assert_eq!(Change::decode(&[1, 7, 9]), Ok(healed));
+        let voters = Change::Voters { voters: vec![NodeId(3), NodeId(5), NodeId(8)] };
+        assert_eq!(voters.encode().unwrap(), [1, 8, 3, 3, 5, 8]);
+        assert_eq!(Change::decode(&[1, 8, 3, 3, 5, 8]), Ok(voters));
+        assert_eq!(Change::Lead { node: NodeId(5), term: 3 }.encode().unwrap(), [1, 9, 5, 3]);
+        let site = Site { zone: Some("z".into()), witness: true };
+        let join = Change::Join { node: None, address: "a:1".into(), nonce: 5, site };
+        let bytes = [1, 10, 0, 3, b'a', b':', b'1', 5, 1, 1, b'z', 1];
+        assert_eq!(join.encode().unwrap(), bytes);
+        assert_eq!(Change::decode(&bytes), Ok(join));
     }
 
     #[test]
     fn the_longest_change_fits() {
         let address = "x".repeat(ADDRESS_BYTES);
-        let change = Change::Join { node: Some(NodeId(u16::MAX)), address, nonce: u64::MAX };
+        let site = Site { zone: Some("z".repeat(ZONE_BYTES)), witness: true };
+        let change = Change::Join { node: Some(NodeId(u16::MAX)), address, nonce: u64::MAX, site };
         let bytes = change.encode().unwrap();
         assert!(bytes.len() <= CHANGE_BYTES);
         assert_eq!(Change::decode(&bytes), Ok(change));
@@ -270,6 +472,12 @@ mod tests {
         assert_eq!(Change::decode(&[1, 3, 0]), Err(MalformedChange::Bytes));
         assert_eq!(Change::decode(&[1, 1, 0, 2, 2]), Err(MalformedChange::Nobody));
         assert_eq!(Change::decode(&[1, 1, 1, 2, 0]), Err(MalformedChange::Offline));
+        assert_eq!(Change::decode(&[1, 6, 0, 2, 2]), Err(MalformedChange::Nobody));
+        assert_eq!(Change::decode(&[1, 6, 1, 2, 3]), Err(MalformedChange::Bytes));
+        assert_eq!(Change::decode(&[1, 8, 0]), Err(MalformedChange::Voters { count: 0 }));
+        assert_eq!(Change::decode(&[1, 8, 2, 3, 3]), Err(MalformedChange::Voters { count: 2 }));
+        assert_eq!(Change::decode(&[1, 8, 6, 1, 2, 3, 4, 5, 6]), Err(MalformedChange::Voters { count: 6 }));
+        assert_eq!(Change::decode(&[1, 10, 0, 1, b'a', 5, 1, 0, 0]), Err(MalformedChange::Zone { bytes: 0 }));
         assert_eq!(Change::decode(&[1; CHANGE_BYTES + 1]), Err(MalformedChange::TooLong { bytes: 513 }));
     }
 }

@@ -7,10 +7,9 @@
 //!  propose -> ViewLog -> decided entries -> State -> View -> events -> Notifiers
 //! ```
 //!
-//! What is here is the cluster without failures: a log with one voter, the state machine that turns
-//! its entries into views, and the notifiers. Members come in, begin to share and leave when they
-//! say so. Nobody is expelled: leases, the detection of silent nodes and several voters come with
-//! the handling of failures, and until then the loss of a node needs a restart of the cluster.
+//! What is here: a log with one voter, the state machine that turns its entries into views, the
+//! notifiers, and when a silent member can be expelled ([`lease`]). The loss of the node that decides
+//! needs a restart of the cluster until there are several voters.
 //!
 //! ```
 //! use kddm_core::id::NodeId;
@@ -20,7 +19,7 @@
 //! let identity = Identity { cluster: ClusterId(1), session: SessionId::DEFAULT };
 //! let mut state = State::new(identity, NodeId(1));
 //! let mut log = SingleVoter::voter(NodeId(1), state.applied());
-//! log.propose(Change::Join { node: Some(NodeId(1)), address: "127.0.0.1:7600".into(), nonce: 42 })?;
+//! log.propose(Change::Join { node: Some(NodeId(1)), address: "127.0.0.1:7600".into(), nonce: 42, site: Default::default() })?;
 //! for entry in log.decided_since(state.applied())? {
 //!     state.apply(&entry)?;
 //! }
@@ -31,14 +30,19 @@
 #![forbid(unsafe_code)]
 
 mod change;
+pub mod detector;
 mod identity;
+pub mod lease;
 mod log;
 mod notifier;
 mod single_voter;
 mod state;
 mod state_bytes;
+mod voters;
 
-pub use change::{ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Change, MalformedChange};
+pub use change::{
+    ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Cause, Change, MalformedChange, Site, VOTERS, ZONE_BYTES,
+};
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
 pub use notifier::{
@@ -48,5 +52,14 @@ pub use notifier::{
 pub use single_voter::{
     ENTRIES_KEPT, ENTRIES_PER_MESSAGE, FOLLOW_INTERVAL_NS, FOLLOWER_SILENCE_NS, MESSAGE_BYTES, PROPOSALS, SingleVoter,
 };
-pub use state::{EPOCHS, Gap, MEMBERS, MemberEntry, Outcome, Refused, State};
+pub use state::{
+    EPOCHS, Gap, LEASE_MS_DEFAULT, LEASE_MS_LEAST, LEASE_MS_LEAST_VIRTUAL, LEASE_MS_MOST, MEMBERS, MemberEntry,
+    Outcome, Refused, State,
+};
 pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};
+pub use voters::choice::choose_voters;
+pub use voters::disk::RedbDisk;
+pub use voters::memory::{MemoryDisk, Mutation};
+pub use voters::message::VOTERS_MESSAGE_BYTES;
+pub use voters::storage::{Batch, Kept, Nowhere, Promise, Storage, StorageError};
+pub use voters::{ELECTION_NS, HEARTBEAT_NS, PROPOSE_INTERVAL_NS, VOTERS_ENTRIES_KEPT, Voters};

@@ -4,6 +4,8 @@ use kddm_core::id::{NodeId, Time};
 use thiserror::Error;
 
 use crate::change::{Change, MalformedChange};
+use crate::state::State;
+use crate::voters::storage::StorageError;
 
 /// One decided entry. Indices begin at 1 and have no gaps.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +66,9 @@ pub enum LogError {
         /// The last entry of the voter.
         last: u64,
     },
+    /// The log cannot be kept. This node decides and follows no more, so that nobody counts on it.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// More nodes want to follow than a cluster can have.
     #[error("node {from} cannot follow the view log: {limit} nodes do already")]
     TooManyFollowers {
@@ -104,8 +109,11 @@ pub trait ViewLog: Send {
     /// The last entry that `node` is known to have: all of them only where this node decides.
     fn known_by(&self, node: NodeId) -> u64;
 
-    /// The entries up to `index` are in a state that was taken in whole: goes on behind them.
-    fn skip_to(&mut self, index: u64);
+    /// That state was taken in whole, with the entries that it has applied: goes on behind them.
+    fn skip_to(&mut self, state: &State);
+
+    /// A state to go on from where entries are [forgotten](LogError::Forgotten), if this log keeps one.
+    fn state(&self) -> Option<&State>;
 
     /// Asks for other voters.
     fn reconfigure(&mut self, voters: &[NodeId]) -> Result<(), LogError>;

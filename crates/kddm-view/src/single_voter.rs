@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::Change;
 use crate::log::{Decided, LogError, Outgoing, ViewLog};
-use crate::state::MEMBERS;
+use crate::state::{MEMBERS, State};
 
 /// Entries kept for those who are behind: about a megabyte at the worst. Whoever is further behind
 /// takes the whole state, which is smaller.
@@ -126,6 +126,13 @@ impl SingleVoter {
     /// The index of the last entry known here.
     pub fn last(&self) -> u64 {
         self.base.saturating_add(self.entries.len() as u64)
+    }
+
+    fn skip(&mut self, index: u64) {
+        if index > self.last() {
+            self.entries.clear();
+            self.base = index;
+        }
     }
 
     fn append(&mut self, change: Change) {
@@ -283,7 +290,7 @@ impl SingleVoter {
     /// Skips to where the voter's log begins: whoever reads on here is told to take a whole state.
     fn on_forgotten(&mut self, from: NodeId, first: u64, accepted: u64) -> Result<(), LogError> {
         self.on_voter(from, accepted)?;
-        self.skip_to(first.saturating_sub(1));
+        self.skip(first.saturating_sub(1));
         self.ask();
         Ok(())
     }
@@ -392,11 +399,12 @@ impl ViewLog for SingleVoter {
         }
     }
 
-    fn skip_to(&mut self, index: u64) {
-        if index > self.last() {
-            self.entries.clear();
-            self.base = index;
-        }
+    fn skip_to(&mut self, state: &State) {
+        self.skip(state.applied());
+    }
+
+    fn state(&self) -> Option<&State> {
+        None
     }
 
     fn reconfigure(&mut self, voters: &[NodeId]) -> Result<(), LogError> {

@@ -6,7 +6,7 @@ use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
 use kddm_core::view::{Member, NodeState, View};
 use thiserror::Error;
 
-use crate::change::Change;
+use crate::change::{Change, Site};
 use crate::identity::Identity;
 use crate::log::Decided;
 
@@ -15,6 +15,19 @@ pub const MEMBERS: usize = 1024;
 
 /// Epochs of one cluster: a tenure has 24 bits for them.
 pub const EPOCHS: u32 = 1 << 24;
+
+/// The lease of a cluster whose first node asks for no other, 1 s: a host that is shared or virtual
+/// holds a process up for hundreds of ms now and then, and nobody should be expelled for that.
+pub const LEASE_MS_DEFAULT: u32 = 1_000;
+
+/// The shortest lease, 50 ms: some ten ticks of the clock that it is held against.
+pub const LEASE_MS_LEAST: u32 = 50;
+
+/// The same on a host that is virtual, 200 ms: it can be stopped for so long now and then.
+pub const LEASE_MS_LEAST_VIRTUAL: u32 = 200;
+
+/// The longest lease, a minute: for so long nobody can have what a silent node owns.
+pub const LEASE_MS_MOST: u32 = 60_000;
 
 /// A member as the log knows it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +42,8 @@ pub struct MemberEntry {
     pub nonce: u64,
     /// It is possible, and hands over what it has: no home any more.
     pub draining: bool,
+    /// What it said of itself.
+    pub site: Site,
 }
 
 /// What a change has done.
@@ -92,9 +107,23 @@ pub enum Refused {
         /// The node.
         node: NodeId,
     },
+    /// It came in to vote, and to share nothing.
+    #[error("node {node} is a witness, which shares no objects: start it without that setting")]
+    Witness {
+        /// The node.
+        node: NodeId,
+    },
     /// Nobody could be the home of an object.
     #[error("no node is possible yet, so that nobody could keep objects")]
     NoHome,
+    /// The members are others by now.
+    #[error("what was judged in placement {} does not hold in placement {}: judge again", judged.0, now.0)]
+    JudgedBefore {
+        /// When it was judged.
+        judged: Placement,
+        /// The placement by now.
+        now: Placement,
+    },
     /// Numbers are used up; they never repeat.
     #[error("this cluster has used up its {what}: stop all nodes and start a new cluster")]
     UsedUp {
@@ -118,6 +147,12 @@ pub struct Gap {
 pub struct State {
     pub(crate) identity: Identity,
     pub(crate) voter: NodeId,
+    /// By ascending id.
+    pub(crate) voters: Vec<NodeId>,
+    /// The entry that named them; 0 for the first ones.
+    pub(crate) voters_at: u64,
+    /// The last leader's.
+    pub(crate) term: u64,
     pub(crate) applied: u64,
     pub(crate) epoch: Epoch,
     pub(crate) placement: Placement,
@@ -127,6 +162,12 @@ pub struct State {
     pub(crate) members: BTreeMap<NodeId, MemberEntry>,
     /// By ascending id.
     pub(crate) homes: Vec<NodeId>,
+    /// Members lost uncleanly since all was whole last.
+    pub(crate) failures: u32,
+    /// The fewest homes since then before the last change: what was put then has had so many copies, if it
+    /// was to have them.
+    pub(crate) fewest_homes: u16,
+    pub(crate) lease_ms: u32,
 }
 
 impl State {
@@ -135,6 +176,9 @@ impl State {
         State {
             identity,
             voter,
+            voters: vec![voter],
+            voters_at: 0,
+            term: 0,
             applied: 0,
             epoch: Epoch(1),
             placement: Placement(0),
@@ -142,7 +186,15 @@ impl State {
             sealed: false,
             members: BTreeMap::new(),
             homes: Vec::new(),
+            failures: 0,
+            fewest_homes: 0,
+            lease_ms: LEASE_MS_DEFAULT,
         }
+    }
+
+    /// The same for a cluster with that lease, which is brought into the range that leases have.
+    pub fn with_lease_ms(self, lease_ms: u32) -> State {
+        State { lease_ms: lease_ms.clamp(LEASE_MS_LEAST, LEASE_MS_MOST), ..self }
     }
 
     /// Which cluster this is.
@@ -150,9 +202,20 @@ impl State {
         self.identity
     }
 
-    /// The node that decides the changes.
+    /// The node that decides the changes: where there are several voters, the one that leads them.
     pub fn voter(&self) -> NodeId {
         self.voter
+    }
+
+    /// The number of the leadership that decides: it grows with each new leader. 0 while there has been
+    /// one voter only.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Those without a majority of whom nothing is decided, by ascending id. Some may be no members any more.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.voters
     }
 
     /// The index of the last entry applied; 0 before the first.
@@ -168,6 +231,17 @@ impl State {
     /// The last life given out: a node with a later one is not known here yet.
     pub fn last_life(&self) -> Incarnation {
         Incarnation(self.lives)
+    }
+
+    /// For how long a member may use what it holds without word from those who decide: the same for
+    /// all, as the first node said.
+    pub fn lease_ms(&self) -> u32 {
+        self.lease_ms
+    }
+
+    /// Members lost uncleanly since all was whole last.
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// One member.
@@ -199,6 +273,8 @@ impl State {
             placement: self.placement,
             members: self.members().map(member).collect(),
             homes: self.homes.clone(),
+            failures: self.failures,
+            fewest_homes: self.fewest_homes,
         }
     }
 
@@ -227,16 +303,29 @@ impl State {
     /// Whether it changed anything. All that can refuse comes before the first assignment.
     fn change(&mut self, change: &Change) -> Result<bool, Refused> {
         match change {
-            Change::Join { node, address, nonce } => self.join(*node, address, *nonce),
+            Change::Join { node, address, nonce, site } => self.join(*node, address, *nonce, site),
             Change::SetState { node, incarnation, state } => self.set_state(*node, *incarnation, *state),
             Change::Leave { node, incarnation } => self.leave(*node, *incarnation),
             Change::Seal => self.seal(),
             Change::Drain { node, incarnation } => self.drain(*node, *incarnation),
             Change::MoveVoter { to } => self.move_voter(*to),
+            Change::Expel { node, incarnation, cause } => self.expel(*node, *incarnation, *cause),
+            Change::Healed { placement } => self.heal(*placement),
+            // The log has done as these two say: they are never refused.
+            Change::Voters { voters } => {
+                self.voters.clone_from(voters);
+                self.voters_at = self.applied;
+                Ok(false)
+            }
+            Change::Lead { node, term } => {
+                self.voter = *node;
+                self.term = *term;
+                Ok(false)
+            }
         }
     }
 
-    fn join(&mut self, wanted: Option<NodeId>, address: &str, nonce: u64) -> Result<bool, Refused> {
+    fn join(&mut self, wanted: Option<NodeId>, address: &str, nonce: u64, site: &Site) -> Result<bool, Refused> {
         let same = self.member_by_nonce(nonce);
         if same.is_some_and(|node| wanted.is_none_or(|wanted| wanted == node)) {
             return Ok(false);
@@ -254,8 +343,8 @@ impl State {
         let life = self.lives.checked_add(1).ok_or(Refused::UsedUp { what: "lives" })?;
         let placement = self.next_placement()?;
         let incarnation = Incarnation(life);
-        let entry =
-            MemberEntry { incarnation, state: NodeState::Online, address: address.into(), nonce, draining: false };
+        let (state, address, site) = (NodeState::Online, address.into(), site.clone());
+        let entry = MemberEntry { incarnation, state, address, nonce, draining: false, site };
         self.members.insert(node, entry);
         self.lives = life;
         self.placement = placement;
@@ -272,6 +361,9 @@ impl State {
         if sealed && !state.can_share() && !entry.draining {
             return Err(Refused::SharesObjects { node });
         }
+        if entry.site.witness && state.can_share() {
+            return Err(Refused::Witness { node });
+        }
         entry.state = state;
         entry.draining = false;
         self.placement = placement;
@@ -282,7 +374,7 @@ impl State {
     fn leave(&mut self, node: NodeId, incarnation: Incarnation) -> Result<bool, Refused> {
         let entry = self.member(node).filter(|entry| entry.incarnation == incarnation);
         let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
-        if node == self.voter {
+        if self.voters.contains(&node) {
             return Err(Refused::Voter { node });
         }
         if self.sealed && entry.state.can_share() {
@@ -324,6 +416,8 @@ impl State {
         }
         self.placement = self.next_placement()?;
         self.voter = to;
+        self.voters = vec![to];
+        self.voters_at = self.applied;
         Ok(true)
     }
 
@@ -344,12 +438,24 @@ impl State {
         next.map(Placement).ok_or(Refused::UsedUp { what: "placements" })
     }
 
-    /// Every possible member is a home, until it drains.
+    /// Every possible member is a home, until it drains. Nobody drains when all others are gone.
     fn choose_homes(&mut self) {
         let stays = |entry: &MemberEntry| entry.state.can_share() && !entry.draining;
+        let before = self.homes.len() as u16;
         self.homes = self.members.iter().filter(|(_, entry)| stays(entry)).map(|(node, _)| *node).collect();
+        if self.homes.is_empty() {
+            for (node, entry) in self.members.iter_mut().filter(|(_, entry)| entry.draining) {
+                entry.draining = false;
+                self.homes.push(*node);
+            }
+        }
+        // Before there are sets there is nothing that could be lost.
+        let homes = self.homes.len() as u16;
+        self.fewest_homes = if self.sealed { self.fewest_homes.min(before) } else { homes };
     }
 }
+
+mod failure;
 
 #[cfg(test)]
 mod tests;

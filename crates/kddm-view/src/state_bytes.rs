@@ -7,16 +7,16 @@ use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::change::{WireState, check_address};
+use crate::change::{Site, WireState, check_address, check_site, check_voters};
 use crate::identity::{ClusterId, Identity, SessionId};
-use crate::state::{EPOCHS, MEMBERS, MemberEntry, State};
+use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, State};
 
-/// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 290 bytes each,
+/// Longest encoded state in bytes: [`MEMBERS`] with the longest addresses, at most 360 bytes each,
 /// and their homes.
-pub const STATE_BYTES: usize = MEMBERS * 300;
+pub const STATE_BYTES: usize = MEMBERS * 370;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 2;
+pub const STATE_SCHEMA: u8 = 4;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -45,6 +45,9 @@ struct Wire {
     cluster: u64,
     session: u16,
     voter: u16,
+    voters: Vec<u16>,
+    voters_at: u64,
+    term: u64,
     applied: u64,
     epoch: u32,
     placement: u32,
@@ -52,6 +55,9 @@ struct Wire {
     sealed: bool,
     members: Vec<WireMember>,
     homes: Vec<u16>,
+    failures: u32,
+    fewest_homes: u16,
+    lease_ms: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,6 +68,8 @@ struct WireMember {
     address: String,
     nonce: u64,
     draining: bool,
+    zone: Option<String>,
+    witness: bool,
 }
 
 impl State {
@@ -74,11 +82,16 @@ impl State {
             address: entry.address.clone(),
             nonce: entry.nonce,
             draining: entry.draining,
+            zone: entry.site.zone.clone(),
+            witness: entry.site.witness,
         };
         let wire = Wire {
             cluster: self.identity.cluster.0,
             session: self.identity.session.number(),
             voter: self.voter.0,
+            voters: self.voters.iter().map(|node| node.0).collect(),
+            voters_at: self.voters_at,
+            term: self.term,
             applied: self.applied,
             epoch: self.epoch.0,
             placement: self.placement.0,
@@ -86,6 +99,9 @@ impl State {
             sealed: self.sealed,
             members: self.members().map(member).collect(),
             homes: self.homes.iter().map(|node| node.0).collect(),
+            failures: self.failures,
+            fewest_homes: self.fewest_homes,
+            lease_ms: self.lease_ms,
         };
         postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect("numbers and text can always be written to memory")
     }
@@ -113,6 +129,8 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     let session = session.map_err(|_| MalformedState::Impossible { what: "its session number" })?;
     unless(wire.epoch != 0 && wire.epoch < EPOCHS, "its epoch")?;
     unless(wire.voter != 0, "nobody decides")?;
+    let voters: Vec<NodeId> = wire.voters.into_iter().map(NodeId).collect();
+    unless(check_voters(&voters).is_ok() && wire.voters_at <= wire.applied, "its voters")?;
     unless(wire.members.len() <= MEMBERS, "too many members")?;
     let mut members = BTreeMap::new();
     for member in wire.members {
@@ -121,19 +139,29 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         unless((1..=wire.lives).contains(&member.incarnation), "a life that was never given out")?;
         unless(check_address(&member.address).is_ok(), "an address")?;
         let incarnation = Incarnation(member.incarnation);
-        let WireMember { address, nonce, draining, .. } = member;
+        let WireMember { address, nonce, draining, zone, witness, .. } = member;
+        let site = Site { zone, witness };
+        unless(check_site(&site).is_ok(), "a zone")?;
+        unless(!witness || !state.can_share(), "a witness that shares")?;
         unless(!draining || state.can_share(), "a member that hands over what it cannot have")?;
-        let entry = MemberEntry { incarnation, state, address, nonce, draining };
+        let entry = MemberEntry { incarnation, state, address, nonce, draining, site };
         unless(members.insert(node, entry).is_none(), "two members with one number")?;
     }
     let homes: Vec<NodeId> = wire.homes.into_iter().map(NodeId).collect();
     unless(homes.is_sorted_by(|a, b| a < b), "homes out of order")?;
     let shares = |node: &NodeId| members.get(node).is_some_and(|entry| entry.state.can_share() && !entry.draining);
     unless(homes.iter().all(shares), "a home that shares nothing")?;
-    unless(!wire.sealed || !homes.is_empty(), "sets without a home")?;
+    // With failures all that shared objects may be gone.
+    unless(!wire.sealed || !homes.is_empty() || wire.failures > 0, "sets without a home")?;
+    unless(usize::from(wire.fewest_homes) <= MEMBERS, "more homes than there can be")?;
+    unless((LEASE_MS_LEAST..=LEASE_MS_MOST).contains(&wire.lease_ms), "its lease")?;
+    unless(wire.failures < wire.epoch, "more failures than epochs")?;
     Ok(State {
         identity: Identity { cluster: ClusterId(wire.cluster), session },
         voter: NodeId(wire.voter),
+        voters,
+        voters_at: wire.voters_at,
+        term: wire.term,
         applied: wire.applied,
         epoch: Epoch(wire.epoch),
         placement: Placement(wire.placement),
@@ -141,6 +169,9 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         sealed: wire.sealed,
         members,
         homes,
+        failures: wire.failures,
+        fewest_homes: wire.fewest_homes,
+        lease_ms: wire.lease_ms,
     })
 }
 
@@ -149,14 +180,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::change::{ADDRESS_BYTES, Change};
+    use crate::change::{ADDRESS_BYTES, Cause, Change, ZONE_BYTES};
     use crate::log::Decided;
+
+    fn site() -> Site {
+        Site { zone: Some("z".repeat(ZONE_BYTES)), witness: false }
+    }
 
     fn filled(members: u16, address: &str) -> State {
         let identity = Identity { cluster: ClusterId(u64::MAX), session: SessionId::DEFAULT };
-        let mut state = State::new(identity, NodeId(1));
+        let mut state = State::new(identity, NodeId(1)).with_lease_ms(LEASE_MS_MOST);
         for nonce in 1..=u64::from(members) {
-            let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce };
+            let change = Change::Join { node: None, address: address.into(), nonce: u64::MAX - nonce, site: site() };
             state.apply(&Decided { index: 2 * nonce - 1, change }).unwrap();
             let (node, entry) = state.members().last().unwrap();
             let change = Change::SetState { node, incarnation: entry.incarnation, state: NodeState::Possible };
@@ -184,14 +219,32 @@ mod tests {
         assert_eq!(broken(|_| {}), Ok(()));
         assert_eq!(broken(|state| state.voter = NodeId(0)), impossible("nobody decides"));
         assert_eq!(broken(|state| state.epoch = Epoch(EPOCHS)), impossible("its epoch"));
+        assert_eq!(broken(|state| state.voters.clear()), impossible("its voters"));
+        assert_eq!(broken(|state| state.voters = vec![NodeId(2), NodeId(1)]), impossible("its voters"));
         assert_eq!(broken(|state| state.lives = 1), impossible("a life that was never given out"));
         assert_eq!(broken(|state| state.homes.push(NodeId(1))), impossible("homes out of order"));
         assert_eq!(broken(|state| state.homes.push(NodeId(9))), impossible("a home that shares nothing"));
+        assert_eq!(broken(|state| state.lease_ms = LEASE_MS_LEAST - 1), impossible("its lease"));
+        assert_eq!(broken(|state| state.lease_ms = LEASE_MS_MOST + 1), impossible("its lease"));
+        assert_eq!(broken(|state| state.failures = state.epoch.0), impossible("more failures than epochs"));
         let no_set_has_a_home = |state: &mut State| {
             state.homes.clear();
             state.sealed = true;
         };
         assert_eq!(broken(no_set_has_a_home), impossible("sets without a home"));
+    }
+
+    #[test]
+    fn what_was_lost_is_known_to_who_takes_the_whole_state() {
+        let mut state = filled(3, "a:1");
+        for node in [2, 3] {
+            let entry = state.member(NodeId(node)).unwrap();
+            let expel = Change::Expel { node: NodeId(node), incarnation: entry.incarnation, cause: Cause::Lease };
+            state.apply(&Decided { index: state.applied() + 1, change: expel }).unwrap();
+        }
+        let read = State::decode(&state.encode()).unwrap();
+        assert_eq!((read.failures(), read.lease_ms()), (2, LEASE_MS_MOST));
+        assert_eq!(read, state);
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Error {
     pub fn fate(&self) -> Fate {
         match self {
             Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
-            Error::Access(AccessError::PutUnconfirmed { .. }) => Fate::Unknown,
+            Error::Access(AccessError::PutUnconfirmed { .. } | AccessError::CutShort) => Fate::Unknown,
             Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
             Error::Membership(MembershipError::Detached) => Fate::Unknown,
             Error::Rpc(error) => error.fate(),
@@ -97,13 +97,16 @@ pub enum AccessError {
         /// Who was waited for, as far as this node knows.
         waiting_for: WaitingFor,
     },
-    /// As `TimedOut`, and the node that was waited for cannot be reached.
-    #[error("no access after {limit_ms} ms: node {node} is unreachable")]
+    /// As `TimedOut`, and the node that was waited for cannot be reached. If its process is known to have
+    /// ended, the wait ends before its limit.
+    #[error("no access after {limit_ms} ms: node {node} is unreachable{why}")]
     Unreachable {
         /// The node that does not answer.
         node: u16,
-        /// The limit that was in force.
+        /// The limit that was in force; zero if the wait has ended without regard to it.
         limit_ms: u64,
+        /// What is known of it.
+        why: WhyUnreachable,
     },
     /// A remove was under way when its limit ended: it may still take effect.
     #[error("the remove was not confirmed within {limit_ms} ms and may still happen; {waiting_for}")]
@@ -113,13 +116,16 @@ pub enum AccessError {
         /// Who was waited for, as far as this node knows.
         waiting_for: WaitingFor,
     },
-    /// The daemon that this program is attached to had not taken a put when its limit ended: it may still
-    /// take effect.
-    #[error("the daemon has not taken the put within {limit_ms} ms; it may still happen")]
+    /// The daemon that this program is attached to had not taken a put when its limit ended, or a replica had
+    /// not: it may still take effect.
+    #[error("the put was not confirmed within {limit_ms} ms; it may still happen")]
     PutUnconfirmed {
         /// The limit that was in force.
         limit_ms: u64,
     },
+    /// A member failed, or this node lost its lease, while an object was put or removed.
+    #[error("it was cut short when a member failed or this node lost its lease; it may have happened, or not")]
+    CutShort,
     /// This thread holds the object already in a way that excludes what it asked for. A guard that it has
     /// passed on to another thread counts as its own: use a [`Holder`](crate::Holder) for such.
     #[error("this thread already holds object {object} ({hold}); put that guard back first")]
@@ -196,6 +202,25 @@ pub enum AccessError {
     },
 }
 
+/// What is known of a node that cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum WhyUnreachable {
+    /// It is not connected, or says nothing.
+    Silent,
+    /// The guardian of its host says that its process has ended.
+    ProcessEnded,
+}
+
+impl fmt::Display for WhyUnreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WhyUnreachable::Silent => Ok(()),
+            WhyUnreachable::ProcessEnded => f.write_str(", its process has ended"),
+        }
+    }
+}
+
 /// Who a wait was for when its limit ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitingFor {
@@ -249,6 +274,7 @@ impl AccessError {
             AccessError::PeerFull { .. } => 15,
             AccessError::HeldByThisHolder { .. } => 16,
             AccessError::PutUnconfirmed { .. } => 17,
+            AccessError::CutShort => 18,
         }
     }
 }
@@ -351,10 +377,14 @@ pub enum MembershipError {
         /// How it is done.
         instead: &'static str,
     },
-    /// The daemon that this program was attached to has ended the connection, or is gone. A put that was
-    /// under way may have happened.
+    /// The daemon that this program was attached to has ended the connection, or is gone: that of a guard, of
+    /// an operation under way, or for good. A put that was under way may have happened.
     #[error("the daemon that this program was attached to has stopped or is gone; attach again once it is back")]
     Detached,
+    /// The daemon that this program is attached to is gone, or is starting again. The program attaches again
+    /// by itself, for some minutes: nothing was begun, and may be tried again.
+    #[error("the daemon is gone or starts again, and this program attaches again as soon as it can: try again then")]
+    Reattaching,
     /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
     #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
     NotSharing {
@@ -383,6 +413,7 @@ impl MembershipError {
             MembershipError::NotAttached { .. } => 7,
             MembershipError::Attached { .. } => 8,
             MembershipError::Detached => 9,
+            MembershipError::Reattaching => 10,
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cell::{Ended, ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::operation::{Plain, Put, Request};
 use crate::pending::Pending;
-use crate::runtime::told::{self, Lanes};
+use crate::runtime::told::{self, Lanes, SetHere};
 use crate::value::{EncodeError, Value};
 
 /// A read copy. Keeps writers out, everywhere, until it is dropped.
@@ -53,7 +54,7 @@ impl<T: Value> ReadGuard<T> {
     /// # Errors
     /// `Destroyed`, `Stopped`, or `Fenced` if this node may not use what it holds any more.
     pub fn check(&self) -> Result<(), Error> {
-        check(self.hold.table(), self.hold.ended())
+        check(self.hold.table(), self.id(), self.hold.ended())
     }
 
     /// The value as of now, for as long as you like; keeps nobody out.
@@ -133,18 +134,18 @@ impl<T: Value> WriteGuard<T> {
     /// # Errors
     /// As [`ReadGuard::check`].
     pub fn check(&self) -> Result<(), Error> {
-        check(self.hold.table(), self.hold.ended())
+        check(self.hold.table(), self.id(), self.hold.ended())
     }
 
     /// Publishes the value and releases the object. Others may have it now.
     ///
     /// # Errors
-    /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed` or
-    /// `Stopped`: the set or the node has ended meanwhile.
+    /// `TooLarge` or `Encode`: the old value stays, and the object is released. `Destroyed`, `Stopped` or
+    /// `Fenced`: the set, the node or its lease has ended meanwhile.
     #[inline(always)]
     pub fn put(self) -> Pending<()> {
         if !self.hold.is_plain() {
-            return self.put_at_lender();
+            return self.put_slowly();
         }
         if let Err(error) = may_put(&self.hold) {
             // What was changed is discarded with the guard.
@@ -154,37 +155,71 @@ impl<T: Value> WriteGuard<T> {
         Pending::hit(())
     }
 
-    /// The table has ended, or its objects are lent to this process by a node, which is told.
-    #[cold]
-    fn put_at_lender(self) -> Pending<()> {
-        let mut value = Vec::new();
-        let checked = match self.hold.ended() {
-            Some(ended) => Err(ended.into()),
-            None => may_put(&self.hold).and_then(|()| encode(&*self, &mut value)),
-        };
-        let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());
-        let (here, limit) = match checked.and(found) {
-            Ok(found) => found,
-            Err(error) => return Pending::ready(Err(error)),
-        };
-        let (object, version, hold) = (self.id(), self.version() + 1, self.hold);
-        match here.put_at_lender(object, version, &value, || hold.publish_untold()) {
+    /// The node needs a lease, which is looked at, or the objects are not its own.
+    #[inline(never)]
+    fn put_slowly(self) -> Pending<()> {
+        match self.publish() {
             Ok(None) => Pending::hit(()),
-            Ok(Some(op)) => Pending::asked(Put { op, limit }),
+            Ok(Some(put)) => Pending::asked(put),
             Err(error) => Pending::ready(Err(error)),
         }
+    }
+
+    /// As [`Self::put`], and what is still to be waited for.
+    pub(crate) fn publish(self) -> Result<Option<Put>, Error> {
+        if !self.hold.is_plain_now() {
+            return self.publish_elsewhere();
+        }
+        may_put(&self.hold)?;
+        self.hold.publish();
+        Ok(None)
+    }
+
+    /// The table has ended, or replicas are kept of its objects, or they are lent to this process by a node.
+    #[cold]
+    fn publish_elsewhere(self) -> Result<Option<Put>, Error> {
+        let checked = match self.hold.ended() {
+            Some(ended) => Err(ended.into()),
+            None if !self.hold.lease_is_valid() => Err(AccessError::Fenced.into()),
+            None => may_put(&self.hold),
+        };
+        let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());
+        // What was changed is discarded with the guard if there is an error.
+        let (here, limit) = checked.and(found)?;
+        if here.has_replicas() { self.publish_replicated(&here, limit) } else { self.publish_at_lender(&here, limit) }
+    }
+
+    fn publish_replicated(self, here: &SetHere, limit: Duration) -> Result<Option<Put>, Error> {
+        let mut value = Vec::new();
+        encode(&*self, &mut value)?;
+        let (object, mut hold) = (self.id(), self.hold);
+        let publish = || {
+            let version = hold.publish_and_hold();
+            (version, Box::new(move || hold.end_untold()) as Box<dyn FnOnce() + Send>)
+        };
+        let op = here.put_replicated(object, value, publish)?;
+        Ok(Some(Put { op, limit }))
+    }
+
+    fn publish_at_lender(self, here: &SetHere, limit: Duration) -> Result<Option<Put>, Error> {
+        let mut value = Vec::new();
+        encode(&*self, &mut value)?;
+        let (object, version, hold) = (self.id(), self.version() + 1, self.hold);
+        let waits = here.put_at_lender(object, version, &value, || hold.publish_untold())?;
+        Ok(waits.map(|op| Put { op, limit }))
     }
 
     /// Removes the object everywhere, before anybody else has it. The wait has the limit of the handle by which the set was opened
     /// here last.
     pub fn remove(self) -> Pending<()> {
         let (found, object) = (told::find(self.hold.table()), self.id());
-        match found {
-            Some((here, limit)) => {
+        match (found, self.hold.ended()) {
+            (Some((here, limit)), _) => {
                 let hold = self.hold;
                 Pending::asked(Plain(Request::remove_held(here, object, limit, || hold.end_untold())))
             }
-            None => Pending::ready(Err(MembershipError::Stopped.into())),
+            (None, Some(ended)) => Pending::ready(Err(ended.into())),
+            (None, None) => Pending::ready(Err(MembershipError::Stopped.into())),
         }
     }
 }
@@ -193,13 +228,13 @@ fn tenure(table: u64, object: u64) -> u64 {
     told::find(table).map_or(0, |(here, _)| here.tenure(object))
 }
 
-fn check(table: u64, ended: Option<Ended>) -> Result<(), Error> {
+fn check(table: u64, object: u64, ended: Option<Ended>) -> Result<(), Error> {
     if let Some(ended) = ended {
         return Err(ended.into());
     }
     match told::find(table) {
         None => Err(MembershipError::Stopped.into()),
-        Some((here, _)) if here.runtime.lease.is_valid() => Ok(()),
+        Some((here, _)) if here.runtime.lease.is_valid() => here.is_held_still(object),
         Some(_) => Err(AccessError::Fenced.into()),
     }
 }

@@ -8,7 +8,7 @@ use kddm_core::message::RequestKind;
 use crate::cell::Notes;
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard};
-use crate::operation::{Asked, Get, Grab, Make, Then};
+use crate::operation::{Asked, Get, Grab, Make, Published, Then, Update};
 use crate::pending::{Late, Pending};
 use crate::runtime::local::Wish;
 use crate::set::{GRAB, Set, Shared, publishing};
@@ -127,11 +127,11 @@ impl<T: Value> By<T> {
     ) -> Pending<R> {
         let then = publishing(change);
         if let Ok(hold) = self.shared.try_write_by(object, Some(&self.holder)) {
-            return Pending::ready(self.shared.guard(hold, object, GRAB, None).and_then(then));
+            return Published::pending(self.shared.guard(hold, object, GRAB, None).and_then(then));
         }
         match self.conflict(object, true) {
             Some(error) => Pending::ready(Err(error)),
-            None => Pending::asked(Then { operation: Grab(self.asked(object, GRAB, None)), then: Some(then) }),
+            None => Pending::asked(Update::new(Grab(self.asked(object, GRAB, None)), then)),
         }
     }
 

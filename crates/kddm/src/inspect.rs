@@ -1,7 +1,7 @@
 //! What an operator may ask a node: which cluster it is in, which sets there are, what they take here,
 //! and who is in whose way. Nothing here is on the path of an operation, and nothing changes anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
@@ -27,6 +27,8 @@ pub struct SetInfo {
     pub type_name: String,
     /// Where the objects have their home.
     pub placed_by: PlacedBy,
+    /// How many other nodes keep a copy of each object.
+    pub replicas: u8,
     /// It is being destroyed.
     pub is_ending: bool,
 }
@@ -43,6 +45,26 @@ pub struct SetUsage {
     pub metadata_bytes: usize,
     /// What the protocol had to handle here: wishes of local threads and messages. Never a hit.
     pub inputs: u64,
+    /// Objects of others of which this node keeps a replica.
+    pub replicas: usize,
+    /// Objects whose home this node is, and that could not be proven present after a loss.
+    pub lost: usize,
+}
+
+/// How far the cluster has come after the loss of members, as this node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct RecoveryInfo {
+    /// Members lost uncleanly since all was whole last.
+    pub failures: u32,
+    /// This node still hears what others have, and answers for some objects only then.
+    pub is_recovering: bool,
+    /// Nothing is lost, and every object has as many replicas as it is to have: all members have said so.
+    pub is_whole: bool,
+    /// Objects of others of which this node keeps a replica.
+    pub replicas: usize,
+    /// Objects whose home this node is, and that could not be proven present.
+    pub lost: usize,
 }
 
 /// What one shard of a set has had to do on this node.
@@ -78,7 +100,8 @@ pub struct Holding {
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
     /// Who holds it: the thread that took the hold, by its number and name, or the
-    /// [`Holder`](crate::Holder). Empty while a hold is on its way to whoever waits for it.
+    /// [`Holder`](crate::Holder), or the program to which it is lent. Empty while a hold is on its way to
+    /// whoever waits for it.
     pub holders: Vec<HeldBy>,
 }
 
@@ -139,7 +162,8 @@ impl Node {
 
     /// Which life of this node this is.
     pub fn incarnation(&self) -> u32 {
-        self.runtime().identity.incarnation.0
+        let runtime = self.runtime();
+        runtime.lender.as_ref().map_or(runtime.identity.incarnation, |lender| lender.incarnation()).0
     }
 
     /// All sets of the cluster by name. Blocks; reads system objects as a program would.
@@ -183,23 +207,58 @@ impl Node {
     }
 
     /// What this node keeps of each set that it knows, by the set's number. Cheap: no object is
-    /// looked at.
+    /// looked at, unless members were lost and not all is whole again.
     pub fn usage(&self) -> BTreeMap<u64, SetUsage> {
         let mut usage: BTreeMap<u64, SetUsage> = BTreeMap::new();
+        // To count them takes a look at each object of the directory.
+        let may_be_lost = !self.runtime().membership.lock().state.is_healed();
         for (at, lane) in self.runtime().lanes.iter().enumerate() {
             let state = lane.lock();
-            for (set, store) in &state.stores {
+            // Replicas are kept also of sets that were never used here.
+            let known: BTreeSet<SetId> = state.core.sets().into_iter().chain(state.stores.keys().copied()).collect();
+            for set in &known {
                 let (objects, directory_entries) = state.core.counts(*set);
                 let sum = usage.entry(set.0).or_default();
                 sum.objects += objects;
                 sum.inputs += state.core.touched(*set).map(|(_, _, shard)| shard.inputs()).sum::<u64>();
                 sum.directory_entries += directory_entries;
+                sum.replicas += state.core.touched(*set).map(|(_, _, shard)| shard.replica_count()).sum::<usize>();
+                sum.lost += if may_be_lost { state.core.lost_count(*set) } else { 0 };
                 sum.metadata_bytes += state.core.memory_bytes(*set);
                 // All lanes share one table.
-                sum.metadata_bytes += if at == 0 { store.metadata_bytes() } else { 0 };
+                let store = state.stores.get(set).filter(|_| at == 0);
+                sum.metadata_bytes += store.map_or(0, |store| store.metadata_bytes());
             }
         }
         usage
+    }
+
+    /// How far the cluster has come after the loss of members. Nothing, in a program that is attached.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let safe: kddm::Set<u64> = nodes[0].set("safe").replicas(1).open().wait()?;
+    /// safe.grab(1).wait()?.put().wait()?;
+    /// let (here, there) = (nodes[0].recovery(), nodes[1].recovery());
+    /// assert!(!here.is_recovering && here.lost == 0 && there.replicas > 0);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn recovery(&self) -> RecoveryInfo {
+        let runtime = self.runtime();
+        let (failures, is_whole) = {
+            let membership = runtime.membership.lock();
+            (membership.state.failures(), membership.state.is_healed())
+        };
+        let mut info = RecoveryInfo { failures, is_whole, ..RecoveryInfo::default() };
+        for lane in &runtime.lanes {
+            let state = lane.lock();
+            info.is_recovering |= state.core.is_recovering();
+            info.replicas += state.core.replica_count();
+            if !is_whole {
+                info.lost += state.core.sets().into_iter().map(|set| state.core.lost_count(set)).sum::<usize>();
+            }
+        }
+        info
     }
 
     /// The programs that are attached to this node, by the numbers of their attachments.
@@ -267,7 +326,7 @@ impl Node {
                     waiting_here: local.waiters.len(),
                     wanted_elsewhere: local.revoking.is_some(),
                     in_the_way_for: local.held_up.as_ref().map(|held_up| held_up.since.elapsed()),
-                    holders: store.zip(cell).map(|(store, cell)| store.holders(cell)).unwrap_or_default(),
+                    holders: state.holders(*set, *object),
                 };
                 found.insert((set.0, object.0), holding);
             }

@@ -14,6 +14,7 @@ use crate::pending::Pending;
 use crate::promise::promise;
 use crate::runtime::Runtime;
 use crate::runtime::lane::Statistics;
+use crate::runtime::leasing::LeaseInfo;
 use crate::runtime::told::{SetHere, register};
 use crate::set::{Set, Shared};
 use crate::system::SetBuilder;
@@ -59,6 +60,9 @@ pub struct Node(pub(crate) Arc<Owner>);
 /// Stops the node when the last handle is gone.
 pub(crate) struct Owner(pub(crate) Arc<Runtime>);
 
+/// The lease of nodes in one process.
+const LEASE_IN_PROCESS: Duration = Duration::from_secs(60);
+
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.stop();
@@ -91,8 +95,13 @@ impl Node {
     ///
     /// A [`put`](crate::WriteGuard::put) is complete once its bytes are in the socket. The node reads all
     /// that is in it before it sees the end of the connection: so a completed put survives this program,
-    /// whatever ends it, and what was not put is discarded. When the node goes, everything here ends with
-    /// `Detached`; to attach again is up to the program.
+    /// whatever ends it, and what was not put is discarded.
+    ///
+    /// When the node goes, waits and puts under way end with `Detached`, and guards keep what they show and can
+    /// put nothing. This program attaches again by itself, for three minutes; what is asked for meanwhile
+    /// is `Reattaching`, and nothing has happened. Once the same node of the same cluster is back, this handle
+    /// and the sets that still exist work again, and those that do not are `Destroyed`. If it does not come
+    /// back, everything ends with `Detached`, and with `Fenced` if it had fenced itself.
     ///
     /// # Errors
     /// `NotAttached` says what to do.
@@ -130,7 +139,8 @@ impl Node {
         let mut nodes: Vec<Node> = Vec::new();
         for number in 0..count {
             let listen = Address::local(&format!("cluster-{}-{cluster}-{number}", std::process::id()));
-            let mut config = Config::new().listen(listen);
+            // They live and stop together: that one of them is held up says nothing about it.
+            let mut config = Config::new().listen(listen).lease(LEASE_IN_PROCESS);
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
@@ -146,6 +156,25 @@ impl Node {
     /// This node's number; in an attached program that of the node that lends to it.
     pub fn id(&self) -> u16 {
         self.runtime().identity.id.0
+    }
+
+    /// How long a lease of this cluster is and what is left of this node's, how many members were lost,
+    /// and what has become of leases since this node runs. In an attached program only what is left says
+    /// anything.
+    ///
+    /// ```
+    /// let node = kddm::Node::local_cluster(1)?.remove(0);
+    /// assert_eq!(node.lease().remaining, None, "the node that decides needs none");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn lease(&self) -> LeaseInfo {
+        self.runtime().lease_info()
+    }
+
+    /// Waits until this node has fenced itself, because its lease has ended or its own state is broken, if
+    /// another one decides who is a member: true. Its process may then [`join`](Node::join) again, as a new life. False if it stops first.
+    pub fn wait_until_fenced(&self) -> bool {
+        self.runtime().wait_until_fenced()
     }
 
     /// Where this node listens.
@@ -298,10 +327,13 @@ impl Node {
         table.set_limit_bytes(self.runtime().limits.object_bytes);
         if self.runtime().lender.is_some() {
             table.set_borrowed();
+        } else if set.replicas() > 0 {
+            table.set_replicated();
         }
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);
+        table.set_lease(Arc::clone(&lease));
         Ok(Set(Arc::new(Shared { here, _node: Arc::clone(&self.0), name, table, first_touch, wait_limit, lease })))
     }
 }

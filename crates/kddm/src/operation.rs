@@ -8,14 +8,15 @@ use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, Notes, ReadHold};
-use crate::error::{AccessError, Error, WaitingFor};
+use crate::error::{AccessError, Error, WaitingFor, WhyUnreachable};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
-use crate::pending::Operation;
+use crate::pending::{Operation, Pending};
 use crate::runtime::local::Wish;
 use crate::runtime::told::SetHere;
 use crate::runtime::wait::{Op, Outcome};
 use crate::set::Shared;
+use crate::sync::{Slip, slips};
 use crate::value::Value;
 
 /// Makes the first value of an object.
@@ -63,7 +64,7 @@ impl Request {
             Some(Outcome::Read(hold) | Outcome::Write(hold)) => hold.release(),
             _ => false,
         };
-        if told {
+        if told && !slips(Slip::GiveUpInSilence) {
             self.here.released(self.object);
         }
     }
@@ -74,7 +75,9 @@ impl Request {
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let error = match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
-            (_, WaitingFor::Unreachable(node)) => AccessError::Unreachable { node, limit_ms },
+            (_, WaitingFor::Unreachable(node)) => {
+                AccessError::Unreachable { node, limit_ms, why: WhyUnreachable::Silent }
+            }
             _ => AccessError::TimedOut { limit_ms, waiting_for },
         };
         error.into()
@@ -281,7 +284,102 @@ impl Operation<()> for Put {
     }
 }
 
-/// An operation whose result is changed by `then`: `update`, `snapshot`.
+/// A change that has been put, and what is still to be waited for, if this program is attached to a node
+/// whose socket is full.
+pub(crate) struct Published<R> {
+    pub result: Option<R>,
+    pub put: Option<Put>,
+}
+
+impl<R: Send + 'static> Published<R> {
+    /// The answer of an update that found its object here.
+    pub fn pending(published: Result<Published<R>, Error>) -> Pending<R> {
+        match published {
+            Ok(Published { result: Some(result), put: None }) => Pending::ready(Ok(result)),
+            Ok(waits) => Pending::asked(waits),
+            Err(error) => Pending::ready(Err(error)),
+        }
+    }
+}
+
+const WAITS: &str = "what waits for nothing has been answered";
+
+impl<R: Send> Operation<R> for Published<R> {
+    fn finish(&mut self) -> Option<Result<R, Error>> {
+        let put = match &mut self.put {
+            Some(put) => put.finish()?,
+            None => Ok(()),
+        };
+        let result = self.result.take().expect("an operation finishes once");
+        Some(put.map(|()| result))
+    }
+
+    fn op(&self) -> &Arc<Op> {
+        &self.put.as_ref().expect(WAITS).op
+    }
+
+    fn give_up(&mut self, limit: Duration) -> Error {
+        self.put.as_mut().expect(WAITS).give_up(limit)
+    }
+
+    fn limit(&self) -> Duration {
+        self.put.as_ref().expect(WAITS).limit
+    }
+}
+
+/// `update`: a grab, a change, and a put, which may have to be waited for too.
+pub(crate) struct Update<T: Value, F, R> {
+    grab: Grab<T>,
+    change: Option<F>,
+    published: Option<Published<R>>,
+}
+
+impl<T: Value, F, R> Update<T, F, R> {
+    pub fn new(grab: Grab<T>, change: F) -> Update<T, F, R> {
+        Update { grab, change: Some(change), published: None }
+    }
+}
+
+impl<T: Value, R: Send, F> Operation<R> for Update<T, F, R>
+where
+    F: FnOnce(WriteGuard<T>) -> Result<Published<R>, Error> + Send,
+{
+    fn finish(&mut self) -> Option<Result<R, Error>> {
+        if self.published.is_none() {
+            let grabbed = self.grab.finish()?;
+            let change = self.change.take().expect("an operation finishes once");
+            match grabbed.and_then(change) {
+                Ok(published) => self.published = Some(published),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.published.as_mut()?.finish()
+    }
+
+    fn op(&self) -> &Arc<Op> {
+        match &self.published {
+            Some(published) => published.op(),
+            None => self.grab.op(),
+        }
+    }
+
+    fn conflict(&self) -> Option<Error> {
+        if self.published.is_some() { None } else { self.grab.conflict() }
+    }
+
+    fn give_up(&mut self, limit: Duration) -> Error {
+        match &mut self.published {
+            Some(published) => published.give_up(limit),
+            None => self.grab.give_up(limit),
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        self.grab.limit()
+    }
+}
+
+/// An operation whose result is changed by `then`: `snapshot`.
 pub(crate) struct Then<P, F> {
     pub operation: P,
     pub then: Option<F>,

@@ -1,5 +1,6 @@
 //! What can be set when a node starts, with the limits and their reasons.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,13 @@ pub struct Config {
     /// How long a stop may take to hand over what this node holds. Zero: it goes at once, and what it
     /// holds goes with it.
     pub drain_limit: Duration,
+    /// How long a member of a cluster that this node begins may use what it holds without word from the
+    /// node that decides. Whoever joins has that of its cluster.
+    pub lease: Duration,
+    /// The socket of the guardian that is to watch this process and tell the others of its end; none: nobody
+    /// does. Default: [`default_guardian`](crate::default_guardian). A node without one works all the same,
+    /// and the others take longer to be sure of its end.
+    pub guardian: Option<PathBuf>,
     /// What this node becomes by itself: `Possible`, or `Online` until it is told to share objects.
     pub start_as: NodeState,
     /// Notifiers that hear of everything from the beginning.
@@ -62,6 +70,10 @@ pub const DEFAULT_HOLD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Default limit of a drain: some ten million small objects.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
+
+/// Default length of a lease, 1 s: no pause of a host that is shared or virtual is as long in ordinary
+/// times, and for so long others wait for what a node has that died without a word.
+pub const DEFAULT_LEASE: Duration = Duration::from_millis(kddm_view::LEASE_MS_DEFAULT as u64);
 
 /// Default largest object: 16 MiB.
 pub const DEFAULT_OBJECT_LIMIT_BYTES: usize = 16 << 20;
@@ -93,6 +105,8 @@ impl Default for Config {
             peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
             notifier_limit: DEFAULT_NOTIFIER_LIMIT,
             drain_limit: DEFAULT_DRAIN,
+            lease: DEFAULT_LEASE,
+            guardian: crate::place::default_guardian(),
             start_as: NodeState::Possible,
             notifiers: Vec::new(),
         }
@@ -144,6 +158,14 @@ impl Config {
     /// Sets how long a stop may take to hand over what this node holds.
     pub fn drain_limit(mut self, limit: Duration) -> Config {
         self.drain_limit = limit;
+        self
+    }
+
+    /// Sets the lease of the cluster that this node begins: 200 ms to 60 s, from 50 ms on a host that is
+    /// not virtual. A short one lets others go on sooner after a failure, and takes a node for dead that was
+    /// only held up for so long.
+    pub fn lease(mut self, lease: Duration) -> Config {
+        self.lease = lease;
         self
     }
 

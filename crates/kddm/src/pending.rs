@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{AccessError, Error};
 use crate::runtime::wait::{Op, WaitResult, deadline_in, may_block};
+use crate::sync::now;
 
 /// One kind of operation: how it finishes once its [`Op`] has news.
 pub(crate) trait Operation<O>: Send {
@@ -209,7 +210,7 @@ impl<O, P: Operation<O>> Reply<O> for Waiting<P> {
                 return Poll::Ready(result);
             }
             operation.claim();
-            if Instant::now() >= deadline {
+            if now() >= deadline {
                 return Poll::Ready(Err(operation.give_up(limit)));
             }
             if operation.op().wake_by(context.waker(), deadline) {

@@ -26,6 +26,17 @@ pub fn attach_socket(data_dir: &Path) -> PathBuf {
     data_dir.join("attach.sock")
 }
 
+/// The socket of this host's guardian: `KDDM_GUARDIAN`; else `guardian.sock` in `KDDM_DATA_DIR`; else in
+/// the default directory.
+pub fn default_guardian() -> Option<PathBuf> {
+    choose_guardian(path_in, default_data_dir())
+}
+
+fn choose_guardian(variable: impl Fn(&str) -> Option<PathBuf>, default: Option<PathBuf>) -> Option<PathBuf> {
+    let dir = || variable("KDDM_DATA_DIR").or(default);
+    variable("KDDM_GUARDIAN").or_else(|| Some(dir()?.join("guardian.sock")))
+}
+
 /// The socket of the daemon that is meant: `KDDM_ATTACH`; else beside the one in `KDDM_ADMIN`; else in
 /// `KDDM_DATA_DIR`; else in the default directory.
 pub(crate) fn meant_socket() -> Option<PathBuf> {
@@ -65,5 +76,12 @@ mod tests {
         assert_eq!(named(&["KDDM_ADMIN", "KDDM_DATA_DIR"]), Path::new("/KDDM_ADMIN/attach.sock"));
         assert_eq!(named(&["KDDM_DATA_DIR"]), Path::new("/KDDM_DATA_DIR/x/attach.sock"));
         assert_eq!(named(&[]), Path::new("/d/attach.sock"));
+        let guardian = |names: &'static [&'static str]| {
+            let variable = move |name: &str| names.contains(&name).then(|| PathBuf::from(format!("/{name}/x")));
+            choose_guardian(variable, Some("/d".into())).expect("one is meant")
+        };
+        assert_eq!(guardian(&["KDDM_GUARDIAN", "KDDM_DATA_DIR"]), Path::new("/KDDM_GUARDIAN/x"));
+        assert_eq!(guardian(&["KDDM_DATA_DIR"]), Path::new("/KDDM_DATA_DIR/x/guardian.sock"));
+        assert_eq!(guardian(&[]), Path::new("/d/guardian.sock"));
     }
 }

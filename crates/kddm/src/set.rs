@@ -12,7 +12,7 @@ use crate::guard::{ReadGuard, WriteGuard, check_size};
 use crate::holder::Holder;
 use crate::node::Owner;
 use crate::object_ref::ObjectRef;
-use crate::operation::{Asked, Get, Grab, Make, Plain, Request, Then};
+use crate::operation::{Asked, Get, Grab, Make, Plain, Published, Request, Then, Update};
 use crate::pending::{Late, Pending};
 use crate::runtime::local::Wish;
 use crate::runtime::told::SetHere;
@@ -169,14 +169,13 @@ impl<T: Value> Shared<T> {
     }
 }
 
-/// Changes what has been grabbed, and puts it.
+/// Changes what has been grabbed, and puts it: what `change` says, and what is still to be waited for.
 pub(crate) fn publishing<T: Value, R>(
     change: impl FnOnce(&mut T) -> Result<R, Error>,
-) -> impl FnOnce(WriteGuard<T>) -> Result<R, Error> {
+) -> impl FnOnce(WriteGuard<T>) -> Result<Published<R>, Error> {
     move |mut guard| {
         let result = change(&mut guard)?;
-        guard.put().wait()?;
-        Ok(result)
+        Ok(Published { result: Some(result), put: guard.publish()? })
     }
 }
 
@@ -366,8 +365,8 @@ impl<T: Value> Set<T> {
     ) -> Pending<R> {
         let then = publishing(change);
         match self.0.try_write(object) {
-            Ok(hold) => Pending::ready(self.0.guard(hold, object, GRAB, None).and_then(then)),
-            Err(_) => Pending::asked(Then { operation: Grab(self.asked(object, GRAB)), then: Some(then) }),
+            Ok(hold) => Published::pending(self.0.guard(hold, object, GRAB, None).and_then(then)),
+            Err(_) => Pending::asked(Update::new(Grab(self.asked(object, GRAB)), then)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kddm_core::id::{PlacementPolicy, SetId, mix};
+use kddm_core::replicas::MOST_REPLICAS;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::Store;
@@ -103,13 +104,22 @@ pub struct SetBuilder<T: Value> {
     name: String,
     first_touch: Option<Make<T>>,
     placed_by: Option<PlacedBy>,
+    replicas: Option<u8>,
     wait_limit: Option<Duration>,
     hold_limit: Option<Duration>,
 }
 
 impl<T: Value> SetBuilder<T> {
     pub(crate) fn new(node: Node, name: &str) -> SetBuilder<T> {
-        SetBuilder { node, name: name.into(), first_touch: None, placed_by: None, wait_limit: None, hold_limit: None }
+        SetBuilder {
+            node,
+            name: name.into(),
+            first_touch: None,
+            placed_by: None,
+            replicas: None,
+            wait_limit: None,
+            hold_limit: None,
+        }
     }
 
     /// How an object gets its first value, where `T::default()` is not it.
@@ -121,6 +131,22 @@ impl<T: Value> SetBuilder<T> {
     /// Where the objects have their home. Compared with an existing set only if given.
     pub fn placement(mut self, placed_by: PlacedBy) -> SetBuilder<T> {
         self.placed_by = Some(placed_by);
+        self
+    }
+
+    /// How many other nodes keep a copy of each object, so that it survives its owner: up to seven, and no
+    /// more than there are. A put is done when they have it. Default: none.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(3)?;
+    /// let safe: kddm::Set<u64> = nodes[0].set("safe").replicas(1).open().wait()?;
+    /// let mut count = safe.grab(1).wait()?;
+    /// *count = 7;
+    /// count.put().wait()?; // Two nodes have it.
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn replicas(mut self, replicas: u8) -> SetBuilder<T> {
+        self.replicas = Some(replicas.min(MOST_REPLICAS as u8));
         self
     }
 
@@ -180,7 +206,14 @@ impl<T: Value> SetBuilder<T> {
     fn open_as(self, first_touch: Make<T>, missing: Missing) -> Pending<Set<T>> {
         let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
         let create = missing == Missing::Create;
-        let wanted = Wanted { name: self.name.clone(), codec, type_name, placed_by: self.placed_by, create };
+        let wanted = Wanted {
+            name: self.name.clone(),
+            codec,
+            type_name,
+            placed_by: self.placed_by,
+            replicas: self.replicas,
+            create,
+        };
         let node = self.node.clone();
         let found = match node.runtime().lender {
             None => wanted.find_or_create(&node),
@@ -216,6 +249,7 @@ pub(crate) struct Wanted {
     pub codec: String,
     pub type_name: String,
     pub placed_by: Option<PlacedBy>,
+    pub replicas: Option<u8>,
     /// If it does not exist.
     pub create: bool,
 }
@@ -225,7 +259,7 @@ impl Wanted {
     fn ask_lender(self, node: &Node) -> Pending<Description> {
         let (late, node) = (late(node.runtime(), bucket(&self.name)), node.clone());
         let ask = move || match &node.runtime().lender {
-            Some(lender) => lender.open(&self),
+            Some(lender) => lender.open(&self).inspect(|found| node.runtime().note_opened(SetId(found.set), &self)),
             None => Err(MembershipError::Stopped.into()),
         };
         promise("kddm-open", ask, late)
@@ -276,7 +310,7 @@ impl Wanted {
         let counter = system.update(COUNTER, count).await?;
         let description = Description {
             name: self.name.clone(),
-            set: SetId::new(placed_by.policy(), counter).0,
+            set: SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or_default()).0,
             codec: self.codec.clone(),
             type_name: self.type_name.clone(),
             placed_by,
@@ -307,6 +341,10 @@ impl Wanted {
         }
         if description.type_name != self.type_name {
             return differs("type", description.type_name.clone(), self.type_name.clone());
+        }
+        let has = SetId(description.set).replicas();
+        if let Some(wanted) = self.replicas.filter(|wanted| usize::from(*wanted) != has) {
+            return differs("replicas", has.to_string(), wanted.to_string());
         }
         match self.placed_by {
             Some(wanted) if wanted != description.placed_by => {
@@ -342,6 +380,14 @@ impl Node {
     }
 
     fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
+        let set = self.begin_destroy(name)?;
+        self.runtime().destroy_everywhere(set, name, limit)?;
+        self.end_destroy(set, name)
+    }
+
+    /// Says to all who open it from now on that the set ends.
+    pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
+        check_name(name)?;
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {
@@ -352,7 +398,12 @@ impl Node {
         found.destroying = true;
         let set = SetId(found.set);
         names.put().wait()?;
-        self.runtime().destroy_everywhere(set, name, limit)?;
+        Ok(set)
+    }
+
+    /// The set is no more: its name is free.
+    pub(crate) fn end_destroy(&self, set: SetId, name: &str) -> Result<(), Error> {
+        let system = self.system()?;
         let mut names = system.grab(bucket(name)).wait()?;
         names.sets.retain(|d| d.name != name);
         let unlist = move |page: &mut SystemObject| {
@@ -403,7 +454,8 @@ pub(crate) fn find_described(system: &Set<SystemObject>, name: &str) -> Result<D
 impl From<Description> for crate::inspect::SetInfo {
     fn from(description: Description) -> Self {
         let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending } = description;
-        Self { name, id, codec, type_name, placed_by, is_ending }
+        let replicas = SetId(id).replicas() as u8;
+        Self { name, id, codec, type_name, placed_by, replicas, is_ending }
     }
 }
 

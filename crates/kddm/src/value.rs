@@ -4,10 +4,13 @@
 //! without taking hold of it. [`Raw`] is bytes that nobody interprets.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::spare;
 
 /// The bytes do not decode as the type. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -91,6 +94,13 @@ pub trait Value: Clone + Send + Sync + 'static {
     #[doc(hidden)]
     fn from_encoded(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
         Err(bytes)
+    }
+
+    /// A value that its object has no more, and perhaps nobody: whoever knows a use for its memory takes
+    /// that.
+    #[doc(hidden)]
+    fn leave_behind(value: Arc<Self>) {
+        drop(value);
     }
 }
 
@@ -239,8 +249,14 @@ impl<P: PodValue> Value for Pod<P> {
 /// assert_eq!(Raw::decode(b"as they are")?.0, b"as they are");
 /// # Ok::<(), kddm::value::DecodeError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Raw(pub Vec<u8>);
+
+impl Clone for Raw {
+    fn clone(&self) -> Raw {
+        Raw(spare::copy_of(&self.0))
+    }
+}
 
 impl Value for Raw {
     const CODEC: &'static str = "raw";
@@ -264,6 +280,12 @@ impl Value for Raw {
 
     fn from_encoded(bytes: Vec<u8>) -> Result<Raw, Vec<u8>> {
         Ok(Raw(bytes))
+    }
+
+    fn leave_behind(value: Arc<Raw>) {
+        if let Some(Raw(bytes)) = Arc::into_inner(value) {
+            spare::give(bytes);
+        }
     }
 }
 

@@ -19,6 +19,9 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 /// Longest limit that can be set, one day: longer than anybody watches.
 const MOST_LIMIT_MS: u64 = 24 * 3600 * 1000;
 
+/// Leases that can be set; on a host that is virtual the library wants more.
+const LEASES_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
+
 /// Largest object that can be set, 1 GiB.
 const MOST_OBJECT_BYTES: usize = 1 << 30;
 
@@ -68,6 +71,10 @@ pub struct Layer {
     /// Serve /metrics, /health and /ready there: HOST:PORT, or a port of 127.0.0.1 [default: off].
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
+    /// The socket of this host's guardian, which tells the members when this process has ended [default:
+    /// guardian.sock in the directory above; a daemon without one works all the same].
+    #[arg(long, value_name = "PATH")]
+    pub guardian: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as kddm=debug [default: info].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -77,6 +84,10 @@ pub struct Layer {
     /// How long admission may take, with all attempts [default: 10000].
     #[arg(long, value_name = "MS")]
     pub join_limit_ms: Option<u64>,
+    /// The lease of a cluster that this daemon begins: 200 to 60000, from 50 on a host that is not virtual
+    /// [default: 1000].
+    #[arg(long, value_name = "MS")]
+    pub lease_ms: Option<u64>,
     /// How long a clean stop may take [default: 60000].
     #[arg(long, value_name = "MS")]
     pub drain_limit_ms: Option<u64>,
@@ -176,9 +187,11 @@ impl Layer {
             session: number("session", get("session"), "it must be a number from 1 to 9999")?,
             data_dir: get("data_dir").map(PathBuf::from),
             http: get("http"),
+            guardian: get("guardian").map(PathBuf::from),
             log: get("log"),
             wait_limit_ms: number("wait_limit_ms", get("wait_limit_ms"), count)?,
             join_limit_ms: number("join_limit_ms", get("join_limit_ms"), count)?,
+            lease_ms: number("lease_ms", get("lease_ms"), count)?,
             drain_limit_ms: number("drain_limit_ms", get("drain_limit_ms"), count)?,
             object_limit_bytes: number("object_limit_bytes", get("object_limit_bytes"), count)?,
             outstanding_limit: number("outstanding_limit", get("outstanding_limit"), count)?,
@@ -226,6 +239,9 @@ impl Layer {
                 return wrong(key, limit.to_string(), "it must be from 1 to 86400000, which is one day");
             }
         }
+        if let Some(lease) = self.lease_ms.filter(|lease| !LEASES_MS.contains(lease)) {
+            return wrong("lease_ms", lease.to_string(), "it must be from 50 to 60000");
+        }
         if let Some(limit) = self.object_limit_bytes.filter(|limit| !(1..=MOST_OBJECT_BYTES).contains(limit)) {
             return wrong("object_limit_bytes", limit.to_string(), "it must be from 1 to 1073741824, which is 1 GiB");
         }
@@ -249,9 +265,11 @@ impl Layer {
             session: self.session.or(below.session),
             data_dir: self.data_dir.or(below.data_dir),
             http: self.http.or(below.http),
+            guardian: self.guardian.or(below.guardian),
             log: self.log.or(below.log),
             wait_limit_ms: self.wait_limit_ms.or(below.wait_limit_ms),
             join_limit_ms: self.join_limit_ms.or(below.join_limit_ms),
+            lease_ms: self.lease_ms.or(below.lease_ms),
             drain_limit_ms: self.drain_limit_ms.or(below.drain_limit_ms),
             object_limit_bytes: self.object_limit_bytes.or(below.object_limit_bytes),
             outstanding_limit: self.outstanding_limit.or(below.outstanding_limit),
@@ -350,8 +368,14 @@ impl Settings {
         config.node_id = node_id;
         config.insecure = self.insecure;
         config.drain_limit = self.drain_limit;
+        if let Some(guardian) = &self.layer.guardian {
+            config.guardian = Some(guardian.clone());
+        }
         if self.layer.autostart == Some(false) {
             config = config.without_autostart();
+        }
+        if let Some(lease) = self.layer.lease_ms {
+            config.lease = Duration::from_millis(lease);
         }
         if let Some(limit) = self.layer.wait_limit_ms {
             config.wait_limit = Duration::from_millis(limit);

@@ -23,6 +23,9 @@ use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
 use crate::{bench, sharing};
 
+/// The variable in which a daemon tells itself, when it begins again, whom to ask for admission.
+const REJOIN: &str = "KDDM_REJOIN";
+
 /// Why a daemon stops that was started as a child of another program.
 const PARENT_ENDED: &str = "its parent has ended";
 
@@ -110,12 +113,17 @@ fn settings(arguments: &Arguments) -> Result<Settings, ConfigError> {
             None => Layer::default(),
         },
     };
+    let mut flags = arguments.settings.clone();
+    if let Ok(members) = std::env::var(REJOIN) {
+        flags.found = Some(false);
+        flags.contacts = Some(members.split(',').map(String::from).collect());
+    }
     let environment = Layer::from_environment(|name| std::env::var(name).ok())?;
     arguments.settings.check(&Source::Flags)?;
-    Settings::resolve(arguments.settings.clone().over(environment).over(file), default_data_dir())
+    Settings::resolve(flags.over(environment).over(file), default_data_dir())
 }
 
-fn start_log(filter: &str) -> Result<(), DaemonError> {
+pub(crate) fn start_log(filter: &str) -> Result<(), DaemonError> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         DaemonError::Node(format!("the log filter `{filter}`: {error}; write for example info, or kddm=debug,info"))
     })?;
@@ -137,6 +145,8 @@ enum Event {
     Members,
     /// The node is no member any more: it hears so at every end, asked for or not.
     Out,
+    /// The node uses nothing of what it held any more; the process may join again.
+    Fenced,
 }
 
 fn run(arguments: Arguments) -> Result<(), DaemonError> {
@@ -173,12 +183,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     let node = wait_for_node(&events, &is_wanted)?;
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
     keep_members(&node, data_dir);
-    let news = sender.clone();
-    let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
-        let is_out = event.is_this_node && event.to == NodeState::Offline;
-        let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
-    });
-    watch.map_err(|error| DaemonError::Node(error.to_string())).inspect_err(|_| node.stop())?;
+    watch_members(&node, &sender).and_then(|()| watch_fence(&node, &sender)).inspect_err(|_| node.stop())?;
     offer_services(&node, data_dir).inspect_err(|_| node.stop())?;
     let subject = Subject::new(node.clone(), started, settings.drain_limit);
     let is_stopping = Arc::clone(&subject.is_stopping);
@@ -211,6 +216,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         match events.recv() {
             Ok(Event::Stop(why)) => break why,
             Ok(Event::Members) => keep_members(&node, data_dir),
+            Ok(Event::Fenced) => return Err(begin_again(&node)),
             Ok(Event::Out) => {
                 let text =
                     "this node is no member any more, see the log above; look who has its number, then start it again";
@@ -233,6 +239,47 @@ fn offer_services(node: &Node, data_dir: &DataDir) -> Result<(), DaemonError> {
         Ok(())
     };
     offer().map_err(|error| DaemonError::Node(error.to_string()))
+}
+
+fn watch_members(node: &Node, sender: &Sender<Event>) -> Result<(), DaemonError> {
+    let news = sender.clone();
+    let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
+        let is_out = event.is_this_node && event.to == NodeState::Offline;
+        let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
+    });
+    watch.map(|_| ()).map_err(|error| DaemonError::Node(error.to_string()))
+}
+
+/// A fenced node is of no use, its process is: it joins again as a new life.
+fn watch_fence(node: &Node, sender: &Sender<Event>) -> Result<(), DaemonError> {
+    let (node, sender) = (node.clone(), sender.clone());
+    let watch = move || {
+        if node.wait_until_fenced() {
+            let _main_may_have_left = sender.send(Event::Fenced);
+        }
+    };
+    std::thread::Builder::new().name("kddmd-fence".into()).spawn(watch).map_err(system("start a thread"))?;
+    Ok(())
+}
+
+/// Executes this program again in its own place, so that nothing of the life that has ended is left. It
+/// returns only if that failed.
+fn begin_again(node: &Node) -> DaemonError {
+    let others = node.members().into_iter().filter(|member| member.id != node.id());
+    let members: Vec<String> = others.map(|member| member.address).collect();
+    let lease = node.lease().length;
+    tracing::warn!(?lease, "this node's lease is over: it joins again as a new life when the others know");
+    // By then whoever decides has waited for this life to end, and its number is free.
+    std::thread::sleep(2 * lease);
+    let failed = match std::env::current_exe() {
+        Ok(program) => {
+            let mut again = std::process::Command::new(program);
+            again.args(std::env::args_os().skip(1)).env(REJOIN, members.join(","));
+            std::os::unix::process::CommandExt::exec(&mut again)
+        }
+        Err(error) => error,
+    };
+    DaemonError::System { what: "begin again after the lease ended".into(), reason: failed.to_string() }
 }
 
 /// For the next start: it asks whether this cluster is still there before it begins another.
@@ -289,7 +336,7 @@ fn stop(
                     format!("a second request to stop ({why}) ended it at once; what was not handed over is lost");
                 return Err(DaemonError::Node(text));
             }
-            Ok(Event::Joined(_) | Event::Out | Event::Members) => {}
+            Ok(Event::Joined(_) | Event::Out | Event::Fenced | Event::Members) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit + STOP_MARGIN => {
                 let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");

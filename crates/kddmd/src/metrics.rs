@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use kddm::NodeState;
+use kddm::{Node, NodeState};
 
 use crate::admin::answer::{Subject, resident_bytes, word};
 
@@ -27,6 +27,47 @@ impl Page {
     }
 }
 
+/// Who is in when nodes fail.
+fn leases(page: &mut Page, lease: kddm::LeaseInfo) {
+    page.single("kddm_lease_seconds", "gauge", "Length of a lease of this cluster.", lease.length.as_secs_f64());
+    let help = "What is left of this node's lease; +Inf if it needs none, 0 if it has fenced itself.";
+    let left = lease.remaining.map_or("+Inf".into(), |left| left.as_secs_f64().to_string());
+    page.single("kddm_lease_remaining_seconds", "gauge", help, left);
+    let help = "Members lost uncleanly since all was whole last.";
+    page.single("kddm_failures", "gauge", help, lease.failures);
+    for (name, help, value) in [
+        ("kddm_lease_renewals_total", "Renewals that this node was granted.", lease.counts.renewals),
+        ("kddm_lease_grants_total", "Renewals that this node has granted others.", lease.counts.granted),
+        ("kddm_suspicions_total", "Members that fell silent, as this node guessed.", lease.counts.suspicions),
+        ("kddm_expulsions_total", "Members that this node has proposed to expel.", lease.counts.expulsions),
+    ] {
+        page.single(name, "counter", help, value);
+    }
+}
+
+fn members(page: &mut Page, node: &Node) {
+    let members = node.members();
+    page.family("kddm_members", "gauge", "Members of the cluster by state.");
+    for state in [NodeState::Online, NodeState::Possible] {
+        let count = members.iter().filter(|member| member.state == state).count();
+        page.sample("kddm_members", &format!("{{state=\"{}\"}}", word(state)), count);
+    }
+    let unreachable = members.iter().filter(|member| !member.reachable).count();
+    page.single("kddm_members_unreachable", "gauge", "Members without a connection to this node.", unreachable);
+}
+
+/// What a loss of members has left.
+fn recovered(page: &mut Page, node: &Node, usage: &std::collections::BTreeMap<u64, kddm::SetUsage>) {
+    let recovery = node.recovery();
+    page.single("kddm_replicas", "gauge", "Objects of others of which this node keeps a replica.", recovery.replicas);
+    let help = "Members were lost, and this node still hears what others have.";
+    page.single("kddm_recovering", "gauge", help, u8::from(recovery.is_recovering));
+    page.family("kddm_objects_lost", "gauge", "Objects that are lost, at their home, by number of the set.");
+    for (set, one) in usage {
+        page.sample("kddm_objects_lost", &format!("{{set=\"{set}\"}}"), one.lost);
+    }
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -46,6 +87,12 @@ pub fn render(subject: &Subject) -> String {
         ("kddm_undecodable_total", "Objects whose bytes do not fit their type.", counted.undecodable),
         ("kddm_faults_total", "Broken invariants; the node fences itself at the first.", counted.faults),
         ("kddm_reconnects_total", "Connections that ended and were made again.", counted.reconnects),
+        (
+            "kddm_members_proven_dead_total",
+            "Members whose processes have ended, by their guardians.",
+            counted.proven_dead,
+        ),
+        ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
         ("kddm_notifier_panics_total", "Notifiers that panicked.", counted.notifier_panics),
@@ -55,14 +102,8 @@ pub fn render(subject: &Subject) -> String {
     ] {
         page.single(name, "counter", help, value);
     }
-    let members = node.members();
-    page.family("kddm_members", "gauge", "Members of the cluster by state.");
-    for state in [NodeState::Online, NodeState::Possible] {
-        let count = members.iter().filter(|member| member.state == state).count();
-        page.sample("kddm_members", &format!("{{state=\"{}\"}}", word(state)), count);
-    }
-    let unreachable = members.iter().filter(|member| !member.reachable).count();
-    page.single("kddm_members_unreachable", "gauge", "Members without a connection to this node.", unreachable);
+    leases(&mut page, node.lease());
+    members(&mut page, node);
     let programs = node.programs();
     let lent: usize = programs.iter().map(|program| program.lent).sum();
     page.single("kddm_programs", "gauge", "Programs that are attached to this node.", programs.len());
@@ -79,6 +120,7 @@ pub fn render(subject: &Subject) -> String {
     for (set, one) in &usage {
         page.sample("kddm_set_inputs_total", &format!("{{set=\"{set}\"}}"), one.inputs);
     }
+    recovered(&mut page, node, &usage);
     page.single("kddm_sets", "gauge", "Sets of which this node keeps something.", usage.len());
     page.single("kddm_objects", "gauge", "Objects of which this node knows something.", objects);
     page.single("kddm_directory_entries", "gauge", "Objects whose home is this node.", entries);

@@ -35,7 +35,33 @@ pub fn status(answer: &Json) -> String {
         text(&answer["cluster"]),
         answer["answered_by"]
     );
-    format!("{head}\n{}{}", nodes(answer), programs(answer))
+    format!("{head}\n{}\n{}{}", lease(answer), nodes(answer), programs(answer))
+}
+
+/// For how long members may go on by themselves, and how many were lost.
+fn lease(answer: &Json) -> String {
+    let left = match answer["lease_left_ms"].as_u64() {
+        None => "this node decides and needs none".into(),
+        Some(0) => "this node's is over: it uses nothing any more".into(),
+        Some(left) => format!("{left} ms left here"),
+    };
+    let failures = match answer["failures"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(1) => format!("; 1 member was lost and not all is whole again{}", recovery(answer)),
+        Some(many) => format!("; {many} members were lost and not all is whole again{}", recovery(answer)),
+    };
+    format!("lease {} ms, {left}{failures}", answer["lease_ms"])
+}
+
+/// What is still missing, as far as the daemon knows.
+fn recovery(answer: &Json) -> String {
+    let reports = if answer["recovering"] == true { ", it still hears what others have" } else { "" };
+    let lost = match answer["lost_here"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(1) => ", 1 object of which it is the home is lost".into(),
+        Some(many) => format!(", {many} objects of which it is the home are lost"),
+    };
+    format!("{reports}{lost}")
 }
 
 /// The programs that are attached to the daemon, if there are any.
@@ -76,7 +102,9 @@ pub fn sets(answer: &Json) -> String {
         ("CODEC", "codec"),
         ("TYPE", "type"),
         ("PLACEMENT", "placement"),
+        ("REPLICAS", "replicas"),
         ("OBJECTS HERE", "objects_here"),
+        ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),
     ];
     table(&answer["sets"], &columns)
@@ -166,7 +194,7 @@ pub fn top(answer: &Json, before: Option<&Json>) -> String {
     for key in rows {
         table.add_row([key.replace('_', " "), text(&answer[key]), rate(key)]);
     }
-    for key in ["objects", "directory_entries", "metadata_bytes"] {
+    for key in ["objects", "directory_entries", "replicas", "lost", "metadata_bytes"] {
         table.add_row([key.replace('_', " "), text(&answer[key]), String::new()]);
     }
     format!(

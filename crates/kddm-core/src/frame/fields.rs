@@ -8,26 +8,13 @@ fn put_id(header: &mut Header, id: &RequestId) {
     header.counter = id.counter.into();
 }
 
+/// The two lists of nodes behind the header of some messages: sharers, replicas.
+pub(super) type Lists<'m> = (&'m [NodeId], &'m [NodeId]);
+
 /// Fills the fields that this kind of message has.
-pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m NodeSet, &'m NodeSet)> {
+pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<Lists<'m>> {
     match message {
-        Message::Request(request) => {
-            put_id(header, &request.id);
-            header.second = request.tau.0.into();
-            header.forwards = request.forwards;
-            let (kind, existing) = match request.kind {
-                RequestKind::Get { existing } => (0, existing),
-                RequestKind::Grab { existing } => (1, existing),
-                RequestKind::TryGrab => (2, false),
-                RequestKind::Remove => (3, false),
-                RequestKind::Flush { .. } => (4, false), // Refused by every receiver.
-            };
-            header.flags = (kind << flag::KIND_SHIFT)
-                | (u8::from(existing) * flag::EXISTING)
-                | (u8::from(request.inherited) * flag::INHERITED)
-                | (u8::from(request.first) * flag::FIRST)
-                | (u8::from(request.to_home) * flag::TO_HOME);
-        }
+        Message::Request(request) => fill_request(header, request),
         Message::Create { tenure, id } => {
             header.tenure = tenure.0.into();
             put_id(header, id);
@@ -43,7 +30,7 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m
             header.second = born.0.into();
             header.flags = u8::from(*has_value) * flag::HAS_VALUE;
             put_id(header, id);
-            return Some((sharers, replicas));
+            return Some((sharers.as_slice(), replicas.as_slice()));
         }
         Message::Invalidate { tenure, version, owner, remove } => {
             header.tenure = tenure.0.into();
@@ -51,20 +38,37 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m
             header.node = owner.0.into();
             header.flags = u8::from(*remove) * flag::REMOVE;
         }
-        Message::Ack { tenure, version } => {
+        Message::Ack { tenure, version }
+        | Message::Push { tenure, version }
+        | Message::PushAck { tenure, version }
+        | Message::HaveReplica { tenure, version } => {
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
-        Message::Confirm { tenure } | Message::Removed { tenure } => header.tenure = tenure.0.into(),
+        Message::Confirm { tenure } | Message::Removed { tenure } | Message::DropReplica { tenure } => {
+            header.tenure = tenure.0.into();
+        }
         Message::OwnerIs { owner, tenure } => {
             header.tenure = tenure.0.into();
             header.node = owner.0.into();
         }
-        Message::Removing { tenure, forwarded } => {
+        Message::Decline { tenure, copy } => {
             header.tenure = tenure.0.into();
-            header.flags = u8::from(*forwarded) * flag::FORWARDED;
+            header.flags = *copy as u8;
         }
-        Message::Entry { .. } | Message::ShardIsYours { .. } | Message::Placed { .. } => fill_placing(header, message),
+        Message::Promote { tenure, version, copy, sharers, replicas } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.flags = *copy as u8;
+            return Some((sharers.as_slice(), replicas.as_slice()));
+        }
+        Message::Removing { .. }
+        | Message::Entry { .. }
+        | Message::ShardIsYours { .. }
+        | Message::Placed { .. }
+        | Message::Have(_)
+        | Message::Reported { .. }
+        | Message::AllReported => fill_placing(header, message),
         Message::RemoveDone { id }
         | Message::NotFound { id }
         | Message::Busy { id }
@@ -78,17 +82,55 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<(&'m
     None
 }
 
-/// The same for what goes from home to home.
+/// The same for requests.
+fn fill_request(header: &mut Header, request: &Request) {
+    put_id(header, &request.id);
+    header.second = request.tau.0.into();
+    header.forwards = request.forwards;
+    let (kind, existing) = match request.kind {
+        RequestKind::Get { existing } => (0, existing),
+        RequestKind::Grab { existing } => (1, existing),
+        RequestKind::TryGrab => (2, false),
+        RequestKind::Remove => (3, false),
+        RequestKind::Flush { .. } => (4, false), // Refused by every receiver.
+    };
+    header.flags = (kind << flag::KIND_SHIFT)
+        | (u8::from(existing) * flag::EXISTING)
+        | (u8::from(request.inherited) * flag::INHERITED)
+        | (u8::from(request.first) * flag::FIRST)
+        | (u8::from(request.to_home) * flag::TO_HOME);
+}
+
+/// The same for what a home is told.
 fn fill_placing(header: &mut Header, message: &Message) {
     match message {
-        Message::Entry { tenure, owner, state } => {
+        Message::Removing { tenure, forwarded } => {
+            header.tenure = tenure.0.into();
+            header.flags = u8::from(*forwarded) * flag::FORWARDED;
+        }
+        Message::Entry { tenure, owner, state, lost } => {
             header.tenure = tenure.0.into();
             header.node = owner.0.into();
-            header.flags = *state as u8;
+            header.flags = *state as u8 | (u8::from(*lost) * flag::LOST);
         }
-        Message::ShardIsYours { shard, floor } => {
+        Message::ShardIsYours { shard, floor, in_doubt } => {
             header.tenure = floor.0.into();
             header.counter = u64::from(shard.0).into();
+            header.flags = u8::from(*in_doubt) * flag::IN_DOUBT;
+        }
+        Message::Reported { shard, forgotten } => {
+            header.tenure = forgotten.0.into();
+            header.counter = u64::from(shard.0).into();
+        }
+        Message::Have(have) => {
+            header.tenure = have.tenure.0.into();
+            header.version = have.version.0.into();
+            header.second = have.sent.0.into();
+            header.counter = have.seen.0.into();
+            header.node = have.to.0.into();
+            header.flags = have.role as u8
+                | (u8::from(have.has_value) * flag::HAVE_VALUE)
+                | (u8::from(have.removed) * flag::HAVE_REMOVED);
         }
         Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
         _ => {}
@@ -105,7 +147,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         incarnation: Incarnation(header.request_incarnation.get()),
         counter: header.counter.get(),
     };
-    if header.kind != 3 && !lists.is_empty() {
+    if !matches!(header.kind, 3 | 27) && !lists.is_empty() {
         return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
     }
     Ok(match header.kind {
@@ -113,11 +155,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         1 => Message::Create { tenure, id },
         2 => Message::Data { tenure, version, id },
         3 => {
-            let (sharers, rest) = list(lists)?;
-            let (replicas, rest) = list(rest)?;
-            if !rest.is_empty() {
-                return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
-            }
+            let (sharers, replicas) = both_lists(lists)?;
             let has_value = header.flags & flag::HAS_VALUE != 0;
             Message::Transfer { tenure, version, born: second, sharers, replicas, has_value, id }
         }
@@ -134,9 +172,39 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         14 => Message::TryInvalidate { tenure, version, id },
         15 => Message::TryAnswer { id, held: header.flags & flag::HELD != 0 },
         16 => Message::Flushed { id },
-        17 => Message::Entry { tenure, owner: node, state: entry_state(header.flags)? },
-        18 => Message::ShardIsYours { shard: shard(id.counter)?, floor: tenure },
+        17 => Message::Entry {
+            tenure,
+            owner: node,
+            state: entry_state(header.flags & !flag::LOST)?,
+            lost: header.flags & flag::LOST != 0,
+        },
+        18 => Message::ShardIsYours {
+            shard: shard(id.counter)?,
+            floor: tenure,
+            in_doubt: header.flags & flag::IN_DOUBT != 0,
+        },
         19 => Message::Placed { placement: placement(id.counter)? },
+        20 => Message::Push { tenure, version },
+        21 => Message::PushAck { tenure, version },
+        22 => Message::DropReplica { tenure },
+        23 => Message::Have(Have {
+            role: role(header.flags & flag::ROLE)?,
+            tenure,
+            version,
+            seen: Tenure(id.counter),
+            removed: header.flags & flag::HAVE_REMOVED != 0,
+            sent: second,
+            to: node,
+            has_value: header.flags & flag::HAVE_VALUE != 0,
+        }),
+        24 => Message::HaveReplica { tenure, version },
+        25 => Message::Reported { shard: shard(id.counter)?, forgotten: tenure },
+        26 => Message::AllReported,
+        27 => {
+            let (sharers, replicas) = both_lists(lists)?;
+            Message::Promote { tenure, version, copy: copy_kind(header.flags)?, sharers, replicas }
+        }
+        28 => Message::Decline { tenure, copy: copy_kind(header.flags)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }
@@ -146,8 +214,43 @@ fn entry_state(flags: u8) -> Result<EntryState, DecodeError> {
         0 => Ok(EntryState::Predicted),
         1 => Ok(EntryState::Fact),
         2 => Ok(EntryState::Removing),
+        3 => Ok(EntryState::Promoted),
+        4 => Ok(EntryState::Unknown),
         flags => Err(DecodeError::Value { field: "entry state", value: flags.into() }),
     }
+}
+
+fn role(flags: u8) -> Result<Role, DecodeError> {
+    match flags {
+        0 => Ok(Role::None),
+        1 => Ok(Role::Owner),
+        2 => Ok(Role::Sharer),
+        3 => Ok(Role::Ghost),
+        4 => Ok(Role::Tombstone),
+        flags => Err(DecodeError::Value { field: "role", value: flags.into() }),
+    }
+}
+
+fn copy_kind(flags: u8) -> Result<CopyKind, DecodeError> {
+    match flags {
+        0 => Ok(CopyKind::Sharer),
+        1 => Ok(CopyKind::Replica),
+        2 => Ok(CopyKind::Ghost),
+        flags => Err(DecodeError::Value { field: "copy", value: flags.into() }),
+    }
+}
+
+/// Sharers and replicas, and nothing behind them.
+fn both_lists(lists: &[u8]) -> Result<(NodeSet, ReplicaSet), DecodeError> {
+    let (sharers, rest) = list(lists)?;
+    let (replicas, rest) = list(rest)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+    }
+    if replicas.len() > MOST_REPLICAS {
+        return Err(DecodeError::Value { field: "replicas", value: replicas.len() as u64 });
+    }
+    Ok((sharers, replicas.iter().collect()))
 }
 
 fn shard(number: u64) -> Result<ShardIndex, DecodeError> {

@@ -79,16 +79,25 @@ impl Turn<'_> {
         match revoking {
             Revoking::Lower(to) => {
                 self.access = self.access.min(to);
+                self.look_after_replicas();
                 if let Some(late) = self.side.late_ack.take() {
                     if mutated(Mutation::AckBeforeReadersLeave) { self.discard() } else { self.drop_copy(late) }
                 } else if self.wants_flush() {
                     self.give_up_copy();
+                } else {
+                    self.read_own_copy_again();
                 }
                 self.serve();
             }
             Revoking::TryAsOwner(request) => {
                 self.access = Access::None;
+                self.look_after_replicas();
                 self.ask_sharers(request);
+            }
+            Revoking::TryForNobody => {
+                self.access = Access::None;
+                self.look_after_replicas();
+                self.serve();
             }
             Revoking::TryAsSharer { id, owner } => {
                 self.access = Access::None;
@@ -98,14 +107,37 @@ impl Turn<'_> {
         }
     }
 
+    /// No local thread writes: what was held back goes now. And a first value that nobody has put leaves this
+    /// node with its replicas only.
+    fn look_after_replicas(&mut self) {
+        if self.place.set.replicas() > 0 {
+            self.push_held();
+            self.refill();
+        }
+    }
+
+    /// The copy was asked back in an epoch that is over: it is valid, and whoever waits may read it.
+    fn read_own_copy_again(&mut self) {
+        let waits = self.side.want.is_some_and(|want| matches!(want.kind, RequestKind::Get { .. }));
+        if waits && matches!(self.main, Main::Sharer { .. }) {
+            self.side.want = None;
+            self.grant(Access::Read, true);
+        }
+    }
+
     /// A local thread holds what a try_grab of another node wanted.
     pub fn held(&mut self) {
         match self.side.revoking.take() {
             Some(Revoking::TryAsOwner(request)) => {
                 self.busy(request.id);
+                self.push_held();
                 self.serve();
             }
             Some(Revoking::TryAsSharer { id, owner }) => self.send(owner, Message::TryAnswer { id, held: true }),
+            Some(Revoking::TryForNobody) => {
+                self.push_held();
+                self.serve();
+            }
             _ => self.fault("the home refused what it was not free to refuse"),
         }
     }
@@ -114,6 +146,9 @@ impl Turn<'_> {
     pub fn drop_copy(&mut self, late: LateAck) {
         if !mutated(Mutation::KeepInvalidatedCopy) {
             self.discard();
+        }
+        if late.remove {
+            self.drop_replica(late.tenure);
         }
         let node = if late.remove { NodeId::NOBODY } else { late.owner };
         if late.tenure >= self.seen.tenure {
@@ -131,7 +166,8 @@ impl Turn<'_> {
         let Some(want) = self.side.want else { return };
         let waits = match self.main {
             Main::Owner { .. } => self.side.queue.iter().any(|request| request.id == want.id),
-            Main::None => false,
+            // A ghost that nobody will ever confirm: it is no copy that anybody could use.
+            Main::None | Main::Ghost { to: NodeId::NOBODY, .. } => false,
             _ => true,
         };
         if self.wants_flush() && !waits {

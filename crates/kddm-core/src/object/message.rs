@@ -1,11 +1,13 @@
 //! What each message of another node does, apart from requests.
 
+use crate::home::Entry;
 use crate::id::{NodeId, RequestId, Tenure, Version};
 use crate::io::{Access, Answer, Output};
 use crate::message::{Message, Request, RequestKind};
 use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
 use crate::object::state::{LateAck, Main, Seen, Turn, Want};
+use crate::replicas::ReplicaSet;
 
 impl Turn<'_> {
     /// Handles one message. Impossible ones are dropped, counted, and change nothing.
@@ -14,9 +16,9 @@ impl Turn<'_> {
             Message::Request(request) => self.asked(request),
             Message::Create { tenure, .. } => self.create(tenure),
             Message::Data { tenure, version, id } => self.data(from, tenure, version, id),
-            Message::Transfer { tenure, version, born, sharers, has_value, id, .. } => {
+            Message::Transfer { tenure, version, born, sharers, has_value, id, replicas } => {
                 let main = Main::Owner { tenure, version, born };
-                self.transferred(from, main, sharers, has_value, id);
+                self.transferred(from, main, (sharers, replicas), has_value, id);
             }
             Message::Invalidate { tenure, version, owner, remove } => {
                 let expects_ack = if remove { owner == from } else { owner.is_somebody() && owner != self.me() };
@@ -37,8 +39,23 @@ impl Turn<'_> {
             Message::TryInvalidate { id, .. } => self.try_invalidate(from, id),
             Message::TryAnswer { id, held } => self.try_answer(from, id, held),
             Message::Flushed { id } => self.flushed(from, id),
-            Message::Entry { tenure, owner, state } => self.handed(from, tenure, owner, state),
-            Message::ShardIsYours { .. } | Message::Placed { .. } => self.dropped("not about an object"),
+            Message::Entry { tenure, owner, state, lost } => {
+                self.handed(from, Entry { object: self.id, tenure, node: owner, state, lost });
+            }
+            Message::Push { tenure, version } => self.pushed(from, tenure, version),
+            Message::PushAck { tenure, version } => self.push_ack(from, tenure, version),
+            Message::DropReplica { tenure } => self.drop_replica(tenure),
+            Message::Promote { tenure, version, copy, sharers, replicas } => {
+                self.promoted(from, tenure, (copy, version), (sharers, replicas));
+            }
+            // The shard takes these before they come here; an own answer to an own `Promote` cannot be.
+            Message::Have(_) | Message::HaveReplica { .. } | Message::Reported { .. } => {
+                self.dropped("a report to a node that is not waiting for one");
+            }
+            Message::Decline { .. } => self.fault("the home's own copy left while it decided"),
+            Message::ShardIsYours { .. } | Message::Placed { .. } | Message::AllReported => {
+                self.dropped("not about an object");
+            }
         }
     }
 
@@ -78,11 +95,13 @@ impl Turn<'_> {
             return self.dropped("created what this node has already");
         }
         self.lay_ghost();
+        self.drop_own_replica();
         self.has_value = false;
         self.become_owner(Main::Owner { tenure, version: Version(0), born: tenure }, tenure, RequestId::default());
     }
 
-    fn transferred(&mut self, from: NodeId, main: Main, sharers: NodeSet, has_value: bool, id: RequestId) {
+    fn transferred(&mut self, from: NodeId, main: Main, others: (NodeSet, ReplicaSet), has_value: bool, id: RequestId) {
+        let (sharers, replicas) = others;
         let Main::Owner { tenure, version, .. } = main else { return };
         if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) || tenure < self.seen.tenure {
             return self.dropped("transferred to a node that owns it, or of an older tenure");
@@ -96,6 +115,8 @@ impl Turn<'_> {
         self.lay_ghost();
         self.output(Output::Install { object: self.id, version, has_value });
         self.has_value = has_value;
+        self.drop_own_replica();
+        self.replicas = self.others_of(replicas);
         self.side.owed = sharers;
         self.side.owed.remove(self.place.me);
         // One that does not share any more had given its copy back before.
@@ -106,6 +127,9 @@ impl Turn<'_> {
         }
         self.send_deferred(from, Message::Confirm { tenure });
         self.become_owner(main, tenure, id);
+        if self.place.set.replicas() > 0 {
+            self.refill(); // Who gave it away may be about to leave, with the replica that it keeps.
+        }
     }
 
     /// Local threads may be reading the copy that is here. A valid one is of the owner's version.
@@ -124,12 +148,29 @@ impl Turn<'_> {
     fn become_owner(&mut self, main: Main, tenure: Tenure, answers: RequestId) {
         self.main = main;
         let owner = self.me();
-        self.seen = Seen { tenure, node: owner };
+        self.note_own_tenure(tenure);
+        self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+        self.head_with_own_wish(tenure, answers);
+        self.serve();
+    }
+
+    /// The home has made this node the owner. It tells the home when the object is safe.
+    pub fn owner_from_now_on(&mut self, tenure: Tenure) {
+        self.note_own_tenure(tenure);
+        self.head_with_own_wish(tenure, RequestId::default());
+        self.serve();
+    }
+
+    fn note_own_tenure(&mut self, tenure: Tenure) {
+        self.seen = Seen { tenure, node: self.place.me };
         if self.side.early_tenure <= tenure {
             self.side.early = NodeSet::new();
             self.side.early_tenure = Tenure::NONE;
         }
-        self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+    }
+
+    /// What local threads wait for is served first.
+    fn head_with_own_wish(&mut self, tenure: Tenure, answers: RequestId) {
         if let Some(want) = self.side.want {
             let heads = match want.kind {
                 RequestKind::Get { .. } | RequestKind::Grab { .. } => true,
@@ -144,7 +185,6 @@ impl Turn<'_> {
                 self.side.queue.push_front(request);
             }
         }
-        self.serve();
     }
 
     fn data(&mut self, from: NodeId, tenure: Tenure, version: Version, id: RequestId) {
@@ -188,6 +228,9 @@ impl Turn<'_> {
             _ => {
                 if late.remove && matches!(self.main, Main::Ghost { sent, .. } if sent < late.tenure) {
                     self.discard();
+                }
+                if late.remove {
+                    self.drop_replica(late.tenure);
                 }
                 let node = if late.remove { NodeId::NOBODY } else { late.owner };
                 self.raise_seen(late.tenure, node);

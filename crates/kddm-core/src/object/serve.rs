@@ -4,7 +4,6 @@ use crate::id::{NodeId, RequestId, Tenure};
 use crate::io::{Access, Answer, Body};
 use crate::message::{Message, Request, RequestKind};
 use crate::mutation::{Mutation, mutated};
-use crate::nodeset::NodeSet;
 use crate::object::state::{Main, Seen, Sharing, Turn};
 
 impl Turn<'_> {
@@ -14,7 +13,8 @@ impl Turn<'_> {
         while let Main::Owner { .. } = self.main {
             let owes = !self.side.owed.is_empty() && !mutated(Mutation::ServeWithAcksOwed);
             let asks = self.side.asking.is_some() && !mutated(Mutation::ServeWhileAsking);
-            if self.side.revoking.is_some() || owes || asks {
+            let hides = self.side.pushing.is_some_and(|pushing| pushing.hides);
+            if self.side.revoking.is_some() || owes || asks || hides {
                 return;
             }
             let Some(head) = self.side.queue.front().copied() else { return };
@@ -36,6 +36,15 @@ impl Turn<'_> {
                 return;
             }
         }
+    }
+
+    /// Replicas are being made: until all have their copy the object stays where it is. An object that has
+    /// fewer than it is to have gets them before it moves on, behind whoever looks for such objects.
+    fn must_stay(&mut self) -> bool {
+        if self.place.set.replicas() > 0 {
+            self.refill();
+        }
+        self.side.pushing.is_some() && !mutated(Mutation::MoveUnsettled)
     }
 
     fn pop(&mut self) -> bool {
@@ -159,6 +168,9 @@ impl Turn<'_> {
         if !self.has_value && self.head_is_existing() {
             return true; // Looked at again: there is still no value.
         }
+        if self.must_stay() {
+            return false;
+        }
         self.pop();
         self.transfer(id.node, id);
         false
@@ -187,7 +199,7 @@ impl Turn<'_> {
         }
         let has_value = self.has_value;
         let body = if has_value { Body::Object } else { Body::None };
-        let replicas = NodeSet::new();
+        let replicas = self.replicas_after(to);
         let message = Message::Transfer { tenure: next, version, born, sharers, replicas, has_value, id };
         self.dispatch(to, message, body, false);
         while let Some(sharing) = self.pop_sharer() {
@@ -204,7 +216,7 @@ impl Turn<'_> {
     }
 
     fn serve_remove(&mut self, id: RequestId) -> bool {
-        if !self.lowered_to(Access::None) {
+        if !self.lowered_to(Access::None) || self.must_stay() {
             return false;
         }
         let Main::Owner { tenure, version, .. } = self.main else { return false };
@@ -219,6 +231,11 @@ impl Turn<'_> {
         self.seen = Seen { tenure, node: NodeId::NOBODY };
         self.side.owed.insert(home);
         self.send(home, Message::Removing { tenure, forwarded: false });
+        for node in core::mem::take(&mut self.replicas).iter().filter(|node| *node != home) {
+            if self.side.owed.insert(node) {
+                self.send(node, Message::Invalidate { tenure, version, owner, remove: true });
+            }
+        }
         while let Some(sharing) = self.pop_sharer() {
             if self.side.owed.insert(sharing.node) {
                 self.send(sharing.node, Message::Invalidate { tenure, version, owner, remove: true });
@@ -241,7 +258,7 @@ impl Turn<'_> {
     }
 
     fn serve_flush(&mut self, to: NodeId) -> bool {
-        if !self.lowered_to(Access::None) {
+        if !self.lowered_to(Access::None) || self.must_stay() {
             return false;
         }
         let to = self.place_to_flush_to(to);

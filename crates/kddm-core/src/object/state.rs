@@ -5,9 +5,11 @@ use alloc::vec::Vec;
 
 use crate::home::Entry;
 use crate::id::{NodeId, ObjectId, RequestId, Tenure, Version};
-use crate::io::{Access, Body, Output, Outputs};
+use crate::io::{Access, Body, NoMemory, Output, Outputs};
 use crate::message::{Message, Request, RequestKind};
 use crate::nodeset::NodeSet;
+use crate::recovery::Report;
+use crate::replicas::ReplicaSet;
 use crate::shard::Place;
 use crate::table::Keyed;
 
@@ -85,7 +87,45 @@ pub(crate) struct LateAck {
 pub(crate) enum Revoking {
     Lower(Access),
     TryAsOwner(Request),
-    TryAsSharer { id: RequestId, owner: NodeId },
+    TryAsSharer {
+        id: RequestId,
+        owner: NodeId,
+    },
+    /// For a try_grab that a new epoch has ended.
+    TryForNobody,
+}
+
+/// A version on its way to the replicas. Until all have it the object does not move, and is not removed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Pushing {
+    pub version: Version,
+    pub waiting: ReplicaSet,
+    /// Replicas that are to be told to drop their copy then: others have taken their place.
+    pub leaving: ReplicaSet,
+    /// Nobody may see the object before: it may be a put that was never completed.
+    pub hides: bool,
+    /// A local thread waits for it.
+    pub answers: bool,
+    /// The home is to hear that this node is the owner then.
+    pub announces: bool,
+    /// It goes when no local thread writes any more: nobody has put what is there now.
+    pub is_held: bool,
+    /// Some of them had no copy before: until they have one the object has fewer than it is to have.
+    pub fills: bool,
+}
+
+/// A replica that is kept here: 24 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Slot {
+    pub object: ObjectId,
+    pub tenure: Tenure,
+    pub version: Version,
+}
+
+impl Keyed for Slot {
+    fn key(&self) -> ObjectId {
+        self.object
+    }
 }
 
 /// A try_grab whose sharers are being asked.
@@ -117,6 +157,9 @@ pub(crate) struct Side {
     pub queue: VecDeque<Request>,
     pub asking: Option<Asking>,
     pub requester: RequestId,
+    pub pushing: Option<Pushing>,
+    /// The owner's replicas, if there is more than one.
+    pub replicas: ReplicaSet,
     /// Where it differs from what the main role implies.
     pub seen: Option<Seen>,
 }
@@ -132,6 +175,12 @@ impl Side {
             && self.queue.is_empty()
             && self.asking.is_none()
             && self.requester.counter == 0
+            && self.pushing.is_none()
+    }
+
+    /// An owner's replicas: stored with the object if there is just one.
+    pub fn replicas_of(&self, packed: Option<&Packed>) -> ReplicaSet {
+        if self.replicas.is_empty() { packed.map_or(ReplicaSet::new(), Packed::replica) } else { self.replicas }
     }
 
     /// Whatever is empty on both sides gets the memory that `other` has for it.
@@ -150,8 +199,27 @@ impl Side {
         }
     }
 
+    /// Room for what one input may add, and for `parked` requests. What is empty here is lent by `spare`.
+    pub fn reserve(&mut self, spare: &mut Side, parked: usize) -> Result<(), NoMemory> {
+        let (sharers, queued) = (self.sharers.len(), self.queue.len());
+        let queue = if self.queue.is_empty() { &mut spare.queue } else { &mut self.queue };
+        queue.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        let room = if self.sharers.is_empty() { &mut spare.sharers } else { &mut self.sharers };
+        room.try_reserve(2 + queued + parked).map_err(|_| NoMemory)?;
+        if self.owed.is_empty() { &mut spare.owed } else { &mut self.owed }.reserve(2 + sharers)?;
+        if self.early.is_empty() { &mut spare.early } else { &mut self.early }.reserve(1)
+    }
+
+    /// As [`reserve`](Self::reserve), for an object that has no such record yet.
+    pub fn reserve_spare(spare: &mut Side, parked: usize) -> Result<(), NoMemory> {
+        spare.queue.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        spare.sharers.try_reserve(2 + parked).map_err(|_| NoMemory)?;
+        spare.owed.reserve(2)?;
+        spare.early.reserve(1)
+    }
+
     pub fn is_trivial(&self) -> bool {
-        self.is_at_rest() && self.sharers.is_empty() && self.seen.is_none()
+        self.is_at_rest() && self.sharers.is_empty() && self.seen.is_none() && self.replicas.is_empty()
     }
 }
 
@@ -165,7 +233,7 @@ enum Role {
 }
 
 /// An object as it is stored: 40 bytes. `extra` is the owner's `born`, the sharer's `counter`, the
-/// ghost's `sent`; `node` is the hint or the ghost's target.
+/// ghost's `sent`; `node` is the hint, the ghost's target, or the owner's only replica.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Packed {
     id: ObjectId,
@@ -221,14 +289,27 @@ impl Packed {
         self.role == Role::Owner
     }
 
+    /// The owner's replica, if it has just one.
+    pub fn replica(&self) -> ReplicaSet {
+        if self.is_owner() { ReplicaSet::of(self.node) } else { ReplicaSet::new() }
+    }
+
     pub fn is_ghost(&self) -> bool {
         self.role == Role::Ghost
     }
 
-    pub fn pack(id: ObjectId, main: &Main, seen: Seen, access: Access, has_value: bool) -> Packed {
+    pub fn pack(
+        id: ObjectId,
+        main: &Main,
+        seen: Seen,
+        replicas: ReplicaSet,
+        access: Access,
+        has_value: bool,
+    ) -> Packed {
+        let only = if let [only] = replicas.as_slice() { *only } else { NodeId::NOBODY };
         let (role, tenure, version, extra, node) = match *main {
             Main::None => (Role::None, seen.tenure, Version(0), 0, seen.node),
-            Main::Owner { tenure, version, born } => (Role::Owner, tenure, version, born.0, NodeId::NOBODY),
+            Main::Owner { tenure, version, born } => (Role::Owner, tenure, version, born.0, only),
             Main::Sharer { tenure, version, counter } => (Role::Sharer, tenure, version, counter, seen.node),
             Main::Ghost { tenure, version, sent, to } => (Role::Ghost, tenure, version, sent.0, to),
             Main::Tombstone { tenure, .. } => (Role::Tombstone, tenure, Version(0), 0, NodeId::NOBODY),
@@ -246,16 +327,25 @@ pub(crate) struct Turn<'a> {
     pub seen: Seen,
     pub access: Access,
     pub has_value: bool,
+    /// The owner's replicas.
+    pub replicas: ReplicaSet,
+    /// The replica that is kept here.
+    pub replica: Option<(Tenure, Version)>,
     pub side: &'a mut Side,
     /// The directory entry, where this node is the home.
     pub entry: Option<Entry>,
     /// Requests that wait at the home for an owner.
     pub parked: VecDeque<Request>,
+    /// What was reported of an object for which the home has made an owner that is not settled yet:
+    /// others keep their bytes until it is.
+    pub to_free: Vec<Report>,
     /// No tenure up to this is ever given out again in this shard.
     pub floor: &'a mut Tenure,
     pub outputs: &'a mut Outputs,
     /// Messages to this node itself: handled in the same turn.
     pub calls: &'a mut VecDeque<Message>,
+    /// Room for the copy set of an owner that the home makes.
+    pub nodes: &'a mut NodeSet,
 }
 
 impl Turn<'_> {

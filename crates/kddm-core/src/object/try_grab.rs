@@ -10,7 +10,11 @@ impl Turn<'_> {
     /// At the owner: whatever would have to wait makes it busy.
     pub fn try_grab(&mut self, request: Request) {
         let side = &self.side;
-        let waits = !side.queue.is_empty() || !side.owed.is_empty() || side.asking.is_some() || side.revoking.is_some();
+        let waits = !side.queue.is_empty()
+            || !side.owed.is_empty()
+            || side.asking.is_some()
+            || side.revoking.is_some()
+            || side.pushing.is_some();
         if waits {
             return self.busy(request.id);
         }

@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use kddm_core::home::EntryState;
+use kddm_core::home::{Entry, EntryState};
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SHARDS_PER_SET, SetId, ShardIndex,
     Tenure, Version,
 };
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
-use kddm_core::message::{Message, Request, RequestKind};
-use kddm_core::node::Node;
+use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::node::{HandedOver, Node};
 use kddm_core::nodeset::NodeSet;
+use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
 use kddm_core::shard::{Inspection, Main};
 use kddm_core::view::{Member, NodeState, View};
 
@@ -90,7 +91,7 @@ impl Bytes<'_> {
     }
 
     fn message(&mut self) -> Message {
-        match self.below(21) {
+        match self.below(MESSAGE_KINDS as u16 + 1) {
             0 | 1 => Message::Request(self.request()),
             2 => Message::Create { tenure: self.tenure(), id: self.id() },
             3 => Message::Data { tenure: self.tenure(), version: self.version(), id: self.id() },
@@ -99,7 +100,7 @@ impl Bytes<'_> {
                 version: self.version(),
                 born: self.tenure(),
                 sharers: self.nodes(),
-                replicas: NodeSet::new(),
+                replicas: self.replicas(),
                 has_value: self.below(4) != 0,
                 id: self.id(),
             },
@@ -121,18 +122,68 @@ impl Bytes<'_> {
             15 => Message::TryInvalidate { tenure: self.tenure(), version: self.version(), id: self.id() },
             16 => Message::TryAnswer { id: self.id(), held: self.flag() },
             17 => Message::Flushed { id: self.id() },
-            18 => Message::Entry { tenure: self.tenure(), owner: self.node(), state: self.entry_state() },
-            19 => Message::ShardIsYours { shard: ShardIndex(self.below(SHARDS_PER_SET)), floor: self.tenure() },
+            18 => Message::Entry {
+                tenure: self.tenure(),
+                owner: self.node(),
+                state: self.entry_state(),
+                lost: self.below(4) == 0,
+            },
+            19 => Message::ShardIsYours {
+                shard: ShardIndex(self.below(SHARDS_PER_SET)),
+                floor: self.tenure(),
+                in_doubt: self.flag(),
+            },
+            20 => Message::Push { tenure: self.tenure(), version: self.version() },
+            21 => Message::PushAck { tenure: self.tenure(), version: self.version() },
+            22 => Message::DropReplica { tenure: self.tenure() },
+            23 => Message::Have(self.have()),
+            24 => Message::HaveReplica { tenure: self.tenure(), version: self.version() },
+            25 => Message::Reported { shard: ShardIndex(self.below(SHARDS_PER_SET)), forgotten: self.tenure() },
+            26 => Message::AllReported,
+            27 => Message::Promote {
+                tenure: self.tenure(),
+                version: self.version(),
+                copy: self.copy(),
+                sharers: self.nodes(),
+                replicas: self.replicas(),
+            },
+            28 => Message::Decline { tenure: self.tenure(), copy: self.copy() },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }
 
     fn entry_state(&mut self) -> EntryState {
-        [EntryState::Predicted, EntryState::Fact, EntryState::Removing][usize::from(self.below(3))]
+        use EntryState::{Fact, Predicted, Promoted, Removing, Unknown};
+        [Predicted, Fact, Removing, Promoted, Unknown][usize::from(self.below(5))]
+    }
+
+    fn copy(&mut self) -> CopyKind {
+        [CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost][usize::from(self.below(3))]
+    }
+
+    fn replicas(&mut self) -> ReplicaSet {
+        (0..self.below(3)).map(|_| self.node()).filter(|node| node.is_somebody()).collect()
+    }
+
+    fn have(&mut self) -> Have {
+        let roles = [Role::None, Role::Owner, Role::Sharer, Role::Ghost, Role::Tombstone];
+        Have {
+            role: roles[usize::from(self.below(5))],
+            tenure: self.tenure(),
+            version: self.version(),
+            seen: self.tenure(),
+            removed: self.flag(),
+            sent: self.tenure(),
+            to: self.node(),
+            has_value: self.flag(),
+        }
     }
 }
 
 type Place = (SetId, ObjectId);
+
+/// What is about no object.
+const SYSTEM: Place = (SetId::SYSTEM, ObjectId(0));
 
 /// What the home has of one object besides the core's record.
 #[derive(Default, Debug)]
@@ -143,6 +194,10 @@ struct Cell {
     writer: bool,
     wish: Option<RequestKind>,
     revoking: Option<Access>,
+    /// A put that waits for its replicas: its writer still holds the object.
+    putting: Option<Version>,
+    /// The replica that is kept for others.
+    replica: Option<Version>,
 }
 
 impl Cell {
@@ -167,6 +222,19 @@ impl Cell {
         }
     }
 
+    /// The bytes go out as they are: of the version that is named, and of no half-written one. A replica is
+    /// made of what was put last, whoever writes.
+    fn send(&self, message: &Message) {
+        let (Message::Data { version, .. } | Message::Transfer { version, .. } | Message::Push { version, .. }) =
+            message
+        else {
+            panic!("{message:?} has no body")
+        };
+        assert_eq!(self.value, Some(*version), "bytes of another version: {message:?} {self:?}");
+        let is_push = matches!(message, Message::Push { .. });
+        assert!(!self.writer || self.putting.is_some() || is_push, "I1: bytes that are being written");
+    }
+
     fn back(&self) -> Input {
         Input::Revoked { version: self.value.unwrap_or_default(), has_value: self.value.is_some() }
     }
@@ -180,7 +248,7 @@ pub struct Story {
     handed: BTreeMap<Place, BTreeSet<NodeId>>,
     /// The number of the newest wish: a peer that answers it is plausible.
     counter: u64,
-    epoch: u32,
+    members: Members,
     /// What happened, by its name: a test can see that it did.
     pub seen: BTreeMap<&'static str, u64>,
 }
@@ -200,29 +268,96 @@ pub fn tell(bytes: &[u8]) -> Story {
     story
 }
 
-/// Homes are node 2, and of nodes 1 and 3 those whose bit is set.
-fn view(epoch: u32, homes: u8) -> View {
-    let member = |id| Member { id: NodeId(id), incarnation: Incarnation(0), state: NodeState::Possible };
-    let is_home = |node: &NodeId| node.0 == 2 || (node.0 < 4 && homes >> node.0 & 1 == 1);
-    let members: Vec<Member> = (1..=MEMBERS).map(member).collect();
-    let homes = members.iter().map(|member| member.id).filter(is_home).collect();
-    View { epoch: Epoch(epoch), placement: Placement(epoch), members, homes }
+/// Who is in, and what the log of views says of it.
+struct Members {
+    epoch: u32,
+    placement: u32,
+    /// The lives of nodes 1 to 4; none of one that is lost.
+    lives: [Option<u32>; MEMBERS as usize],
+    newest_lives: [u32; MEMBERS as usize],
+    homes: u8,
+    failures: u32,
+    fewest_homes: u16,
+}
+
+impl Members {
+    fn first() -> Members {
+        let (lives, newest_lives) = ([Some(0); MEMBERS as usize], [0; MEMBERS as usize]);
+        Members { epoch: 1, placement: 1, lives, newest_lives, homes: 0b10, failures: 0, fewest_homes: 2 }
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.lives.get(usize::from(node.0).wrapping_sub(1)).is_some_and(Option::is_some)
+    }
+
+    fn life(&self, node: NodeId) -> Incarnation {
+        let life = self.lives.get(usize::from(node.0).wrapping_sub(1)).copied().flatten();
+        Incarnation(life.unwrap_or_default())
+    }
+
+    /// Homes are node 2, and of nodes 1 and 3 those whose bit is set.
+    fn view(&mut self) -> View {
+        let nodes = || (1..=MEMBERS).map(NodeId);
+        let is_home = |node: &NodeId| node.0 == 2 || (node.0 < 4 && self.homes >> node.0 & 1 == 1);
+        let member = |id| Member { id, incarnation: self.life(id), state: NodeState::Possible };
+        let members: Vec<Member> = nodes().filter(|node| self.has(*node)).map(member).collect();
+        let homes: Vec<NodeId> = members.iter().map(|member| member.id).filter(is_home).collect();
+        self.fewest_homes = self.fewest_homes.min(homes.len() as u16);
+        View {
+            epoch: Epoch(self.epoch),
+            placement: Placement(self.placement),
+            members,
+            homes,
+            failures: self.failures,
+            fewest_homes: self.fewest_homes,
+        }
+    }
+
+    /// Nodes 3 and 4 are lost, if their bits are set and they are in.
+    fn lose(&mut self, bits: u8) -> bool {
+        let before = self.failures;
+        for node in (2..MEMBERS as usize).filter(|node| bits >> node & 1 == 1) {
+            self.failures += u32::from(self.lives[node].take().is_some());
+        }
+        self.epoch += u32::from(self.failures > before);
+        self.failures > before
+    }
+
+    /// Whoever was lost comes back, in a new life.
+    fn let_in(&mut self) {
+        for (life, newest) in self.lives.iter_mut().zip(&mut self.newest_lives) {
+            if life.is_none() {
+                *newest += 1;
+                *life = Some(*newest);
+            }
+        }
+    }
+
+    /// All was whole again.
+    fn heal(&mut self) {
+        (self.failures, self.fewest_homes) = (0, u16::MAX);
+    }
 }
 
 impl Story {
     fn begin() -> Story {
         let mut node = Node::new(ME, Incarnation(0), 0);
-        node.install_view(view(1, 0b10)).expect("there is memory");
+        let mut members = Members::first();
+        node.install_view(members.view()).expect("there is memory");
         let (cells, handed, seen) = Default::default();
-        Story { node, cells, handed, counter: 0, epoch: 1, seen }
+        Story { node, cells, handed, counter: 0, members, seen }
     }
 
     fn step(&mut self, bytes: &mut Bytes<'_>) {
         let choice = bytes.byte();
         // Of the first set this node is the home, of the second another one is.
         let home = NodeId(1 + u16::from(choice & 1));
-        let set = SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER);
+        let replicas = choice >> 5 & 1;
+        let set = SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER).with_replicas(replicas);
         let place = (set, ObjectId(u64::from(choice >> 1 & 1)));
+        if choice >> 2 & 7 < 3 {
+            self.enter();
+        }
         match choice >> 2 & 7 {
             0 => self.want(place, bytes.kind()),
             1 => self.cells.entry(place).or_default().hold(bytes.flag()),
@@ -251,7 +386,15 @@ impl Story {
         self.run(place, Input::Want { kind });
     }
 
+    /// What local threads do, they do in the installed epoch: what entering it answers is answered before.
+    fn enter(&mut self) {
+        while !self.node.has_entered() {
+            self.hand_over();
+        }
+    }
+
     fn cancel(&mut self, place: Place) {
+        self.enter();
         if self.cells.entry(place).or_default().wish.take().is_some() {
             self.run(place, Input::Cancel);
         }
@@ -259,8 +402,16 @@ impl Story {
 
     fn release(&mut self, place: Place, puts: bool) {
         let cell = self.cells.entry(place).or_default();
+        if cell.putting.is_some() {
+            return; // It holds the object until its put is done.
+        }
         if std::mem::take(&mut cell.writer) && puts {
-            cell.value = Some(cell.value.map_or(Version(0), Version::next));
+            let version = cell.value.map_or(Version(0), Version::next);
+            cell.value = Some(version);
+            if place.0.replicas() > 0 {
+                (cell.writer, cell.putting) = (true, Some(version));
+                return self.run(place, Input::Put { version });
+            }
         }
         cell.readers = cell.readers.saturating_sub(1);
         if let Some(input) = lowered(cell) {
@@ -268,27 +419,68 @@ impl Story {
         }
     }
 
-    /// The next view comes when the last one holds.
-    fn next_view(&mut self, homes: u8) {
+    /// Another placement comes when the last one holds; members are lost at any time.
+    fn next_view(&mut self, choice: u8) {
+        self.members.homes = choice;
+        self.members.placement += 1;
+        if choice & 0b1_0000 == 0 || !self.members.lose(choice >> 4) {
+            let is_settled = self.settle();
+            self.members.epoch += u32::from(!is_settled);
+            *self.seen.entry(if is_settled { "settled" } else { "not settled" }).or_default() += 1;
+            self.members.let_in();
+            if choice & 0b1000_0000 != 0 {
+                self.members.heal();
+            }
+        } else {
+            *self.seen.entry("lost a member").or_default() += 1;
+        }
+        self.node.install_view(self.members.view()).expect("the last one holds or is over, and there is memory");
+    }
+
+    /// All others have handed over what they had to, and said what they have. The owners that the home has
+    /// made then say so, but not those of which somebody has lied: these wait for the next epoch.
+    fn settle(&mut self) -> bool {
         while self.node.is_handing_over() {
             self.hand_over();
         }
         let awaited: Vec<NodeId> = self.node.awaited().collect();
-        awaited.into_iter().for_each(|node| self.node.is_ahead(node));
-        self.epoch += 1;
-        self.node.install_view(view(self.epoch, homes)).expect("the last one holds, and there is memory");
+        for node in awaited {
+            self.node.is_ahead(node);
+            self.run(SYSTEM, Input::Message { from: node, message: Message::AllReported });
+        }
+        while self.node.is_handing_over() {
+            self.hand_over();
+        }
+        let places: Vec<Place> = self.cells.keys().copied().collect();
+        places.into_iter().for_each(|place| self.settle_owner(place));
+        while self.node.is_handing_over() {
+            self.hand_over();
+        }
+        assert_eq!(self.node.awaited().count(), 0, "all have said all");
+        self.node.is_settled()
     }
 
-    /// A shard goes: only messages come of it, and what waited for its home here waits elsewhere.
+    /// A step of what a change of views asks for.
     fn hand_over(&mut self) {
         let mut outputs = Outputs::new();
-        self.node.hand_over(&mut outputs).expect("there is memory");
-        assert!(outputs.drain().all(|output| matches!(output, Output::Send { to, .. } if to != ME)));
+        let done = self.node.hand_over(&mut outputs).expect("there is memory");
+        let mut inputs = VecDeque::new();
+        for output in outputs.drain() {
+            match done {
+                HandedOver::Shard(set) => self.act(set, None, output, &mut inputs),
+                HandedOver::Everything => assert!(matches!(output, Output::Send { to, .. } if to != ME)),
+                HandedOver::Nothing => panic!("nothing was done, and {output:?}"),
+            }
+        }
+        self.run_all(inputs);
     }
 
     /// A peer says something. The link knows who it is: a member, and never this node itself.
     fn hear(&mut self, place: Place, bytes: &mut Bytes<'_>) {
         let from = NodeId(2 + bytes.below(MEMBERS - 1));
+        if !self.members.has(from) {
+            return;
+        }
         let mut message = bytes.message();
         if bytes.byte() < 160 {
             self.make_plausible(place, &mut message, from);
@@ -305,15 +497,34 @@ impl Story {
     fn make_plausible(&self, place: Place, message: &mut Message, from: NodeId) {
         let newest = RequestId { node: ME, incarnation: Incarnation(0), counter: self.counter };
         let known = self.node.inspect(place.0, place.1).map_or(Tenure::NONE, |now| now.seen);
-        let later = known.next(Epoch(self.epoch)).unwrap_or(known);
+        let later = known.next(Epoch(self.members.epoch)).unwrap_or(known);
         match message {
-            Message::Request(request) => request.id.node = from,
+            Message::Request(request) => (request.id.node, request.id.incarnation) = (from, self.members.life(from)),
             Message::OwnerIs { owner, tenure } | Message::Invalidate { owner, tenure, .. } => {
                 (*owner, *tenure) = (from, later);
             }
             Message::Transfer { id, tenure, .. } | Message::Create { id, tenure } => (*id, *tenure) = (newest, later),
             Message::Data { id, tenure, .. } => (*id, *tenure) = (newest, known.max(Tenure::new(Epoch(1), 1))),
             Message::Removing { tenure, .. } => *tenure = later,
+            Message::Push { tenure, .. } => *tenure = known.max(Tenure::new(Epoch(1), 1)),
+            Message::PushAck { tenure, version } => {
+                (*tenure, *version) =
+                    (known, self.node.inspect(place.0, place.1).map_or(Version(0), |now| version_here(&now)));
+            }
+            Message::Promote { tenure, version, copy, .. } => {
+                *tenure = later;
+                if self.cells.get(&place).is_some_and(|cell| cell.replica.is_some()) {
+                    *copy = CopyKind::Replica;
+                }
+                if let Some(there) = self.node.inspect(place.0, place.1).and_then(|now| copy_here(&now, *copy)) {
+                    *version = there;
+                }
+            }
+            Message::Decline { tenure, .. } => {
+                let entry = self.node.inspect(place.0, place.1).and_then(|now| now.entry);
+                *tenure = entry.map_or(known, |entry| entry.tenure);
+            }
+            Message::Have(have) => have.seen = have.seen.max(have.tenure).max(have.sent),
             Message::Ack { tenure, .. } | Message::Confirm { tenure } | Message::Removed { tenure } => *tenure = known,
             Message::RemoveDone { id } | Message::NotFound { id } | Message::Busy { id } => *id = newest,
             _ => {}
@@ -321,26 +532,39 @@ impl Story {
     }
 
     fn run(&mut self, place: Place, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        self.run_all(VecDeque::from([(place, input)]));
+    }
+
+    fn run_all(&mut self, mut inputs: VecDeque<(Place, Input)>) {
+        while let Some((place, input)) = inputs.pop_front() {
             let before = self.node.inspect(place.0, place.1);
+            // The first input of a new epoch takes all objects of its shard there.
+            let is_one_object = self.node.has_entered();
             let bound = most_outputs(before.as_ref(), &input);
+            let arrived = match &input {
+                Input::Message { message: Message::Push { version, .. }, .. } => Some(*version),
+                _ => None,
+            };
+            let is_declined = matches!(input, Input::Message { message: Message::Decline { .. }, .. });
             let mut outputs = Outputs::new();
             self.node.handle(place.0, place.1, input, &mut outputs).expect("set, home and memory are there");
-            assert!(outputs.as_slice().len() <= bound, "more outputs than were reserved");
+            let is_bounded = is_one_object && !is_declined && self.node.is_settled();
+            assert!(!is_bounded || outputs.as_slice().len() <= bound, "more outputs than were reserved");
             for output in outputs.drain() {
-                self.act(place, output, &mut inputs);
+                self.act(place.0, arrived, output, &mut inputs);
             }
         }
     }
 
-    fn act(&mut self, place: Place, output: Output, inputs: &mut VecDeque<Input>) {
+    fn act(&mut self, set: SetId, arrived: Option<Version>, output: Output, inputs: &mut VecDeque<(Place, Input)>) {
+        let place = (set, output.object());
         let cell = self.cells.entry(place).or_default();
         let name = match output {
-            Output::Send { to, body, .. } => {
+            Output::Send { to, body, ref message, .. } => {
                 assert!(to.is_somebody() && to != ME, "sent to {to}");
-                assert!(body == Body::None || cell.value.is_some(), "bytes of a value that is not here");
-                assert!(body == Body::None || !cell.writer, "I1: bytes that are being written");
+                if body == Body::Object {
+                    cell.send(message);
+                }
                 "sent"
             }
             Output::Install { version, has_value, .. } => {
@@ -365,16 +589,16 @@ impl Story {
             Output::Revoke { to, .. } => {
                 assert!(cell.revoking.is_none() && cell.access > to, "taken back twice");
                 cell.revoking = Some(to);
-                inputs.extend(lowered(cell));
+                inputs.extend(lowered(cell).map(|input| (place, input)));
                 "revoked"
             }
             Output::TryRevoke { .. } => {
                 assert!(cell.revoking.is_none(), "taken back twice");
                 if cell.is_held() {
-                    inputs.push_back(Input::Held);
+                    inputs.push_back((place, Input::Held));
                 } else {
                     cell.access = Access::None;
-                    inputs.push_back(cell.back());
+                    inputs.push_back((place, cell.back()));
                 }
                 "tried to revoke"
             }
@@ -382,6 +606,31 @@ impl Story {
                 let wish = cell.wish.take().expect("an answer to no wish");
                 assert!(fits(wish, answer), "{answer:?} to {wish:?}");
                 "answered"
+            }
+            Output::PutDone { version, .. } => {
+                assert_eq!(cell.putting.take(), Some(version), "a put is done that nobody waits for");
+                cell.writer = false;
+                inputs.extend(lowered(cell).map(|input| (place, input)));
+                "put done"
+            }
+            Output::StoreReplica { .. } => {
+                cell.replica = Some(arrived.expect("a replica comes with a push"));
+                "stored a replica"
+            }
+            Output::KeepReplica { .. } => {
+                assert!(!cell.writer, "I1: a copy of what is being written");
+                cell.replica = Some(cell.value.expect("a copy of a value that is here"));
+                "kept a replica"
+            }
+            Output::DropReplica { .. } => {
+                assert!(cell.replica.take().is_some(), "a replica was dropped that is not here");
+                "dropped a replica"
+            }
+            Output::UseReplica { version, .. } => {
+                assert_eq!(cell.replica, Some(version), "another replica was meant");
+                assert!(!cell.is_held(), "I1: a value was replaced under a holder");
+                cell.value = Some(version);
+                "used a replica"
             }
             Output::Discard { .. } => {
                 assert!(!cell.is_held() && cell.access == Access::None, "I1: a value in use was discarded");
@@ -399,6 +648,9 @@ impl Story {
         let (Some(now), Some(cell)) = (self.node.inspect(place.0, place.1), self.cells.get(&place)) else { return };
         assert_eq!(now.wanting, cell.wish.is_some(), "{now:?} {cell:?}");
         assert!(now.access == cell.access || cell.revoking.is_some(), "{now:?} {cell:?}");
+        assert_eq!(now.replica.map(|(_, version)| version), cell.replica, "{now:?} {cell:?}");
+        assert!(cell.putting.is_none() || now.is_pushing, "a put that is not done by anything: {now:?} {cell:?}");
+        assert!(now.replicas.len() <= MOST_REPLICAS && !now.replicas.contains(ME), "{now:?}");
         let alone = now.sharers.is_empty() && now.owed.is_empty();
         let allowed = match now.main {
             Main::Owner { .. } if alone => Access::Write,
@@ -415,11 +667,38 @@ impl Story {
         assert!(self.node.counts(place.0).0 <= 2 && self.node.memory_bytes(place.0) < 64 << 10);
     }
 
+    /// The owner that the home has made says that it is one.
+    fn settle_owner(&mut self, place: Place) {
+        self.finish_push(place);
+        let entry = self.node.inspect(place.0, place.1).and_then(|now| now.entry);
+        if let Some(Entry { state: EntryState::Removing, tenure, .. }) = entry {
+            let from = NodeId(2); // It is always in.
+            self.run(place, Input::Message { from, message: Message::Removed { tenure } });
+        }
+        let is_made = |entry: &Entry| entry.state == EntryState::Promoted && self.members.has(entry.node);
+        let Some(Entry { node: owner, tenure, .. }) = entry.filter(is_made).filter(|entry| entry.node != ME) else {
+            return;
+        };
+        self.run(place, Input::Message { from: owner, message: Message::OwnerIs { owner, tenure } });
+    }
+
+    /// All replicas say that they have what was pushed last: only members are ever waited for.
+    fn finish_push(&mut self, place: Place) {
+        for from in (2..=MEMBERS).map(NodeId) {
+            let (tenure, version) = match self.node.inspect(place.0, place.1).map(|now| now.main) {
+                Some(Main::Owner { tenure, version, .. }) if self.members.has(from) => (tenure, version),
+                _ => continue,
+            };
+            self.run(place, Input::Message { from, message: Message::PushAck { tenure, version } });
+        }
+    }
+
     /// Local threads let go of everything: nothing waits for them any more.
     fn end(&mut self) {
         let places: Vec<Place> = self.cells.keys().copied().collect();
         for place in places {
             self.cancel(place);
+            self.finish_push(place);
             for _ in 0..8 {
                 self.release(place, false);
             }
@@ -427,6 +706,24 @@ impl Story {
             assert!(cell.revoking.is_none() && !cell.is_held(), "{cell:?}");
             self.look_at(place);
         }
+    }
+}
+
+fn version_here(now: &Inspection) -> Version {
+    match now.main {
+        Main::Owner { version, .. } | Main::Sharer { version, .. } | Main::Ghost { version, .. } => version,
+        Main::None | Main::Tombstone { .. } => Version(0),
+    }
+}
+
+/// The version of that copy, if there is one.
+fn copy_here(now: &Inspection, copy: CopyKind) -> Option<Version> {
+    match (copy, now.main) {
+        (CopyKind::Replica, _) => now.replica.map(|(_, version)| version),
+        (CopyKind::Sharer, Main::Sharer { version, .. }) | (CopyKind::Ghost, Main::Ghost { version, .. }) => {
+            Some(version)
+        }
+        _ => None,
     }
 }
 
@@ -447,7 +744,7 @@ fn fits(wish: RequestKind, answer: Answer) -> bool {
             matches!(wish, RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
         }
         Answer::Busy => wish == RequestKind::TryGrab,
-        Answer::Removed => wish == RequestKind::Remove,
+        Answer::Removed | Answer::Unknown => wish == RequestKind::Remove,
         Answer::Flushed => matches!(wish, RequestKind::Flush { .. }),
         Answer::Lost => !matches!(wish, RequestKind::Flush { .. }),
     }
@@ -456,9 +753,11 @@ fn fits(wish: RequestKind, answer: Answer) -> bool {
 /// The room that `Shard::handle` reserves: beyond it, memory could not be refused any more.
 fn most_outputs(before: Option<&Inspection>, input: &Input) -> usize {
     let travelling = match input {
-        Input::Message { message: Message::Transfer { sharers, .. }, .. } => sharers.len(),
+        Input::Message { message: Message::Transfer { sharers, .. } | Message::Promote { sharers, .. }, .. } => {
+            sharers.len()
+        }
         _ => 0,
     };
     let held = before.map_or(0, |at| at.parked + at.queue + at.sharers.len() + at.owed.len());
-    16 + 4 * (2 + travelling + held)
+    16 + 4 * (2 + travelling + held + MOST_REPLICAS)
 }

@@ -5,14 +5,15 @@ pub mod words;
 
 use std::collections::BTreeSet;
 
-use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Input, Output, Outputs};
-use kddm_core::shard::{Place, Room, Shard};
+use kddm_core::node::{HandedOver, Node as Lane};
+use kddm_core::shard::{Inspection, Place, Room, Shard};
 use kddm_core::view::{Member, NodeState, View};
 
 use words::Words;
 
-const OBJECT: ObjectId = ObjectId(1);
+pub const OBJECT: ObjectId = ObjectId(1);
 
 /// What came of one file.
 #[derive(Default, Debug)]
@@ -26,12 +27,21 @@ pub struct Replay {
 }
 
 struct Node {
-    shard: Shard,
+    core: Core,
     me: NodeId,
     /// Who answers for the shard, and its home in the view.
     homes: (NodeId, NodeId),
     view: View,
+    set: SetId,
     counter: u64,
+}
+
+/// What a story is told of.
+enum Core {
+    /// One shard, in whatever situation.
+    Shard(Box<Shard>),
+    /// A whole node, with the views that it has installed.
+    Lane(Box<Lane>),
 }
 
 /// Replays a file; an error names its line.
@@ -82,13 +92,13 @@ fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Res
         return Ok(String::new());
     }
     let node = node.as_mut().ok_or("a story begins with a line like `node 1 home 2`")?;
+    let given = line.strip_prefix("given ");
+    let mut words = given.map_or(words, Words::new);
     if let Some(left) = line.strip_prefix("now without ") {
         node.view = view_without(Words::new(left).node()?);
         return Ok(String::new());
     }
-    let given = line.strip_prefix("given ");
-    let input = given.map_or(words, Words::new).input()?;
-    let outputs = node.handle(input)?;
+    let outputs = if words.takes("lost") { node.lose(&mut words)? } else { node.handle(words.input()?)? };
     if given.is_none() {
         return Ok(printed(node, &outputs));
     }
@@ -111,7 +121,7 @@ pub fn is_row(word: &str) -> bool {
         && letters.all(|letter| letter.is_ascii_digit())
 }
 
-/// `node 1 home 2`, `node 1 home 2 moving to 3`, `node 1 home 2 without 4`.
+/// `node 1 home 2`, `node 1 home 2 moving to 3`, `node 1 home 2 without 4`, `node 1 home 2 of 4 replicas 1`.
 fn begin(words: &mut Words<'_>) -> Result<Node, String> {
     words.expect("node")?;
     let me = words.node()?;
@@ -119,8 +129,60 @@ fn begin(words: &mut Words<'_>) -> Result<Node, String> {
     let home = words.node()?;
     let to = if words.takes("moving") { words.expect("to").and_then(|()| words.node())? } else { home };
     let left = if words.takes("without") { words.node()? } else { NodeId::NOBODY };
+    let members = if words.takes("of") { Some(words.number()?) } else { None };
+    let replicas = if words.takes("replicas") { words.number()? } else { 0 };
     words.end()?;
-    Ok(Node { shard: Shard::new(), me, homes: (home, to), view: view_without(left), counter: 0 })
+    let (core, view, set) = match members {
+        None => {
+            let set = SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER).with_replicas(replicas);
+            (Core::Shard(Box::default()), view_without(left), set)
+        }
+        Some(members) => {
+            let view = view_of(members);
+            let set = set_in_order(home, replicas, &view)?;
+            let mut lane = Lane::new(me, Incarnation(0), 0);
+            let installed = view.try_clone().map_err(|_| ()).and_then(|view| lane.install_view(view).map_err(|_| ()));
+            installed.map_err(|()| "the first view cannot be installed")?;
+            (Core::Lane(Box::new(lane)), view, set)
+        }
+    };
+    let mut node = Node { core, me, homes: (home, to), view, set, counter: 0 };
+    node.hand_over(&mut Vec::new())?;
+    Ok(node)
+}
+
+/// So many nodes, from 1 on, share objects and answer for shards.
+fn view_of(members: u16) -> View {
+    let member = |id| Member { id, incarnation: Incarnation(0), state: NodeState::Possible };
+    let homes: Vec<NodeId> = (1..=members).map(NodeId).collect();
+    View {
+        epoch: Epoch(1),
+        placement: Placement(1),
+        members: homes.iter().copied().map(member).collect(),
+        fewest_homes: members,
+        homes,
+        failures: 0,
+    }
+}
+
+/// A set with that home of which, for the object of the story, the lowest node is the first choice for a
+/// replica, and for who answers when the home is lost: so that one can read who is who.
+fn set_in_order(home: NodeId, replicas: u8, view: &View) -> Result<SetId, String> {
+    let policy = PlacementPolicy::Fixed(home);
+    let in_order = |set: &SetId| {
+        let mut left = view.homes.clone();
+        while let Some(lowest) = left.first().copied() {
+            if view.next_replica(*set, OBJECT.shard(policy), |node| !left.contains(&node)) != Some(lowest) {
+                return false;
+            }
+            left.remove(0);
+        }
+        true
+    };
+    (SetId::FIRST_COUNTER..100_000)
+        .map(|counter| SetId::new(policy, counter).with_replicas(replicas))
+        .find(in_order)
+        .ok_or_else(|| "there are too many nodes to have them in order".into())
 }
 
 /// Nodes 1 to 9 share objects, but this one, which is online.
@@ -129,23 +191,84 @@ fn view_without(left: NodeId) -> View {
     let member = |id| Member { id, incarnation: Incarnation(0), state: state(id) };
     let members: Vec<Member> = (1..=9).map(NodeId).map(member).collect();
     let homes = members.iter().map(|member| member.id).filter(|node| *node != left).collect();
-    View { epoch: Epoch(1), placement: Placement(1), members, homes }
+    View { epoch: Epoch(1), placement: Placement(1), members, homes, failures: 0, fewest_homes: 9 }
 }
 
 impl Node {
     fn handle(&mut self, input: Input) -> Result<Vec<Output>, String> {
         let mut outputs = Outputs::new();
-        let (home, view_home) = self.homes;
-        let place = Place { me: self.me, incarnation: Incarnation(0), home, view_home, view: &self.view };
-        self.shard
-            .handle(&place, &mut self.counter, &mut Room::default(), OBJECT, input, &mut outputs)
-            .map_err(|_| "memory was refused")?;
-        Ok(outputs.drain().collect())
+        match &mut self.core {
+            Core::Lane(lane) => {
+                lane.handle(self.set, OBJECT, input, &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?
+            }
+            Core::Shard(shard) => {
+                let (home, view_home) = self.homes;
+                let place = Place {
+                    me: self.me,
+                    incarnation: Incarnation(0),
+                    home,
+                    view_home,
+                    view: &self.view,
+                    set: self.set,
+                    at: OBJECT.shard(PlacementPolicy::Fixed(home)),
+                    is_recovering: false,
+                    in_doubt: false,
+                    old_home: NodeId::NOBODY,
+                };
+                shard
+                    .handle(&place, &mut self.counter, &mut Room::default(), OBJECT, input, &mut outputs)
+                    .map_err(|_| "memory was refused")?;
+            }
+        }
+        let mut outputs: Vec<Output> = outputs.drain().collect();
+        self.hand_over(&mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// `lost 3,4`: these members are lost, and the view without them is installed.
+    fn lose(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        let lost: Vec<NodeId> = words.nodes()?;
+        words.end()?;
+        let Core::Lane(lane) = &mut self.core else {
+            return Err("only of a node `of` so many can members be lost".into());
+        };
+        let view = &mut self.view;
+        view.epoch = Epoch(view.epoch.0 + 1);
+        view.placement = Placement(view.placement.0 + 1);
+        view.members.retain(|member| !lost.contains(&member.id));
+        view.homes.retain(|home| !lost.contains(home));
+        view.failures += lost.len() as u32;
+        view.fewest_homes = view.homes.len() as u16;
+        lane.install_view(view.clone()).map_err(|refused| format!("refused: {refused:?}"))?;
+        let mut outputs = Vec::new();
+        self.hand_over(&mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// All that a node does by itself after a change of views.
+    fn hand_over(&mut self, into: &mut Vec<Output>) -> Result<(), String> {
+        let Core::Lane(lane) = &mut self.core else { return Ok(()) };
+        let mut outputs = Outputs::new();
+        while lane.is_handing_over() {
+            let done = lane.hand_over(&mut outputs).map_err(|_| "memory was refused")?;
+            into.extend(outputs.drain());
+            if done == HandedOver::Nothing {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn inspect(&self) -> Inspection {
+        match &self.core {
+            Core::Shard(shard) => shard.inspect(self.me, OBJECT),
+            Core::Lane(lane) => lane.inspect(self.set, OBJECT).unwrap_or_default(),
+        }
     }
 }
 
 fn printed(node: &Node, outputs: &[Output]) -> String {
-    let state = words::state(node.me, &node.shard.inspect(node.me, OBJECT));
+    let state = words::state(node.me, &node.inspect());
     let outputs = outputs.iter().map(words::output);
     outputs.chain([format!("= {state}")]).map(|line| format!("  {line}\n")).collect()
 }

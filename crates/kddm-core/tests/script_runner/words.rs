@@ -4,11 +4,15 @@ use std::fmt::Write as _;
 use std::str::SplitWhitespace;
 
 use kddm_core::home::EntryState;
-use kddm_core::id::{Epoch, Incarnation, NodeId, RequestId, Tenure, Version};
+use kddm_core::id::{Epoch, Incarnation, NodeId, PlacementPolicy, RequestId, ShardIndex, Tenure, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output};
-use kddm_core::message::{Message, Request, RequestKind};
+use kddm_core::message::{CopyKind, Have, Message, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
+use kddm_core::replicas::ReplicaSet;
 use kddm_core::shard::{Inspection, Main};
+
+/// The shard of the one object of all stories: it is the same in all sets of that kind.
+const SHARD: ShardIndex = super::OBJECT.shard(PlacementPolicy::Fixed(NodeId::NOBODY));
 
 /// The rest of a line, word by word.
 pub struct Words<'a>(SplitWhitespace<'a>);
@@ -78,7 +82,7 @@ impl<'a> Words<'a> {
     }
 
     /// `2,3`: nodes 2 and 3.
-    fn nodes(&mut self) -> Result<NodeSet, String> {
+    pub fn nodes<S: FromIterator<NodeId>>(&mut self) -> Result<S, String> {
         self.next()?
             .split(',')
             .map(|node| Ok(NodeId(number(node)?)))
@@ -108,6 +112,7 @@ impl<'a> Words<'a> {
             "cancel" => Input::Cancel,
             "revoked" => Input::Revoked { version: self.version()?, has_value: !self.takes("empty") },
             "held" => Input::Held,
+            "put" => Input::Put { version: self.version()? },
             "from" => {
                 let word = self.next()?;
                 let from = word.strip_suffix(':').ok_or("a sender is written like `from 2:`")?;
@@ -147,6 +152,22 @@ impl<'a> Words<'a> {
             }
             "flushed" => Message::Flushed { id: self.id_after_for()? },
             "entry" => self.entry()?,
+            "push" => Message::Push { tenure: self.tenure()?, version: self.version()? },
+            "push_ack" => Message::PushAck { tenure: self.tenure()?, version: self.version()? },
+            "drop_replica" => Message::DropReplica { tenure: self.tenure()? },
+            "have" => self.have()?,
+            "have_replica" => Message::HaveReplica { tenure: self.tenure()?, version: self.version()? },
+            "reported" => {
+                let forgotten = if self.takes("forgotten") { self.tenure()? } else { Tenure::NONE };
+                Message::Reported { shard: SHARD, forgotten }
+            }
+            "all_reported" => Message::AllReported,
+            "shard_is_yours" => {
+                let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
+                Message::ShardIsYours { shard: SHARD, floor, in_doubt: self.takes("in_doubt") }
+            }
+            "promote" => self.promote()?,
+            "decline" => Message::Decline { tenure: self.tenure()?, copy: self.copy()? },
             word => self.request(word)?,
         })
     }
@@ -160,19 +181,66 @@ impl<'a> Words<'a> {
         Ok(Message::Request(Request { id, kind, tau, forwards, inherited, first, to_home }))
     }
 
-    /// `1.5 owner 2 fact`, `1.5 owner 2 predicted`, `1.5 removing`.
+    /// `1.5 owner 2 fact`, `1.5 owner 2 predicted`, `1.5 removing`, `1.5 unknown lost`.
     fn entry(&mut self) -> Result<Message, String> {
         let tenure = self.tenure()?;
-        if self.takes("removing") {
-            return Ok(Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing });
+        let owner = if self.takes("owner") { self.node()? } else { NodeId::NOBODY };
+        let state = match self.next()? {
+            "predicted" => EntryState::Predicted,
+            "fact" => EntryState::Fact,
+            "removing" => EntryState::Removing,
+            "promoted" => EntryState::Promoted,
+            "unknown" => EntryState::Unknown,
+            other => return Err(format!("`{other}` is no way to know of an owner")),
+        };
+        Ok(Message::Entry { tenure, owner, state, lost: self.takes("lost") })
+    }
+
+    /// `nothing seen 1.5 removed`, `owner 1.3 v1 seen 1.3`, `ghost 1.2 v1 sent 1.3 to 4 seen 1.3`.
+    fn have(&mut self) -> Result<Message, String> {
+        let role = match self.next()? {
+            "nothing" => Role::None,
+            "owner" => Role::Owner,
+            "sharer" => Role::Sharer,
+            "ghost" => Role::Ghost,
+            "tombstone" => Role::Tombstone,
+            other => return Err(format!("`{other}` is no role")),
+        };
+        let mut have = Have { role, ..Have::default() };
+        if role != Role::None {
+            (have.tenure, have.version) = (self.tenure()?, self.version()?);
         }
-        self.expect("owner")?;
-        let owner = self.node()?;
-        let state = if self.takes("predicted") { EntryState::Predicted } else { EntryState::Fact };
-        if state == EntryState::Fact {
-            self.expect("fact")?;
+        if role == Role::Ghost {
+            self.expect("sent")?;
+            have.sent = self.tenure()?;
+            have.to = if self.takes("to") { self.node()? } else { NodeId::NOBODY };
         }
-        Ok(Message::Entry { tenure, owner, state })
+        self.expect("seen")?;
+        have.seen = self.tenure()?;
+        have.removed = self.takes("removed");
+        have.has_value = !self.takes("empty") && !matches!(role, Role::None | Role::Tombstone);
+        Ok(Message::Have(have))
+    }
+
+    fn copy(&mut self) -> Result<CopyKind, String> {
+        Ok(match self.next()? {
+            "sharer" => CopyKind::Sharer,
+            "replica" => CopyKind::Replica,
+            "ghost" => CopyKind::Ghost,
+            other => return Err(format!("`{other}` is no kind of copy")),
+        })
+    }
+
+    /// `2.5 v1 replica sharers 3 replicas 4`.
+    fn promote(&mut self) -> Result<Message, String> {
+        let (tenure, version, copy) = (self.tenure()?, self.version()?, self.copy()?);
+        let (sharers, replicas) = (self.list_of("sharers")?, self.list_of("replicas")?);
+        Ok(Message::Promote { tenure, version, copy, sharers, replicas })
+    }
+
+    /// A list under its name, if it is there.
+    fn list_of<S: FromIterator<NodeId>>(&mut self, name: &str) -> Result<S, String> {
+        if self.takes(name) { self.nodes() } else { Ok(S::from_iter([])) }
     }
 
     fn transfer(&mut self) -> Result<Message, String> {
@@ -180,9 +248,9 @@ impl<'a> Words<'a> {
         self.expect("born")?;
         let born = self.tenure()?;
         let has_value = !self.takes("empty");
-        let sharers = if self.takes("sharers") { self.nodes()? } else { NodeSet::new() };
+        let (sharers, replicas): (NodeSet, ReplicaSet) = (self.list_of("sharers")?, self.list_of("replicas")?);
         let id = if self.peek() == Some("for") { self.id_after_for()? } else { RequestId::default() };
-        Ok(Message::Transfer { tenure, version, born, sharers, replicas: NodeSet::new(), has_value, id })
+        Ok(Message::Transfer { tenure, version, born, sharers, replicas, has_value, id })
     }
 
     fn invalidate(&mut self) -> Result<Message, String> {
@@ -237,22 +305,42 @@ pub fn message(message: &Message) -> String {
         Message::Data { tenure, version, id: of } | Message::TryInvalidate { tenure, version, id: of } => {
             format!("{name} {tenure} v{} for {}", version.0, id(*of))
         }
-        Message::Transfer { tenure, version, born, sharers, has_value, id: of, .. } => {
+        Message::Transfer { tenure, version, born, sharers, replicas, has_value, id: of } => {
             let empty = also(!has_value, " empty");
-            let sharers = also(!sharers.is_empty(), format!(" sharers {}", list(sharers.iter())));
+            let lists = lists(sharers, replicas);
             let answers = also(of.counter != 0, format!(" for {}", id(*of)));
-            format!("{name} {tenure} v{} born {born}{empty}{sharers}{answers}", version.0)
+            format!("{name} {tenure} v{} born {born}{empty}{lists}{answers}", version.0)
         }
         Message::Invalidate { tenure, version, owner, remove } => {
             format!("{name} {tenure} v{} owner {owner}{}", version.0, also(*remove, " remove"))
         }
-        Message::Ack { tenure, version } => format!("{name} {tenure} v{}", version.0),
+        Message::Ack { tenure, version }
+        | Message::Push { tenure, version }
+        | Message::PushAck { tenure, version }
+        | Message::HaveReplica { tenure, version } => format!("{name} {tenure} v{}", version.0),
         Message::OwnerIs { owner, tenure } => format!("{name} {owner} {tenure}"),
-        Message::Confirm { tenure } | Message::Removed { tenure } => format!("{name} {tenure}"),
+        Message::Confirm { tenure } | Message::Removed { tenure } | Message::DropReplica { tenure } => {
+            format!("{name} {tenure}")
+        }
         Message::Removing { tenure, forwarded } => format!("{name} {tenure}{}", also(*forwarded, " forwarded")),
-        Message::Entry { tenure, owner, state } => format!("{name} {tenure} owner {owner} {state:?}"),
-        Message::ShardIsYours { shard, floor } => format!("{name} {} floor {floor}", shard.0),
+        Message::Entry { tenure, owner, state, lost } => {
+            let owner = also(owner.is_somebody(), format!(" owner {owner}"));
+            format!("{name} {tenure}{owner} {}{}", entry_state(*state), also(*lost, " lost"))
+        }
+        Message::ShardIsYours { floor, in_doubt, .. } => {
+            let floor = also(*floor != Tenure::NONE, format!(" floor {floor}"));
+            format!("{name}{floor}{}", also(*in_doubt, " in_doubt"))
+        }
         Message::Placed { placement } => format!("{name} {}", placement.0),
+        Message::Have(have) => format!("{name} {}", what_is_there(have)),
+        Message::Reported { forgotten, .. } => {
+            format!("{name}{}", also(*forgotten != Tenure::NONE, format!(" forgotten {forgotten}")))
+        }
+        Message::AllReported => name.into(),
+        Message::Promote { tenure, version, copy, sharers, replicas } => {
+            format!("{name} {tenure} v{} {}{}", version.0, copy_kind(*copy), lists(sharers, replicas))
+        }
+        Message::Decline { tenure, copy } => format!("{name} {tenure} {}", copy_kind(*copy)),
         Message::TryAnswer { id: of, held } => {
             format!("{name} {} for {}", if *held { "held" } else { "free" }, id(*of))
         }
@@ -261,6 +349,46 @@ pub fn message(message: &Message) -> String {
         | Message::Busy { id: of }
         | Message::Lost { id: of }
         | Message::Flushed { id: of } => format!("{name} for {}", id(*of)),
+    }
+}
+
+fn lists(sharers: &NodeSet, replicas: &ReplicaSet) -> String {
+    let sharers = also(!sharers.is_empty(), format!(" sharers {}", list(sharers.iter())));
+    let replicas = also(!replicas.is_empty(), format!(" replicas {}", list(replicas.iter())));
+    sharers + &replicas
+}
+
+fn what_is_there(have: &Have) -> String {
+    let role = match have.role {
+        Role::None => "nothing",
+        Role::Owner => "owner",
+        Role::Sharer => "sharer",
+        Role::Ghost => "ghost",
+        Role::Tombstone => "tombstone",
+    };
+    let holds = have.role != Role::None;
+    let copy = also(holds, format!(" {} v{}", have.tenure, have.version.0));
+    let to = also(have.to.is_somebody(), format!(" to {}", have.to));
+    let sent = also(have.role == Role::Ghost, format!(" sent {}{to}", have.sent));
+    let empty = also(!have.has_value && holds && have.role != Role::Tombstone, " empty");
+    format!("{role}{copy}{sent} seen {}{}{empty}", have.seen, also(have.removed, " removed"))
+}
+
+fn copy_kind(copy: CopyKind) -> &'static str {
+    match copy {
+        CopyKind::Sharer => "sharer",
+        CopyKind::Replica => "replica",
+        CopyKind::Ghost => "ghost",
+    }
+}
+
+fn entry_state(state: EntryState) -> &'static str {
+    match state {
+        EntryState::Predicted => "predicted",
+        EntryState::Fact => "fact",
+        EntryState::Removing => "removing",
+        EntryState::Promoted => "promoted",
+        EntryState::Unknown => "unknown",
     }
 }
 
@@ -292,9 +420,15 @@ pub fn output(output: &Output) -> String {
                 Answer::Removed => "removed",
                 Answer::Flushed => "flushed",
                 Answer::Lost => "lost",
+                Answer::Unknown => "unknown",
             };
             format!("answer {word}")
         }
+        Output::PutDone { version, .. } => format!("put_done v{}", version.0),
+        Output::StoreReplica { .. } => "store_replica".into(),
+        Output::KeepReplica { .. } => "keep_replica".into(),
+        Output::DropReplica { .. } => "drop_replica".into(),
+        Output::UseReplica { version, .. } => format!("use_replica v{}", version.0),
         Output::Discard { .. } => "discard".into(),
         Output::Dropped { what, .. } => format!("dropped: {what}"),
         Output::Fault { what, .. } => format!("fault: {what}"),
@@ -326,16 +460,17 @@ pub fn state(me: NodeId, seen: &Inspection) -> String {
     );
     part(!seen.sharers.is_empty(), format!("sharers {}", list(seen.sharers.iter().copied())));
     part(!seen.owed.is_empty(), format!("owed {}", list(seen.owed.iter().copied())));
+    part(!seen.replicas.is_empty(), format!("replicas {}", list(seen.replicas.iter())));
+    part(seen.is_pushing, "pushing".into());
+    if let Some((tenure, version)) = seen.replica {
+        part(true, format!("keeps {tenure} v{}", version.0));
+    }
     part(seen.queue > 0, format!("queue {}", seen.queue));
     part(seen.wanting, if seen.asked == me { "wants".into() } else { format!("wants of {}", seen.asked) });
     if let Some(entry) = seen.entry {
-        let how = match entry.state {
-            EntryState::Predicted => "predicted",
-            EntryState::Fact => "fact",
-            EntryState::Removing => "removing",
-        };
         let node = also(entry.node.is_somebody(), format!(" at {}", entry.node));
-        part(true, format!("entry {how} {}{node}", entry.tenure));
+        let lost = also(entry.lost, " lost");
+        part(true, format!("entry {} {}{node}{lost}", entry_state(entry.state), entry.tenure));
     }
     part(seen.parked > 0, format!("parked {}", seen.parked));
     text

@@ -1,6 +1,5 @@
 //! A node's part in the membership: views, shards that move, and how it leaves.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
@@ -9,7 +8,7 @@ use kddm_core::message::RequestKind;
 use kddm_core::node::HandedOver;
 use kddm_core::view::View;
 
-use super::{Agent, Effects, generation, set_of};
+use super::{Agent, Effects, Todo, generation, set_of};
 
 impl Agent {
     /// The installed view; without members before the first.
@@ -54,8 +53,14 @@ impl Agent {
         let mut outputs = Outputs::new();
         let done = Arc::make_mut(&mut self.core).hand_over(&mut outputs);
         let set = if let Ok(HandedOver::Shard(set)) = done { set } else { SetId::default() };
+        let mut todo = Todo::new();
         for output in outputs.drain() {
-            self.act(set, output, None, &mut VecDeque::new(), effects);
+            self.act(set, output, None, &mut todo, effects);
+        }
+        self.run_all(set, todo, None, effects);
+        let objects: Vec<ObjectId> = self.cells.keys().copied().collect();
+        for object in objects {
+            self.run(object, None, None, effects);
         }
         done.is_ok_and(|done| done != HandedOver::Nothing)
     }
@@ -73,7 +78,9 @@ impl Agent {
 
     /// Nothing is here that anybody could miss, and nothing is under way to this node.
     pub fn is_empty(&self) -> bool {
-        self.is_at_rest() && self.core.sets().into_iter().all(|set| self.core.holdings(set).next().is_none())
+        self.is_at_rest()
+            && self.replicas.is_empty()
+            && self.core.sets().into_iter().all(|set| self.core.holdings(set).next().is_none())
     }
 
     /// A leaving node gives an object away.

@@ -4,7 +4,7 @@ use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::message::RequestKind;
 
 use super::{Destruction, Ending, GRAB, Latencies, MICRO, MILLI, Program, Scenario, Timed};
-use crate::agent::{GENERATION_SHIFT, Wish};
+use crate::agent::{GENERATION_SHIFT, Generation, REPLICAS_SHIFT, Wish, replicas_of};
 use crate::fault::Rates;
 use crate::views::Change;
 
@@ -13,6 +13,7 @@ const MOST_CLIENTS_PER_NODE: u16 = 4;
 const MOST_OBJECTS: u64 = 6;
 const MOST_OPERATIONS_PER_CLIENT: usize = 30;
 const MOST_KEPT: usize = 3;
+const MOST_REPLICAS: u8 = 2;
 
 /// A scenario that is being drawn.
 pub(super) struct Draft {
@@ -24,6 +25,10 @@ pub(super) struct Draft {
     kinds: Vec<u32>,
     limits: bool,
     pace_ns: u64,
+    /// Of crashes and replicas: what else a seed has does not depend on them.
+    fate: fastrand::Rng,
+    /// The sets, as generations: the second takes the place of the first when that is destroyed.
+    sets: [Generation; 2],
 }
 
 const KINDS: usize = 15;
@@ -31,6 +36,7 @@ const KINDS: usize = 15;
 impl Draft {
     pub fn new(seed: u64) -> Draft {
         let mut random = fastrand::Rng::with_seed(seed);
+        let mut fate = fastrand::Rng::with_seed(seed ^ 0xfa7e);
         let mut kinds: Vec<u32> = (0..KINDS).map(|_| if random.bool() { random.u32(1..=20) } else { 0 }).collect();
         if kinds.iter().all(|weight| *weight == 0) {
             kinds[0] = 1;
@@ -41,12 +47,14 @@ impl Draft {
             objects: random.u64(1..=MOST_OBJECTS),
             kinds,
             limits: random.bool(),
+            sets: [0, 1].map(|counter| fate.u8(0..=MOST_REPLICAS) << REPLICAS_SHIFT | counter),
+            fate,
             pace_ns: [MICRO, 20 * MICRO, 200 * MICRO, 2 * MILLI][random.usize(0..4)],
             random,
         }
     }
 
-    pub fn draw(mut self) -> Scenario {
+    pub fn draw(mut self, with_known: bool) -> Scenario {
         let homes = self.random.usize(1..=3);
         let latencies = self.latencies();
         let rates = self.rates();
@@ -60,18 +68,40 @@ impl Draft {
             }
         }
         let destructions = if is_destroyed { vec![self.destruction()] } else { Vec::new() };
+        let homes = (0..homes).map(|_| NodeId(self.random.u16(1..=self.nodes))).collect();
+        let (mut changes, crashes) = (self.changes(), self.crashes(unit));
+        if !with_known {
+            self.leave_out_known(&mut changes, &crashes, &mut programs);
+        }
         Scenario {
             seed: self.seed,
             nodes: self.nodes,
-            homes: (0..homes).map(|_| NodeId(self.random.u16(1..=self.nodes))).collect(),
-            changes: self.changes(),
+            homes,
+            changes,
             // From all at once to all along: what happens while shards move is worth the most.
             decide_ns: unit * [1, 10, 60][self.random.usize(0..3)],
             settle_ns: unit * [1, 5, 20][self.random.usize(0..3)],
             destructions,
+            crashes,
             programs,
             latencies,
             rates,
+        }
+    }
+
+    /// What the protocol is known to end wrongly: a leaving node may keep a replica for ever, a shard that
+    /// moves while a node crashes may lose a request, and a flush to a node that crashes waits for ever.
+    fn leave_out_known(&self, changes: &mut Vec<Change>, crashes: &[(NodeId, u64)], programs: &mut [Program]) {
+        if self.sets.iter().any(|set| replicas_of(*set) > 0) {
+            changes.retain(|change| matches!(change, Change::Join(_)));
+        }
+        if crashes.is_empty() {
+            return;
+        }
+        changes.clear();
+        let all = programs.iter_mut().flat_map(|program| &mut program.operations);
+        for timed in all.filter(|timed| matches!(timed.wish, Wish::Request(RequestKind::Flush { .. }))) {
+            timed.wish = Wish::Fetch;
         }
     }
 
@@ -110,8 +140,12 @@ impl Draft {
         let last_of_old = self.random.usize(0..=count);
         let mut operations: Vec<Timed> = Vec::new();
         while operations.len() < count {
-            let generation = u64::from(is_destroyed && operations.len() > last_of_old);
-            let wish = self.wish();
+            let generation = self.sets[usize::from(is_destroyed && operations.len() > last_of_old)];
+            let wish = match self.wish() {
+                // The end of a hold waits for the replicas: several at once are not for the simulated clients.
+                Wish::Also if replicas_of(generation) > 0 => GRAB,
+                wish => wish,
+            };
             let mut objects = vec![self.random.u64(0..self.objects)];
             if wish == Wish::Also {
                 // Several objects at once: in one order, the last of them with the grab that ends it.
@@ -122,7 +156,7 @@ impl Draft {
             let last = objects.len() - 1;
             for (at, object) in objects.into_iter().enumerate() {
                 let wish = if wish == Wish::Also && at == last { GRAB } else { wish };
-                let object = ObjectId(object | generation << GENERATION_SHIFT);
+                let object = ObjectId(object | u64::from(generation) << GENERATION_SHIFT);
                 operations.push(self.timed(operations.len() as u16, object, wish));
             }
         }
@@ -194,10 +228,18 @@ impl Draft {
         changes
     }
 
+    /// Up to two of the nodes, each at some time of the run.
+    fn crashes(&mut self, unit: u64) -> Vec<(NodeId, u64)> {
+        let count = [0, 0, 0, 1, 1, 2][self.fate.usize(0..6)];
+        let mut nodes: Vec<u16> = (1..=self.nodes).collect();
+        self.fate.shuffle(&mut nodes);
+        nodes.into_iter().take(count).map(|node| (NodeId(node), self.fate.u64(0..=60 * unit))).collect()
+    }
+
     fn destruction(&mut self) -> Destruction {
         let begins = self.random.u64(0..=20 * self.pace_ns);
         let spread = 20 * self.pace_ns;
         let at_ns = (1..=self.nodes).map(|node| (NodeId(node), begins + self.random.u64(0..=spread))).collect();
-        Destruction { generation: 0, at_ns }
+        Destruction { generation: self.sets[0], at_ns }
     }
 }

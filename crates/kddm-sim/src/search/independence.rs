@@ -69,7 +69,7 @@ fn number(action: Action) -> Option<u32> {
         Action::HandOver(node) => Some(96 + at(node)),
         Action::Drain(node, _) => Some(100 + at(node)),
         // These look at all nodes or concern all.
-        Action::Decide | Action::Destroy(..) => None,
+        Action::Decide | Action::Destroy(..) | Action::Crash(_) => None,
     }
 }
 

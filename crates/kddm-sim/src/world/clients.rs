@@ -3,8 +3,8 @@
 use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::io::Answer;
 
-use super::{Doing, Note, World};
-use crate::agent::{ClientNumber, Effects, Left, Outcome, Wish};
+use super::{Client, Doing, Note, World};
+use crate::agent::{ClientNumber, Effects, Left, Outcome, Value, Wish, generation, replicas_of};
 use crate::check;
 
 /// How a writer ends its hold.
@@ -23,7 +23,8 @@ impl World {
         let client = &self.clients[usize::from(number)];
         let (node, Some((object, wish))) = (client.node, client.plan.front().copied()) else { return };
         // Noted only where it is asked for: it makes no difference between worlds elsewhere.
-        let existed = wish.is_existing() && self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
+        let exists = |truth: &super::Truth| truth.value.is_some() && !truth.maybe.contains(&None);
+        let existed = wish.is_existing() && self.truth.get(&object).is_some_and(exists);
         let client = &mut self.clients[usize::from(number)];
         client.existed = existed;
         self.notes.push(Note::Began(number, object, wish));
@@ -66,7 +67,27 @@ impl World {
             _ => ending,
         };
         let left = if is_writing { self.left_behind(node, object, ending, first_touch_to_read) } else { Left::Nothing };
+        if left != Left::Nothing && replicas_of(generation(object)) > 0 {
+            // It goes on when the replicas have it.
+            self.clients[usize::from(number)].doing = Doing::Putting;
+            self.notes.push(Note::Puts(number, object, found, left));
+            return self.node_mut(node).release(number, object, left, effects);
+        }
+        self.released(number, (object, found), left, (first_touch_to_read, ending), effects);
+    }
+
+    /// A client has ended its hold.
+    fn released(
+        &mut self,
+        number: ClientNumber,
+        (object, found): (ObjectId, Option<Value>),
+        left: Left,
+        (first_touch_to_read, ending): (bool, Ending),
+        effects: &mut Effects,
+    ) {
         let client = &mut self.clients[usize::from(number)];
+        let node = client.node;
+        let is_leaving = self.nodes[usize::from(node.0) - 1].is_leaving();
         client.doing = Doing::Nothing;
         // A read that had to make the first value asks again for what it wanted: the read.
         if !(first_touch_to_read && ending != Ending::Fail) {
@@ -78,6 +99,31 @@ impl World {
         self.notes.push(Note::Released(number, object, found, left));
         self.node_mut(node).release(number, object, left, effects);
         self.let_go(number, ending, effects);
+    }
+
+    /// A put has its replicas: it is done.
+    pub(super) fn is_safe(&mut self, node: NodeId, object: ObjectId, value: Option<Value>) {
+        let truth = self.truth.entry(object).or_default();
+        truth.value = value;
+        truth.maybe.clear();
+        let puts = |client: &Client| {
+            client.node == node
+                && client.doing == Doing::Putting
+                && client.plan.front().is_some_and(|(of, _)| *of == object)
+        };
+        let Some(number) = self.clients.iter().position(puts) else { return };
+        let number = number as ClientNumber;
+        let is_first_touch_to_read =
+            self.clients[usize::from(number)].plan.front().is_some_and(|(_, wish)| wish.reads());
+        let client = &mut self.clients[usize::from(number)];
+        client.doing = Doing::Nothing;
+        if !is_first_touch_to_read {
+            client.plan.pop_front();
+        }
+        if self.node(node).is_leaving() {
+            self.clients[usize::from(number)].plan.clear();
+        }
+        self.notes.push(Note::Safe(number, object));
     }
 
     /// Ends the holds that a client has kept.
@@ -98,10 +144,15 @@ impl World {
 
     fn left_behind(&mut self, node: NodeId, object: ObjectId, ending: Ending, first_touch_to_read: bool) -> Left {
         let empty = self.value_at(node, object).is_none();
+        let is_pushed = replicas_of(generation(object)) > 0;
         let truth = self.truth.entry(object).or_default();
         let mut make = || {
             truth.made += 1;
-            truth.value = Some(truth.made);
+            if is_pushed {
+                truth.maybe.push(Some(truth.made));
+            } else {
+                truth.value = Some(truth.made);
+            }
             truth.made
         };
         match ending {
@@ -124,6 +175,11 @@ impl World {
         // A node that has not heard of the end of the set, and joins or becomes a home meanwhile, finds
         // nothing where there was something.
         let is_promised = !self.is_given_up(object);
+        let is_seen = matches!(outcome, Outcome::Reading | Outcome::Writing);
+        let may_be_gone = self.truth.get(&object).is_some_and(|truth| truth.maybe.contains(&None));
+        if is_promised && is_seen {
+            self.observed(object, here);
+        }
         let truth = self.truth.get(&object).filter(|_| is_promised).map_or(here, |truth| truth.value);
         match outcome {
             Outcome::Reading if here != truth || here.is_none() => {
@@ -132,10 +188,12 @@ impl World {
             Outcome::Writing if here != truth => {
                 self.breaks(format!("I2: node {node} grabs {here:?} of object {}, the truth is {truth:?}", object.0));
             }
-            Outcome::Failed(Answer::NotFound) if existed && is_promised => {
+            Outcome::Failed(Answer::NotFound) if existed && is_promised && !may_be_gone => {
                 self.breaks(format!("I5: node {node} did not find object {}, which existed all the time", object.0));
             }
-            Outcome::Failed(Answer::Lost) => self.breaks("I4: lost, although nothing failed"),
+            Outcome::Failed(Answer::Lost) if !self.may_be_lost(object) => {
+                self.breaks(format!("I4: object {} is lost, although there were replicas", object.0));
+            }
             _ => {}
         }
         let client = &mut self.clients[usize::from(number)];
@@ -156,6 +214,24 @@ impl World {
             Outcome::Reading | Outcome::Writing => Note::Granted(number, object, outcome, here),
             _ => Note::Ended(number, object, outcome),
         });
+        if matches!(outcome, Outcome::Failed(_)) && wish != Wish::Also {
+            // What ends the holds that it has kept is no hold itself.
+            let mut effects = Effects::default();
+            self.let_go(number, Ending::Keep, &mut effects);
+            self.settle(node, effects);
+        }
+    }
+
+    /// A client finds the object so: what was not certain is.
+    fn observed(&mut self, object: ObjectId, here: Option<Value>) {
+        let Some(truth) = self.truth.get_mut(&object) else { return };
+        if here == truth.value {
+            // A removal that was cut short may still take effect.
+            truth.maybe.retain(Option::is_none);
+        } else if truth.maybe.contains(&here) {
+            truth.value = here;
+            truth.maybe.clear();
+        }
     }
 
     /// The set with which a client is busy is no more. What it keeps is of the same set.

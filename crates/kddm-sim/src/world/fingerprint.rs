@@ -71,6 +71,7 @@ impl World {
     /// The position of the node that a step changes, if it changes any.
     pub fn changes(&self, action: Action) -> Option<usize> {
         match action {
+            // A dead node is known by the list of them.
             Action::Decide => None,
             action => self.concerns(action).map(|(node, _)| usize::from(node.0) - 1),
         }
@@ -112,9 +113,9 @@ impl Fingerprint {
         // All fields by name: a new one is not forgotten here. Notes say nothing of what comes.
         #[rustfmt::skip]
         let World {
-            nodes: _, links, clients, truth, cancels, discards, failed_touches, views, installed, untold, broken, notes: _,
+            nodes: _, links, clients, truth, cancels, discards, failed_touches, crashes, dead, views, installed, untold, broken, notes: _,
         } = world;
-        let budgets = (cancels, discards, failed_touches);
+        let budgets = (cancels, discards, failed_touches, crashes, dead);
         fingerprint((&self.nodes, links, clients, truth, budgets, views.newest(), installed, untold, broken.is_some()))
     }
 }

@@ -1,6 +1,7 @@
 //! Joins and leaves of a world: what may be decided, who installs which view, and what that ends.
 
 use kddm_core::id::NodeId;
+use kddm_core::view::View;
 
 use super::clients::Ending;
 use super::{Action, Client, Doing, Note, World};
@@ -16,9 +17,9 @@ impl World {
         if self.views.next().is_some_and(|step| self.may_decide(step)) {
             actions.push(Action::Decide);
         }
-        for node in self.nodes.iter().filter(|node| !self.has_left(node.id())) {
+        for node in self.nodes.iter().filter(|node| !self.has_left(node.id()) && !self.is_dead(node.id())) {
             let id = node.id();
-            if node.is_settled() && self.next_view(id).is_some() {
+            if self.next_view(id).is_some() {
                 actions.push(Action::Install(id));
             }
             if node.is_handing_over() {
@@ -32,7 +33,7 @@ impl World {
 
     fn may_decide(&self, step: Step) -> bool {
         match step {
-            Step::Join(_) | Step::Drain(_) => true,
+            Step::Join(_) | Step::Drain(_) | Step::Expel(_) => true,
             Step::Share(node) => self.node(node).view().member(node).is_some(),
             Step::Unshare(node) => self.has_finished(node),
             Step::Leave(node) => self.has_finished(node) && !self.links.keys().any(|(from, _)| *from == node),
@@ -52,11 +53,13 @@ impl World {
     }
 
     /// The number of the view that the node installs next. A new node begins with the first view that
-    /// has it.
+    /// has it. While one is on its way only a view in which members are lost comes between.
     fn next_view(&self, node: NodeId) -> Option<usize> {
         let from = self.installed[usize::from(node.0) - 1];
-        let has = |number: &usize| self.views.get(*number).is_some_and(|view| view.member(node).is_some());
-        (from..=self.views.newest()).find(has)
+        let agent = self.node(node);
+        let may_come = |view: &View| agent.is_settled() || view.epoch > agent.view().epoch;
+        let comes = |number: &usize| self.views.get(*number).is_some_and(|v| v.member(node).is_some() && may_come(v));
+        (from..=self.views.newest()).find(comes)
     }
 
     pub(super) fn install(&mut self, node: NodeId, effects: &mut Effects) {
@@ -64,6 +67,7 @@ impl World {
         let Some(view) = self.views.get(number).cloned() else { return };
         self.installed[usize::from(node.0) - 1] = number + 1;
         self.node_mut(node).install(&view, effects);
+        self.vanish();
         if !self.node(node).is_leaving() || !self.node(node).view().member(node).is_some_and(|m| m.state.can_share()) {
             return;
         }
@@ -74,7 +78,7 @@ impl World {
             let front = client.plan.front().map(|(object, _)| *object);
             match client.doing {
                 Doing::Nothing | Doing::Waiting => client.plan.clear(),
-                Doing::Reading | Doing::Writing => client.plan.truncate(1),
+                Doing::Reading | Doing::Writing | Doing::Putting => client.plan.truncate(1),
             }
             if client.doing == Doing::Waiting {
                 client.doing = Doing::Nothing;

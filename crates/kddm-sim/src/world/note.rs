@@ -20,6 +20,10 @@ pub enum Note {
     GaveUp(ClientNumber, ObjectId),
     /// It has ended its hold; what it found, and what it left.
     Released(ClientNumber, ObjectId, Option<Value>, Left),
+    /// It has put, and waits until the replicas have it; what it found, and what it left.
+    Puts(ClientNumber, ObjectId, Option<Value>, Left),
+    /// The replicas have what it has put: it holds nothing any more.
+    Safe(ClientNumber, ObjectId),
     /// It ends its hold by the removal of the object, and waits for that.
     Removes(ClientNumber, ObjectId),
 }
@@ -33,6 +37,8 @@ impl Note {
             | Note::Ended(client, ..)
             | Note::GaveUp(client, ..)
             | Note::Released(client, ..)
+            | Note::Puts(client, ..)
+            | Note::Safe(client, ..)
             | Note::Removes(client, ..) => client,
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 const VOTER: NodeId = NodeId(1);
 
 fn join(nonce: u64) -> Change {
-    Change::Join { node: None, address: "a:1".into(), nonce }
+    Change::Join { node: None, address: "a:1".into(), nonce, site: Default::default() }
 }
 
 fn follower(node: u16) -> SingleVoter {
@@ -142,7 +142,7 @@ fn a_follower_that_is_far_behind_is_told_to_take_a_whole_state() {
     world.settle();
     assert_eq!(world.log(2).decided_since(0), Err(LogError::Forgotten { first: 2 }));
     let last = ENTRIES_KEPT as u64 + 1;
-    world.log(2).skip_to(last);
+    world.log(2).skip(last);
     assert_eq!(world.log(2).last(), last);
     world.log(1).propose(join(0)).unwrap();
     world.settle();

@@ -1,6 +1,7 @@
 use kddm_core::view::NodeState::{Online, Possible};
 
 use super::*;
+use crate::change::{Cause, Site};
 use crate::identity::{ClusterId, SessionId};
 
 fn empty() -> State {
@@ -13,7 +14,8 @@ fn decide(state: &mut State, change: Change) -> Outcome {
 }
 
 fn join(state: &mut State, node: Option<u16>, nonce: u64) -> Outcome {
-    decide(state, Change::Join { node: node.map(NodeId), address: format!("host-{nonce}:7600"), nonce })
+    let address = format!("host-{nonce}:7600");
+    decide(state, Change::Join { node: node.map(NodeId), address, nonce, site: Site::default() })
 }
 
 fn life(state: &State, node: u16) -> Incarnation {
@@ -221,8 +223,128 @@ fn entries_are_applied_in_order_and_once() {
 fn a_check_tells_what_an_entry_would_do_and_changes_nothing() {
     let state = possible(1);
     let before = state.clone();
-    let join = Change::Join { node: Some(NodeId(1)), address: "b:1".into(), nonce: 9 };
+    let join = Change::Join { node: Some(NodeId(1)), address: "b:1".into(), nonce: 9, site: Default::default() };
     assert!(matches!(state.check(&join), Err(Refused::NodeIdTaken { .. })));
     assert_eq!(state.check(&Change::Seal), Ok(()));
     assert_eq!(state, before);
+}
+
+fn expel(state: &mut State, node: u16, cause: Cause) -> Outcome {
+    let incarnation = life(state, node);
+    decide(state, Change::Expel { node: NodeId(node), incarnation, cause })
+}
+
+#[test]
+fn who_is_expelled_is_fenced_off_and_may_come_again_in_another_life() {
+    let mut state = possible(3);
+    decide(&mut state, Change::Seal);
+    let (before, first) = (state.view(), life(&state, 3));
+    assert_eq!(expel(&mut state, 3, Cause::Lease), Outcome::Changed, "also one that shares objects");
+    let after = state.view();
+    assert_eq!((after.epoch.0, after.placement.0), (before.epoch.0 + 1, before.placement.0 + 1));
+    assert_eq!((after.member(NodeId(3)), homes(&state)), (None, vec![1, 2]));
+    let again = Change::Expel { node: NodeId(3), incarnation: first, cause: Cause::Proof };
+    let refused = Outcome::Refused(Refused::NotAMember { node: NodeId(3), incarnation: first });
+    assert_eq!(decide(&mut state, again.clone()), refused);
+    assert_eq!(join(&mut state, Some(3), 33), Outcome::Changed);
+    assert!(life(&state, 3) > first);
+    assert_eq!(decide(&mut state, again), refused, "the other life is not meant");
+}
+
+#[test]
+fn only_who_takes_objects_along_counts_as_a_failure() {
+    let mut state = possible(5);
+    join(&mut state, Some(6), 6);
+    drain(&mut state, 5);
+    for (node, cause, failures) in
+        [(2, Cause::Clean, 0), (6, Cause::Lease, 0), (3, Cause::Proof, 1), (5, Cause::Lease, 2)]
+    {
+        assert_eq!(expel(&mut state, node, cause), Outcome::Changed);
+        assert_eq!((state.failures(), state.view().failures), (failures, failures), "node {node}");
+    }
+}
+
+#[test]
+fn all_is_whole_only_in_the_placement_in_which_that_was_judged() {
+    let mut state = possible(3);
+    expel(&mut state, 2, Cause::Lease);
+    let judged = state.view().placement;
+    expel(&mut state, 3, Cause::Lease);
+    let before = state.view();
+    let refused = Refused::JudgedBefore { judged, now: before.placement };
+    assert_eq!(decide(&mut state, Change::Healed { placement: judged }), Outcome::Refused(refused.clone()));
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "what was judged in placement {} does not hold in placement {}: judge again",
+            judged.0, before.placement.0
+        )
+    );
+    assert_eq!(state.view(), before);
+    let early = Change::Healed { placement: Placement(before.placement.0 + 1) };
+    assert!(matches!(decide(&mut state, early), Outcome::Refused(Refused::JudgedBefore { .. })));
+    assert_eq!(decide(&mut state, Change::Healed { placement: before.placement }), Outcome::Changed);
+    let after = state.view();
+    assert_eq!((after.failures, after.epoch, after.placement.0), (0, before.epoch, before.placement.0 + 1));
+    assert_eq!(decide(&mut state, Change::Healed { placement: before.placement }), Outcome::Unchanged);
+    assert_eq!(state.view(), after);
+}
+
+#[test]
+fn the_fewest_homes_count_from_the_first_set_on() {
+    let mut state = possible(3);
+    assert_eq!(state.view().fewest_homes, 3);
+    decide(&mut state, Change::Seal);
+    expel(&mut state, 2, Cause::Lease);
+    assert_eq!(state.view().fewest_homes, 3, "what is lost had been put when there were three");
+    assert_eq!([0, 1, 2, 3].map(|replicas| state.view().covers(replicas)), [false, true, true, true]);
+    join(&mut state, Some(7), 7);
+    let incarnation = state.member(NodeId(7)).unwrap().incarnation;
+    let possible = Change::SetState { node: NodeId(7), incarnation, state: NodeState::Possible };
+    decide(&mut state, possible);
+    assert_eq!(state.view().fewest_homes, 2, "its copies are still to be made");
+    let placement = state.view().placement;
+    assert_eq!(decide(&mut state, Change::Healed { placement }), Outcome::Changed);
+    assert_eq!((state.view().fewest_homes, state.view().failures), (3, 0));
+}
+
+#[test]
+fn the_node_that_decides_is_not_expelled_and_epochs_do_not_repeat() {
+    let mut state = possible(2);
+    assert_eq!(expel(&mut state, 1, Cause::Proof), Outcome::Refused(Refused::Voter { node: NodeId(1) }));
+    state.epoch = Epoch(EPOCHS - 1);
+    assert_eq!(expel(&mut state, 2, Cause::Proof), Outcome::Refused(Refused::UsedUp { what: "epochs" }));
+    assert_eq!((state.failures(), homes(&state)), (0, vec![1, 2]));
+}
+
+#[test]
+fn who_drains_keeps_what_it_has_when_the_others_are_lost() {
+    let mut state = possible(3);
+    decide(&mut state, Change::MoveVoter { to: NodeId(2) });
+    drain(&mut state, 3);
+    drain(&mut state, 2);
+    assert_eq!(homes(&state), [1]);
+    expel(&mut state, 1, Cause::Lease);
+    assert_eq!(homes(&state), [2, 3]);
+    assert!(state.members().all(|(_, entry)| !entry.draining));
+}
+
+#[test]
+fn the_last_that_shared_objects_can_be_lost() {
+    let mut state = empty();
+    join(&mut state, Some(1), 1);
+    join(&mut state, Some(2), 2);
+    set_state(&mut state, 2, Possible);
+    decide(&mut state, Change::Seal);
+    assert_eq!(expel(&mut state, 2, Cause::Lease), Outcome::Changed);
+    assert_eq!((homes(&state), state.failures(), state.is_sealed()), (vec![], 1, true));
+    assert_eq!(State::decode(&state.encode()), Ok(state));
+}
+
+#[test]
+fn a_cluster_has_one_lease_within_limits() {
+    assert_eq!(empty().lease_ms(), LEASE_MS_DEFAULT);
+    assert_eq!(empty().with_lease_ms(200).lease_ms(), 200);
+    assert_eq!(empty().with_lease_ms(0).lease_ms(), LEASE_MS_LEAST);
+    assert_eq!(empty().with_lease_ms(u32::MAX).lease_ms(), LEASE_MS_MOST);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kddm::{Config, Node, Pod, Set};
+use kddm::{Node, Pod, Set};
 
 use crate::Failure;
 use crate::remote::Peer;
@@ -15,7 +15,7 @@ const OBJECTS: u64 = 1_000_000;
 const WINDOW: usize = 1024;
 
 pub fn run() -> Result<Vec<Row>, Failure> {
-    let node = Node::join(Config::new()).wait()?;
+    let node = Node::join(crate::settings()).wait()?;
     let mut reader = Peer::start(&node, None)?;
     let mut third = Peer::start(&node, None)?;
     let set: Set<Fields> = node.set("bench/fields").open().wait()?;

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
 use std::time::Instant;
 
-use kddm::{Config, Node, Raw, Set};
+use kddm::{Node, Raw, Set};
 
 use crate::Failure;
 use crate::memory::Fields;
@@ -15,7 +15,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     if let Some(processor) = arguments.get(2).and_then(|text| text.parse().ok()) {
         crate::pin(processor);
     }
-    let node = Node::join(Config::new().contact(contact)).wait()?;
+    let node = Node::join(crate::settings().contact(contact)).wait()?;
     let echo = TcpListener::bind("127.0.0.1:0")?;
     answer(&format!("{} {}", node.id(), echo.local_addr()?))?;
     std::thread::spawn(move || serve_echo(&echo));

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use kddm::{Config, Node, PlacedBy, Raw, Set};
+use kddm::{Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
 use crate::peer::take_turn;
@@ -67,6 +67,19 @@ impl Peer {
 
 const BATCH: u64 = 100;
 
+/// Large objects that are written again together: copies of so many fit what a process keeps memory for.
+const BATCH_AGAIN: u64 = 10;
+
+/// Figures, the bytes of their values, rounds of a batch each, and what is measured.
+const FIGURES: [(&str, usize, u64, Miss); 6] = [
+    ("get_miss_64", 64, 60, Miss::Get),
+    ("get_miss_4096", 4096, 40, Miss::Get),
+    ("get_miss_1m", 1 << 20, 2, Miss::Get),
+    ("get_again_1m", 1 << 20, 20, Miss::GetAgain),
+    ("grab_remote", 64, 60, Miss::Grab),
+    ("grab_remote_2", 64, 40, Miss::GrabWithTwoSharers),
+];
+
 /// Turns of each of two writers, after those that only make them ready.
 const TURNS: u64 = 4_000;
 const WARM_UP_TURNS: u64 = 200;
@@ -80,9 +93,10 @@ struct Bench {
     next: u64,
 }
 
-pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
+/// All figures, or the one named `only` with so many rounds of it, to count what one costs.
+pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> Result<Vec<Row>, Failure> {
     crate::pin(0);
-    let node = Node::join(Config::new()).wait()?;
+    let node = Node::join(crate::settings()).wait()?;
     let peer = Peer::start(&node, Some(peer_processor))?;
     let other = Peer::start(&node, Some(peer_processor))?;
     let echo = TcpStream::connect(&peer.echo)?;
@@ -92,18 +106,24 @@ pub fn run(pinning: &str, peer_processor: usize) -> Result<Vec<Row>, Failure> {
     let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open().wait()?;
     let mut bench = Bench { peer, other, echo, set, name, next: 1 };
     let mut rows = Vec::new();
-    for (figure, size, rounds) in [("get_miss_64", 64, 60), ("get_miss_4096", 4096, 40), ("get_miss_1m", 1 << 20, 2)] {
-        rows.push(bench.misses(&format!("{figure}@{pinning}"), size, rounds, Miss::Get)?);
+    for (figure, size, rounds, miss) in FIGURES {
+        let rounds = only.map_or(Some(rounds), |(named, rounds)| (named == figure).then_some(rounds));
+        if let Some(rounds) = rounds {
+            rows.push(bench.misses(&format!("{figure}@{pinning}"), size, rounds, miss)?);
+        }
     }
-    rows.push(bench.misses(&format!("grab_remote@{pinning}"), 64, 60, Miss::Grab)?);
-    rows.push(bench.misses(&format!("grab_remote_2@{pinning}"), 64, 40, Miss::GrabWithTwoSharers)?);
-    rows.push(bench.ping_pong(&node, &format!("ping_pong@{pinning}"))?);
+    let turns = only.map_or(Some(TURNS), |(named, rounds)| (named == "ping_pong").then_some(rounds * BATCH));
+    if let Some(turns) = turns {
+        rows.push(bench.ping_pong(&node, &format!("ping_pong@{pinning}"), turns)?);
+    }
     Ok(rows)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Miss {
     Get,
+    /// Of objects that were here before, and have been written elsewhere since.
+    GetAgain,
     Grab,
     GrabWithTwoSharers,
 }
@@ -122,20 +142,23 @@ impl Bench {
     fn misses(&mut self, name: &str, size: usize, rounds: u64, miss: Miss) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
+        let batch = if miss == Miss::GetAgain { BATCH_AGAIN } else { BATCH };
         for round in 0..rounds + 2 {
             let from = self.next;
-            self.next += BATCH;
-            self.peer.tell(&format!("own {} {from} {BATCH} {size}", self.name))?;
-            if miss == Miss::GrabWithTwoSharers {
-                self.other.tell(&format!("copy {} {from} {BATCH}", self.name))?;
+            if miss != Miss::GetAgain {
+                self.next += batch;
             }
-            for object in from..from + BATCH {
+            self.peer.tell(&format!("own {} {from} {batch} {size}", self.name))?;
+            if miss == Miss::GrabWithTwoSharers {
+                self.other.tell(&format!("copy {} {from} {batch}", self.name))?;
+            }
+            for object in from..from + batch {
                 if miss == Miss::GrabWithTwoSharers {
                     drop(self.set.get(object).wait()?);
                 }
                 let start = Instant::now();
                 match miss {
-                    Miss::Get => drop(self.set.get(object).wait()?),
+                    Miss::Get | Miss::GetAgain => drop(self.set.get(object).wait()?),
                     _ => drop(self.set.grab(object).wait()?),
                 }
                 let work_ns = start.elapsed().as_nanos() as f64;
@@ -146,15 +169,16 @@ impl Bench {
                 }
             }
         }
+        self.next += BATCH;
         Ok(row(name, "us", 1e3, work, floor))
     }
 
     /// One object written by two nodes in turn: the time until the one whose turn it is may write.
-    fn ping_pong(&mut self, node: &Node, name: &str) -> Result<Row, Failure> {
+    fn ping_pong(&mut self, node: &Node, name: &str, turns: u64) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
         let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open().wait()?;
-        for round in 0..TURNS + WARM_UP_TURNS {
+        for round in 0..turns + WARM_UP_TURNS {
             let mine_ns = take_turn(&counter)?;
             let floor_ns = self.ping(64, &mut reply)?;
             let theirs_ns = self.peer.number("turn bench/counter")?;
@@ -165,7 +189,7 @@ impl Bench {
             }
         }
         let count = *counter.get(0).wait()?;
-        if count != 2 * (TURNS + WARM_UP_TURNS) {
+        if count != 2 * (turns + WARM_UP_TURNS) {
             return Err(format!("{count} is not what both have counted").into());
         }
         Ok(row(name, "us", 1e3, work, floor))

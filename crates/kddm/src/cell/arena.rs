@@ -7,7 +7,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::AtomicU32;
 
 use super::CellNumber;
-use super::sync::{AtomicPtr, AtomicU64, Ordering};
+use super::sync::{AtomicPtr, AtomicU64, Ordering, ValueWord};
 use super::word::Word;
 use crate::value::{IN_CELL_ALIGN, Value};
 
@@ -48,7 +48,7 @@ pub(super) struct Arena<T: Value> {
 impl<T: Value> Arena<T> {
     /// Bytes from one cell to the next.
     const STRIDE: usize =
-        size_of::<Cell>() + (words::<T>() * size_of::<AtomicU64>()).next_multiple_of(align_of::<Cell>());
+        size_of::<Cell>() + (words::<T>() * size_of::<ValueWord>()).next_multiple_of(align_of::<Cell>());
 
     /// No cells, no memory.
     pub fn new() -> Arena<T> {
@@ -124,7 +124,7 @@ impl<T: Value> Arena<T> {
                 value: AtomicPtr::new(null_mut()),
             });
             for at in 0..words::<T>() {
-                cell.add(1).cast::<AtomicU64>().add(at).write(AtomicU64::new(0));
+                cell.add(1).cast::<ValueWord>().add(at).write(ValueWord::new(0));
             }
         }
         self.count.store(number + 1, Ordering::Release);
@@ -173,9 +173,9 @@ pub(super) const fn is_in_cell<T: Value>() -> bool {
 /// # Safety
 /// `cell` comes from [`Arena::pointer`] of a living arena of `T`.
 #[inline(always)]
-unsafe fn words_of<'a, T: Value>(cell: NonNull<Cell>) -> &'a [AtomicU64] {
+unsafe fn words_of<'a, T: Value>(cell: NonNull<Cell>) -> &'a [ValueWord] {
     // SAFETY: `grow` has initialised that many words directly behind the cell.
-    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<AtomicU64>(), words::<T>()) }
+    unsafe { std::slice::from_raw_parts(cell.as_ptr().add(1).cast::<ValueWord>(), words::<T>()) }
 }
 
 /// Reads the words behind a cell, whoever writes them meanwhile: then the value is a mixture, and a
@@ -241,5 +241,5 @@ pub(super) unsafe fn place_of<T: Value>(cell: NonNull<Cell>) -> NonNull<T> {
     unsafe { cell.add(1) }.cast()
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<Cell>() == IN_CELL_ALIGN && align_of::<Cell>() == IN_CELL_ALIGN);

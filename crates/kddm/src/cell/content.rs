@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
+use crate::spare;
 use crate::value::{DecodeError, EncodeError, Value};
 
 const BYTES: usize = 1;
@@ -77,10 +78,10 @@ pub(super) unsafe fn drop_value<T: Value>(value: *mut ()) {
     }
     if is_bytes(value) {
         // SAFETY: the tag says that it came from `from_bytes`; the cell has forgotten it.
-        drop(unsafe { into_bytes(value) });
+        spare::give(unsafe { into_bytes(value) }.bytes.into_vec());
     } else {
         // SAFETY: untagged values came from `Arc::<T>::into_raw`; the cell's count ends here.
-        drop(unsafe { Arc::<T>::from_raw(value.cast()) });
+        T::leave_behind(unsafe { Arc::<T>::from_raw(value.cast()) });
     }
 }
 
@@ -88,6 +89,20 @@ pub(super) unsafe fn drop_value<T: Value>(value: *mut ()) {
 pub(super) fn decode<T: Value>(bytes: &[u8]) -> Result<T, DecodeError> {
     catch_unwind(AssertUnwindSafe(|| T::decode(bytes)))
         .unwrap_or_else(|_| Err(DecodeError::new(format!("decoding a {} panicked", T::type_name()))))
+}
+
+/// As [`decode`], of bytes that nobody needs any more: they become the value, or leave their memory behind.
+///
+/// # Errors
+/// The bytes, and why they do not decode.
+pub(super) fn decode_owned<T: Value>(bytes: Vec<u8>) -> Result<T, (Vec<u8>, DecodeError)> {
+    T::from_encoded(bytes).or_else(|bytes| match decode::<T>(&bytes) {
+        Ok(value) => {
+            spare::give(bytes);
+            Ok(value)
+        }
+        Err(error) => Err((bytes, error)),
+    })
 }
 
 /// Encodes; a panic of the type's own code is an error of the value, not of the node. `bytes` may end

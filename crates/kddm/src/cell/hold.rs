@@ -22,10 +22,10 @@ use std::sync::atomic::Ordering;
 use super::arena::{Cell, is_in_cell, place_of, store_value};
 use super::changed::Changed;
 use super::content;
+use super::head::Ended;
 use super::head::Head;
 use super::notes::Notes;
 use super::slots::{Slot, Use, free_note};
-use super::store::Ended;
 use crate::value::Value;
 
 /// A hold of an object whose type is not known here: what the driver takes for a thread that waits.
@@ -93,10 +93,7 @@ impl Hold {
     /// A hold that is in the word already; leaves a note where there is room.
     #[inline(always)]
     pub(super) fn in_word(cell: NonNull<Cell>, by: Use, head: NonNull<Head>, note: Note<'_>) -> Hold {
-        let slot = note.place();
-        if let Some(slot) = slot {
-            slot.enter(cell.as_ptr().addr(), by);
-        }
+        let slot = note.enter(cell.as_ptr().addr(), by);
         Hold { cell, head, mark: Mark::new(slot, by) }
     }
 
@@ -104,9 +101,8 @@ impl Hold {
     pub(super) fn note(&mut self, note: Note<'_>) {
         let by = if self.is_write() { Use::Write } else { Use::Counted };
         if self.mark.slot().is_none()
-            && let Some(slot) = note.place()
+            && let Some(slot) = note.enter(self.cell.as_ptr().addr(), by)
         {
-            slot.enter(self.cell.as_ptr().addr(), by);
             self.mark = Mark::new(Some(slot), by);
         }
     }
@@ -227,11 +223,16 @@ pub(super) enum Note<'a> {
 }
 
 impl Note<'_> {
+    /// The slot in which the note is now, if there was room for it.
     #[inline(always)]
-    fn place(self) -> Option<&'static Slot> {
+    fn enter(self, address: usize, by: Use) -> Option<&'static Slot> {
         match self {
-            Note::Thread => free_note(),
-            Note::Holder(notes) => notes.free_slot(),
+            Note::Thread => {
+                let slot = free_note()?;
+                slot.enter(address, by);
+                Some(slot)
+            }
+            Note::Holder(notes) => notes.enter(address, by),
             Note::Nobody => None,
         }
     }
@@ -393,6 +394,16 @@ impl<T: Value> WriteHold<T> {
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
         self.hold.head().is_plain()
+    }
+
+    /// The same at a node that needs a lease: it is not over now.
+    pub fn is_plain_now(&self) -> bool {
+        self.hold.head().is_plain_now()
+    }
+
+    /// Whether the node's lease, if it needs one, is not over.
+    pub fn lease_is_valid(&self) -> bool {
+        self.hold.head().lease_is_valid()
     }
 
     /// The largest value that may be published, in encoded bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 /// The end of this node's lease on the coarse monotonic clock. Looked at after every local use of a
 /// value, so that a value is returned only if it was valid when it was read (`I1`).
@@ -26,8 +26,11 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// The deadline of a node that needs no lease: a cluster of one voter.
+    /// The deadline of a node that needs no lease: the only one that decides.
     pub const NOT_NEEDED: u64 = u64::MAX;
+
+    /// The deadline of a node that has fenced itself: it is never prolonged.
+    pub const ENDED: u64 = 0;
 
     /// The clock of deadlines: `CLOCK_MONOTONIC_COARSE`, which costs a few ns and is at most one
     /// tick (1 to 10 ms) behind. The granter of a deadline allows for that.
@@ -35,6 +38,12 @@ impl Lease {
     pub fn now_ns() -> u64 {
         let now = clock_gettime(ClockId::MonotonicCoarse);
         (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+    }
+
+    /// How far that clock may be behind: one tick.
+    pub fn tick_ns() -> u64 {
+        let tick = clock_getres(ClockId::MonotonicCoarse);
+        (tick.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(tick.tv_nsec as u64)
     }
 
     /// Whether local copies may be used now. Ask after reading the value.
@@ -60,6 +69,18 @@ impl Lease {
     /// Sets the deadline: later at a renewal, 0 to end all use at once.
     pub fn set_deadline_ns(&self, deadline_ns: u64) {
         self.deadline_ns.store(deadline_ns, Ordering::Release);
+    }
+
+    /// The same for another lease, which may be shorter, unless all use has been ended.
+    pub fn set_deadline_unless_ended(&self, deadline_ns: u64) {
+        let change = |old| (old != Lease::ENDED).then_some(deadline_ns);
+        let _is_over = self.deadline_ns.fetch_update(Ordering::Release, Ordering::Relaxed, change);
+    }
+
+    /// A later deadline. An earlier one, and one that comes after all use was ended, changes nothing.
+    pub fn prolong_to_ns(&self, deadline_ns: u64) {
+        let change = |old| (old != Lease::ENDED && old < deadline_ns).then_some(deadline_ns);
+        let _is_over = self.deadline_ns.fetch_update(Ordering::Release, Ordering::Relaxed, change);
     }
 
     /// The deadline.

@@ -38,11 +38,12 @@ mod stress_tests;
 mod tests;
 
 pub use handle::Handle;
+pub use head::Ended;
 pub use hold::{Hold, ReadHold, WriteHold};
 pub use lease::Lease;
 pub(crate) use notes::Notes;
 pub use shared::SharedBytes;
-pub use store::{Ended, HeldBy, InstallError, RevokeResult, Store};
+pub use store::{HeldBy, InstallError, RevokeResult, Store};
 pub use table::Table;
 pub use told::{Release, Teller, Told};
 pub use word::Slow;

@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-
 use super::slots::{Slot, Use};
+use super::sync::of_this_run;
+use crate::sync::Mutex;
 
 /// Slots of one page: what a look for a free one costs at most, a few times.
 #[cfg(not(loom))]
@@ -39,10 +39,10 @@ struct Page {
     next: OnceLock<&'static Page>,
 }
 
-static FIRST: OnceLock<&'static Page> = OnceLock::new();
+of_this_run!(fn first() -> OnceLock<&'static Page>);
 
 fn pages() -> impl Iterator<Item = &'static Page> {
-    std::iter::successors(FIRST.get().copied(), |page| page.next.get().copied())
+    std::iter::successors(first().get().copied(), |page| page.next.get().copied())
 }
 
 impl Notes {
@@ -66,10 +66,21 @@ impl Notes {
 
 #[cfg(not(loom))]
 impl Notes {
-    /// A free slot.
+    /// Notes a hold. Under the lock up to the end: threads of one holder must not take the same slot.
+    pub(super) fn enter(&self, address: usize, by: Use) -> Option<&'static Slot> {
+        let mut pages = self.pages.lock();
+        let slot = self.free_among(&mut pages)?;
+        slot.enter(address, by);
+        Some(slot)
+    }
+
+    /// A free slot, for the notes of one thread.
     #[cold]
     pub(super) fn free_slot(&self) -> Option<&'static Slot> {
-        let mut pages = self.pages.lock();
+        self.free_among(&mut self.pages.lock())
+    }
+
+    fn free_among(&self, pages: &mut Pages) -> Option<&'static Slot> {
         let count = pages.mine.len();
         for step in 0..count.min(PAGES_TRIED) {
             let at = (pages.at + step) % count;
@@ -89,6 +100,10 @@ impl Notes {
 /// Under loom every slot is the model's own.
 #[cfg(loom)]
 impl Notes {
+    pub(super) fn enter(&self, _address: usize, _by: Use) -> Option<&'static Slot> {
+        None
+    }
+
     pub(super) fn free_slot(&self) -> Option<&'static Slot> {
         None
     }
@@ -117,7 +132,7 @@ fn pages_for(owner: &Arc<str>) -> &'static Page {
         let slots = (0..SLOTS_PER_PAGE).map(|_| Slot::free()).collect();
         let owner = Mutex::new(Some(Arc::clone(owner)));
         let page: &'static Page = Box::leak(Box::new(Page { slots, owner, next: OnceLock::new() }));
-        let mut end = &FIRST;
+        let mut end = first();
         while end.set(page).is_err() {
             end = &end.get().expect("it was set just now").next;
         }
@@ -132,5 +147,37 @@ pub(super) fn holders(address: usize, found: &mut Vec<(Arc<str>, Use)>) {
             let owner = page.owner.lock().clone();
             found.push((owner.unwrap_or_else(|| "a holder that is gone".into()), by));
         }
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use std::sync::Arc;
+
+    use super::super::slots::Use;
+    use super::Notes;
+
+    /// Each thread finds its own note, whatever the others of the same holder note meanwhile.
+    #[test]
+    fn threads_of_one_holder_share_no_slot() {
+        const THREADS: usize = 3;
+        let run = || {
+            let notes = Arc::new(Notes::of("a holder".into()));
+            let work = |number: usize| {
+                let notes = Arc::clone(&notes);
+                move || {
+                    let (first, second) = (64 * (2 * number + 1), 64 * (2 * number + 2));
+                    let slot = notes.enter(first, Use::Write).expect("there is always one more");
+                    notes.enter(second, Use::Counted).expect("there is always one more");
+                    assert_eq!(notes.use_of(first), Some(Use::Write));
+                    slot.clear();
+                    assert_eq!((notes.use_of(first), notes.use_of(second)), (None, Some(Use::Counted)));
+                }
+            };
+            let threads: Vec<_> = (0..THREADS).map(|number| shuttle::thread::spawn(work(number))).collect();
+            threads.into_iter().for_each(|thread| thread.join().expect("it finds its notes"));
+        };
+        shuttle::check_random(run, 300);
+        shuttle::check_pct(run, 300, 3);
     }
 }

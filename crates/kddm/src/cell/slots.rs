@@ -89,7 +89,9 @@ mod registry {
 
     use super::super::changed::Scratch;
     use super::super::notes::{self, Notes};
+    use super::super::sync::of_this_run;
     use super::{SLOTS_PER_THREAD, Slot, Use};
+    use crate::sync::thread_local;
 
     /// The slots of one thread. Never freed: a guard may outlive the thread that made it.
     #[repr(align(128))]
@@ -104,11 +106,11 @@ mod registry {
         next: OnceLock<&'static Block>,
     }
 
-    static FIRST: OnceLock<&'static Block> = OnceLock::new();
+    of_this_run!(fn first() -> OnceLock<&'static Block>);
 
     thread_local! {
         static MINE: Cell<Option<&'static Block>> = const { Cell::new(None) };
-        static AT_EXIT: AtExit = const { AtExit };
+        static AT_EXIT: AtExit = const { AtExit(Cell::new(None)) };
         /// Notes of holds for which the block has no room.
         static MORE: Notes = Notes::of(this_thread());
     }
@@ -122,18 +124,21 @@ mod registry {
         }
     }
 
-    struct AtExit;
+    /// The block to give back.
+    struct AtExit(Cell<Option<&'static Block>>);
 
     impl Drop for AtExit {
         fn drop(&mut self) {
-            if let Some(block) = MINE.replace(None) {
+            // Whatever is dropped later finds that this thread has no block.
+            let _gone_before = MINE.try_with(|mine| mine.set(None));
+            if let Some(block) = self.0.take() {
                 block.owned.store(false, Ordering::Release);
             }
         }
     }
 
     fn blocks() -> impl Iterator<Item = &'static Block> {
-        std::iter::successors(FIRST.get().copied(), |block| block.next.get().copied())
+        std::iter::successors(first().get().copied(), |block| block.next.get().copied())
     }
 
     /// A block for this thread: one whose thread has ended, with no guard left in it, or a new one.
@@ -142,8 +147,9 @@ mod registry {
         // A thread that is ending gets none: nobody would give it back.
         AT_EXIT.try_with(|_| ()).ok()?;
         let block = blocks().find(|block| block.claim()).unwrap_or_else(append);
+        AT_EXIT.with(|at_exit| at_exit.0.set(Some(block)));
         *block.owner.lock() = this_thread();
-        MINE.set(Some(block));
+        MINE.with(|mine| mine.set(Some(block)));
         Some(block)
     }
 
@@ -155,7 +161,7 @@ mod registry {
             owner: Mutex::new("".into()),
             next: OnceLock::new(),
         }));
-        let mut end = &FIRST;
+        let mut end = first();
         while end.set(block).is_err() {
             end = &end.get().expect("it was set just now").next;
         }
@@ -177,7 +183,7 @@ mod registry {
     /// A free slot of this thread.
     #[inline(always)]
     pub fn free_slot() -> Option<&'static Slot> {
-        let block = match MINE.get() {
+        let block = match MINE.with(Cell::get) {
             Some(block) => block,
             None => claim()?,
         };
@@ -194,7 +200,7 @@ mod registry {
     /// The buffer that this thread keeps; it keeps none then.
     #[inline(always)]
     pub fn take_spare() -> Option<NonNull<Scratch>> {
-        let block = MINE.get()?;
+        let block = MINE.with(Cell::get)?;
         let spare = NonNull::new(block.spare.load(Ordering::Relaxed))?;
         block.spare.store(null_mut(), Ordering::Relaxed);
         Some(spare)
@@ -203,7 +209,7 @@ mod registry {
     /// This thread keeps the buffer, whose owner the caller is. False: it has one, or is ending.
     #[inline(always)]
     pub fn keep_spare(scratch: NonNull<Scratch>) -> bool {
-        let Some(block) = MINE.get() else { return false };
+        let Some(block) = MINE.with(Cell::get) else { return false };
         let has_none = block.spare.load(Ordering::Relaxed).is_null();
         if has_none {
             block.spare.store(scratch.as_ptr(), Ordering::Relaxed);
@@ -233,7 +239,7 @@ mod registry {
     /// How this thread holds that cell: the strongest use.
     pub fn own_use(address: usize) -> Option<Use> {
         let of_block = |block: &'static Block| block.slots.iter().filter_map(|slot| slot.use_of(address));
-        let in_block = MINE.get().and_then(|block| of_block(block).max_by_key(|by| *by == Use::Write));
+        let in_block = MINE.with(Cell::get).and_then(|block| of_block(block).max_by_key(|by| *by == Use::Write));
         if in_block == Some(Use::Write) {
             return in_block;
         }

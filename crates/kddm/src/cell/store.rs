@@ -10,6 +10,7 @@ use kddm_core::io::Access;
 use super::CellNumber;
 use super::arena::{Cell, is_in_cell};
 use super::content;
+use super::head::Ended;
 use super::hold::{Hold, Note};
 use super::shared::SharedBytes;
 use super::slots::{Use, holders};
@@ -32,19 +33,6 @@ pub enum RevokeResult {
     Held,
 }
 
-/// Why a table is of no more use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// The set has been destroyed.
-    Destroyed = 1,
-    /// The node has been stopped.
-    Stopped = 2,
-    /// The node may not use what it holds any more.
-    Fenced = 3,
-    /// The node that lent the objects to this program is gone.
-    Detached = 4,
-}
-
 /// Why bytes were not taken in as a value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InstallError {
@@ -59,7 +47,7 @@ pub enum InstallError {
 /// Who holds an object, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeldBy {
-    /// The thread, or the holder, that took the hold.
+    /// The thread or the holder that took the hold, or the program to which the object is lent.
     pub who: Arc<str>,
     /// Whether it is the write hold.
     pub is_write: bool,
@@ -183,6 +171,10 @@ pub trait Store: Any + Send + Sync {
 
     /// Nothing that is put from now on can reach anybody.
     fn end(&self, why: Ended);
+    /// The node that lends the objects is back: what is put from now on reaches it.
+    fn end_detachment(&self);
+    /// The number of the table.
+    fn table(&self) -> u64;
 
     /// Objects of which this node has a value. Looks at every cell.
     fn value_count(&self) -> usize;
@@ -384,6 +376,12 @@ impl<T: Value> Store for Table<T> {
         self.head().ended.store(why as u8, Ordering::Release);
     }
 
+    fn end_detachment(&self) {
+        self.head().end_detachment();
+    }
+    fn table(&self) -> u64 {
+        self.number()
+    }
     fn value_count(&self) -> usize {
         Table::value_count(self)
     }
@@ -449,8 +447,7 @@ impl<T: Value> Table<T> {
         // SAFETY: only the driver replaces bytes, and this is the driver. Bytes without an error have
         // been shown to nobody; until the pointer is replaced below, others look at its tag only.
         let bytes = unsafe { content::into_bytes(old) }.bytes.into_vec();
-        let decoded = T::from_encoded(bytes).or_else(|bytes| content::decode::<T>(&bytes).map_err(|why| (bytes, why)));
-        let (new, ready) = match decoded {
+        let (new, ready) = match content::decode_owned::<T>(bytes) {
             Ok(value) => (content::from_value(value), true),
             Err((bytes, error)) => (content::from_bytes(bytes, Some(error)), false),
         };

@@ -7,10 +7,18 @@
 
 #[cfg(loom)]
 pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub(super) use shuttle::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(not(any(loom, shuttle)))]
 pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
-#[cfg(not(any(loom, miri)))]
+/// A word of a value that lies in its cell, where a guard looks at it in place.
+#[cfg(not(shuttle))]
+pub(super) type ValueWord = AtomicU64;
+#[cfg(shuttle)]
+pub(super) type ValueWord = std::sync::atomic::AtomicU64;
+
+#[cfg(not(any(loom, miri, shuttle)))]
 mod barrier {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
@@ -51,7 +59,7 @@ mod barrier {
     }
 }
 
-#[cfg(any(loom, miri))]
+#[cfg(any(loom, miri, shuttle))]
 mod barrier {
     use super::{Ordering, fence};
 
@@ -67,5 +75,22 @@ mod barrier {
         fence(Ordering::SeqCst);
     }
 }
+
+/// A static that begins with its default; in the model each schedule has its own.
+macro_rules! of_this_run {
+    (fn $name:ident() -> $type:ty) => {
+        fn $name() -> &'static $type {
+            #[cfg(not(shuttle))]
+            static IT: $type = <$type>::new();
+            #[cfg(shuttle)]
+            shuttle::lazy_static! {
+                static ref IT: $type = <$type>::new();
+            }
+            &IT
+        }
+    };
+}
+
+pub(super) use of_this_run;
 
 pub(super) use barrier::{heavy_barrier, light_barrier, prepare};

@@ -3,22 +3,22 @@
 use std::any::Any;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
-
-use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
 
 use super::CellNumber;
 use super::arena::{Arena, Cell, is_in_cell, load_value};
 use super::content;
-use super::head::Head;
+use super::head::{Ended, Head};
 use super::hold::{Hold, Note, ReadHold, WriteHold};
 use super::index::Index;
+use super::lease::Lease;
 use super::notes::Notes;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
-use super::store::{Ended, Store};
+use super::store::Store;
 use super::sync::{Ordering, heavy_barrier, prepare};
 use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
+use crate::sync::Mutex;
 use crate::value::{DecodeError, Value};
 
 /// All objects of one set of which this node knows something that local threads may need.
@@ -86,6 +86,7 @@ impl<T: Value> Table<T> {
             ended: AtomicU8::new(0),
             limit_bytes: AtomicUsize::new(usize::MAX),
             discarded: AtomicU64::new(0),
+            lease: OnceLock::new(),
         });
         Table {
             arena: Arena::new(),
@@ -105,6 +106,11 @@ impl<T: Value> Table<T> {
         self.head
     }
 
+    /// Nothing is put here any more when that lease is over.
+    pub fn set_lease(&self, lease: Arc<Lease>) {
+        let _it_has_the_same = self.head().lease.set(lease);
+    }
+
     /// Why nothing that is put here can reach anybody, if that is so.
     #[inline]
     pub fn ended(&self) -> Option<Ended> {
@@ -120,6 +126,11 @@ impl<T: Value> Table<T> {
     /// [`WriteHold::is_plain`] says so.
     pub fn set_borrowed(&self) {
         self.head().set_borrowed();
+    }
+
+    /// Replicas are kept of the objects: [`WriteHold::is_plain`] says that a put has to wait for these.
+    pub fn set_replicated(&self) {
+        self.head().set_replicated();
     }
 
     /// Changes that were given up with their hold.

@@ -77,6 +77,13 @@ impl<T: Value, B: Teller> Told<WriteHold<T>, B> {
         hold.release_unchanged()
     }
 
+    /// Publishes what was changed, or the value as it is, and keeps the hold: nobody sees it before that
+    /// ends. The version.
+    pub fn publish_and_hold(&mut self) -> u64 {
+        self.hold.publish_change();
+        self.hold.version()
+    }
+
     /// Publishes what was changed, or the value as it is, and ends the hold.
     #[inline(always)]
     pub fn publish(self) {

@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Incarnation, NodeId, SetId};
+use kddm_core::id::{Incarnation, NodeId, Placement, SetId};
 use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::guardian::Secret;
 use crate::node::{MemberInfo, NodeState};
 use crate::runtime::Runtime;
 use crate::transport::address::AddressError;
@@ -33,6 +34,11 @@ pub(crate) enum Question {
     State,
     /// Forget a set.
     Destroy { set: u64, limit_ms: u64 },
+    /// Let me use what I hold for longer. For the voter; more may follow on the same connection. If there is
+    /// something to heal: the placement in which all is whole as far as I am concerned.
+    Renew { number: u64, whole: Option<u32> },
+    /// The process of that life has ended. From the guardian of its host.
+    Died { node: u16, incarnation: u32, secret: Secret },
 }
 
 /// What is answered.
@@ -53,6 +59,13 @@ pub(crate) enum Answer {
     NotAMember,
     Done,
     No(String),
+    /// You may, for that long from when you sent that renewal.
+    Granted {
+        number: u64,
+        lasts_ns: u64,
+    },
+    /// Nobody has been let in here under that life; it may be news.
+    NotYet,
 }
 
 impl Runtime {
@@ -78,9 +91,12 @@ impl Runtime {
         match hello.purpose {
             Purpose::Control => {
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: 0 })?;
-                let answer = self.answer(&hello, greeting::receive(&stream)?);
+                let question = greeting::receive(&stream)?;
+                let stays = matches!(question, Question::Renew { .. });
+                let answer = self.answer(&hello, question);
                 stream.set_limit(Some(CONTROL_LIMIT))?;
-                greeting::send(&stream, &answer)
+                greeting::send(&stream, &answer)?;
+                if stays { self.grant_more(&hello, &stream) } else { Ok(()) }
             }
             Purpose::Rpc => {
                 let life = u64::from(self.identity.incarnation.0);
@@ -103,6 +119,21 @@ impl Runtime {
                 connected
             }
         }
+    }
+
+    /// Answers the renewals that follow the first, until the connection ends or is silent for two leases.
+    fn grant_more(self: &Arc<Self>, hello: &Hello, stream: &Stream) -> io::Result<()> {
+        let lease_ms = self.membership.lock().state.lease_ms();
+        stream.set_limit(Some(Duration::from_millis(2 * u64::from(lease_ms))))?;
+        while !self.is_stopping() {
+            let question = match greeting::receive(stream) {
+                Ok(question @ Question::Renew { .. }) => question,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+                _ => return Ok(()),
+            };
+            greeting::send(stream, &self.answer(hello, question))?;
+        }
+        Ok(())
     }
 
     fn refuse(&self, stream: &Stream, reason: String) -> io::Result<()> {
@@ -157,11 +188,26 @@ impl Runtime {
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
             Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
+            Question::Renew { .. } if !self.is_voter(&self.membership.lock()) => {
+                Answer::No("another node decides, or this one does not know yet that it does".into())
+            }
+            // It proves by itself that it is meant.
+            Question::Died { node, incarnation, secret } => {
+                self.answer_died(NodeId(node), Incarnation(incarnation), &secret)
+            }
             // All else is for members: anyone can learn a session id.
             _ if !self.knows(hello) => Answer::NotAMember,
             Question::Log(message) => {
                 self.silence.heard(NodeId(hello.node));
                 Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
+            }
+            Question::Renew { number, whole } => {
+                let (node, incarnation) = (NodeId(hello.node), Incarnation(hello.incarnation));
+                self.silence.heard(node);
+                match self.grant(node, incarnation, number, whole.map(Placement)) {
+                    Some(lasts_ns) => Answer::Granted { number, lasts_ns },
+                    None => Answer::No("this node grants it no time".into()),
+                }
             }
             Question::State => Answer::State(self.membership.lock().state.encode()),
             Question::Destroy { set, limit_ms } => {
@@ -177,7 +223,7 @@ impl Runtime {
             let voter = membership.state.member(membership.state.voter());
             return Answer::Ask(voter.map_or(String::new(), |entry| entry.address.clone()));
         }
-        let join = Change::Join { node: wanted.map(NodeId), address, nonce };
+        let join = Change::Join { node: wanted.map(NodeId), address, nonce, site: Default::default() };
         match self.let_in(&mut membership, &join, nonce) {
             Ok(node) => Answer::Admitted { node: node.0, state: membership.state.encode() },
             Err(reason) => Answer::No(reason),

@@ -1,6 +1,7 @@
 //! A set ends on this node, a slice of its objects at a time: whoever uses other sets must not wait
 //! for a million objects to go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,49 @@ use crate::cell::{CellNumber, Ended, RevokeResult, Store};
 use crate::error::SetError;
 use crate::runtime::Runtime;
 use crate::runtime::lane::{Lane, LaneState};
-use crate::runtime::wait;
+use crate::runtime::{told, wait};
 
 /// Cells looked at before the lane is free for others: some hundred microseconds.
 const SLICE: u32 = 4096;
+
+/// Stretches of sets that are remembered as gone. Their numbers are given out one after the other and never
+/// again, and all nodes hear of all ends, so that there are hardly more than sets that live; only a program
+/// that is attached hears of no others than its own. Then the oldest are forgotten.
+const STRETCHES: usize = 65_536;
+
+/// Sets that are no more: nothing that is said of them makes anything.
+#[derive(Default)]
+pub(crate) struct Destroyed {
+    /// The last number of each stretch, by its first.
+    stretches: BTreeMap<u64, u64>,
+}
+
+impl Destroyed {
+    pub fn contains(&self, set: SetId) -> bool {
+        let number = set.counter();
+        self.stretches.range(..=number).next_back().is_some_and(|(_, last)| number <= *last)
+    }
+
+    /// How many stretches there are.
+    #[cfg(test)]
+    pub fn stretches(&self) -> usize {
+        self.stretches.len()
+    }
+
+    pub fn insert(&mut self, set: SetId) {
+        if self.contains(set) {
+            return;
+        }
+        let number = set.counter();
+        let before = self.stretches.range(..number).next_back().filter(|(_, last)| **last + 1 == number);
+        let first = before.map_or(number, |(first, _)| *first);
+        let last = self.stretches.remove(&(number + 1)).unwrap_or(number);
+        self.stretches.insert(first, last);
+        if self.stretches.len() > STRETCHES {
+            self.stretches.pop_first();
+        }
+    }
+}
 
 /// How often a destroy looks whether the last holder has put.
 const HOLDER_CHECK: Duration = Duration::from_millis(2);
@@ -44,7 +84,11 @@ impl LaneState {
         self.end_loans_of(set);
         self.overdue.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
-        self.stores.remove(&set)
+        self.replicas.retain(|(of, _), _| *of != set);
+        let store = self.stores.remove(&set)?;
+        // Whoever holds one of its objects still asks its table first.
+        told::forget(store.table());
+        Some(store)
     }
 }
 
@@ -112,6 +156,29 @@ fn discard_all(store: &dyn Store) {
     for (_, cell) in store.cells() {
         if store.revoke(cell, Access::None) != RevokeResult::Held {
             store.discard(cell);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kddm_core::id::{PlacementPolicy, SetId};
+
+    use super::Destroyed;
+
+    fn set(number: u64) -> SetId {
+        SetId::new(PlacementPolicy::Hash, number)
+    }
+
+    #[test]
+    fn sets_that_end_in_any_order_are_one_stretch() {
+        let mut destroyed = Destroyed::default();
+        for number in [20, 18, 16, 17, 19, 19, 22] {
+            destroyed.insert(set(number));
+        }
+        assert_eq!(destroyed.stretches.iter().collect::<Vec<_>>(), [(&16, &20), (&22, &22)]);
+        for number in 0..30 {
+            assert_eq!(destroyed.contains(set(number)), (16..=20).contains(&number) || number == 22, "{number}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A node that can no longer vouch for what it holds uses none of it.
 
-use crate::cell::Ended;
+use crate::cell::{Ended, Lease};
 use crate::error::AccessError;
 use crate::runtime::lane::LaneState;
 use crate::transport::Poller;
@@ -16,13 +16,20 @@ impl LaneState {
         self.statistics.fences += 1;
         tracing::error!(why, "this node fences itself: it uses nothing of what it holds any more. Restart it");
         // First of all what the fast path looks at.
-        self.lease.set_deadline_ns(0);
+        self.lease.set_deadline_ns(Lease::ENDED);
         for store in self.stores.values() {
             store.close();
             store.end(Ended::Fenced);
         }
         self.fail_waiters(None, &AccessError::Fenced.into());
         self.desk.is_to_end = true;
+    }
+
+    /// A node whose lease has ended handles nothing more: whoever takes the lane looks.
+    pub fn fence_if_lease_has_ended(&mut self) {
+        if !self.fenced && !self.stopped && !self.lease.is_valid() {
+            self.fence("its lease has ended");
+        }
     }
 
     /// The others must not take this node for one that answers.
@@ -111,5 +118,14 @@ mod tests {
         assert!(is_fenced(read.check()) && is_fenced(write.check()));
         lease.set_deadline_ns(Lease::NOT_NEEDED);
         assert!(read.check().is_ok() && write.check().is_ok());
+        let mut changed = write;
+        changed.push('x');
+        lease.set_deadline_ns(Lease::now_ns());
+        assert!(is_fenced(changed.put().wait()), "a put is published after the end of the lease");
+        drop(read);
+        assert!(is_fenced(set.get(3).wait()), "an operation begins after the end of the lease");
+        lease.prolong_to_ns(Lease::NOT_NEEDED);
+        assert!(is_fenced(set.get(3).wait()), "a node that was fenced goes on");
+        assert_eq!(node.lease().remaining, Some(Duration::ZERO));
     }
 }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::NodeId;
+use kddm_core::id::{NodeId, Time};
 use kddm_core::node::Node as Core;
 use kddm_core::view::NodeState;
 use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, State};
 
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
+use crate::guardian::Secret;
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
+use crate::runtime::leasing::check_length;
+use crate::runtime::lending::TAKES_NOTHING;
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
@@ -33,20 +36,23 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     let session = check(&config)?;
     let listen = |reason: String| ConfigurationError::Listen { address: config.listen.clone(), reason };
     let listener = Arc::new(Listener::bind(&config.listen, config.insecure).map_err(listen)?);
-    let nonce = random();
+    let secret = Secret::draw()?;
+    let nonce = secret.hash();
     let address = listener.address().to_string();
     let refused = |reason: String| MembershipError::Refused { reason };
+    let lease_ms = check_length(config.lease)?;
     let (identity, membership) = if config.contacts.is_empty() {
         let id = NodeId(config.node_id.unwrap_or(1));
         let cluster = ClusterIdentity { cluster: ClusterId(random()), session };
-        let membership = Membership::found(cluster, id, address, nonce).map_err(|error| refused(error.to_string()))?;
+        let membership = Membership::found(cluster, id, address, nonce, lease_ms);
+        let membership = membership.map_err(|error| refused(error.to_string()))?;
         (identity_of(&membership.state, id)?, membership)
     } else {
-        let (id, state) = ask_for_admission(&config, &address, nonce)?;
+        let (id, state, asked) = ask_for_admission(&config, &address, nonce)?;
         let identity = identity_of(&state, id)?;
-        (identity, Membership::follow(state, id, identity.incarnation))
+        (identity, Membership::follow(state, id, identity.incarnation, asked))
     };
-    let runtime = start(config, identity, listener, membership)?;
+    let runtime = start(config, secret, identity, listener, membership)?;
     // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
     let (state, limit) = (runtime.config.start_as, runtime.config.join_limit);
     become_member(&runtime, state, limit).inspect_err(|_| runtime.stop_within(Duration::ZERO, Duration::ZERO))?;
@@ -92,7 +98,7 @@ pub(crate) fn random() -> u64 {
     hasher.finish().max(1)
 }
 
-fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(NodeId, State), Error> {
+fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(NodeId, State, Time), Error> {
     let purpose = Purpose::Control;
     let hello =
         Hello { protocol: PROTOCOL, session: config.session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
@@ -108,9 +114,11 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
             continue;
         }
         let question = Question::Join { wanted: config.node_id, address: address.into(), nonce };
+        // The lease of who is let in counts from before it has asked.
+        let asked = Time(Lease::now_ns());
         match call(&contact, &hello, &question, limit) {
             Ok(Answer::Admitted { node, state }) => match State::decode(&state) {
-                Ok(state) => return Ok((NodeId(node), state)),
+                Ok(state) => return Ok((NodeId(node), state, asked)),
                 Err(error) => reasons.push(format!("{contact}: {error}")),
             },
             Ok(Answer::No(reason)) | Err(GreetError::Refused(reason)) => {
@@ -129,6 +137,7 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
 
 fn start(
     config: Config,
+    secret: Secret,
     identity: Identity,
     listener: Arc<Listener>,
     membership: Membership,
@@ -138,6 +147,7 @@ fn start(
         outstanding: config.outstanding_limit,
         object_bytes: config.object_limit_bytes,
         peer_buffer_bytes: config.peer_buffer_limit_bytes,
+        program_takes_nothing: TAKES_NOTHING,
     };
     let mut lanes = Vec::new();
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
@@ -148,8 +158,12 @@ fn start(
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
+    if membership.state.voter() != identity.id {
+        lease.set_deadline_ns(membership.leasing.until_ns());
+    }
     let (address, listener, lender) = (listener.address().clone(), Some(listener), None);
     let runtime = Arc::new(Runtime::new(Parts {
+        secret: Some(secret),
         config,
         identity,
         address,
@@ -162,6 +176,7 @@ fn start(
         signals,
         lease,
     }));
+    runtime.leases_follow(&mut runtime.membership.lock());
     runtime.install(&first);
     runtime.signals.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;

@@ -1,21 +1,20 @@
 //! A lane: one data-plane thread's part of the node. Whoever has news for it (the thread that reads
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Mixer, NodeId, ObjectId, SetId};
+use kddm_core::id::{Mixer, NodeId, ObjectId, Placement, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::message::MESSAGE_KINDS;
 use kddm_core::node::Node as Core;
-use parking_lot::{Condvar, Mutex};
 
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
+use crate::runtime::destroy::Destroyed;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::overdue::Overdue;
@@ -26,6 +25,7 @@ use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
 use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, Slip, now, slips};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 use crate::value::Raw;
@@ -36,6 +36,8 @@ pub(crate) struct Limits {
     pub outstanding: usize,
     pub object_bytes: usize,
     pub peer_buffer_bytes: usize,
+    /// How long a program may take nothing of what waits for it.
+    pub program_takes_nothing: Duration,
 }
 
 /// What a lane counts. Reads that hit are counted by nobody: that would cost them.
@@ -65,6 +67,8 @@ pub struct Statistics {
     pub fences: u64,
     /// Connections that ended and were made again.
     pub reconnects: u64,
+    /// Members whose processes have ended, as the guardians of their hosts say.
+    pub proven_dead: u64,
     /// Holds that were in somebody's way for longer than their set's limit.
     pub overdue_holds: u64,
     /// Notifiers that overran their limit.
@@ -106,6 +110,7 @@ impl Statistics {
         self.faults += other.faults;
         self.fences += other.fences;
         self.reconnects += other.reconnects;
+        self.proven_dead += other.proven_dead;
         self.overdue_holds += other.overdue_holds;
         self.frames_sent += other.frames_sent;
         self.frames_received += other.frames_received;
@@ -124,8 +129,10 @@ pub(crate) struct LaneState {
     /// Inputs that follow from one input; empty between two.
     pub todo: VecDeque<Input>,
     pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
-    pub destroyed: HashSet<SetId, Mixer>,
+    pub destroyed: Destroyed,
     pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
+    /// What this node keeps so that objects of others survive these.
+    pub replicas: HashMap<(SetId, ObjectId), Vec<u8>, Mixer>,
     pub peers: HashMap<NodeId, Peer, Mixer>,
     /// Peers with frames that have not been offered to the socket.
     pub dirty: Vec<NodeId>,
@@ -150,7 +157,13 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
+    /// The process of a member has ended, and it is a member still.
+    pub knows_dead: bool,
     pub signals: Signals,
+    /// The last placement in which all was whole here, if somebody asked.
+    pub whole_in: Option<Placement>,
+    /// What was missing when that was said last.
+    pub missing: Option<&'static str>,
     /// What this node has lent to programs.
     pub desk: Desk,
     /// This process is such a program: in the place of the core there is the node that lends to it.
@@ -169,8 +182,9 @@ impl LaneState {
             outputs: Outputs::new(),
             todo: VecDeque::new(),
             stores: HashMap::default(),
-            destroyed: HashSet::default(),
+            destroyed: Destroyed::default(),
             locals: HashMap::default(),
+            replicas: HashMap::default(),
             peers: HashMap::default(),
             dirty: Vec::new(),
             full: FullPeers::default(),
@@ -188,6 +202,9 @@ impl LaneState {
             statistics: Statistics::default(),
             scratch: Vec::new(),
             shares: false,
+            whole_in: None,
+            missing: None,
+            knows_dead: false,
             signals,
             desk: Desk::default(),
             link: None,
@@ -260,6 +277,7 @@ impl LaneState {
     }
 
     pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
+        self.cut_puts_short(set);
         let mut failed = Vec::new();
         for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
@@ -311,7 +329,9 @@ impl Lane {
 
     /// Takes the lane: run the protocol, and call [`Self::finish`] with the guard.
     pub fn lock(&self) -> Turn<'_> {
-        Turn::new(self.state.lock())
+        let mut turn = Turn::new(self.state.lock());
+        turn.fence_if_lease_has_ended();
+        turn
     }
 
     /// Writes what the turn has produced, and arms the timer where something was deferred.
@@ -327,15 +347,17 @@ impl Lane {
 
     fn wind_up(&self, state: &mut LaneState) {
         state.cut_off_if_fenced(&self.poller);
-        state.write_dirty(&self.poller);
+        // First what may have more to say to others.
         state.write_programs(&self.poller);
+        state.write_dirty(&self.poller);
         state.write_lender();
         self.arm(state);
     }
 
     fn arm(&self, state: &LaneState) {
-        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at, state.overdue.next];
-        if let Some(at) = next.into_iter().flatten().min() {
+        let next = [state.alarms.next(), state.deferred_until, state.refusals.retry_at];
+        let next = next.into_iter().chain([state.overdue.next, state.desk.look_again]);
+        if let Some(at) = next.flatten().min() {
             self.poller.arm_at(at);
         }
     }
@@ -384,7 +406,9 @@ impl Lane {
                 // The wake-up was meant for the guest. It is the only one in the poller now: pass it
                 // on, and stay out until the guest has left, so that it cannot come here again.
                 let mut gate = self.guest_gate.lock();
-                self.poller.wake();
+                if !slips(Slip::KeepWakeUp) {
+                    self.poller.wake();
+                }
                 if self.guest.load(Ordering::Acquire) {
                     self.guest_left.wait_for(&mut gate, GUEST_LIMIT);
                 }
@@ -410,7 +434,7 @@ impl Lane {
     }
 
     fn timer(&self) {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.lock();
         if state.deferred_until.is_some_and(|at| at <= now) {
             state.deferred_until = None;
@@ -418,6 +442,9 @@ impl Lane {
         }
         if state.refusals.retry_at.is_some_and(|at| at <= now) {
             state.retry_refused(&self.poller);
+        }
+        if state.desk.look_again.is_some_and(|at| at <= now) {
+            state.end_programs_that_take_nothing(now, &self.poller);
         }
         let is_overdue = state.overdue.next.is_some_and(|at| at <= now);
         let warning = if is_overdue { state.look_for_overdue(now) } else { None };

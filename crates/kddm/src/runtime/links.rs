@@ -44,7 +44,13 @@ impl Runtime {
         let runtime = Arc::clone(self);
         threads.push(named("views").spawn(move || runtime.keep_views())?);
         let runtime = Arc::clone(self);
+        threads.push(named("lease").spawn(move || runtime.keep_lease())?);
+        let runtime = Arc::clone(self);
         threads.push(named("placing").spawn(move || runtime.keep_placement())?);
+        if self.config.guardian.is_some() && !matches!(self.address, Address::Local(_)) {
+            let runtime = Arc::clone(self);
+            threads.push(named("guarded").spawn(move || runtime.keep_guarded())?);
+        }
         let runtime = Arc::clone(self);
         // Not among those that a stop waits for: it waits for the notifiers, up to a limit.
         named("notify").spawn(move || runtime.run_notifiers())?;
@@ -86,7 +92,7 @@ impl Runtime {
     }
 
     /// Waits that long, or until the node stops.
-    fn pause(&self, length: Duration) {
+    pub fn pause(&self, length: Duration) {
         let until = Instant::now() + length;
         let mut membership = self.membership.lock();
         while !self.is_stopping() && self.wait_for_change(&mut membership, until) {}

@@ -8,6 +8,7 @@ use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use crate::runtime::overdue::HeldUp;
+use crate::runtime::replicas::Putting;
 use crate::runtime::wait::Op;
 
 /// What a local thread wants.
@@ -101,6 +102,8 @@ pub(crate) struct Local {
     pub is_trying: bool,
     /// It has to be told that nobody waits for what it was asked for.
     pub is_cancelling: bool,
+    /// A put waits for its replicas.
+    pub putting: Option<Putting>,
     /// It could not be told something for lack of memory: it is told nothing else meanwhile.
     pub waits_for_memory: bool,
 }
@@ -108,6 +111,6 @@ pub(crate) struct Local {
 impl Local {
     pub fn is_idle(&self) -> bool {
         let owes_nothing = self.revoking.is_none() && !self.is_trying && !self.waits_for_memory;
-        self.waiters.is_empty() && !self.outstanding && owes_nothing
+        self.waiters.is_empty() && !self.outstanding && owes_nothing && self.putting.is_none()
     }
 }

@@ -18,6 +18,8 @@ use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::couriers::Couriers;
+use crate::runtime::healing::Healing;
+use crate::runtime::leasing::Leasing;
 use crate::runtime::peer::Peer;
 use crate::transport::Address;
 use crate::transport::greeting::{Purpose, call};
@@ -49,10 +51,12 @@ pub(crate) struct Membership {
     pub departed: BTreeMap<NodeId, MemberEntry>,
     /// This node is on its way out: only the thread that stops it takes from the outbox.
     is_leaving: bool,
+    pub leasing: Leasing,
+    pub healing: Healing,
 }
 
 impl Membership {
-    fn new(state: State, log: impl ViewLog + 'static) -> Membership {
+    fn new(state: State, log: impl ViewLog + 'static, leasing: Leasing) -> Membership {
         let (log, pending) = (Box::new(log), VecDeque::new());
         Membership {
             state,
@@ -62,21 +66,31 @@ impl Membership {
             pending,
             departed: BTreeMap::new(),
             is_leaving: false,
+            leasing,
+            healing: Healing::default(),
         }
     }
 
     /// A new cluster with one member, which decides.
-    pub fn found(identity: ClusterIdentity, me: NodeId, address: String, nonce: u64) -> Result<Membership, LogError> {
-        let mut membership = Membership::new(State::new(identity, me), SingleVoter::voter(me, 0));
-        membership.log.propose(Change::Join { node: Some(me), address, nonce })?;
+    pub fn found(
+        identity: ClusterIdentity,
+        me: NodeId,
+        address: String,
+        nonce: u64,
+        lease_ms: u32,
+    ) -> Result<Membership, LogError> {
+        let state = State::new(identity, me).with_lease_ms(lease_ms);
+        let mut membership = Membership::new(state, SingleVoter::voter(me, 0), Leasing::founded(lease_ms));
+        membership.log.propose(Change::Join { node: Some(me), address, nonce, site: Default::default() })?;
         membership.apply();
         Ok(membership)
     }
 
-    /// The membership of a node that the cluster has let in.
-    pub fn follow(state: State, me: NodeId, incarnation: Incarnation) -> Membership {
+    /// The membership of a node that the cluster has let in, which asked for that at `asked`.
+    pub fn follow(state: State, me: NodeId, incarnation: Incarnation, asked: Time) -> Membership {
         let log = SingleVoter::follower(me, incarnation, state.voter(), state.applied());
-        Membership::new(state, log)
+        let leasing = Leasing::let_in(state.lease_ms(), asked);
+        Membership::new(state, log, leasing)
     }
 
     /// Applies what was decided. The views that this gives are to be installed one after the other.
@@ -90,7 +104,9 @@ impl Membership {
         };
         for entry in entries {
             let leaving = match entry.change {
-                Change::Leave { node, .. } => self.state.member(node).map(|member| (node, member.clone())),
+                Change::Leave { node, .. } | Change::Expel { node, .. } => {
+                    self.state.member(node).map(|member| (node, member.clone()))
+                }
                 _ => None,
             };
             match self.state.apply(&entry) {
@@ -143,6 +159,7 @@ impl Runtime {
     /// Takes in what was decided, tells lanes and notifiers, and notes what the log has to say.
     fn advance(&self, membership: &mut Guard<'_>) {
         membership.apply();
+        self.leases_follow(membership);
         self.install_pending(membership);
         let said = membership.log.take_outgoing();
         membership.outbox.extend(said);
@@ -163,8 +180,10 @@ impl Runtime {
                 }
             }
             for member in view.members.iter().filter(|member| member.id != self.identity.id) {
-                state.peers.entry(member.id).or_insert_with(|| Peer::unconnected(member.incarnation));
+                let peer = state.peers.entry(member.id).or_insert_with(|| Peer::unconnected(member.incarnation));
+                peer.is_proven_dead |= self.silence.is_dead(member.id, member.incarnation);
             }
+            state.knows_dead = state.peers.values().any(|peer| peer.is_proven_dead);
             let is_new = view.placement > state.core.view().placement;
             match view.try_clone().map_err(Refused::from).and_then(|copy| state.core.install_view(copy)) {
                 Err(_) if !is_new => {} // It was taken in whole, and is installed again.
@@ -172,7 +191,7 @@ impl Runtime {
                     tracing::error!(?refused, "a view could not be installed");
                     state.fence("a view could not be installed");
                 }
-                Ok(()) => {}
+                Ok(()) => state.enter_epoch(),
             }
             match view.homes.binary_search(&self.identity.id) {
                 Ok(_) => state.shares = true,
@@ -307,12 +326,14 @@ impl Runtime {
         Ok(())
     }
 
-    /// The voter does not know this life any more: another process has taken its number.
-    fn is_out(self: &Arc<Self>, says: NodeId) {
+    /// The voter does not know this life any more: it was expelled, or another process has taken its number.
+    pub fn is_out(self: &Arc<Self>, says: NodeId) {
         let membership = self.membership.lock();
         let is_news = says == membership.state.voter() && !membership.is_leaving;
         drop(membership);
-        if is_news && !self.is_stopping() {
+        if is_news && !self.lease.is_valid() {
+            self.lease_is_over("it was expelled");
+        } else if is_news && !self.is_stopping() {
             tracing::error!("this node is no member any more: another process has taken its number. It stops");
             self.stop();
         }
@@ -352,7 +373,7 @@ impl Runtime {
                 let reason = "this node has slept through so many views that it cannot catch up: restart it";
                 return Err(refused(reason.into()));
             }
-            membership.log.skip_to(state.applied());
+            membership.log.skip_to(&state);
             membership.log.voters_are(&[state.voter()]);
             membership.state = state;
             let view = membership.state.view();

@@ -6,8 +6,11 @@ pub(crate) mod couriers;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod fence;
+pub(crate) mod guarded;
+pub(crate) mod healing;
 pub(crate) mod join;
 pub(crate) mod lane;
+pub(crate) mod leasing;
 pub(crate) mod lending;
 pub(crate) mod links;
 pub(crate) mod local;
@@ -18,9 +21,13 @@ pub(crate) mod overdue;
 pub(crate) mod peer;
 pub(crate) mod places;
 pub(crate) mod placing;
+pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
+pub(crate) mod replicas;
 pub(crate) mod serving;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 pub(crate) mod silence;
 pub(crate) mod told;
 pub(crate) mod turn;
@@ -37,7 +44,8 @@ use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Lease, Table};
-use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, WhyUnreachable};
+use crate::guardian::Secret;
 use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
@@ -77,6 +85,8 @@ pub(crate) struct Runtime {
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
+    /// What this life proves itself by, to whom its guardian tells of its end.
+    pub secret: Option<Secret>,
     /// Which members owe something.
     pub silence: Silence,
     /// A stop has begun.
@@ -94,6 +104,8 @@ pub(crate) struct Runtime {
 
 /// What a runtime is made of.
 pub(crate) struct Parts {
+    /// None for a program without a node, which is no member.
+    pub secret: Option<Secret>,
     pub config: Config,
     pub identity: Identity,
     pub address: Address,
@@ -123,6 +135,7 @@ impl Runtime {
             signals: parts.signals,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
+            secret: parts.secret,
             silence: Silence::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -149,7 +162,7 @@ impl Runtime {
         if states[0].fenced {
             return Err(AccessError::Fenced.into());
         }
-        if states[0].destroyed.contains(&set) {
+        if states[0].destroyed.contains(set) {
             return Err(crate::error::SetError::Destroyed.into());
         }
         // What programs have been lent is no reason not to give the set a type.
@@ -194,7 +207,8 @@ impl Runtime {
         let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
         let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
-        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0 }.into())
+        let why = WhyUnreachable::Silent;
+        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0, why }.into())
     }
 
     pub fn statistics(&self) -> Statistics {

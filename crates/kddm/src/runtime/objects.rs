@@ -14,6 +14,7 @@ use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
 use crate::runtime::wait::{Op, Outcome};
+use crate::sync::{Slip, slips};
 
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
@@ -33,13 +34,17 @@ impl LaneState {
         self.outstanding += 1;
         self.local(set, object).waiters.push_back(waiter);
         self.run_own(set, object, None);
+        if self.knows_dead {
+            self.end_waits_for_dead(set, object);
+        }
     }
 
     /// A local thread that holds an object to write removes it. The core hears of that before the hold
     /// ends, and whoever waits for the object comes after it, here or elsewhere.
     pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce()) {
         let wish = Wish::Request(RequestKind::Remove);
-        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+        let refusal = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish));
+        if let Some(error) = refusal.or_else(|| self.hold_is_of_before(set, object)) {
             release();
             self.released(set, object);
             self.complete(&op, Outcome::Failed(error));
@@ -76,7 +81,7 @@ impl LaneState {
         if let Some(error) = self.link.as_ref().and_then(|link| link.refusal(set)) {
             return Some(error);
         }
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return Some(SetError::Destroyed.into());
         }
         if !self.shares {
@@ -115,7 +120,7 @@ impl LaneState {
 
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
-        if self.stopped || self.fenced || self.destroyed.contains(&set) {
+        if self.stopped || self.fenced || self.destroyed.contains(set) || slips(Slip::ReleaseInSilence) {
             return; // Nobody waits any more, and the core knows the object no more.
         }
         self.run_own(set, object, None);
@@ -130,7 +135,7 @@ impl LaneState {
         message: Message,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        if self.fenced || self.destroyed.contains(&set) {
+        if self.fenced || self.destroyed.contains(set) {
             self.statistics.dropped += 1;
             return Ok(());
         }
@@ -162,19 +167,22 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
+        let mut touched = todo.is_empty();
         loop {
             while let Some(input) = todo.pop_front() {
-                self.step(set, object, input, body, todo)?;
+                touched |= self.step(set, object, input, body, todo)?;
             }
             self.serve_local(set, object, todo);
             if todo.is_empty() {
                 break;
             }
         }
-        self.tidy(set, object);
+        self.tidy(set, object, touched);
         Ok(())
     }
 
+    /// Hands one input in. Says whether anything was done with the object's cell, which most news for a
+    /// home is not.
     fn step(
         &mut self,
         set: SetId,
@@ -182,30 +190,34 @@ impl LaneState {
         input: Input,
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
-    ) -> Result<(), NoMemory> {
+    ) -> Result<bool, NoMemory> {
         if self.fenced {
-            return Ok(()); // What the core knows is not to be relied on.
+            return Ok(false); // What the core knows is not to be relied on.
         }
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
+        let is_message = matches!(&input, Input::Message { .. });
         let told = Told::of(&input);
         match self.hand_in(set, object, input, &mut outputs) {
             Ok(()) => self.was_told(set, object, told),
             Err(Refused::NoMemory) => {
                 self.statistics.refused_memory += 1;
                 self.outputs = outputs;
-                return self.lacks_memory(set, object, told);
+                self.lacks_memory(set, object, told)?;
+                return Ok(true);
             }
             Err(refused) => self.refused(set, object, refused),
         }
+        let mut touched = told != Told::Message;
         for output in outputs.drain() {
+            touched |= !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. });
             self.act(set, output, body, todo);
         }
         self.outputs = outputs;
-        if is_word {
+        if is_word || (is_message && self.core.is_handing_over()) {
             self.look_whether_settled();
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Hands over the next shard that has to go. False if there was none.
@@ -219,14 +231,29 @@ impl LaneState {
             Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
             Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
         };
+        let mut follows = Vec::new();
         for output in outputs.drain() {
-            self.act(set, output, &mut None, &mut VecDeque::new());
+            let (object, mut todo) = (output.object(), VecDeque::new());
+            self.act(set, output, &mut None, &mut todo);
+            follows.extend(todo.into_iter().map(|input| (object, input)));
         }
         self.outputs = outputs;
+        for (object, input) in follows {
+            self.run_own(set, object, Some(input));
+        }
         if worked {
             self.look_whether_settled();
         }
         worked
+    }
+
+    /// Takes all that is here to the epoch that was just installed, if it is a new one, before anything else
+    /// happens here.
+    pub fn enter_epoch(&mut self) {
+        while !self.core.has_entered() && self.hand_over_next() {}
+        if self.core.is_handing_over() {
+            self.signals.settled.raise();
+        }
     }
 
     /// Asks the core to give an object away. False if it is asked for something already.
@@ -241,7 +268,7 @@ impl LaneState {
 
     /// Tells whoever installs views that the next one may come.
     pub fn look_whether_settled(&self) {
-        if self.core.is_settled() {
+        if self.core.is_settled() || self.core.is_handing_over() {
             self.signals.settled.raise();
         }
     }
@@ -269,6 +296,7 @@ impl LaneState {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         match told {
             Told::Cancel => (local.is_cancelling, local.outstanding) = (false, false),
+            Told::Put => local.putting.iter_mut().for_each(|putting| putting.is_told = true),
             Told::Answer if local.is_trying => local.is_trying = false,
             _ => local.revoking = None,
         }
@@ -280,7 +308,7 @@ impl LaneState {
         match told {
             Told::Message => return Err(NoMemory),
             Told::Want => self.refused(set, object, Refused::NoMemory),
-            Told::Cancel | Told::Answer => self.tell_later(set, object),
+            Told::Cancel | Told::Answer | Told::Put => self.tell_later(set, object),
         }
         Ok(())
     }
@@ -357,6 +385,13 @@ impl LaneState {
                     store.discard(cell);
                 }
             }
+            Output::PutDone { object, version } => self.put_is_done(set, object, version, todo),
+            Output::StoreReplica { object } => self.store_replica(set, object, body),
+            Output::KeepReplica { object } => self.keep_replica(set, object),
+            Output::DropReplica { object } => {
+                self.replicas.remove(&(set, object));
+            }
+            Output::UseReplica { object, version } => self.use_replica(set, object, version),
             Output::Dropped { object, what } => {
                 self.statistics.dropped += 1;
                 tracing::debug!(?set, ?object, what, "dropped a message that cannot be meant");
@@ -386,6 +421,10 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(to) = local.revoking else { return };
         match store.revoke(cell, to) {
+            RevokeResult::Held if slips(Slip::TakeFromHolders) => {
+                let (version, has_value) = (Version(store.version(cell)), store.has_value(cell));
+                todo.push_back(Input::Revoked { version, has_value });
+            }
             RevokeResult::Held => {
                 self.is_held_up(set, object);
                 self.ask_back(set, object, to, None);
@@ -409,13 +448,15 @@ impl LaneState {
     }
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
-    fn tidy(&mut self, set: SetId, object: ObjectId) {
+    fn tidy(&mut self, set: SetId, object: ObjectId, touched: bool) {
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 self.locals.remove(&(set, object));
                 false
             }
             Some(local) => !local.waiters.is_empty(),
+            // Its cell, if it has one, is as it was left.
+            None if !touched => return,
             None => false,
         };
         // A peer that names sets which do not exist makes nothing here.
@@ -430,13 +471,14 @@ impl LaneState {
 }
 
 /// What an input says, for when it has to be said again.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Told {
     Message,
     Want,
     Cancel,
     /// To a revocation, tried or not.
     Answer,
+    Put,
 }
 
 impl Told {
@@ -446,6 +488,7 @@ impl Told {
             Input::Want { .. } => Told::Want,
             Input::Cancel => Told::Cancel,
             Input::Revoked { .. } | Input::Held => Told::Answer,
+            Input::Put { .. } => Told::Put,
         }
     }
 }
@@ -456,5 +499,6 @@ fn outcome_of(answer: Answer) -> Outcome {
         Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
         Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
         Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
+        Answer::Unknown => Outcome::Failed(AccessError::CutShort.into()),
     }
 }

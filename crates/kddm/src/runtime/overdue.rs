@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{ObjectId, SetId};
 
+use crate::cell::HeldBy;
 use crate::options::DEFAULT_HOLD_LIMIT;
 use crate::runtime::Runtime;
 use crate::runtime::lane::LaneState;
+use crate::sync::now;
 
 /// At most one warning of a lane in so much time: who looks into the log wants to see the rest too.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
@@ -75,7 +77,7 @@ impl LaneState {
         if local.held_up.is_some() {
             return;
         }
-        let since = Instant::now();
+        let since = now();
         local.held_up = Some(HeldUp { since, is_counted: false });
         let limit = self.overdue.limit(set);
         self.overdue.look_at(since.checked_add(limit));
@@ -114,10 +116,18 @@ impl LaneState {
         }
         self.overdue.warned = Some(now);
         let unnamed = std::mem::take(&mut self.overdue.unnamed) - 1;
-        let store = self.store(set);
-        let holders = store.find(object.0).map(|cell| store.holders(cell)).unwrap_or_default();
-        let holders = holders.into_iter().map(|holder| holder.who).collect();
+        let holders = self.holders(set, object).into_iter().map(|holder| holder.who).collect();
         Some(Warning { set, object, held_up, limit, holders, unnamed })
+    }
+}
+
+impl LaneState {
+    /// Who has an object here: threads, holders, and the programs to which it is lent.
+    pub fn holders(&self, set: SetId, object: ObjectId) -> Vec<HeldBy> {
+        let found = self.stores.get(&set).and_then(|store| Some(store.holders(store.find(object.0)?)));
+        let mut holders = found.unwrap_or_default();
+        holders.extend(self.desk.borrowers(set, object));
+        holders
     }
 }
 

@@ -35,7 +35,7 @@ impl Signal {
         self.news.notify_all();
     }
 
-    fn wait(&self) {
+    pub fn wait(&self) {
         let mut raised = self.raised.lock();
         while !*raised {
             self.news.wait(&mut raised);
@@ -101,7 +101,13 @@ impl Runtime {
                 gone.into_iter().for_each(|node| state.core.is_ahead(node));
             }
             if !self.is_settled() {
-                break;
+                // Only a view in which members are lost comes between, and then those before it are passed over.
+                let installed = self.lanes[0].lock().core.epoch();
+                let Some(at) = membership.pending.iter().position(|view| view.epoch > installed) else { break };
+                for passed in membership.pending.drain(..at) {
+                    self.rpc.installed(&passed);
+                    self.notify.installed(passed);
+                }
             }
             if let Some(view) = membership.pending.pop_front() {
                 self.install(&view);

@@ -14,7 +14,8 @@ use rustix::buffer::spare_capacity;
 
 use crate::pages::find_pages;
 use crate::runtime::lane::{Lane, LaneState};
-use crate::runtime::peer::{APART_BYTES, Peer, write_ack};
+use crate::runtime::peer::{APART_BYTES, Peer, checksum_of, write_ack};
+use crate::spare::{self, Spare};
 use crate::transport::{Poller, Stream};
 
 /// Bytes read at once where no large body is expected.
@@ -56,12 +57,13 @@ impl Arriving {
     /// arrives, so that nobody makes us reserve what they only announce.
     fn new(head: Head, length: usize, first: &[u8], usual_bytes: usize) -> Result<Arriving, NoMemory> {
         let announced = head.seal.length as usize;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(announced.min(usual_bytes.max(2 * first.len()))).map_err(|_| NoMemory)?;
+        let Spare { mut bytes, is_warm } =
+            spare::take(announced.min(usual_bytes.max(2 * first.len()))).map_err(|_| NoMemory)?;
+        let paged = if is_warm { bytes.capacity() } else { 0 };
         bytes.extend_from_slice(first);
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(first);
-        Ok(Arriving { head, length, bytes, checksum, paged: 0 })
+        Ok(Arriving { head, length, bytes, checksum, paged })
     }
 
     fn announced_bytes(&self) -> usize {
@@ -274,7 +276,7 @@ impl LaneState {
             };
             let length = start + head.seal.length as usize;
             if let Some(body) = received.get(start..length) {
-                self.handle_frame(id, &head, length, crc32fast::hash(body), &mut Some(Cow::Borrowed(body)))?;
+                self.handle_frame(id, &head, length, checksum_of(body), &mut Some(Cow::Borrowed(body)))?;
                 *parsed += length;
             } else if length - start < APART_BYTES {
                 return Ok(length);

@@ -8,6 +8,7 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::Input;
 
 use crate::runtime::lane::LaneState;
+use crate::sync::now;
 use crate::transport::Poller;
 
 /// When it is tried again: memory that is given back is not given back at once.
@@ -23,7 +24,7 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     fn retry_soon(&mut self) {
-        self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+        self.retry_at.get_or_insert_with(|| now() + RETRY);
     }
 }
 
@@ -69,8 +70,12 @@ impl LaneState {
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         local.waits_for_memory = false;
         let (is_cancelling, is_trying) = (local.is_cancelling, local.is_trying);
-        let input =
-            if is_cancelling { Some(Input::Cancel) } else { is_trying.then(|| self.try_to_take_back(set, object)) };
+        let untold = local.putting.as_ref().filter(|putting| !putting.is_told).map(|putting| putting.version);
+        let input = match untold {
+            _ if is_cancelling => Some(Input::Cancel),
+            Some(version) => Some(Input::Put { version }),
+            None => is_trying.then(|| self.try_to_take_back(set, object)),
+        };
         let _no_message_that_could_be_refused = self.run(set, object, input, &mut None::<Cow<'_, [u8]>>);
     }
 }

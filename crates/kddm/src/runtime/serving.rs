@@ -22,10 +22,19 @@ pub(crate) enum Served {
 impl LaneState {
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
     pub fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        if self.fenced || self.locals.get(&(set, object)).is_some_and(|local| local.waits_for_memory) {
+        if self.fenced {
             return;
         }
-        self.try_to_lower_again(set, object, todo);
+        let Some(local) = self.locals.get(&(set, object)) else { return };
+        if local.waits_for_memory {
+            return;
+        }
+        if local.revoking.is_some() && todo.is_empty() {
+            self.try_to_lower(set, object, todo);
+        }
+        if self.is_held_from_before(set, object) {
+            return self.is_held_up(set, object);
+        }
         while let Some(local) = self.locals.get_mut(&(set, object)) {
             let Some(head) = local.waiters.front() else { return };
             if local.outstanding || !todo.is_empty() {
@@ -50,13 +59,6 @@ impl LaneState {
                 }
                 Served::Waits => return self.is_held_up(set, object),
             }
-        }
-    }
-
-    fn try_to_lower_again(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        let revoking = self.locals.get(&(set, object)).is_some_and(|local| local.revoking.is_some());
-        if revoking && todo.is_empty() {
-            self.try_to_lower(set, object, todo);
         }
     }
 

@@ -26,6 +26,8 @@ const LATE: Duration = Duration::from_millis(1500);
 #[derive(Default)]
 pub(crate) struct Silence {
     seen: Mutex<HashMap<NodeId, Seen>>,
+    /// Members whose processes are proven to have ended: at most one life each.
+    dead: Mutex<HashMap<NodeId, Incarnation>>,
 }
 
 /// What is known of a member's words.
@@ -48,6 +50,21 @@ impl Silence {
         }
     }
 
+    /// The process of that life of a member has ended. True if that is news.
+    pub fn bury(&self, node: NodeId, life: Incarnation) -> bool {
+        let mut dead = self.dead.lock();
+        let is_news = dead.get(&node).is_none_or(|known| *known < life);
+        if is_news {
+            dead.insert(node, life);
+        }
+        is_news
+    }
+
+    /// Whether the process of that life is proven to have ended.
+    pub fn is_dead(&self, node: NodeId, life: Incarnation) -> bool {
+        self.dead.lock().get(&node) == Some(&life)
+    }
+
     /// Whether that life has owed something for too long.
     pub fn is_silent(&self, node: NodeId, life: Incarnation) -> bool {
         let seen = self.seen.lock();
@@ -68,8 +85,11 @@ impl Runtime {
         // Before the lock is taken: whoever has a lane may ask who is silent.
         let others = state.members().filter(|(node, _)| *node != me);
         let owed: Vec<_> = others.map(|(node, member)| (node, member, self.owed_by(node))).collect();
+        let has_life = |node: &NodeId, life: Incarnation| state.member(*node).is_some_and(|m| m.incarnation == life);
+        // One that is news here may be a member by the next look.
+        self.silence.dead.lock().retain(|node, life| has_life(node, *life) || *life > state.last_life());
         let mut all = self.silence.seen.lock();
-        all.retain(|node, seen| state.member(*node).is_some_and(|member| member.incarnation == seen.life));
+        all.retain(|node, seen| has_life(node, seen.life));
         for (node, member, (owes, progress)) in owed {
             let seen = all.entry(node).or_insert_with(|| Seen { life: member.incarnation, ..Seen::default() });
             let is_late = since >= LATE;

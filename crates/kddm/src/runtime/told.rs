@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use super::Runtime;
 use super::lane::Lane;
 use super::local::Wish;
+use super::replicas::By;
 use super::wait::{Op, Outcome};
 use crate::cell::Teller;
 use crate::error::{Error, WaitingFor};
@@ -86,7 +87,7 @@ impl SetHere {
 
     /// The value of an object that is lent to this program goes to the node that lends it; `publish` ends
     /// the hold under which it was made, and says whether the lane waits for that. `Some`: the node's
-    /// socket has not taken it yet.
+    /// socket has not taken it yet, or it waits for its replicas.
     pub fn put_at_lender(
         &self,
         object: u64,
@@ -100,9 +101,49 @@ impl SetHere {
         if publish() {
             state.released(self.set, ObjectId(object));
         }
-        let waits = state.has_put(mark, || Arc::new(Op::new(Arc::clone(lane))));
+        let op = || Arc::new(Op::new(Arc::clone(lane)));
+        let waits = if self.set.replicas() > 0 {
+            let op = op();
+            state.waits_for_replicas(self.set, ObjectId(object), version, Arc::clone(&op));
+            Some(op)
+        } else {
+            state.has_put(mark, op)
+        };
         lane.finish(state);
         Ok(waits)
+    }
+
+    /// Whether a put of an object of this set is done only when its replicas have it.
+    pub fn has_replicas(&self) -> bool {
+        self.set.replicas() > 0 && self.runtime.lender.is_none()
+    }
+
+    /// Publishes a value of which replicas are kept: `publish` says its version, and how its hold ends.
+    pub fn put_replicated(
+        &self,
+        object: u64,
+        bytes: Vec<u8>,
+        publish: impl FnOnce() -> (u64, Box<dyn FnOnce() + Send>),
+    ) -> Result<Arc<Op>, Error> {
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        if let Some(error) = state.refusal_to_put(self.set) {
+            return Err(error);
+        }
+        let op = Arc::new(Op::new(Arc::clone(lane)));
+        let (version, release) = publish();
+        state.put_replicated(self.set, ObjectId(object), (version, bytes), By::Thread(Arc::clone(&op), release));
+        lane.finish(state);
+        Ok(op)
+    }
+
+    /// An error if the object was lent by a node that has been gone meanwhile.
+    pub fn is_held_still(&self, object: u64) -> Result<(), Error> {
+        if self.runtime.lender.is_none() {
+            return Ok(());
+        }
+        let lost = self.lane(object).lock().hold_is_of_before(self.set, ObjectId(object));
+        lost.map_or(Ok(()), Err)
     }
 
     /// A hold has ended, and its release said that somebody waits.
@@ -145,7 +186,12 @@ pub(crate) fn register(table: u64, here: &SetHere, wait_limit: Duration) {
     tables.insert(table, Registered { runtime: Arc::downgrade(&here.runtime), set: here.set, wait_limit });
 }
 
-/// The set of that table, if its node is not gone.
+/// The set of that table is no more.
+pub(crate) fn forget(table: u64) {
+    TABLES.write().remove(&table);
+}
+
+/// The set of that table, if neither it nor its node is gone.
 pub(crate) fn find(table: u64) -> Option<(SetHere, Duration)> {
     let tables = TABLES.read();
     let registered = tables.get(&table)?;

@@ -9,9 +9,8 @@ use std::sync::Weak;
 use std::task::Waker;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
-
 use crate::runtime::lane::LaneState;
+use crate::sync::MutexGuard;
 
 /// Wakers to wake. Dropping it wakes them.
 #[derive(Default)]

@@ -2,21 +2,19 @@
 //! answers.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::cell::Hold;
 use crate::error::Error;
 use crate::runtime::lane::Lane;
 use crate::runtime::turn::{AlarmKey, Alarmed};
+use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, Ordering, Slip, now, slips, thread_local};
 
 /// When a wait that begins now ends. A limit beyond the end of time is as good as some years.
 pub(crate) fn deadline_in(limit: Duration) -> Instant {
-    let now = Instant::now();
+    let now = now();
     now.checked_add(limit).unwrap_or_else(|| now + FOREVER)
 }
 
@@ -118,10 +116,12 @@ impl Op {
             self.done.store(true, Ordering::Release);
             ((shared.waker.take(), shared.alarm.take()), shared.polling)
         };
-        if polling && !on_own_poll(self) {
+        if polling && !on_own_poll(self) && !slips(Slip::LeavePollerAsleep) {
             self.lane.wake_poller();
         }
-        self.woken.notify_all();
+        if !slips(Slip::NotifyNobody) {
+            self.woken.notify_all();
+        }
         left_behind
     }
 
@@ -172,8 +172,7 @@ impl Op {
             if self.is_done() {
                 return WaitResult::News;
             }
-            let now = Instant::now();
-            if now >= deadline {
+            if now() >= deadline {
                 return WaitResult::TimedOut;
             }
             if self.lane.enter_poll() {
@@ -182,7 +181,7 @@ impl Op {
                 continue;
             }
             let mut shared = self.shared.lock();
-            if !self.is_done() {
+            if !self.is_done() || slips(Slip::LookNotAgain) {
                 self.woken.wait_until(&mut shared, deadline);
             }
         }
@@ -190,15 +189,15 @@ impl Op {
 
     fn poll_lane(&self, deadline: Instant) {
         self.shared.lock().polling = true;
-        POLLING_FOR.set(std::ptr::from_ref(self).addr());
+        POLLING_FOR.with(|polling| polling.set(std::ptr::from_ref(self).addr()));
         while !self.is_done() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(now());
             if left.is_zero() {
                 break;
             }
             self.lane.poll(Some(left));
         }
-        POLLING_FOR.set(0);
+        POLLING_FOR.with(|polling| polling.set(0));
         self.shared.lock().polling = false;
     }
 
@@ -251,20 +250,20 @@ thread_local! {
 }
 
 fn on_own_poll(op: &Op) -> bool {
-    POLLING_FOR.get() == std::ptr::from_ref(op).addr()
+    POLLING_FOR.with(Cell::get) == std::ptr::from_ref(op).addr()
 }
 
 /// Whether this thread polls for an op of its own, while the lane's thread can do so for the rest.
 pub(crate) fn is_guest() -> bool {
-    POLLING_FOR.get() != 0
+    POLLING_FOR.with(Cell::get) != 0
 }
 
 /// Marks this thread as one that the node itself needs.
 pub(crate) fn mark_part_of_node() {
-    PART_OF_NODE.set(true);
+    PART_OF_NODE.with(|part| part.set(true));
 }
 
 /// Whether a wait on this thread cannot stop the node or an async executor.
 pub(crate) fn may_block() -> bool {
-    !PART_OF_NODE.get()
+    !PART_OF_NODE.with(Cell::get)
 }

@@ -120,7 +120,15 @@ pub fn send<W: Serialize>(mut stream: &Stream, word: &W) -> std::io::Result<()> 
 ///
 /// # Errors
 /// The stream's, or `InvalidData` with what is wrong.
-pub fn receive<W: DeserializeOwned>(mut stream: &Stream) -> std::io::Result<W> {
+pub fn receive<W: DeserializeOwned>(stream: &Stream) -> std::io::Result<W> {
+    receive_at_most(stream, MOST_BYTES)
+}
+
+/// As [`receive`], with a limit of its own for the length.
+///
+/// # Errors
+/// The stream's, or `InvalidData` with what is wrong.
+pub fn receive_at_most<W: DeserializeOwned>(mut stream: &Stream, most_bytes: u32) -> std::io::Result<W> {
     let invalid = |reason: String| std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
     let mut head = [0u8; 8];
     stream.read_exact(&mut head)?;
@@ -128,8 +136,8 @@ pub fn receive<W: DeserializeOwned>(mut stream: &Stream) -> std::io::Result<W> {
         return Err(invalid("it does not begin with KDDM".into()));
     }
     let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-    if length > MOST_BYTES {
-        return Err(invalid(format!("a word of {length} bytes, at most {MOST_BYTES} are allowed")));
+    if length > most_bytes {
+        return Err(invalid(format!("a word of {length} bytes, at most {most_bytes} are allowed")));
     }
     let mut body = vec![0u8; length as usize];
     stream.read_exact(&mut body)?;

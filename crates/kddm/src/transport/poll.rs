@@ -3,12 +3,13 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+
+use crate::sync::{AtomicU64, Ordering, now, something_has_happened};
 
 /// What has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub struct Poller {
     origin: Instant,
     /// When the timer will fire, in nanoseconds since `origin`; zero if it is not armed.
     armed: AtomicU64,
+    /// When the modelled timer fires.
+    #[cfg(shuttle)]
+    fires: crate::sync::Mutex<Option<Instant>>,
 }
 
 /// Token of a wake-up.
@@ -54,7 +58,15 @@ impl Poller {
         let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), edge)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), edge)?;
-        Ok(Poller { epoll, wake, timer, origin: Instant::now(), armed: AtomicU64::new(0) })
+        Ok(Poller {
+            epoll,
+            wake,
+            timer,
+            origin: now(),
+            armed: AtomicU64::new(0),
+            #[cfg(shuttle)]
+            fires: Default::default(),
+        })
     }
 
     /// Watches a socket for both directions.
@@ -83,7 +95,13 @@ impl Poller {
     ///
     /// # Errors
     /// The system's; an interruption is not one.
-    pub fn wait(&self, limit: Option<Duration>, mut handle: impl FnMut(Event)) -> std::io::Result<()> {
+    #[cfg(not(shuttle))]
+    pub fn wait(&self, limit: Option<Duration>, handle: impl FnMut(Event)) -> std::io::Result<()> {
+        self.take_events(limit, handle).map(|_| ())
+    }
+
+    /// As [`Self::wait`], and how many events there were.
+    fn take_events(&self, limit: Option<Duration>, mut handle: impl FnMut(Event)) -> std::io::Result<usize> {
         let limit = limit.map(|limit| Timespec {
             tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: limit.subsec_nanos().into(),
@@ -91,9 +109,10 @@ impl Poller {
         let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut room[..], limit.as_ref()) {
             Ok((events, _)) => events,
-            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(0),
             Err(error) => return Err(error.into()),
         };
+        let count = events.len();
         for event in events {
             let token = event.data.u64();
             if token == TIMER {
@@ -105,12 +124,13 @@ impl Poller {
             let writable = flags.contains(epoll::EventFlags::OUT);
             handle(Event { token, readable, writable, ended: flags.intersects(end) });
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Wakes one thread that waits.
     pub fn wake(&self) {
         let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        something_has_happened();
     }
 
     /// Makes the timer fire at that time, unless it fires earlier anyway.
@@ -121,11 +141,55 @@ impl Poller {
             return;
         }
         self.armed.store(at_ns, Ordering::Release);
-        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        self.set_timer(at);
+    }
+
+    #[cfg(not(shuttle))]
+    fn set_timer(&self, at: Instant) {
+        let left = at.saturating_duration_since(now()).max(Duration::from_nanos(1));
         let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         let _valid_times =
             timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value });
+    }
+}
+
+/// In the model the sockets and the wake-up are real, the timer is not, and nothing but other threads of
+/// the model is waited for.
+#[cfg(shuttle)]
+impl Poller {
+    /// As otherwise.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&self, limit: Option<Duration>, mut handle: impl FnMut(Event)) -> std::io::Result<()> {
+        let deadline = limit.map(|limit| now() + limit);
+        loop {
+            let seen = crate::sync::modelled::happened();
+            if self.has_fired() {
+                self.armed.store(0, Ordering::Release);
+                handle(Event { token: TIMER, readable: true, writable: false, ended: false });
+                return Ok(());
+            }
+            if self.take_events(Some(Duration::ZERO), &mut handle)? > 0 {
+                return Ok(());
+            }
+            if deadline.is_some_and(|deadline| now() >= deadline) {
+                return Ok(());
+            }
+            let fires = *self.fires.lock();
+            crate::sync::modelled::wait_for_more(seen, deadline.into_iter().chain(fires).min());
+        }
+    }
+
+    fn has_fired(&self) -> bool {
+        let mut fires = self.fires.lock();
+        fires.take_if(|at| *at <= now()).is_some()
+    }
+
+    fn set_timer(&self, at: Instant) {
+        *self.fires.lock() = Some(at);
+        something_has_happened();
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::net::sockopt;
 
 use super::address::Address;
 use super::unix::{self, SocketFile};
+use crate::sync::something_has_happened;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -48,37 +49,53 @@ impl Stream {
         matches!(poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&limit)), Ok(1..))
     }
 
+    /// Nothing more comes in but what is in the socket already: whoever writes is told so.
+    pub fn shut_reading(&self) {
+        let _already_ended = match self {
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Read),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Read),
+        };
+        something_has_happened();
+    }
+
     /// Ends both directions; the other side sees the end.
     pub fn shutdown(&self) {
         let _already_ended = match self {
             Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Both),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Both),
         };
+        something_has_happened();
     }
 }
 
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+        let read = match self {
             Stream::Tcp(stream) => (&mut &*stream).read(buffer),
             Stream::Unix(stream) => (&mut &*stream).read(buffer),
-        }
+        };
+        something_has_happened();
+        read
     }
 }
 
 impl Write for &Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Stream::Tcp(stream) => (&mut &*stream).write(buffer),
             Stream::Unix(stream) => (&mut &*stream).write(buffer),
-        }
+        };
+        something_has_happened();
+        written
     }
 
     fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Stream::Tcp(stream) => (&mut &*stream).write_vectored(pieces),
             Stream::Unix(stream) => (&mut &*stream).write_vectored(pieces),
-        }
+        };
+        something_has_happened();
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {

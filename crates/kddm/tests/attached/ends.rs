@@ -58,9 +58,10 @@ fn a_node_that_stops_ends_its_programs() {
     *guard = 1;
     until("a put is refused", || here.grab(1).wait_for(SHORT).is_err());
     assert!(matches!(guard.put().wait(), Err(Error::Membership(MembershipError::Detached))));
-    assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Detached))));
+    assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Reattaching))));
     let error = program.set::<u64>("another").open().wait().expect_err("nobody is there");
-    assert!(matches!(error, Error::Membership(MembershipError::Detached)), "{error}");
+    assert!(matches!(error, Error::Membership(MembershipError::Reattaching)), "{error}");
+    assert_eq!(error.fate(), kddm::Fate::NothingHappened);
     drop(held);
 }
 
@@ -136,4 +137,24 @@ fn a_destroy_does_not_wait_for_a_copy_that_nobody_holds() {
     guard.put().wait().expect("it was held before");
     destroyed.wait_for(LIMIT).expect("it is destroyed");
     assert!(start.elapsed() < LIMIT / 2, "took {:?}", start.elapsed());
+}
+
+/// Questions that are open, and strangers that say nothing, keep no node that nobody wants any more.
+#[test]
+fn whoever_asks_or_says_nothing_keeps_no_node() {
+    let mut house = House::new();
+    let program = house.program();
+    let silent = std::os::unix::net::UnixStream::connect(&house.socket).expect("it listens");
+    let asks = std::thread::spawn({
+        let program = program.clone();
+        move || program.wait_for_members(99, LIMIT * 10)
+    });
+    until("it is attached", || house.nodes[0].programs().len() == 1);
+    let begun = std::time::Instant::now();
+    drop(house.nodes.remove(0));
+    until("it is no member any more", || house.nodes[0].members().len() == 1);
+    let error = asks.join().expect("it ends").expect_err("there never were so many");
+    assert!(matches!(error, Error::Membership(MembershipError::Detached)), "{error}");
+    assert!(begun.elapsed() < LIMIT, "took {:?}", begun.elapsed());
+    drop(silent);
 }

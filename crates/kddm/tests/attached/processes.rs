@@ -103,6 +103,14 @@ fn a_stopped_program_gives_back_when_it_goes_on() {
     let limited = second.hand(1).within(Duration::from_millis(200)).ask(Op::Add { object: 1, times: 1 });
     let failure = limited.done().expect_err("the other one is asked and says nothing");
     assert!(failure.text.contains("no access after 200 ms"), "{failure:?}");
+    // Whoever looks for the reason finds it.
+    let holding = house.nodes[0].holdings(100).objects.into_iter().find(|holding| holding.object == 1);
+    let holders = holding.expect("somebody waits for it").holders;
+    let named = |pid: u32| holders.iter().any(|holder| holder.who.starts_with(&format!("program {pid} (")));
+    assert!(
+        house.nodes[0].programs().iter().any(|program| program.asked_back == 1 && named(program.pid)),
+        "{holders:?}"
+    );
     first.process().go_on();
     assert_eq!(waits.seen().expect("given back").note.number, 5);
     assert_eq!(second.hand(0).in_set(SET).read(1).note.number, 5);

@@ -7,6 +7,7 @@ mod seat;
 
 mod death;
 mod descriptors;
+mod leases;
 mod links;
 mod overload;
 mod proxy;

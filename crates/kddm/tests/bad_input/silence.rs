@@ -21,7 +21,7 @@ fn reaches(node: &Node, other: u16) -> bool {
 /// wants something of it.
 #[test]
 fn a_stopped_follower_is_not_reachable_until_it_goes_on() {
-    let voter = Node::join(Config::new()).wait().expect("a free port");
+    let voter = Node::join(Config::new().lease(2 * LIMIT)).wait().expect("a free port");
     let address = voter.address().to_string();
     let stopped = Seat::there(&Start { contact: Some(address.clone()), ..Start::default() }, 2).expect("it joins");
     let third = Node::join(contact(&address)).wait().expect("a live contact");
@@ -61,7 +61,7 @@ fn silent_members_delay_no_other_link() {
     let mut nodes: Vec<Node> = Vec::new();
     let mut proxies = Vec::new();
     for name in ["1", "2", "3", "4"] {
-        let mut config = Config::new().listen(Address::Unix(sockets.path(name)));
+        let mut config = Config::new().lease(2 * LIMIT).listen(Address::Unix(sockets.path(name)));
         if let Some(first) = nodes.first() {
             config = config.contact(first.address().clone());
         }

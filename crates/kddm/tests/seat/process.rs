@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command as Program, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kddm::{Config, Error, Node};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -25,7 +26,13 @@ pub struct Start {
     pub session: Option<u16>,
     /// It is a program without a node, attached to the one that accepts programs there.
     pub attach: Option<PathBuf>,
+    /// The lease of the cluster that it begins. Else nobody is expelled while a test looks at what comes
+    /// before.
+    pub lease_ms: Option<u64>,
 }
+
+/// Longer than any test.
+const NO_EXPULSION_MS: u64 = 60_000;
 
 impl Start {
     fn node(&self) -> Result<Node, Error> {
@@ -36,7 +43,7 @@ impl Start {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::new();
+        let mut config = Config::new().lease(Duration::from_millis(self.lease_ms.unwrap_or(NO_EXPULSION_MS)));
         if let Some(contact) = &self.contact {
             config = config.contact(contact.parse().expect("an address"));
         }

@@ -111,7 +111,9 @@ impl Subject {
                 shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
                 Ok(shown)
             }
-            Command::Object { set, id, form, action } => object::act(&self.node, set, *id, *form, action),
+            Command::Object { set, id, form, replicas, action } => {
+                object::act(&self.node, set, *id, *form, *replicas, action)
+            }
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
@@ -134,7 +136,16 @@ impl Subject {
                 })
             })
             .collect();
+        let lease = self.node.lease();
+        let recovery = self.node.recovery();
         json!({
+            "lease_ms": lease.length.as_millis() as u64,
+            "lease_left_ms": lease.remaining.map(|left| left.as_millis() as u64),
+            "failures": lease.failures,
+            "whole": recovery.is_whole,
+            "recovering": recovery.is_recovering,
+            "lost_here": recovery.lost,
+            "replicas_here": recovery.replicas,
             "epoch": self.node.epoch(),
             "session": self.node.session(),
             "cluster": format!("{:016x}", self.node.cluster_id()),
@@ -194,6 +205,7 @@ impl Subject {
     pub fn statistics(&self) -> Json {
         let counted = self.node.statistics();
         let usage = self.node.usage();
+        let recovery = self.node.recovery();
         let sum = |of: fn(&SetUsage) -> usize| usage.values().map(of).sum::<usize>();
         let messages: serde_json::Map<String, Json> = counted
             .by_kind()
@@ -210,6 +222,9 @@ impl Subject {
             "objects": sum(|usage| usage.objects),
             "directory_entries": sum(|usage| usage.directory_entries),
             "metadata_bytes": sum(|usage| usage.metadata_bytes),
+            "replicas": recovery.replicas,
+            "lost": recovery.lost,
+            "failures": recovery.failures,
             "misses": counted.misses,
             "moves": counted.moves(),
             "installs": counted.installs,
@@ -220,6 +235,7 @@ impl Subject {
             "reconnects": counted.reconnects,
             "overdue_holds": counted.overdue_holds,
             "notifier_overruns": counted.notifier_overruns,
+            "proven_dead": counted.proven_dead,
             "notifier_panics": counted.notifier_panics,
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
@@ -242,11 +258,14 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "codec": info.codec,
         "type": info.type_name,
         "placement": info.placed_by,
+        "replicas": info.replicas,
         "ending": info.is_ending,
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,
         "metadata_bytes_here": usage.metadata_bytes,
         "inputs_here": usage.inputs,
+        "replicas_here": usage.replicas,
+        "lost_here": usage.lost,
     })
 }
 

@@ -35,7 +35,14 @@ impl Value for Json {
 ///
 /// # Errors
 /// What the library says, what does not fit the set, what is no number.
-pub fn act(node: &Node, name: &str, id: u64, form: Option<Form>, action: &Action) -> Result<Tree, Failure> {
+pub fn act(
+    node: &Node,
+    name: &str,
+    id: u64,
+    form: Option<Form>,
+    replicas: Option<u8>,
+    action: &Action,
+) -> Result<Tree, Failure> {
     let info = match node.set_info(name) {
         Ok(info) => Some(info),
         Err(Error::Set(SetError::Unknown { .. })) => None,
@@ -53,8 +60,8 @@ pub fn act(node: &Node, name: &str, id: u64, form: Option<Form>, action: &Action
         return Err(Failure { code: 201, ..Failure::new(message) });
     }
     match codec {
-        Json::CODEC => act_json(&open(node, name, info.is_some())?, id, form, action),
-        Raw::CODEC => act_raw(&open(node, name, info.is_some())?, id, form, action),
+        Json::CODEC => act_json(&open(node, name, info.is_some(), replicas)?, id, form, action),
+        Raw::CODEC => act_raw(&open(node, name, info.is_some(), replicas)?, id, form, action),
         other => {
             let type_name = info.as_ref().map(|info| info.type_name.as_str()).unwrap_or_default();
             Err(Failure::new(format!(
@@ -65,8 +72,12 @@ pub fn act(node: &Node, name: &str, id: u64, form: Option<Form>, action: &Action
     }
 }
 
-fn open<T: Value + Default>(node: &Node, name: &str, exists: bool) -> Result<Set<T>, Failure> {
+fn open<T: Value + Default>(node: &Node, name: &str, exists: bool, replicas: Option<u8>) -> Result<Set<T>, Failure> {
     let builder = node.set::<T>(name);
+    let builder = match replicas {
+        Some(replicas) => builder.replicas(replicas),
+        None => builder,
+    };
     if exists { builder.open_existing().wait() } else { builder.open().wait() }.map_err(Failure::from)
 }
 
@@ -208,9 +219,9 @@ mod tests {
     #[test]
     fn text_and_hex_are_two_forms_of_one_raw_set() {
         let node = node();
-        act(&node, "notes", 1, None, &put("hi")).expect("put");
-        act(&node, "notes", 2, Some(Form::Hex), &put("00fF")).expect("put");
-        let get = |id, form| act(&node, "notes", id, form, &Action::Get);
+        act(&node, "notes", 1, None, None, &put("hi")).expect("put");
+        act(&node, "notes", 2, Some(Form::Hex), None, &put("00fF")).expect("put");
+        let get = |id, form| act(&node, "notes", id, form, None, &Action::Get);
         assert_eq!(get(1, None).expect("read")["value"], "hi");
         assert_eq!(get(1, Some(Form::Hex)).expect("read")["value"], "6869");
         assert_eq!(get(2, None).expect("read"), json!({"id": 2, "version": 1, "as": "hex", "value": "00ff"}));
@@ -218,39 +229,39 @@ mod tests {
         assert!(get(2, Some(Form::Json)).is_err());
         assert_eq!(get(3, None).expect_err("missing").code, 101);
         for bad in ["0", "0g", "0é", "é"] {
-            assert!(act(&node, "notes", 2, Some(Form::Hex), &put(bad)).is_err(), "{bad}");
+            assert!(act(&node, "notes", 2, Some(Form::Hex), None, &put(bad)).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn json_is_checked_and_numbers_count() {
         let node = node();
-        let incr = |set: &str, by| act(&node, set, 1, None, &Action::Incr { by });
+        let incr = |set: &str, by| act(&node, set, 1, None, None, &Action::Incr { by });
         assert_eq!(incr("counter", 2).expect("counts")["value"], 2);
         assert_eq!(incr("counter", -5).expect("counts")["value"], -3);
-        assert_eq!(act(&node, "counter", 1, None, &Action::Get).expect("read")["value"], -3);
-        act(&node, "counter", 1, Some(Form::Json), &put("{\"a\":[1]}")).expect("put");
+        assert_eq!(act(&node, "counter", 1, None, None, &Action::Get).expect("read")["value"], -3);
+        act(&node, "counter", 1, Some(Form::Json), None, &put("{\"a\":[1]}")).expect("put");
         assert!(incr("counter", 1).expect_err("no number").message.contains("nothing was changed"));
-        assert_eq!(act(&node, "counter", 1, None, &Action::Get).expect("read")["value"], json!({"a": [1]}));
-        assert!(act(&node, "counter", 1, None, &put("bare")).expect_err("no JSON").message.contains("quotes"));
-        act(&node, "counter", 1, None, &put(&i64::MAX.to_string())).expect("put");
+        assert_eq!(act(&node, "counter", 1, None, None, &Action::Get).expect("read")["value"], json!({"a": [1]}));
+        assert!(act(&node, "counter", 1, None, None, &put("bare")).expect_err("no JSON").message.contains("quotes"));
+        act(&node, "counter", 1, None, None, &put(&i64::MAX.to_string())).expect("put");
         assert!(incr("counter", 1).expect_err("too large").message.contains("64 bits"));
-        act(&node, "counter", 1, None, &Action::Remove).expect("removed");
-        assert_eq!(act(&node, "counter", 1, None, &Action::Get).expect_err("gone").code, 101);
-        act(&node, "raw", 1, None, &put("41")).expect("put");
+        act(&node, "counter", 1, None, None, &Action::Remove).expect("removed");
+        assert_eq!(act(&node, "counter", 1, None, None, &Action::Get).expect_err("gone").code, 101);
+        act(&node, "raw", 1, None, None, &put("41")).expect("put");
         assert_eq!(incr("raw", 1).expect("counts")["value"], 42);
     }
 
     #[test]
     fn what_does_not_fit_is_said_and_creates_nothing() {
         let node = node();
-        assert_eq!(act(&node, "none", 1, None, &Action::Get).expect_err("no set").code, 201);
-        assert_eq!(act(&node, "none", 1, None, &Action::Remove).expect_err("no set").code, 201);
+        assert_eq!(act(&node, "none", 1, None, None, &Action::Get).expect_err("no set").code, 201);
+        assert_eq!(act(&node, "none", 1, None, None, &Action::Remove).expect_err("no set").code, 201);
         assert_eq!(node.sets().expect("listed"), []);
         let _typed: Set<u64> = node.set("typed").open().wait().expect("a set");
-        let error = act(&node, "typed", 1, None, &Action::Get).expect_err("a program's").message;
+        let error = act(&node, "typed", 1, None, None, &Action::Get).expect_err("a program's").message;
         assert!(error.contains("u64") && error.contains("postcard"), "{error}");
         let large = "x".repeat(VALUE_LIMIT_BYTES + 1);
-        assert!(act(&node, "notes", 1, None, &put(&large)).expect_err("too large").message.contains("at most"));
+        assert!(act(&node, "notes", 1, None, None, &put(&large)).expect_err("too large").message.contains("at most"));
     }
 }

@@ -67,6 +67,9 @@ pub enum Command {
         id: u64,
         /// How values are written in requests and answers.
         form: Option<Form>,
+        /// How many replicas the set has, if it is made; one that exists must have so many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replicas: Option<u8>,
         /// What to do.
         action: Action,
     },
@@ -232,7 +235,7 @@ mod tests {
         let text = r#"{"version":1,"command":"object","set":"s","id":7,"form":null,"action":{"incr":{"by":2}}}"#;
         let request: Request = read_line(&mut format!("{text}\n").as_bytes(), 1000).expect("good");
         let action = Action::Incr { by: 2 };
-        let command = Command::Object { set: "s".into(), id: 7, form: None, action };
+        let command = Command::Object { set: "s".into(), id: 7, form: None, replicas: None, action };
         assert_eq!(request, Request { version: 1, command });
         let mut bytes = Vec::new();
         write_line(&mut bytes, &request).expect("written");

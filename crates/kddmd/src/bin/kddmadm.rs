@@ -14,7 +14,7 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{bench, daemon, history, show};
+use kddmd::{bench, daemon, guardian, history, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -153,6 +153,13 @@ struct Which1 {
     id: u64,
 }
 
+#[derive(Args)]
+struct Made {
+    /// How many other nodes keep a copy of each object, if the set is made; one that exists must be so.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=7))]
+    replicas: Option<u8>,
+}
+
 #[derive(Subcommand)]
 enum Object {
     /// Prints its value.
@@ -173,6 +180,8 @@ enum Object {
         /// How the value is written.
         #[arg(long = "as")]
         form: Option<Form>,
+        #[command(flatten)]
+        made: Made,
     },
     /// Adds to the number that it is; prints the sum.
     Incr {
@@ -181,6 +190,8 @@ enum Object {
         /// How much.
         #[arg(default_value_t = 1, allow_hyphen_values = true)]
         by: i64,
+        #[command(flatten)]
+        made: Made,
     },
     /// Removes it everywhere.
     Remove {
@@ -360,13 +371,13 @@ fn run_bench(
 }
 
 fn object_command(object: Object) -> protocol::Command {
-    let (which, form, action) = match object {
-        Object::Get { which, form } => (which, form, Action::Get),
-        Object::Put { which, value, form } => (which, form, Action::Put { value }),
-        Object::Incr { which, by } => (which, None, Action::Incr { by }),
-        Object::Remove { which } => (which, None, Action::Remove),
+    let (which, form, replicas, action) = match object {
+        Object::Get { which, form } => (which, form, None, Action::Get),
+        Object::Put { which, value, form, made } => (which, form, made.replicas, Action::Put { value }),
+        Object::Incr { which, by, made } => (which, None, made.replicas, Action::Incr { by }),
+        Object::Remove { which } => (which, None, None, Action::Remove),
     };
-    protocol::Command::Object { set: which.set, id: which.id, form, action }
+    protocol::Command::Object { set: which.set, id: which.id, form, replicas, action }
 }
 
 /// The daemon to talk to.
@@ -412,6 +423,7 @@ fn man(dir: Option<PathBuf>) -> Result<u8, ToolError> {
             let write = || -> std::io::Result<()> {
                 std::fs::create_dir_all(&dir)?;
                 clap_mangen::generate_to(Cli::command(), &dir)?;
+                clap_mangen::generate_to(guardian::Arguments::command(), &dir)?;
                 clap_mangen::generate_to(daemon::Arguments::command(), &dir)
             };
             write().map_err(|error| {

@@ -38,7 +38,7 @@ fn the_defaults_are_those_that_are_promised() {
 fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     let text = "node_id = 3\nlisten = \"7601\"\ninsecure = true\ncontacts = [\"a:1\", \"b:2\"]\nfound = false\nautostart = false\n\
                 session = 12\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
-                drain_limit_ms = 3\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\n";
+                drain_limit_ms = 3\nlease_ms = 300\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nguardian = \"/g\"\n";
     let from_file = file(text).expect("good");
     let from_environment = environment(&[
         ("KDDM_NODE_ID", "3"),
@@ -54,9 +54,11 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("KDDM_WAIT_LIMIT_MS", "1"),
         ("KDDM_JOIN_LIMIT_MS", "2"),
         ("KDDM_DRAIN_LIMIT_MS", "3"),
+        ("KDDM_LEASE_MS", "300"),
         ("KDDM_OBJECT_LIMIT_BYTES", "4"),
         ("KDDM_OUTSTANDING_LIMIT", "5"),
         ("KDDM_PEER_BUFFER_LIMIT_BYTES", "6"),
+        ("KDDM_GUARDIAN", "/g"),
     ])
     .expect("good");
     assert_eq!(from_file, from_environment);
@@ -77,6 +79,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_line() {
         ("contacts = [\"local:x\"]\n", &["`contacts`", "local:x"]),
         ("session = \n", &["line 1"]),
         ("drain_limit_ms = 0\n", &["`drain_limit_ms` is 0"]),
+        ("lease_ms = 49\n", &["`lease_ms` is 49", "50 to 60000"]),
         ("object_limit_bytes = 2000000000\n", &["`object_limit_bytes`", "1 GiB"]),
     ] {
         let error = file(text).expect_err(text).to_string();

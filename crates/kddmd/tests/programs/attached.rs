@@ -70,7 +70,7 @@ fn a_daemon_that_stops_takes_back_what_it_has_lent() {
         let got = second.tool(&scratch, &["object", "get", "words", object, "--as", "text"]);
         assert_eq!(text(&got.stdout), value, "{}", text(&got.stderr));
     }
-    assert!(matches!(words.get(1).wait(), Err(Error::Membership(MembershipError::Detached))));
+    assert!(matches!(words.get(1).wait(), Err(Error::Membership(MembershipError::Reattaching))));
 }
 
 #[test]
@@ -85,8 +85,79 @@ fn a_killed_daemon_ends_its_programs() {
     daemon.wait();
     eventually("a copy is not read any more", || words.find(1).is_none());
     let ended = |error: Error| matches!(error, Error::Membership(MembershipError::Detached));
-    assert!(words.get(1).wait().is_err_and(ended));
+    let again = |error: Error| matches!(error, Error::Membership(MembershipError::Reattaching));
+    assert!(words.get(1).wait().is_err_and(again));
     assert!(guard.put().wait().is_err_and(ended));
-    assert!(program.set::<Raw>("words").open().wait().is_err_and(ended));
+    assert!(program.set::<Raw>("words").open().wait().is_err_and(again));
     assert!(Node::attach(daemon.dir.join("attach.sock")).wait().is_err());
+}
+
+fn is_reattaching(error: &Error) -> bool {
+    matches!(error, Error::Membership(MembershipError::Reattaching))
+}
+
+/// A daemon of a cluster of two is stopped and started again: what a program had opened works again, by itself,
+/// and a set that was destroyed meanwhile is gone.
+#[test]
+fn a_program_attaches_again_when_its_daemon_is_back() {
+    let scratch = Scratch::new();
+    let mut first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let second = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let nodes = second.json(&scratch, &["nodes"]);
+    let is_second = |node: &&serde_json::Value| node["id"] == 2;
+    let listed = nodes["nodes"].as_array().expect("a list").iter().find(is_second).expect("it is a member");
+    let at_second = listed["address"].as_str().expect("an address").to_string();
+    let program = attach(&first);
+    let [words, others] =
+        ["words", "others"].map(|name| program.set::<Raw>(name).open().wait().expect("the set opens"));
+    put(&words, 1, "put before");
+    put(&others, 1, "of a set that ends meanwhile");
+    let life = program.incarnation();
+    first.signal(Signal::TERM);
+    assert!(first.wait().success());
+    let error = words.get(1).wait().map(drop).expect_err("nobody is there");
+    assert!(is_reattaching(&error) && error.fate() == kddm::Fate::NothingHappened, "{error}");
+    let elsewhere = attach(&second);
+    elsewhere.destroy_set("others", LIMIT).wait().expect("destroyed");
+    put(&elsewhere.set("words").open().wait().expect("it exists"), 1, "put meanwhile");
+
+    let first = Daemon::start(&scratch, "first", &["--listen", "127.0.0.1:0", "--contact", &at_second]);
+    let mut got = None;
+    eventually("it is attached again", || {
+        got = match words.get(1).wait_for(LIMIT) {
+            Ok(guard) => Some(guard.0.clone()),
+            Err(error) => {
+                assert!(is_reattaching(&error), "{error}");
+                None
+            }
+        };
+        got.is_some()
+    });
+    assert_eq!(got.as_deref(), Some(&b"put meanwhile"[..]));
+    put(&words, 1, "put after");
+    assert!(matches!(others.get(1).wait(), Err(Error::Set(kddm::SetError::Destroyed))));
+    assert_eq!((program.id(), program.members().len()), (1, 2));
+    assert!(program.incarnation() > life);
+    let seen = second.tool(&scratch, &["object", "get", "words", "1", "--as", "text"]);
+    assert_eq!(text(&seen.stdout), "put after\n", "{}", text(&seen.stderr));
+    assert_eq!(first.json(&scratch, &["cluster", "status"])["programs"][0]["pid"], std::process::id());
+}
+
+/// A daemon that begins another cluster has other sets, whatever their names: nothing of it is taken for
+/// what was there before.
+#[test]
+fn a_program_does_not_attach_to_another_cluster() {
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::first(&scratch, &[]);
+    let program = attach(&daemon);
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
+    put(&words, 1, "lost with its cluster");
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    let _another = Daemon::first(&scratch, &[]);
+    eventually("it has given up", || match words.get(1).wait_for(LIMIT) {
+        Ok(_) => panic!("it has taken another cluster for its own"),
+        Err(error) => matches!(error, Error::Membership(MembershipError::Detached)) && !is_reattaching(&error),
+    });
 }

@@ -46,6 +46,14 @@ fn two_daemons_share_objects_and_are_seen() {
     let shown = second.json(&scratch, &["sets", "show", "counter"]);
     assert_eq!(shown["codec"], "json");
     assert!(shown["busiest_shards"][0]["inputs"].as_u64() > Some(0), "{shown}");
+    assert_eq!(shown["replicas"], 0);
+    let safe = ["object", "put", "safe", "1", "twice", "--as", "text", "--replicas"];
+    assert!(first.tool(&scratch, &[&safe[..], &["1"]].concat()).status.success());
+    let shown = second.json(&scratch, &["sets", "show", "safe"]);
+    assert_eq!((&shown["replicas"], &shown["replicas_here"], &shown["lost_here"]), (&1.into(), &1.into(), &0.into()));
+    let differs = second.tool(&scratch, &[&safe[..], &["2"]].concat());
+    assert!(!differs.status.success() && text(&differs.stderr).contains("replicas"), "{}", text(&differs.stderr));
+    assert!(second.json(&scratch, &["stats"])["replicas"].as_u64() > Some(0));
     assert_eq!(first.json(&scratch, &["holders"])["objects"], json!([]));
     assert_eq!(first.json(&scratch, &["stats"])["members"], json!({"online": 0, "possible": 2}));
     let top = first.tool(&scratch, &["--json", "top", "--count", "2", "--interval-ms", "100"]);
@@ -206,7 +214,7 @@ fn pages_and_completions_are_made() {
     assert!(text(&help.stdout).starts_with("Administers"), "{}", text(&help.stdout));
     let dir = scratch.path().join("man");
     assert!(scratch.kddmadm(&["man", dir.to_str().expect("text")]).status().expect("it runs").success());
-    for page in ["kddmadm.1", "kddmadm-playground.1", "kddmd.1"] {
+    for page in ["kddmadm.1", "kddmadm-playground.1", "kddmd.1", "kddm-guardian.1"] {
         assert!(dir.join(page).exists(), "{page}");
     }
 }

@@ -4,5 +4,6 @@ mod attached;
 mod daemons;
 mod harness;
 mod hostile;
+mod leases;
 mod playgrounds;
 mod refusals;

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::NodeId;
+use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_core::node::Node as Core;
-use kddm_view::State;
+use kddm_view::{MemberEntry, State};
 use parking_lot::Mutex;
 
-use super::VERSION;
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
 use super::link::Link;
+use super::{TAKES_NOTHING, VERSION};
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::inspect::SetInfo;
@@ -31,16 +31,27 @@ use crate::transport::{Address, DialError, Poller, Stream, greeting};
 /// How much longer than what was asked for the answer may take.
 const ANSWER_MARGIN: Duration = Duration::from_secs(30);
 
+/// How long `members` and `epoch` wait for the node before they tell what it said last.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
+
 /// How often a stop looks whether the node has taken the last puts.
 const PUT_ROUND: Duration = Duration::from_micros(200);
 
 /// The node that this program is attached to.
 pub(crate) struct Lender {
-    socket: PathBuf,
-    session: u32,
-    secret: u64,
+    pub(super) socket: PathBuf,
+    /// By which the node knows this program.
+    pub(super) pass: Mutex<Pass>,
     /// What it last said of the members, for when it says nothing any more.
-    members: Mutex<(u32, Vec<MemberInfo>)>,
+    pub(super) members: Mutex<(u32, Vec<MemberInfo>)>,
+}
+
+/// What a program has to name with its questions, and which life of the node has given that out.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    pub session: u32,
+    pub secret: u64,
+    pub incarnation: Incarnation,
 }
 
 /// Attaches to the node that accepts programs there.
@@ -48,6 +59,12 @@ pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
     if !crate::runtime::wait::may_block() {
         return Err(AccessError::WouldBlock.into());
     }
+    let (welcome, streams) = be_let_in(socket)?;
+    start(socket, &welcome, streams)
+}
+
+/// Is let in: what the node says, and a connection for each lane.
+pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Vec<Stream>), Error> {
     let stream = open(socket, &Purpose::Attach { name: own_name() }, CONTROL_LIMIT)?;
     let welcome = match receive(socket, &stream)? {
         Reply::Welcome(welcome) => welcome,
@@ -64,7 +81,7 @@ pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
             _ => return Err(not_attached(socket, "it gives an answer to another question".into())),
         }
     }
-    start(socket, &welcome, streams)
+    Ok((welcome, streams))
 }
 
 fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
@@ -78,8 +95,11 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         outstanding: DEFAULT_OUTSTANDING,
         object_bytes: welcome.object_limit_bytes as usize,
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
+        program_takes_nothing: TAKES_NOTHING,
     };
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
+    // What is lent here is used no longer than by the node that lends it.
+    lease.set_deadline_ns(welcome.lease_until_ns);
     let mut lanes = Vec::new();
     for (number, stream) in (0..).zip(streams) {
         let poller = Poller::new().map_err(system("polling"))?;
@@ -91,19 +111,48 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
-    let (session, secret, members) = (welcome.session, welcome.secret, Mutex::default());
-    let lender = Some(Lender { socket: socket.into(), session, secret, members });
-    let membership = Membership::follow(state, identity.id, identity.incarnation);
+    let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
+    let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
+    let lender = Some(Lender { socket: socket.into(), pass, members });
+    let membership = Membership::follow(state, identity.id, identity.incarnation, Time(0));
     let listener = None;
-    let parts =
-        Parts { config, identity, address, listener, lender, lanes, limits, membership, notify, signals, lease };
+    let parts = Parts {
+        secret: None,
+        config,
+        identity,
+        address,
+        listener,
+        lender,
+        lanes,
+        limits,
+        membership,
+        notify,
+        signals,
+        lease,
+    };
     let runtime = Arc::new(Runtime::new(parts));
     for lane in &runtime.lanes {
         let lane = Arc::clone(lane);
         let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
         runtime.threads.lock().push(thread.map_err(system("threads"))?);
     }
+    let keeps = Arc::clone(&runtime);
+    // Not among those that a stop waits for: it may be waiting for the node.
+    let keeper = std::thread::Builder::new().name("kddm-attached".into()).spawn(move || keeps.keep_attached());
+    keeper.map_err(system("threads"))?;
     Ok(runtime)
+}
+
+/// The members, as the node has told them when this program attached.
+pub(super) fn known(state: &State, lender: NodeId) -> (u32, Vec<MemberInfo>) {
+    let info = |(id, entry): (NodeId, &MemberEntry)| MemberInfo {
+        id: id.0,
+        incarnation: entry.incarnation.0,
+        state: entry.state,
+        address: entry.address.clone(),
+        reachable: id == lender,
+    };
+    (state.view().epoch.0, state.members().map(info).collect())
 }
 
 /// What this program calls itself.
@@ -119,7 +168,7 @@ fn not_attached(socket: &Path, reason: String) -> Error {
 /// Dials, and says what for.
 fn open(socket: &Path, purpose: &Purpose, limit: Duration) -> Result<Stream, Error> {
     let advice = "start `kddmd`, or name its socket in KDDM_ATTACH or its directory in KDDM_DATA_DIR";
-    let stream = dial(&Address::Unix(socket.into()), CONTROL_LIMIT).map_err(|error| {
+    let stream = dial(&Address::Unix(socket.into()), limit.min(CONTROL_LIMIT)).map_err(|error| {
         let reason = match error {
             DialError::NobodyListens(_) => format!("no daemon is there; {advice}"),
             DialError::TimedOut(_) => "it does not answer; is it alive?".into(),
@@ -148,14 +197,18 @@ fn receive(socket: &Path, stream: &Stream) -> Result<Reply, Error> {
 
 impl Lender {
     fn ask(&self, question: Question, limit: Duration) -> Result<Told, Error> {
+        self.ask_within(question, limit.saturating_add(ANSWER_MARGIN))
+    }
+
+    pub(super) fn ask_within(&self, question: Question, limit: Duration) -> Result<Told, Error> {
         if !crate::runtime::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let limit = limit.saturating_add(ANSWER_MARGIN);
-        let purpose = Purpose::Ask { session: self.session, secret: self.secret, question };
+        let Pass { session, secret, .. } = *self.pass.lock();
+        let purpose = Purpose::Ask { session, secret, question };
         let answered = match open(&self.socket, &purpose, limit) {
             Ok(stream) => greeting::receive(&stream),
-            Err(_) => return Err(MembershipError::Detached.into()),
+            Err(_) => return Err(MembershipError::Reattaching.into()),
         };
         match answered {
             Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
@@ -164,9 +217,15 @@ impl Lender {
                 let reason = format!("the daemon has not answered within {limit:?}; is it alive?");
                 Err(MembershipError::Refused { reason }.into())
             }
-            // Whoever is there now, it is not the node that lends to this program.
+            // Whoever is there now does not know this program, or is gone meanwhile: what was asked for may
+            // have been done.
             Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
         }
+    }
+
+    /// The life of the node.
+    pub fn incarnation(&self) -> Incarnation {
+        self.pass.lock().incarnation
     }
 
     pub fn open(&self, wanted: &Wanted) -> Result<Description, Error> {
@@ -197,9 +256,18 @@ impl Lender {
 
     /// Once so many members are possible: the epoch and all of them.
     pub fn wait_for_members(&self, possible: usize, limit: Duration) -> Result<(u32, Vec<MemberInfo>), Error> {
+        self.members_within(possible, limit, limit.saturating_add(ANSWER_MARGIN))
+    }
+
+    fn members_within(
+        &self,
+        possible: usize,
+        limit: Duration,
+        within: Duration,
+    ) -> Result<(u32, Vec<MemberInfo>), Error> {
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let possible = possible.try_into().unwrap_or(u32::MAX);
-        match self.ask(Question::Members { possible, limit_ms }, limit)? {
+        match self.ask_within(Question::Members { possible, limit_ms }, within)? {
             Told::Members { epoch, members } => {
                 let known = (epoch, members.into_iter().map(MemberInfo::from).collect());
                 *self.members.lock() = known;
@@ -209,9 +277,10 @@ impl Lender {
         }
     }
 
-    /// The epoch and the members, as the node has last said.
+    /// The epoch and the members, as the node says, or as it has said last if it does not answer soon.
     pub fn members(&self) -> (u32, Vec<MemberInfo>) {
-        self.wait_for_members(0, Duration::ZERO).unwrap_or_else(|_| self.members.lock().clone())
+        let answered = self.members_within(0, Duration::ZERO, MEMBERS_LIMIT);
+        answered.unwrap_or_else(|_| self.members.lock().clone())
     }
 }
 

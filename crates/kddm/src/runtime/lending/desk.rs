@@ -5,6 +5,7 @@
 //! one loan only, and a loan needs no number.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::{Access, Input};
@@ -12,7 +13,7 @@ use kddm_core::io::{Access, Input};
 use super::Place;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::session::Session;
-use crate::cell::Hold;
+use crate::cell::{HeldBy, Hold};
 use crate::error::{AccessError, Error};
 use crate::runtime::lane::LaneState;
 use crate::runtime::lending::failure::Failure;
@@ -29,6 +30,8 @@ pub(crate) struct Desk {
     pub(super) loans: HashMap<Place, Vec<Loan>>,
     /// Sessions with frames that have not been offered to the socket.
     pub(super) dirty: Vec<u32>,
+    /// When to look again for programs that take nothing any more.
+    pub look_again: Option<Instant>,
     /// All sessions are to end with the turn.
     pub is_to_end: bool,
 }
@@ -76,6 +79,11 @@ impl Desk {
         Some(loan)
     }
 
+    /// What a program has put, up to that version, has its replicas.
+    pub fn say_safe(&mut self, session: u32, place: Place, version: u64) {
+        self.say(session, place, Word::Safe { version });
+    }
+
     pub(super) fn say(&mut self, session: u32, place: Place, word: Word) {
         self.say_with(session, place, word, |_| {});
     }
@@ -92,6 +100,15 @@ impl Desk {
         if !std::mem::replace(&mut session.is_dirty, true) {
             self.dirty.push(number);
         }
+    }
+
+    /// The programs that have an object, as people know them.
+    pub fn borrowers(&self, set: SetId, object: ObjectId) -> impl Iterator<Item = HeldBy> + '_ {
+        self.loans.get(&(set, object)).into_iter().flatten().filter_map(|loan| {
+            let session = self.sessions.get(&loan.session)?;
+            let who = format!("program {} ({})", session.pid, session.name).into();
+            Some(HeldBy { who, is_write: loan.level == Access::Write })
+        })
     }
 
     /// Programs that are attached.
@@ -297,7 +314,7 @@ impl LaneState {
         if self.stopped || self.fenced {
             return; // As when a local thread releases.
         }
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             // It may have been asked for less than all, before.
             return self.ask_back(set, object, Access::None, None);
         }
@@ -328,6 +345,7 @@ impl LaneState {
             }
         }
         self.say_of_set(set, Word::SetEnded);
+        self.desk.sessions.values_mut().for_each(|session| _ = session.sets.remove(&set));
     }
 
     /// To all programs that have opened a set.

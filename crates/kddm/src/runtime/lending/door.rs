@@ -31,6 +31,11 @@ const NAME_BYTES: usize = 64;
 /// Questions that may be answered at one time: four for each program.
 const QUESTIONS: usize = 4 * SESSIONS;
 
+/// A question keeps its node for so long at most, though nobody else may want it any more: no program
+/// waits for the answer longer than that. Only the end of a set is awaited as long as it was asked for, and
+/// members; that keeps no node.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long no connection is accepted after one could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -100,6 +105,8 @@ pub(super) struct Welcome {
     pub wait_limit_ms: u64,
     /// The membership, as the node knows it.
     pub state: Vec<u8>,
+    /// Until when the node may use what it lends.
+    pub lease_until_ns: u64,
 }
 
 /// A member, as it travels.
@@ -204,11 +211,11 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
         let (owner, greeting, asking) = (Weak::clone(owner), greeted.take(), asking.clone());
         // A thread of its own, so that a silent stranger keeps nobody waiting.
         let served = std::thread::Builder::new().name("kddm-program".into()).spawn(move || {
-            if let Some(node) = owner.upgrade().map(Node)
-                && let Err(error) = serve(&node, stream, greeting, &asking)
-            {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    node.runtime().lanes[0].lock().statistics.malformed += 1;
+            if let Err(error) = serve(&owner, stream, greeting, &asking) {
+                if error.kind() == io::ErrorKind::InvalidData
+                    && let Some(owner) = owner.upgrade()
+                {
+                    owner.0.lanes[0].lock().statistics.malformed += 1;
                 }
                 tracing::debug!(%error, "a program's connection ended before it was of use");
             }
@@ -219,12 +226,19 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
     }
 }
 
+/// The node, as long as somebody wants it: whoever only talks with it does not keep it.
+fn wanted(owner: &Weak<Owner>) -> Result<Node, Error> {
+    owner.upgrade().map(Node).ok_or(MembershipError::Stopped.into())
+}
+
 /// Serves one connection: greets, then answers a question or hands the stream to its lane.
-fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Places) -> io::Result<()> {
-    let runtime = node.runtime();
+fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) -> io::Result<()> {
     stream.set_limit(Some(CONTROL_LIMIT))?;
     let opening: Opening = greeting::receive(&stream)?;
-    if opening.version != VERSION {
+    let purpose = if opening.version == VERSION { Some(greeting::receive(&stream)?) } else { None };
+    let node = wanted(owner).map_err(io::Error::other)?;
+    let runtime = &Arc::clone(node.runtime());
+    let Some(purpose) = purpose else {
         return refuse(
             runtime,
             &stream,
@@ -233,8 +247,8 @@ fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Places) -> io::R
                 opening.version
             ),
         );
-    }
-    match greeting::receive(&stream)? {
+    };
+    match purpose {
         Purpose::Attach { name } => let_in(runtime, stream, name),
         Purpose::Lane { session, secret, lane } => {
             let Some(found) = runtime.lanes.get(usize::from(lane)).filter(|_| lane > 0) else {
@@ -254,14 +268,15 @@ fn serve(node: &Node, stream: Stream, greeting: Place, asking: &Places) -> io::R
             if runtime.name_of(session, secret).is_none() {
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
             }
-            // It is no stranger: an answer may take long, and keeps nobody else from being greeted.
-            drop(greeting);
+            // It is no stranger: an answer may take long, and keeps nobody else from being greeted, nor the
+            // node.
+            drop((greeting, node));
             let _asks = asking.take();
             let outstanding = asking.taken();
             let answered = if outstanding > QUESTIONS {
                 Err(AccessError::Overloaded { outstanding, limit: QUESTIONS }.into())
             } else {
-                answer(node, session, question)
+                answer(owner, runtime, session, question)
             };
             let told = answered.unwrap_or_else(|error| Told::Failed(Failure::of(&error)));
             stream.set_limit(Some(CONTROL_LIMIT))?;
@@ -304,6 +319,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         object_limit_bytes: runtime.limits.object_bytes as u64,
         wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
         state: runtime.membership.lock().state.encode(),
+        lease_until_ns: runtime.lease.deadline_ns(),
     });
     let mut program = Session::new(stream, name, pid, secret);
     // Written once it is known here: its next word may be a question.
@@ -318,23 +334,25 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     connected
 }
 
-fn answer(node: &Node, session: u32, question: Question) -> Result<Told, Error> {
-    let runtime = node.runtime();
+fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Question) -> Result<Told, Error> {
     match question {
-        Question::Open(wanted) => {
-            let description = wanted.find_or_create(node).wait()?;
+        Question::Open(description) => {
+            let description = description.find_or_create(&wanted(owner)?).wait_for(ANSWER_LIMIT)?;
             for lane in &runtime.lanes {
                 lane.lock().program_opens(session, SetId(description.set));
             }
             Ok(Told::Set(description))
         }
         Question::Destroy { name, limit_ms } => {
-            node.destroy_set(&name, Duration::from_millis(limit_ms)).wait().map(|()| Told::Done)
+            let set = wanted(owner)?.begin_destroy(&name)?;
+            runtime.destroy_everywhere(set, &name, Duration::from_millis(limit_ms))?;
+            wanted(owner)?.end_destroy(set, &name).map(|()| Told::Done)
         }
-        Question::Sets => Ok(Told::Sets(if runtime.has_sets()? { described(&node.system()?)? } else { Vec::new() })),
+        Question::Sets if !runtime.has_sets()? => Ok(Told::Sets(Vec::new())),
+        Question::Sets => described(&wanted(owner)?.system()?).map(Told::Sets),
         Question::Set(name) => {
             // Looking for a name would fix the homes of all objects; before that there are no sets.
-            let found = runtime.has_sets()?.then(|| node.system().and_then(|system| find_described(&system, &name)));
+            let found = runtime.has_sets()?.then(|| find_described(&wanted(owner)?.system()?, &name));
             found.unwrap_or(Err(SetError::Unknown { name }.into())).map(Told::Set)
         }
         Question::Members { possible, limit_ms } => {

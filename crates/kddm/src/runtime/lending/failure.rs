@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError, WhyUnreachable};
 use crate::runtime::not_a_member;
 
 /// An error, as it travels.
@@ -20,6 +20,7 @@ pub(crate) enum Failure {
     Unreachable {
         node: u16,
         limit_ms: u64,
+        has_ended: bool,
     },
     /// A node that is named is not one that shares objects.
     NoSuchNode {
@@ -70,7 +71,9 @@ impl Failure {
             Error::Access(AccessError::PeerFull { node, bytes, limit_bytes }) => {
                 Failure::PeerFull { node, bytes: bytes as u64, limit_bytes: limit_bytes as u64 }
             }
-            Error::Access(AccessError::Unreachable { node, limit_ms }) => Failure::Unreachable { node, limit_ms },
+            Error::Access(AccessError::Unreachable { node, limit_ms, why }) => {
+                Failure::Unreachable { node, limit_ms, has_ended: why == WhyUnreachable::ProcessEnded }
+            }
             Error::Configuration(ConfigurationError::OutOfRange { setting: "to", value, .. }) => {
                 Failure::NoSuchNode { node: value.parse().unwrap_or_default() }
             }
@@ -103,7 +106,10 @@ impl Failure {
             Failure::PeerFull { node, bytes, limit_bytes } => {
                 AccessError::PeerFull { node, bytes: bytes as usize, limit_bytes: limit_bytes as usize }.into()
             }
-            Failure::Unreachable { node, limit_ms } => AccessError::Unreachable { node, limit_ms }.into(),
+            Failure::Unreachable { node, limit_ms, has_ended } => {
+                let why = if has_ended { WhyUnreachable::ProcessEnded } else { WhyUnreachable::Silent };
+                AccessError::Unreachable { node, limit_ms, why }.into()
+            }
             Failure::NoSuchNode { node } => not_a_member(node),
             Failure::Fenced => AccessError::Fenced.into(),
             Failure::NotFound => AccessError::NotFound.into(),
@@ -150,6 +156,7 @@ mod tests {
             AccessError::Overloaded { outstanding: 3, limit: 2 }.into(),
             SetError::Destroyed.into(),
             MembershipError::NotSharing { node: 7 }.into(),
+            AccessError::Unreachable { node: 3, limit_ms: 0, why: WhyUnreachable::ProcessEnded }.into(),
         ] {
             let after = Failure::decode(&Failure::of(&error).encode()).error();
             assert_eq!((after.code(), after.to_string()), (error.code(), error.to_string()));

@@ -61,10 +61,14 @@ pub(crate) enum Word {
     GiveBack { to: Access },
     /// Node: give it back at once, or say that it is held.
     TryGiveBack,
+    /// Node: what you have put, up to that version, has its replicas.
+    Safe { version: u64 },
     /// Node: the set is being destroyed; what you hold of it you may still put.
     SetEnding,
     /// Node: the set has been destroyed.
     SetEnded,
+    /// Node: what you were lent you may use until then, by the clock of this host that deadlines have.
+    Lease { until_ns: u64 },
     /// Node: it is over; whether by a fence.
     Ended { is_fenced: bool },
 }
@@ -129,8 +133,10 @@ pub(crate) fn encode(head: &Head) -> [u8; HEAD_BYTES] {
         Word::Answer { number, ending } => ([18, ending as u8, 0, 0], [number, 0, 0]),
         Word::GiveBack { to } => ([19, 0, to as u8, 0], [0, 0, 0]),
         Word::TryGiveBack => ([20, 0, 0, 0], [0, 0, 0]),
+        Word::Safe { version } => ([25, 0, 0, 0], [0, version, 0]),
         Word::SetEnding => ([23, 0, 0, 0], [0, 0, 0]),
         Word::SetEnded => ([21, 0, 0, 0], [0, 0, 0]),
+        Word::Lease { until_ns } => ([24, 0, 0, 0], [until_ns, 0, 0]),
         Word::Ended { is_fenced } => ([22, is_fenced.into(), 0, 0], [0, 0, 0]),
     };
     let mut out = [0; HEAD_BYTES];
@@ -168,6 +174,8 @@ pub(crate) fn decode(from: &[u8; HEAD_BYTES]) -> Result<Head, &'static str> {
         20 => Word::TryGiveBack,
         21 => Word::SetEnded,
         23 => Word::SetEnding,
+        25 => Word::Safe { version },
+        24 => Word::Lease { until_ns: number },
         22 => Word::Ended { is_fenced: detail != 0 },
         _ => return Err("an unknown word"),
     };
@@ -202,8 +210,10 @@ mod tests {
             Word::Answer { number: 5, ending: Ending::Failed },
             Word::GiveBack { to: Access::Read },
             Word::TryGiveBack,
+            Word::Safe { version: 6 },
             Word::SetEnding,
             Word::SetEnded,
+            Word::Lease { until_ns: u64::MAX },
             Word::Ended { is_fenced: true },
         ];
         for word in words {

@@ -16,6 +16,7 @@ use crate::cell::Ended;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::wait::{Op, Outcome};
+use crate::system::Wanted;
 use crate::transport::{Event, Poller, Stream};
 
 /// The token of the node's socket in the poller: above all nodes and programs.
@@ -23,7 +24,7 @@ pub(crate) const LENDER: u64 = 1 << 40;
 
 /// An object that the node has lent.
 #[derive(Clone, Copy)]
-struct Borrowed {
+pub(super) struct Borrowed {
     tenure: u64,
     /// The node has no value of it: the first one must come back with it.
     is_first_touch: bool,
@@ -34,15 +35,23 @@ pub(crate) struct Link {
     stream: Arc<Stream>,
     inbox: Inbox,
     outbox: Outbox,
-    borrowed: HashMap<Place, Borrowed>,
+    pub(super) borrowed: HashMap<Place, Borrowed>,
     /// Wishes without an answer, by their numbers.
     wants: HashMap<Place, u64>,
-    numbered: u64,
+    pub(super) numbered: u64,
     /// Puts that the socket has not taken, by the mark of their last byte.
     puts: VecDeque<(u64, Arc<Op>)>,
+    /// Puts that wait for their replicas, by the version that was put.
+    unsafe_puts: HashMap<Place, Vec<(u64, Arc<Op>)>>,
     /// Sets that are being destroyed: nothing is begun in them, and what is held may still be put.
     ending: HashSet<SetId>,
-    is_ended: bool,
+    /// Sets that were opened here, and how: they are opened again when the node is back.
+    pub(super) opened: HashMap<SetId, Wanted>,
+    /// Objects that guards of an earlier attachment still hold: nothing is begun with them.
+    pub(super) stale: HashSet<Place>,
+    pub(super) is_ended: bool,
+    /// This program does not attach again.
+    pub(super) is_given_up: bool,
 }
 
 impl Link {
@@ -60,17 +69,26 @@ impl Link {
             wants: HashMap::new(),
             numbered: 0,
             puts: VecDeque::new(),
+            unsafe_puts: HashMap::default(),
             ending: HashSet::new(),
+            opened: HashMap::new(),
+            stale: HashSet::new(),
             is_ended: false,
+            is_given_up: false,
         })
     }
 
     /// Why nothing is begun in a set, if that is so.
     pub fn refusal(&self, set: SetId) -> Option<Error> {
         if self.is_ended {
-            return Some(MembershipError::Detached.into());
+            return Some(self.is_missed().into());
         }
         self.ending.contains(&set).then(|| SetError::Destroyed.into())
+    }
+
+    /// Why the node does not answer.
+    pub(super) fn is_missed(&self) -> MembershipError {
+        if self.is_given_up { MembershipError::Detached } else { MembershipError::Reattaching }
     }
 
     /// As if the node were gone, and nobody had heard of it.
@@ -79,10 +97,22 @@ impl Link {
         self.outbox.cut();
     }
 
+    /// The connection ends, and both sides see that.
+    #[cfg(test)]
+    pub fn hang_up(&self) {
+        self.stream.shutdown();
+    }
+
     /// Objects, wishes and puts that this link knows of.
     #[cfg(test)]
     pub fn books(&self) -> usize {
-        self.borrowed.len() + self.wants.len() + self.puts.len()
+        self.borrowed.len() + self.wants.len() + self.puts.len() + self.unsafe_puts.len()
+    }
+
+    /// Sets whose end has begun and is not over.
+    #[cfg(test)]
+    pub fn sets_ending(&self) -> usize {
+        self.ending.len()
     }
 
     fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
@@ -124,7 +154,8 @@ impl LaneState {
             }
             Input::Revoked { has_value, .. } => self.give_back(place, *has_value),
             Input::Held => link.say(place, Word::Held, &[]),
-            Input::Message { .. } => {}
+            // A program puts by the words of its own, and nobody else speaks to it.
+            Input::Message { .. } | Input::Put { .. } => {}
         }
     }
 
@@ -175,6 +206,9 @@ impl LaneState {
         let Some(link) = self.link.as_mut().filter(|link| !link.is_ended && !link.outbox.is_cut()) else {
             return Err(MembershipError::Detached.into());
         };
+        if !link.still_lends((set, object)) {
+            return Err(MembershipError::Detached.into());
+        }
         let bytes = link.outbox.waiting_bytes();
         if bytes > limit_bytes {
             return Err(AccessError::PeerFull { node, bytes, limit_bytes }.into());
@@ -197,6 +231,32 @@ impl LaneState {
             link.puts.push_back((mark, Arc::clone(&op)));
         }
         Some(op)
+    }
+
+    /// As [`Self::has_put`], for a put that is done when the node says that its replicas have it.
+    pub fn waits_for_replicas(&mut self, set: SetId, object: ObjectId, version: u64, op: Arc<Op>) {
+        self.write_lender();
+        let link = self.link.as_mut().filter(|link| !link.is_ended);
+        let Some(link) = link else {
+            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
+            return;
+        };
+        link.unsafe_puts.entry((set, object)).or_default().push((version, op));
+    }
+
+    /// Puts up to that version have their replicas.
+    fn puts_are_safe(&mut self, place: Place, version: u64) {
+        let Some(link) = &mut self.link else { return };
+        let mut done = Vec::new();
+        if let Some(waiting) = link.unsafe_puts.get_mut(&place) {
+            done.extend(waiting.extract_if(.., |(put, _)| *put <= version).map(|(_, op)| op));
+            if waiting.is_empty() {
+                link.unsafe_puts.remove(&place);
+            }
+        }
+        for op in done {
+            self.complete(&op, Outcome::Done);
+        }
     }
 
     pub fn write_lender(&mut self) {
@@ -278,10 +338,14 @@ impl LaneState {
             Word::SetEnded => {
                 self.end_set(set);
                 if let Some(link) = &mut self.link {
+                    link.ending.remove(&set);
+                    link.opened.remove(&set);
                     link.borrowed.retain(|(of, _), _| *of != set);
                     link.wants.retain(|(of, _), _| *of != set);
                 }
             }
+            Word::Safe { version } => self.puts_are_safe((set, object), version),
+            Word::Lease { until_ns } => self.lease.set_deadline_unless_ended(until_ns),
             Word::Ended { is_fenced } => {
                 if is_fenced {
                     self.fence("the node that it is attached to has fenced itself");
@@ -305,7 +369,7 @@ impl LaneState {
             Output::Revoke { object, .. } | Output::TryRevoke { object } | Output::Granted { object, .. } => object,
             _ => return,
         };
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return;
         }
         let mut todo = VecDeque::new();
@@ -322,7 +386,7 @@ impl LaneState {
         (version, tenure): (u64, u64),
     ) {
         let (set, object) = place;
-        if self.destroyed.contains(&set) {
+        if self.destroyed.contains(set) {
             return;
         }
         let store = self.store(set);
@@ -372,7 +436,8 @@ impl LaneState {
         poller.remove(&*link.stream);
         link.stream.shutdown();
         link.outbox.cut();
-        let puts = std::mem::take(&mut link.puts);
+        let mut puts = std::mem::take(&mut link.puts);
+        puts.extend(std::mem::take(&mut link.unsafe_puts).into_values().flatten());
         let ended = if self.stopped { MembershipError::Stopped } else { MembershipError::Detached };
         let error: Error = ended.into();
         for store in self.stores.values() {
@@ -385,6 +450,7 @@ impl LaneState {
         for (_, op) in puts {
             self.complete(&op, Outcome::Failed(error.clone()));
         }
+        self.signals.links.raise();
     }
 
     /// This program ends its attachment: the node sees that, and takes back what it has lent.

@@ -6,25 +6,30 @@
 //! | `frame.rs pipe.rs failure.rs` | both | what is said, its bytes, errors on their way |
 //! | `door.rs` | node | the socket: who is let in, and questions about sets and members |
 //! | `session.rs` | node | one program: its frames, its limits, its end |
+//! | `deaf.rs` | node | programs that take nothing of what they are told |
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
+//! | `reattach.rs` | program | how it goes on when its node was gone and is back |
 //!
 //! The program's lane is the same code as a node's: waiters, cells, revocation, leader and followers. In
 //! the place of the core stands the link: what the core would be told goes to the node as frames, and what
 //! the node says is done as if the core had said it. The node treats a loan as a hold by a local thread.
 
 pub(crate) mod attach;
+mod deaf;
 pub(crate) mod desk;
 pub(crate) mod door;
 pub(crate) mod failure;
 mod frame;
 pub(crate) mod link;
 mod pipe;
+mod reattach;
 pub(crate) mod session;
 
 use kddm_core::id::{ObjectId, SetId};
 
+pub(crate) use deaf::TAKES_NOTHING;
 pub(crate) use desk::Desk;
 pub(crate) use link::{LENDER, Link};
 pub(crate) use session::program_of;

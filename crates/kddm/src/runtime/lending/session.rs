@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::Access;
@@ -13,12 +14,13 @@ use super::desk::Asked;
 use super::frame::{Bytes, Head, Word};
 use super::pipe::{Inbox, Outbox};
 use crate::cell::Hold;
-use crate::error::{AccessError, Error};
+use crate::error::{AccessError, Error, WhyUnreachable};
 use crate::inspect::ProgramInfo;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::{Asker, Waiter, Wish};
 use crate::runtime::not_a_member;
 use crate::runtime::peer::Peer;
+use crate::runtime::replicas::By;
 use crate::runtime::wait::Outcome;
 use crate::transport::{Event, Poller, Stream};
 
@@ -53,12 +55,14 @@ pub(crate) struct Session {
     pub waits: HashMap<Place, u64>,
     pub outbox: Outbox,
     pub is_dirty: bool,
-    stream: Arc<Stream>,
+    pub stream: Arc<Stream>,
     inbox: Inbox,
     /// It has something to take first, and is not read meanwhile.
     is_paused: bool,
     /// Objects of which it was not granted anything because it had something to take first.
     stalled: HashSet<Place>,
+    /// Since when it has taken nothing of what waits for it, and how much it had taken then.
+    pub takes_nothing: Option<(Instant, u64)>,
 }
 
 impl Session {
@@ -76,6 +80,7 @@ impl Session {
             inbox: Inbox::default(),
             is_paused: false,
             stalled: HashSet::new(),
+            takes_nothing: None,
         }
     }
 
@@ -125,7 +130,7 @@ impl LaneState {
 
     /// Reads until nothing is left, or it is the others' turn. One whose connection has `ended` is read up
     /// to its end: what it had put before it died is in there.
-    fn read_program(&mut self, number: u32, ended: bool, poller: &Poller) {
+    pub(super) fn read_program(&mut self, number: u32, ended: bool, poller: &Poller) {
         let mut read_bytes = 0;
         loop {
             let Some(session) = self.desk.sessions.get_mut(&number) else { return };
@@ -207,7 +212,8 @@ impl LaneState {
     ) -> Result<(), &'static str> {
         let (set, object) = place;
         let Some(session) = self.desk.sessions.get_mut(&number) else { return Ok(()) };
-        if !session.sets.contains(&set) {
+        // One that it had opened may be gone, and it has not heard of that yet: it is answered so.
+        if !session.sets.contains(&set) && !self.destroyed.contains(set) {
             return Err("a wish for an object of a set that it has not opened");
         }
         if session.waits.contains_key(&place) {
@@ -254,7 +260,7 @@ impl LaneState {
             return Some(not_a_member(to.0));
         }
         let is_reached = self.peers.get(&to).is_some_and(Peer::is_connected);
-        (!is_reached).then(|| AccessError::Unreachable { node: to.0, limit_ms: 0 }.into())
+        (!is_reached).then(|| AccessError::Unreachable { node: to.0, limit_ms: 0, why: WhyUnreachable::Silent }.into())
     }
 
     fn program_cancels(&mut self, number: u32, place: Place, wish_number: u64) {
@@ -284,7 +290,7 @@ impl LaneState {
         let store = self.stores.get(&set).cloned();
         let Some(loan) = self.desk.loan(number, (set, object)) else {
             // The set has been destroyed, and it has not heard of that yet.
-            return if self.destroyed.contains(&set) { Ok(()) } else { Err("a put of what it does not have") };
+            return if self.destroyed.contains(set) { Ok(()) } else { Err("a put of what it does not have") };
         };
         let (Some(hold), Some(store), Access::Write) = (&loan.hold, store, loan.level) else {
             return Err("a put of what it has not been lent to write");
@@ -296,6 +302,10 @@ impl LaneState {
         loan.is_first_touch = false;
         let is_undecodable = store.put_held(hold, version, body).is_err();
         self.statistics.undecodable += u64::from(is_undecodable);
+        if set.replicas() > 0 {
+            // The program does not wait for it.
+            self.put_replicated(set, object, (version, body.to_vec()), By::Program(number));
+        }
         Ok(())
     }
 
@@ -310,7 +320,7 @@ impl LaneState {
         let (set, object) = place;
         let store = self.stores.get(&set).cloned();
         let Some(loan) = self.desk.loan(number, place) else {
-            return if self.destroyed.contains(&set) { Ok(()) } else { Err("a return of what it does not have") };
+            return if self.destroyed.contains(set) { Ok(()) } else { Err("a return of what it does not have") };
         };
         let (asked, Some(store)) = (loan.asked.take(), store) else { return Err("a return of what is not here") };
         let to = match asked {
@@ -346,7 +356,7 @@ impl LaneState {
 
     fn program_declines(&mut self, number: u32, place: Place) -> Result<(), &'static str> {
         let Some(loan) = self.desk.loan(number, place) else {
-            return if self.destroyed.contains(&place.0) { Ok(()) } else { Err("it declines what it does not have") };
+            return if self.destroyed.contains(place.0) { Ok(()) } else { Err("it declines what it does not have") };
         };
         if loan.asked.take() != Some(Asked::Try) {
             return Err("it declines what it was not asked for");
@@ -378,6 +388,15 @@ impl LaneState {
         }
     }
 
+    /// All programs hear for how long they may use what they were lent.
+    pub fn tell_programs_of_lease(&mut self) {
+        let word = Word::Lease { until_ns: self.lease.deadline_ns() };
+        let all: Vec<u32> = self.desk.sessions.keys().copied().collect();
+        for number in all {
+            self.desk.say(number, (SetId::SYSTEM, ObjectId(0)), word);
+        }
+    }
+
     /// All programs hear that it is over, as far as their sockets take it.
     pub fn end_programs(&mut self, poller: &Poller) {
         let word = Word::Ended { is_fenced: self.fenced };
@@ -396,7 +415,8 @@ impl LaneState {
         while let Some(number) = self.desk.dirty.pop() {
             let Some(session) = self.desk.sessions.get_mut(&number) else { continue };
             session.is_dirty = false;
-            session.outbox.write(&session.stream);
+            let ends_at = session.write(self.limits.program_takes_nothing);
+            self.desk.look_again = self.desk.look_again.into_iter().chain(ends_at).min();
             if session.outbox.waiting_bytes() > ROOM_BYTES / 2 {
                 continue;
             }

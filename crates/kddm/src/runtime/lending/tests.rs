@@ -1,7 +1,9 @@
 //! What needs a look inside.
 
+use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
@@ -99,6 +101,50 @@ fn a_put_that_nobody_takes_is_an_error() {
     all[2].stop();
 }
 
+/// A task that updates an object while the socket is full waits as a task: its thread goes on.
+#[test]
+fn an_update_that_waits_for_the_socket_stops_no_executor() {
+    const LARGE: usize = 1 << 20;
+    let all = house(1);
+    let set: Set<Vec<u8>> = all[2].set("large").open().wait().expect("a set");
+    let grow = |value: &mut Vec<u8>| {
+        value.resize(LARGE, 7);
+        Ok(LARGE)
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting: Vec<_> = {
+        // The node reads nothing meanwhile.
+        let nodes_lane = all[0].runtime().lanes[0].lock();
+        let mut first = Box::pin(set.update(1, |_| Ok(0)));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        drop(nodes_lane);
+        assert_eq!(block_on(first).expect("granted"), 0);
+        let _nodes_lane = all[0].runtime().lanes[0].lock();
+        // If it blocked, its answer would be that the put is not confirmed.
+        let mut updates = vec![Box::pin(set.update(1, grow))];
+        assert!(updates[0].as_mut().poll(&mut context).is_pending(), "the socket is full");
+        updates.push(Box::pin(set.update(1, grow)));
+        assert!(updates[1].as_mut().poll(&mut context).is_pending(), "it still is");
+        updates
+    };
+    for update in waiting.drain(..) {
+        assert_eq!(block_on(update).expect("it is taken"), LARGE);
+    }
+    assert_eq!(set.get(1).wait().expect("a hit").len(), LARGE);
+}
+
+/// Polls until there is an answer.
+fn block_on<O: Unpin>(mut pending: std::pin::Pin<Box<crate::Pending<O>>>) -> Result<O, Error> {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Poll::Ready(answer) = pending.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return answer;
+        }
+        assert!(begin.elapsed() < LIMIT, "no answer");
+        std::thread::yield_now();
+    }
+}
+
 /// A fenced node takes back what it has lent, with its own right to it.
 #[test]
 fn programs_of_a_fenced_node_use_nothing_any_more() {
@@ -133,11 +179,15 @@ fn say(socket: &Path, purpose: &Purpose) -> (Stream, Reply) {
 
 /// A program that has attached, and opened that set, by hand.
 fn liar(socket: &Path, name: &str) -> (Stream, SetId) {
+    liar_of::<u64>(socket, name)
+}
+
+fn liar_of<T: Value>(socket: &Path, name: &str) -> (Stream, SetId) {
     let (stream, Reply::Welcome(welcome)) = say(socket, &Purpose::Attach { name: "liar".into() }) else {
         panic!("it is let in")
     };
-    let (codec, type_name) = (u64::CODEC.into(), u64::type_name().into());
-    let wanted = Wanted { name: name.into(), codec, type_name, placed_by: None, create: true };
+    let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
+    let wanted = Wanted { name: name.into(), codec, type_name, placed_by: None, replicas: None, create: true };
     let (session, secret) = (welcome.session, welcome.secret);
     let question = Question::Open(wanted);
     let (_, Reply::Told(Told::Set(set))) = say(socket, &Purpose::Ask { session, secret, question }) else {
@@ -145,6 +195,150 @@ fn liar(socket: &Path, name: &str) -> (Stream, SetId) {
     };
     stream.set_nonblocking(true).expect("it is a socket");
     (stream, SetId(set.set))
+}
+
+fn says(mut stream: &Stream, set: SetId, object: u64, word: Word, body: &[u8]) {
+    let mut bytes = encode(&Head { set, object: ObjectId(object), word, body_bytes: body.len() as u32 }).to_vec();
+    bytes.extend(body);
+    stream.write_all(&bytes).expect("it reads");
+}
+
+/// It hears that it is asked for an object no more: what it had put before stays, and others go on.
+#[test]
+fn a_program_that_closes_its_ears_is_detached() {
+    let socket = socket();
+    let all = house_at(&socket, 0);
+    let there: Set<u64> = all[1].set("deaf").open().wait().expect("a set");
+    let (stream, set) = liar(&socket, "deaf");
+    says(&stream, set, 1, Word::Want { kind: RequestKind::Grab { existing: false }, number: 1 }, &[]);
+    assert!(stream.wait_readable(LIMIT), "it is granted");
+    says(&stream, set, 1, Word::Put { version: 1 }, &[41]);
+    stream.shut_reading();
+    assert_eq!(*there.get(1).wait_for(LIMIT / 3).expect("it is taken back"), 41);
+    assert_eq!(all[0].programs(), []);
+    assert_eq!((all[0].statistics().faults, all[0].statistics().detached), (0, 1));
+}
+
+/// Its socket stays full: it can not even be asked for what it has.
+#[test]
+fn a_program_that_takes_nothing_is_detached() {
+    const LARGE: usize = 1 << 20;
+    let socket = socket();
+    let all = house_at(&socket, 0);
+    let sets = [0, 1].map(|at: usize| all[at].set("full").open().wait().expect("a set"));
+    for lane in &all[0].runtime().lanes {
+        lane.lock().limits.program_takes_nothing = Duration::from_millis(50);
+    }
+    let grow = |value: &mut Vec<u8>| {
+        value.resize(LARGE, 7);
+        Ok(())
+    };
+    for object in 0..8 {
+        sets[0].update(object, grow).wait_for(LIMIT).expect("nobody else has it");
+    }
+    let (stream, set) = liar_of::<Vec<u8>>(&socket, "full");
+    for object in 0..8 {
+        says(&stream, set, object, Word::Want { kind: RequestKind::Get { existing: true }, number: object }, &[]);
+    }
+    for object in 0..8 {
+        let guard = sets[1].grab(object).wait_for(LIMIT / 3).expect("it is taken back");
+        assert_eq!(guard.len(), LARGE);
+    }
+    assert_eq!(all[0].programs(), []);
+    assert_eq!(all[0].statistics().detached, 1);
+}
+
+/// Who is a member is told at once, or as it was told last: a node that says nothing keeps nobody waiting.
+#[test]
+fn members_are_told_though_the_node_says_nothing() {
+    let all = house(1);
+    let nodes_lane = all[0].runtime().lanes[0].lock();
+    let begun = std::time::Instant::now();
+    assert_eq!(all[2].members().len(), 2);
+    assert_eq!(all[2].epoch(), all[1].epoch());
+    assert!(begun.elapsed() < LIMIT / 5, "took {:?}", begun.elapsed());
+    drop(nodes_lane);
+}
+
+/// The connection ends, and the node does not: the program attaches again. Guards from before keep what they
+/// show and put nothing; who wants what they hold waits for them, as for any hold.
+#[test]
+fn guards_of_an_earlier_attachment_put_nothing() {
+    let all = house(1);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("again").open().wait().expect("a set")).collect();
+    let detached = |error: &Error| matches!(error, Error::Membership(crate::MembershipError::Detached));
+    let mut guard = sets[2].grab(1).wait().expect("granted");
+    *guard = 7;
+    let (read, removes) = (sets[2].get(2).wait().expect("made here"), sets[2].grab(3).wait().expect("granted"));
+    for lane in &all[2].runtime().lanes {
+        lane.lock().link.as_ref().expect("it is attached").hang_up();
+    }
+    let begin = std::time::Instant::now();
+    // What nobody holds is there again first of all.
+    while let Err(error) = sets[2].get(4).wait_for(LIMIT) {
+        let is_expected = matches!(error, Error::Membership(crate::MembershipError::Reattaching)) || detached(&error);
+        assert!(is_expected && begin.elapsed() < LIMIT, "{error}");
+        std::thread::yield_now();
+    }
+    assert!(guard.check().is_err_and(|error| detached(&error)));
+    assert!(read.check().is_err_and(|error| detached(&error)));
+    // Others have the objects by now, and the guards are in the way in their own program only.
+    for object in 1..=3 {
+        sets[1]
+            .update(object, |count| {
+                *count += 10;
+                Ok(())
+            })
+            .wait_for(LIMIT)
+            .expect("it was taken back");
+    }
+    let in_the_way = std::thread::scope(|scope| {
+        scope.spawn(|| sets[2].get(1).wait_for(Duration::from_millis(30)).map(drop)).join().expect("no panic")
+    });
+    assert!(matches!(in_the_way, Err(Error::Access(AccessError::TimedOut { .. }))), "{in_the_way:?}");
+    assert_eq!((*guard, *read), (7, 0));
+    assert!(guard.put().wait().is_err_and(|error| detached(&error)));
+    assert!(removes.remove().wait().is_err_and(|error| detached(&error)));
+    drop(read);
+    for object in 1..=3 {
+        assert_eq!(*sets[2].get(object).wait_for(LIMIT).expect("nobody is in the way"), 10);
+    }
+    let program = all[2].runtime().lanes[0].lock();
+    assert!(program.link.as_ref().is_some_and(|link| link.stale.is_empty()));
+    assert_eq!((program.statistics.faults, program.statistics.undecodable, program.statistics.reconnects), (0, 0, 1));
+}
+
+/// Sets come and go, and nothing is remembered of each.
+#[test]
+fn sets_that_are_gone_are_forgotten() {
+    const SETS: usize = 20;
+    let all = house(1);
+    let add = |count: &mut u64| {
+        *count += 1;
+        Ok(())
+    };
+    let mut last = None;
+    for number in 0..SETS {
+        let name = format!("gone/{number}");
+        let set: Set<u64> = all[2].set(&name).open().wait().expect("a set");
+        set.update(1, add).wait_for(LIMIT).expect("granted");
+        all[1].destroy_set(&name, LIMIT).wait().expect("destroyed");
+        last = Some(set);
+    }
+    // Heard of behind all that was said before.
+    let left: Set<u64> = all[2].set("left").open().wait().expect("a set");
+    left.update(1, add).wait_for(LIMIT).expect("granted");
+    let refused = last.expect("there were some").get(1).wait_for(LIMIT);
+    assert!(matches!(refused, Err(Error::Set(crate::SetError::Destroyed))), "{refused:?}");
+    let runtime = all[0].runtime();
+    let known = |node: &Node| node.runtime().lanes[0].lock().stores.len();
+    assert!(all.iter().all(|node| known(node) <= 2), "no more than the sets' own and the one that is left");
+    let lane = runtime.lanes[0].lock();
+    assert!(lane.desk.sessions.values().all(|session| session.sets.len() == 1));
+    assert_eq!(lane.destroyed.stretches(), 1);
+    drop(lane);
+    let program = all[2].runtime().lanes[0].lock();
+    assert_eq!(program.link.as_ref().map(|link| link.sets_ending()), Some(0));
 }
 
 struct Dice(u64);

@@ -25,7 +25,8 @@ fn a_node_that_lacks_forgotten_entries_takes_the_whole_state() {
         // A log of a later life, so that its proposals are not taken for repetitions.
         let later = Incarnation(incarnation.0 + 1);
         let log = SingleVoter::follower(id, later, old.voter(), membership.state.applied());
-        *membership = Membership { state: old, ..Membership::new(membership.state.clone(), log) };
+        let leasing = Leasing::let_in(old.lease_ms(), Time(crate::cell::Lease::now_ns()));
+        *membership = Membership { state: old, ..Membership::new(membership.state.clone(), log, leasing) };
     }
     second.wait_for_members(3, LIMIT).expect("the voter has the state");
     let _fourth = join();
@@ -37,7 +38,8 @@ fn a_node_that_lacks_forgotten_entries_takes_the_whole_state() {
 fn a_node_that_was_replaced_stops() {
     let [first, second] = pair();
     let voter = first.runtime();
-    let join = Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1 };
+    let join =
+        Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1, site: Default::default() };
     let replaced = || {
         let lane = &voter.lanes[0];
         lane.lock().disconnect(NodeId(2), &lane.poller);
@@ -54,7 +56,8 @@ fn a_node_that_was_replaced_stops() {
 fn a_node_that_is_connected_is_not_replaced() {
     let [first, second] = pair();
     let voter = first.runtime();
-    let join = Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1 };
+    let join =
+        Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1, site: Default::default() };
     let refused = voter.let_in(&mut voter.membership.lock(), &join, 1).expect_err("it is alive");
     assert!(refused.contains("is taken"), "{refused}");
     second.stop();
@@ -72,7 +75,7 @@ fn silent_followers_keep_no_view_from_the_others() {
     let address = silent.local_addr().expect("bound").to_string();
     let admit = |node: u16, address: &str| {
         let nonce = u64::from(node);
-        let join = Change::Join { node: Some(NodeId(node)), address: address.into(), nonce };
+        let join = Change::Join { node: Some(NodeId(node)), address: address.into(), nonce, site: Default::default() };
         voter.let_in(&mut voter.membership.lock(), &join, nonce).expect("the number is free")
     };
     // The voter tells in the order of the numbers: the silent ones come first.

@@ -1,0 +1,164 @@
+//! What became of the objects: completed puts that are lost, and reads of what was not the value any more.
+//! Whether all of it is linearizable is for `kddm_history` to say; these two are told apart because they
+//! say what is wrong.
+
+use std::collections::HashMap;
+
+use kddm_history::{Kind, Operation, Outcome, Seen, Word};
+
+/// The value of an object after the run, none if nobody could read it.
+pub type Last = Option<u64>;
+
+/// What was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Completed puts that are newer than what is left.
+    pub lost: u64,
+    /// Objects that nobody could read at the end; the last put of each is counted as lost.
+    pub unreadable: u64,
+    /// Reads of a value that a put had replaced which was complete before the read began.
+    pub stale: u64,
+}
+
+/// A put that may have happened.
+#[derive(Clone, Copy)]
+struct Put {
+    invoke_ns: u64,
+    /// By when it has happened; one of unknown outcome may happen at any time.
+    until_ns: u64,
+    is_certain: bool,
+}
+
+impl Put {
+    /// Whether it began after a value was given by then. One that nobody gave is older than all.
+    fn is_after(&self, given_ns: Option<u64>) -> bool {
+        given_ns.is_none_or(|given_ns| self.invoke_ns > given_ns)
+    }
+}
+
+/// Judges all operations, with the last value of each object.
+pub fn judge(operations: &[Operation], last: &HashMap<u64, Last>) -> Found {
+    let mut of_object: HashMap<u64, Vec<&Operation>> = HashMap::new();
+    for operation in operations {
+        if let Word::Number(object) = operation.object {
+            of_object.entry(object).or_default().push(operation);
+        }
+    }
+    let mut found = Found::default();
+    for (object, operations) in of_object {
+        let puts = puts(&operations);
+        let certain = newest_first(&puts);
+        match last.get(&object).copied().flatten() {
+            None => {
+                let had_value = u64::from(!certain.is_empty());
+                found.unreadable += had_value;
+                found.lost += had_value;
+            }
+            Some(value) => {
+                let given_ns = puts.get(&value).map(|put| put.until_ns);
+                found.lost += certain.iter().take_while(|put| put.is_after(given_ns)).count() as u64;
+            }
+        }
+        found.stale += operations.iter().filter(|read| is_stale(read, &puts, &certain)).count() as u64;
+    }
+    found
+}
+
+/// By value.
+fn puts(operations: &[&Operation]) -> HashMap<u64, Put> {
+    let put = |operation: &&Operation| match (&operation.value, operation.kind, operation.outcome) {
+        (_, Kind::Read, _) | (_, _, Outcome::Failed) | (None | Some(Word::Text(_)), ..) => None,
+        (Some(Word::Number(value)), _, outcome) => {
+            let is_certain = outcome == Outcome::Ok;
+            let until_ns = operation.return_ns.filter(|_| is_certain).unwrap_or(u64::MAX);
+            Some((*value, Put { invoke_ns: operation.invoke_ns, until_ns, is_certain }))
+        }
+    };
+    operations.iter().filter_map(put).collect()
+}
+
+/// The certain ones.
+fn newest_first(puts: &HashMap<u64, Put>) -> Vec<Put> {
+    let mut certain: Vec<Put> = puts.values().filter(|put| put.is_certain).copied().collect();
+    certain.sort_by_key(|put| std::cmp::Reverse(put.invoke_ns));
+    certain
+}
+
+/// Whether a put began after the one that is seen had ended, and had ended before the look began.
+fn is_stale(read: &Operation, puts: &HashMap<u64, Put>, certain: &[Put]) -> bool {
+    let value = match read.seen {
+        Seen::Value(Word::Number(value)) => value,
+        // Of an object that was made anew.
+        Seen::Absent => 0,
+        Seen::Value(Word::Text(_)) | Seen::Nothing => return false,
+    };
+    let given_ns = puts.get(&value).map(|put| put.until_ns);
+    let mut newer = certain.iter().take_while(|put| put.is_after(given_ns));
+    newer.any(|put| put.until_ns < read.invoke_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(kind: Kind, times: (u64, u64), seen: u64, value: Option<u64>, outcome: Outcome) -> Operation {
+        Operation {
+            client: 1,
+            object: Word::Number(1),
+            invoke_ns: times.0,
+            return_ns: Some(times.1),
+            kind,
+            value: value.map(Word::Number),
+            seen: if seen == 0 { Seen::Absent } else { Seen::Value(Word::Number(seen)) },
+            outcome,
+        }
+    }
+
+    fn put(times: (u64, u64), seen: u64, value: u64) -> Operation {
+        operation(Kind::Update, times, seen, Some(value), Outcome::Ok)
+    }
+
+    fn read(times: (u64, u64), seen: u64) -> Operation {
+        operation(Kind::Read, times, seen, None, Outcome::Ok)
+    }
+
+    fn judged(operations: &[Operation], last: Last) -> Found {
+        judge(operations, &HashMap::from([(1, last)]))
+    }
+
+    #[test]
+    fn nothing_is_lost_where_the_last_put_is_left() {
+        let all = [put((0, 1), 0, 1), put((2, 3), 1, 2), read((4, 5), 2)];
+        assert_eq!(judged(&all, Some(2)), Found::default());
+    }
+
+    #[test]
+    fn puts_that_are_newer_than_what_is_left_are_lost() {
+        let all = [put((0, 1), 0, 1), put((2, 3), 1, 2), put((4, 5), 2, 3)];
+        assert_eq!(judged(&all, Some(1)).lost, 2);
+        assert_eq!(judged(&all, Some(0)).lost, 3, "an object that was made anew");
+        assert_eq!(judged(&all, None), Found { lost: 1, unreadable: 1, stale: 0 });
+        assert_eq!(judged(&[read((0, 1), 0)], None), Found::default(), "nothing was ever put");
+        let overlapping = [put((0, 10), 0, 1), put((5, 8), 1, 2)];
+        assert_eq!(judged(&overlapping, Some(1)).lost, 0, "either may have been the last");
+    }
+
+    #[test]
+    fn what_may_have_happened_at_any_time_explains_what_is_left() {
+        let unknown = operation(Kind::Update, (0, 1), 0, Some(1), Outcome::Unknown);
+        assert_eq!(judged(&[unknown, put((2, 3), 0, 2)], Some(1)).lost, 0);
+        let failed = operation(Kind::Update, (2, 3), 1, Some(2), Outcome::Failed);
+        assert_eq!(judged(&[put((0, 1), 0, 1), failed], Some(1)).lost, 0);
+    }
+
+    #[test]
+    fn a_read_of_what_was_replaced_is_stale() {
+        let puts = [put((0, 1), 0, 1), put((2, 3), 1, 2)];
+        let stale = |read: Operation| judged(&[&puts[..], &[read]].concat(), Some(2)).stale;
+        assert_eq!(stale(read((4, 5), 1)), 1);
+        assert_eq!(stale(read((4, 5), 2)), 0);
+        assert_eq!(stale(read((2, 5), 1)), 0, "they overlap");
+        assert_eq!(stale(read((4, 5), 0)), 1, "of an object that was made anew");
+        assert_eq!(stale(put((4, 5), 1, 9)), 1, "a put that saw it");
+    }
+}

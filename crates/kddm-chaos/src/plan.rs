@@ -1,0 +1,88 @@
+//! What goes wrong when: drawn from one seed.
+
+use std::time::Duration;
+
+use crate::fault::{Drawn, Fault};
+
+/// The pause between the end of one fault and the next, in milliseconds: from, to.
+const PAUSE_MS: (u64, u64) = (200, 900);
+
+/// The strongest loss, in percent: TCP gets through that within seconds.
+const MOST_LOSS: u64 = 40;
+
+/// The furthest clock, in hours: a year.
+const MOST_HOURS: u64 = 24 * 365;
+
+/// Draws one fault after the other.
+pub struct Plan {
+    random: fastrand::Rng,
+    faults: Vec<Fault>,
+    /// Those that have yet to come before all come again.
+    left: Vec<Fault>,
+    hosts: u16,
+}
+
+impl Plan {
+    /// A plan for so many hosts, with those faults.
+    pub fn new(seed: u64, faults: &[Fault], hosts: u16) -> Plan {
+        Plan { random: fastrand::Rng::with_seed(seed), faults: faults.to_vec(), left: Vec::new(), hosts }
+    }
+
+    /// The next fault, and how long everything is well before it. None if `may` allows none: it says
+    /// whether a fault can be done to a host now.
+    pub fn next(&mut self, may: impl Fn(Fault, u16) -> bool) -> Option<(Duration, Drawn)> {
+        let pause = Duration::from_millis(self.random.u64(PAUSE_MS.0..PAUSE_MS.1));
+        let possible = |fault: &Fault| (1..=self.hosts).any(|host| may(*fault, host));
+        if !self.left.iter().any(possible) {
+            self.left.clone_from(&self.faults);
+        }
+        let faults: Vec<Fault> = self.left.iter().copied().filter(possible).collect();
+        let fault = *self.random.choice(&faults)?;
+        self.left.retain(|left| *left != fault);
+        let host = self.random.choice((1..=self.hosts).filter(|host| may(fault, *host)).collect::<Vec<_>>())?;
+        let (from, to) = fault.lasts_ms();
+        let lasts = Duration::from_millis(self.random.u64(from..to));
+        let mut others: Vec<u16> = (1..=self.hosts).filter(|other| *other != host).collect();
+        self.random.shuffle(&mut others);
+        others.truncate(self.random.usize(1..=others.len().max(1)));
+        let strength = match fault {
+            Fault::ClockJump => self.random.u64(1..MOST_HOURS),
+            _ => self.random.u64(5..MOST_LOSS),
+        };
+        Some((pause, Drawn { fault, host, lasts, others, strength }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(seed: u64, faults: &[Fault]) -> Vec<(Duration, Drawn)> {
+        let mut plan = Plan::new(seed, faults, 4);
+        (0..200).map_while(|_| plan.next(|_, _| true)).collect()
+    }
+
+    #[test]
+    fn a_seed_decides_everything() {
+        let all = Fault::ALL.map(|(fault, _)| fault);
+        assert_eq!(drawn(7, &all), drawn(7, &all));
+        assert_ne!(drawn(7, &all), drawn(8, &all));
+        for (fault, name) in Fault::ALL {
+            assert!(drawn(7, &all)[..all.len()].iter().any(|(_, drawn)| drawn.fault == fault), "{name} is never drawn");
+        }
+        for (_, drawn) in drawn(7, &all) {
+            assert!((1..=4).contains(&drawn.host) && !drawn.others.is_empty());
+            assert!(!drawn.others.contains(&drawn.host));
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_is_not_drawn() {
+        let mut plan = Plan::new(1, &[Fault::Kill, Fault::Cut], 3);
+        for _ in 0..50 {
+            let (_, drawn) = plan.next(|fault, host| fault == Fault::Cut && host != 1).expect("there is something");
+            assert!(drawn.fault == Fault::Cut && drawn.host != 1);
+        }
+        assert_eq!(plan.next(|_, _| false), None);
+    }
+}

@@ -1,0 +1,377 @@
+//! One run, from an empty network to a report.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use kddm_history::{BUDGET, Operation, Outcome};
+
+use crate::client::{By, Client, Clock, OBJECTS};
+use crate::cluster::{Host, Programs};
+use crate::fault::{Drawn, Fault};
+use crate::judge::{Last, judge};
+use crate::network::{MOST_HOSTS, Network};
+use crate::plan::Plan;
+use crate::plot;
+use crate::probe::{Probe, Recovery};
+use crate::report::{Happened, Report};
+use crate::world::Folder;
+
+/// Clients of each daemon.
+const CLIENTS: u64 = 2;
+
+/// The limit of what must work before the first fault.
+const CALM_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long clients work before the first fault and after the last.
+const CALM: Duration = Duration::from_millis(1_500);
+
+/// How often it is looked at what there is to do.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long after its last start a daemon that has ended is started again.
+const START_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long all daemons may take to be members again after the run.
+const RETURN_LIMIT: Duration = Duration::from_secs(20);
+
+/// The limit of a look at an object after the run, as long as there is time for that.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// How much time there is for all these looks at one host; then each gets little.
+const LAST_LOOKS: Duration = Duration::from_secs(30);
+
+/// The little.
+const SHORT_LOOK: Duration = Duration::from_millis(50);
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Hosts, each with a daemon.
+    pub nodes: u16,
+    /// Decides everything that is drawn.
+    pub seed: u64,
+    /// How long faults are made.
+    pub length: Duration,
+    /// Not more kills than that; the run ends with them.
+    pub kills: Option<u64>,
+    /// Which faults.
+    pub faults: Vec<Fault>,
+    /// Where the programs are.
+    pub programs: PathBuf,
+    /// Where logs, history, picture and report go.
+    pub output: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// It could not be run, or was interrupted.
+pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, String> {
+    if !(2..=MOST_HOSTS).contains(&options.nodes) {
+        return Err(format!("--nodes is {}; it must be from 2 to {MOST_HOSTS}", options.nodes));
+    }
+    let folder = Folder::make()?;
+    let network = Network::make(options.nodes)?;
+    let programs = Programs { folder: options.programs.clone(), logs: options.output.clone(), hosts: options.nodes };
+    let hosts = hosts(options, &network, &folder, &programs)?;
+    let clock = Clock::default();
+    let mut first = Client::new(0, &clock, &hosts[0].attach_socket());
+    for object in 0..OBJECTS {
+        first.update(object, CALM_LIMIT).map_err(|error| format!("nothing works before the first fault: {error}"))?;
+    }
+    let mut history = std::mem::take(&mut first.history);
+    drop(first);
+    let mut run = Run {
+        options,
+        network: &network,
+        programs: &programs,
+        clock: &clock,
+        is_interrupted,
+        started: vec![Instant::now(); hosts.len()],
+        hosts,
+        in_trouble: None,
+        faults: Vec::new(),
+        kills: 0,
+        dropped_packets: 0,
+        bar: bar(options),
+    };
+    eprintln!("chaos: seed {}, {} daemons are members, faults begin", options.seed, options.nodes);
+    let worked = run.work()?;
+    history.extend(worked.history);
+    run.bar.finish_and_clear();
+    let end_ns = clock.now_ns();
+    let mut notes = run.come_back();
+    let (last, seen) = run.last_values(OBJECTS + worked.probes + 1);
+    history.extend(seen);
+    let returns = history.iter().filter(|operation| operation.outcome == Outcome::Ok);
+    let throughput = plot::throughput(returns.filter_map(|operation| operation.return_ns), end_ns);
+    let found = judge(&history, &last);
+    let verdict = kddm_history::check(&history, BUDGET).verdict;
+    let file = options.output.join("history.jsonl");
+    let written =
+        std::fs::File::create(&file).and_then(|out| kddm_history::write(&history, std::io::BufWriter::new(out)));
+    if let Err(error) = written {
+        notes.push(format!("cannot write {}: {error}", file.display()));
+    }
+    let missing = run.missing();
+    Ok(Report {
+        seed: options.seed,
+        nodes: options.nodes,
+        operations: history.len() as u64,
+        errors: worked.errors,
+        dropped_packets: run.dropped_packets,
+        failed_starts: run.hosts.iter().map(|host| host.failed_starts).sum(),
+        own_ends: run.hosts.iter().map(|host| host.own_ends).sum(),
+        found,
+        verdict,
+        recoveries: worked.recoveries,
+        throughput,
+        missing,
+        notes,
+        faults: run.faults,
+    })
+}
+
+/// All hosts, with daemons that are members.
+fn hosts(options: &Options, network: &Network, folder: &Folder, programs: &Programs) -> Result<Vec<Host>, String> {
+    let mut hosts = Vec::new();
+    for number in 1..=options.nodes {
+        let mut host = Host::make(number, network, folder, programs)?;
+        host.start(programs)?;
+        // The first begins the cluster.
+        if number == 1 {
+            host.wait_until_member()?;
+        }
+        hosts.push(host);
+    }
+    hosts.iter_mut().try_for_each(Host::wait_until_member)?;
+    Ok(hosts)
+}
+
+fn bar(options: &Options) -> ProgressBar {
+    let bar = ProgressBar::new(options.length.as_secs());
+    let style = ProgressStyle::with_template("{elapsed_precise} {wide_bar} {msg}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What the threads of a run bring home.
+#[derive(Default)]
+struct Worked {
+    history: Vec<Operation>,
+    errors: u64,
+    recoveries: Vec<Recovery>,
+    /// The object behind theirs may have been taken for one that never began.
+    probes: u64,
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    network: &'a Network,
+    programs: &'a Programs,
+    clock: &'a Clock,
+    is_interrupted: &'a AtomicBool,
+    hosts: Vec<Host>,
+    /// When each daemon was started last.
+    started: Vec<Instant>,
+    /// The host that has a fault now.
+    in_trouble: Option<u16>,
+    faults: Vec<Happened>,
+    kills: u64,
+    dropped_packets: u64,
+    bar: ProgressBar,
+}
+
+type Probing<'scope> = std::thread::ScopedJoinHandle<'scope, (Recovery, Vec<Operation>)>;
+
+impl Run<'_> {
+    fn work(&mut self) -> Result<Worked, String> {
+        let clock = self.clock;
+        let sockets: Vec<PathBuf> = self.hosts.iter().map(Host::attach_socket).collect();
+        let mut seeds = fastrand::Rng::with_seed(self.options.seed);
+        std::thread::scope(|scope| {
+            let mut clients = Vec::new();
+            for number in 0..CLIENTS * sockets.len() as u64 {
+                let (socket, seed) = (&sockets[number as usize % sockets.len()], seeds.u64(..));
+                let mut client = Client::new(1 + number, clock, socket);
+                clients.push(scope.spawn(move || {
+                    client.work(seed);
+                    (client.history, client.errors)
+                }));
+            }
+            let mut probing = Vec::new();
+            let went = self.make_trouble(scope, &mut probing);
+            clock.is_over.store(true, Ordering::Release);
+            let mut worked = Worked { probes: probing.len() as u64, ..Worked::default() };
+            for client in clients {
+                let (history, errors) = client.join().map_err(|_| "a client has panicked")?;
+                worked.history.extend(history);
+                worked.errors += errors;
+            }
+            for probe in probing {
+                let (recovery, history) = probe.join().map_err(|_| "a probe has panicked")?;
+                worked.recoveries.push(recovery);
+                worked.history.extend(history);
+            }
+            worked.history.extend(went?);
+            Ok(worked)
+        })
+    }
+
+    /// One fault after the other until the run is over. What the hosts did for the probes.
+    fn make_trouble<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        probing: &mut Vec<Probing<'scope>>,
+    ) -> Result<Vec<Operation>, String>
+    where
+        Self: 'scope,
+    {
+        let begun = Instant::now();
+        let mut plan = Plan::new(self.options.seed, &self.options.faults, self.options.nodes);
+        let mut history = Vec::new();
+        self.wait(CALM)?;
+        while begun.elapsed() < self.options.length && self.options.kills.is_none_or(|kills| self.kills < kills) {
+            let members = self.hosts.iter().filter(|host| host.is_member()).count();
+            // What is promised holds for one loss at a time: objects have one replica.
+            let may_end = members > self.hosts.len() / 2 + 1 && self.hosts[0].knows_of_no_loss(self.programs);
+            let may = |fault: Fault, host: u16| {
+                // The first host decides who is a member, and nobody could decide without it.
+                let is_spared = host == 1 || !may_end;
+                self.hosts[usize::from(host) - 1].is_member() && (!is_spared || !fault.ends_daemon())
+            };
+            let Some((pause, drawn)) = plan.next(may) else {
+                self.wait(10 * LOOK)?;
+                continue;
+            };
+            self.wait(pause)?;
+            self.do_one(&drawn, scope, probing, &mut history)?;
+        }
+        self.wait(CALM)?;
+        Ok(history)
+    }
+
+    fn do_one<'scope>(
+        &mut self,
+        drawn: &Drawn,
+        scope: &'scope Scope<'scope, '_>,
+        probing: &mut Vec<Probing<'scope>>,
+        history: &mut Vec<Operation>,
+    ) -> Result<(), String>
+    where
+        Self: 'scope,
+    {
+        let at = usize::from(drawn.host) - 1;
+        let number = probing.len() as u64;
+        let mut owner = Client::new(crate::probe::PROBES * 2 + number, self.clock, &self.hosts[at].attach_socket());
+        let probe = Probe::prepare(number, &mut owner);
+        history.append(&mut owner.history);
+        // While the program is attached the object would be the program's.
+        drop(owner);
+        if !self.hosts[at].has_daemon() {
+            return Ok(()); // It has ended by itself meanwhile.
+        }
+        self.bar.set_message(format!("{} on host {}", drawn.fault.name(), drawn.host));
+        let (from_ns, begun) = (self.clock.now_ns(), Instant::now());
+        self.in_trouble = Some(drawn.host);
+        drawn.begin(&mut self.hosts[at], self.network)?;
+        self.kills += u64::from(drawn.fault == Fault::Kill);
+        let elsewhere = self.hosts.iter().find(|host| host.number() != drawn.host && host.is_member());
+        if let (Some(probe), Some(elsewhere)) = (probe, elsewhere) {
+            let (fault, socket, clock) = (drawn.fault, elsewhere.attach_socket(), self.clock);
+            probing.push(scope.spawn(move || probe.run(fault, begun, clock, socket)));
+        }
+        let waited = self.wait(drawn.lasts);
+        self.started[at] = Instant::now();
+        self.dropped_packets += drawn.end(&mut self.hosts[at], self.network, self.programs)?;
+        self.in_trouble = None;
+        let to_ns = self.clock.now_ns();
+        self.faults.push(Happened { fault: drawn.fault, host: drawn.host, from_ns, to_ns });
+        self.bar.set_message("");
+        waited
+    }
+
+    /// Waits, and starts daemons again that have ended.
+    fn wait(&mut self, length: Duration) -> Result<(), String> {
+        let until = Instant::now() + length;
+        loop {
+            if self.is_interrupted.load(Ordering::Acquire) {
+                return Err("interrupted".into());
+            }
+            self.start_again()?;
+            self.bar.set_position(self.clock.now_ns() / 1_000_000_000);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LOOK));
+        }
+    }
+
+    fn start_again(&mut self) -> Result<(), String> {
+        for (host, started) in self.hosts.iter_mut().zip(&mut self.started) {
+            let is_due = self.in_trouble != Some(host.number()) && started.elapsed() >= START_AGAIN;
+            if is_due && !host.has_daemon() {
+                *started = Instant::now();
+                host.start(self.programs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all daemons are members again; what is to be said of those that are not.
+    fn come_back(&mut self) -> Vec<String> {
+        let begun = Instant::now();
+        while begun.elapsed() < RETURN_LIMIT && !self.hosts.iter().all(Host::is_member) {
+            if let Err(error) = self.wait(LOOK) {
+                return vec![error];
+            }
+        }
+        let away = self.hosts.iter().filter(|host| !host.is_member());
+        away.map(|host| format!("the daemon of host {} did not come back; its log says why", host.number())).collect()
+    }
+
+    /// Looks at all objects from all hosts that are members: the value of each, by the first that has one.
+    fn last_values(&self, objects: u64) -> (HashMap<u64, Last>, Vec<Operation>) {
+        let look = |host: &Host| {
+            let mut client =
+                Client::new(crate::probe::PROBES * 3 + u64::from(host.number()), self.clock, &host.attach_socket());
+            let begun = Instant::now();
+            let mut values = Vec::new();
+            for object in 0..objects {
+                let limit = if begun.elapsed() < LAST_LOOKS { LAST_LOOK } else { SHORT_LOOK };
+                values.push((object, client.read(object, By::Get, limit).ok()));
+            }
+            (values, client.history)
+        };
+        let mut last: HashMap<u64, Last> = HashMap::new();
+        let mut history = Vec::new();
+        std::thread::scope(|scope| {
+            let members = self.hosts.iter().filter(|host| host.is_member());
+            let looks: Vec<_> = members.map(|host| scope.spawn(move || look(host))).collect();
+            for (values, seen) in looks.into_iter().filter_map(|look| look.join().ok()) {
+                for (object, value) in values {
+                    let known = last.entry(object).or_default();
+                    *known = known.or(value);
+                }
+                history.extend(seen);
+            }
+        });
+        (last, history)
+    }
+
+    /// What was asked for and did not happen.
+    fn missing(&self) -> Vec<String> {
+        let has = |fault: &Fault| self.faults.iter().any(|happened| happened.fault == *fault);
+        let never = self.options.faults.iter().filter(|fault| !has(fault)).map(|fault| fault.name().to_string());
+        let mut missing: Vec<String> = never.collect();
+        let loses = [Fault::RandomLoss, Fault::OneWay, Fault::OneWayShort];
+        if loses.iter().any(has) && self.dropped_packets == 0 {
+            missing.push("no packet was lost".into());
+        }
+        missing
+    }
+}

@@ -1,0 +1,367 @@
+//! A new epoch: every shard is taken to it, reported to its home, and opened by its home once all have
+//! reported. A step at a time, as shards are handed over.
+
+use crate::id::{Epoch, NodeId, ObjectId, SetId, ShardIndex, Tenure};
+use crate::io::{Body, NoMemory, Output, Outputs};
+use crate::message::Message;
+use crate::mutation::{Mutation, mutated};
+use crate::nodeset::NodeSet;
+use crate::recovery::Recovering;
+use crate::shard::{Place, Step};
+use crate::view::View;
+
+use super::{HandedOver, Node, Refused, Set, Touched};
+
+/// Owners that get replicas in one step: their bytes are sent at once.
+const REFILLED_AT_ONCE: usize = 32;
+
+impl Node {
+    /// Installs a view in which members are lost: at any time, whatever is under way.
+    pub(super) fn enter_epoch(&mut self, view: View) -> Result<(), Refused> {
+        let mut awaited = NodeSet::new();
+        awaited.reserve(view.members.len())?;
+        for member in view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
+            awaited.insert(member.id);
+        }
+        self.changes.note(self.view.try_clone()?, view.try_clone()?)?;
+        self.view = view;
+        self.moving = None;
+        self.recovering = Some(Recovering { awaited, has_reported: false, is_idle: false });
+        self.look_for_replicas();
+        Ok(())
+    }
+
+    /// Other homes: some owners may want more replicas, or others.
+    pub(super) fn look_for_replicas(&mut self) {
+        let has_replicas = self.sets.keys().any(|set| SetId(*set).replicas() > 0);
+        self.refilling = has_replicas.then_some((SetId(0), 0));
+    }
+
+    /// A node whose first view is not the first one: others may wait to hear that it has nothing.
+    pub(super) fn report_nothing(&mut self) {
+        if self.view.epoch > Epoch(1) {
+            self.recovering = Some(Recovering::default());
+        }
+    }
+
+    /// That set was created in that epoch: no object of it is older.
+    pub fn set_is_born(&mut self, set: SetId, born: Epoch) -> Result<(), Refused> {
+        self.set(set)?.born = born;
+        Ok(())
+    }
+
+    /// Whether all that is here is in the installed epoch.
+    pub fn has_entered(&self) -> bool {
+        self.recovering.as_ref().is_none_or(|recovering| recovering.has_reported)
+    }
+
+    /// A shard, in the installed epoch. Outputs are those of taking it there.
+    pub(super) fn entered(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
+        let (me, epoch) = (self.me, self.view.epoch);
+        self.set(set)?;
+        let Node { view, moving, sets, changes, recovering, .. } = self;
+        let Some(state) = sets.get_mut(&set.0) else { return Err(Refused::UnknownSet) };
+        let born = state.born;
+        let is_new = state.get(at).is_none();
+        let touched = state.touch(at, || super::untouched(me, view, moving.as_ref(), set, at))?;
+        let recovery = &mut touched.shard.recovery;
+        if is_new {
+            let is_home = touched.home == me;
+            recovery.entered = epoch;
+            recovery.is_recovering = is_home && recovering.is_some();
+            recovery.in_doubt = is_home && changes.leave_in_doubt(me, set, at, born);
+            recovery.old_home = changes.old_home(set, at);
+        }
+        if recovery.entered == epoch {
+            return Ok(());
+        }
+        self.enter_shard(set, at, outputs)
+    }
+
+    fn enter_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
+        let Node { me, incarnation, view, sets, counter, room, .. } = self;
+        let (me, epoch) = (*me, view.epoch);
+        let new = view.home(set, at).unwrap_or(NodeId::NOBODY);
+        let touched = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?.touch(at, || new)?;
+        if touched.shard.recovery.entering != epoch {
+            begin_to_enter(touched, me, view, (at, new), outputs)?;
+        }
+        let place = Place {
+            me,
+            incarnation: *incarnation,
+            home: new,
+            view_home: new,
+            view,
+            set,
+            at,
+            is_recovering: true,
+            in_doubt: touched.shard.recovery.in_doubt,
+            old_home: touched.shard.recovery.old_home,
+        };
+        while let Some(object) = touched.shard.recovery.to_enter.last().copied() {
+            touched.shard.step(&place, counter, room, object, Step::Enter, outputs)?;
+            touched.shard.step(&place, counter, room, object, Step::Report, outputs)?;
+            touched.shard.recovery.to_enter.pop();
+        }
+        let forgotten = touched.shard.forgotten();
+        if new == me {
+            touched.shard.recovery.heard(me, forgotten)?;
+        } else {
+            outputs.reserve(1)?;
+            let message = Message::Reported { shard: at, forgotten };
+            outputs.push(Output::Send { to: new, object: ObjectId(0), message, body: Body::None, deferred: false });
+        }
+        touched.shard.recovery.entered = epoch;
+        Ok(())
+    }
+
+    /// The next step of a new epoch, if there is one.
+    pub(super) fn recover(&mut self, outputs: &mut Outputs) -> Result<Option<HandedOver>, NoMemory> {
+        let Some(recovering) = &self.recovering else { return Ok(None) };
+        let has_reported = recovering.has_reported;
+        if !has_reported {
+            let epoch = self.view.epoch;
+            if let Some((set, at)) = self.first_shard(|touched| touched.shard.recovery.entered != epoch) {
+                self.entered(set, at, outputs).map_err(|_| NoMemory)?;
+                return Ok(Some(HandedOver::Shard(set)));
+            }
+            self.say_all_is_reported(outputs)?;
+            return Ok(Some(HandedOver::Everything));
+        }
+        if let Some((set, at)) = self.first_shard(|touched| self.is_ready(touched)) {
+            self.open_shard(set, at, outputs)?;
+            return Ok(Some(HandedOver::Shard(set)));
+        }
+        let is_done = self.recovering.as_ref().is_some_and(|recovering| recovering.awaited.is_empty())
+            && self.first_shard(|touched| !touched.shard.recovery.is_at_rest()).is_none();
+        if is_done {
+            self.recovering = None;
+        } else if let Some(recovering) = &mut self.recovering {
+            recovering.is_idle = true;
+        }
+        Ok(None)
+    }
+
+    /// The first shard in order of which that is true: searches and runs are to be the same each time.
+    fn first_shard(&self, is_wanted: impl Fn(&Touched) -> bool) -> Option<(SetId, ShardIndex)> {
+        let of_set = |(id, state): (&u64, &Set)| {
+            let at = state.touched.iter().filter(|touched| is_wanted(touched)).map(|touched| touched.at).min()?;
+            Some((SetId(*id), at))
+        };
+        self.sets.iter().filter_map(of_set).min()
+    }
+
+    fn say_all_is_reported(&mut self, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        outputs.reserve(self.view.members.len())?;
+        for member in self.view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
+            let (to, message) = (member.id, Message::AllReported);
+            outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
+        }
+        if let Some(recovering) = &mut self.recovering {
+            recovering.has_reported = true;
+        }
+        Ok(())
+    }
+
+    /// Whether all have said what they have of a shard of which this node is the home.
+    fn is_ready(&self, touched: &Touched) -> bool {
+        let recovery = &touched.shard.recovery;
+        let Some(recovering) = &self.recovering else { return recovery.is_recovering };
+        let all = recovering.awaited.iter().all(|node| recovery.has_heard(node));
+        recovery.is_recovering && (all || mutated(Mutation::AnswerTooEarly))
+    }
+
+    fn open_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        let Node { me, incarnation, view, sets, counter, room, .. } = self;
+        let Some(state) = sets.get_mut(&set.0) else { return Ok(()) };
+        let me = *me;
+        let touched = state.touch(at, || me).map_err(|_| NoMemory)?;
+        let covered = view.covers(set.replicas());
+        if touched.shard.recovery.to_decide.is_none() {
+            touched.shard.recovery.to_decide = Some(touched.shard.everything()?);
+        }
+        let place = Place {
+            me,
+            incarnation: *incarnation,
+            home: me,
+            view_home: me,
+            view,
+            set,
+            at,
+            is_recovering: false,
+            // Of what nobody has reported there would be a copy.
+            in_doubt: touched.shard.recovery.in_doubt && !covered,
+            old_home: NodeId::NOBODY,
+        };
+        while let Some(object) = touched.shard.recovery.to_decide.as_ref().and_then(|ids| ids.last().copied()) {
+            let undecided = touched.shard.recovery.to_decide.take();
+            let decided = touched.shard.step(&place, counter, room, object, Step::Decide, outputs);
+            touched.shard.recovery.to_decide = undecided;
+            decided?;
+            if let Some(ids) = &mut touched.shard.recovery.to_decide {
+                ids.pop();
+            }
+        }
+        let recovery = &mut touched.shard.recovery;
+        recovery.to_decide = None;
+        recovery.is_recovering = false;
+        recovery.in_doubt &= !covered;
+        Ok(())
+    }
+
+    /// A member has said all it has of a shard, or of all.
+    pub(super) fn reported(
+        &mut self,
+        set: SetId,
+        from: NodeId,
+        shard: Option<(ShardIndex, Tenure)>,
+        outputs: &mut Outputs,
+    ) -> Result<(), Refused> {
+        if let Some((at, forgotten)) = shard {
+            self.entered(set, at, outputs)?;
+            let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+            state.touch(at, || NodeId::NOBODY)?.shard.recovery.heard(from, forgotten)?;
+        } else if let Some(recovering) = &mut self.recovering {
+            recovering.awaited.remove(from);
+        }
+        self.look_again();
+        Ok(())
+    }
+
+    /// Something has been said that may let a step be done.
+    pub(super) fn look_again(&mut self) {
+        if let Some(recovering) = &mut self.recovering {
+            recovering.is_idle = false;
+        }
+    }
+
+    /// Gives a few owners the replicas that they are to have.
+    pub(super) fn refill(&mut self, outputs: &mut Outputs) -> Result<Option<HandedOver>, NoMemory> {
+        let Some((first, from)) = self.refilling else { return Ok(None) };
+        let next = |(id, state): (&u64, &Set)| {
+            let set = SetId(*id);
+            let behind = |at: ShardIndex| set > first || (set == first && at.0 >= from);
+            let wants = set.replicas() > 0 && set >= first;
+            let shards = state.touched.iter().map(|touched| touched.at).filter(|at| wants && behind(*at));
+            shards.min().map(|at| (set, at))
+        };
+        let Some((set, at)) = self.sets.iter().filter_map(next).min() else {
+            self.refilling = None;
+            return Ok(None);
+        };
+        self.entered(set, at, outputs).map_err(|_| NoMemory)?;
+        let Node { me, incarnation, view, sets, counter, room, .. } = self;
+        let Some(touched) = sets.get_mut(&set.0).and_then(|state| state.touch(at, || *me).ok()) else {
+            return Err(NoMemory);
+        };
+        let place = Place {
+            me: *me,
+            incarnation: *incarnation,
+            home: touched.home,
+            view_home: view.home(set, at).unwrap_or(NodeId::NOBODY),
+            view,
+            set,
+            at,
+            is_recovering: touched.shard.recovery.is_recovering,
+            in_doubt: touched.shard.recovery.in_doubt,
+            old_home: touched.shard.recovery.old_home,
+        };
+        let objects = touched.shard.short_of_replicas(&place, REFILLED_AT_ONCE)?;
+        for object in &objects {
+            touched.shard.step(&place, counter, room, *object, Step::Refill, outputs)?;
+        }
+        let is_done = objects.len() < REFILLED_AT_ONCE;
+        self.refilling = Some((set, if is_done { at.0 + 1 } else { at.0 }));
+        Ok(Some(HandedOver::Shard(set)))
+    }
+
+    /// Every owner here has its replicas, every shard of which this node is the home is open, and nothing
+    /// is lost: as far as this node is concerned, all is whole again.
+    pub fn is_whole(&self) -> bool {
+        self.what_is_missing().is_none()
+    }
+
+    /// What all is not whole for, as far as this node is concerned, in words for people.
+    pub fn what_is_missing(&self) -> Option<&'static str> {
+        if self.moving.is_some() {
+            return Some("shards are on their way to their new homes");
+        }
+        if let Some(recovering) = &self.recovering {
+            let all_heard = recovering.has_reported && recovering.awaited.is_empty();
+            return Some(if all_heard {
+                "copies have become objects that are not safe yet"
+            } else {
+                "members still tell what they have"
+            });
+        }
+        if self.refilling.is_some() {
+            return Some("replicas are being made");
+        }
+        self.sets.iter().find_map(|(id, set)| {
+            let id = SetId(*id);
+            // What an earlier loss has left in doubt must not be taken for covered after the next one.
+            if id.replicas() > 0 && self.changes.may_leave_in_doubt(id, set.born) {
+                return Some("more members were lost than there were replicas: objects that nobody named may exist");
+            }
+            set.touched.iter().find_map(|touched| missing_in(id, touched))
+        })
+    }
+
+    /// Members were lost, and this node still waits for what others have to say of it.
+    pub fn is_recovering(&self) -> bool {
+        self.recovering.is_some()
+    }
+
+    /// How many objects could not be proven present, of those that this node is the home of.
+    pub fn lost_count(&self, set: SetId) -> usize {
+        self.touched(set).map(|(_, _, shard)| shard.lost_count()).sum()
+    }
+
+    /// How many replicas of others' objects this node keeps.
+    pub fn replica_count(&self) -> usize {
+        self.sets.values().flat_map(|set| &set.touched).map(|touched| touched.shard.replica_count()).sum()
+    }
+}
+
+/// What the shard's home of the epoch before knows goes to the new one, if that is not the same node.
+fn begin_to_enter(
+    touched: &mut Touched,
+    me: NodeId,
+    view: &View,
+    (at, new): (ShardIndex, NodeId),
+    outputs: &mut Outputs,
+) -> Result<(), NoMemory> {
+    let old = touched.home;
+    let to_enter = touched.shard.everything()?;
+    let was_whole = !touched.shard.recovery.is_recovering;
+    touched.shard.drop_parked();
+    if old == me && new != me {
+        let is_member = view.member(new).is_some();
+        if was_whole && is_member {
+            touched.shard.give(me, at, new, outputs)?;
+        }
+        touched.shard.drop_directory();
+    }
+    let recovery = &mut touched.shard.recovery;
+    recovery.begin(new == me);
+    if new == me && old != me {
+        (recovery.in_doubt, recovery.old_home) = (true, old);
+    } else if new != me {
+        (recovery.in_doubt, recovery.old_home) = (false, NodeId::NOBODY);
+    }
+    recovery.to_enter = to_enter;
+    recovery.entering = view.epoch;
+    touched.home = new;
+    Ok(())
+}
+
+/// What a shard is not whole for.
+fn missing_in(set: SetId, touched: &Touched) -> Option<&'static str> {
+    if set.replicas() > 0 && touched.shard.recovery.in_doubt {
+        return Some("more members were lost than there were replicas: objects of a shard may exist that nobody knows");
+    }
+    if touched.shard.has_lost() {
+        return Some("objects are lost");
+    }
+    touched.shard.is_filling().then_some("replicas are on their way")
+}

@@ -1,0 +1,88 @@
+//! What can be seen of a node: by its runtime, by checkers, by `kddmadm`.
+
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
+
+use crate::id::{NodeId, ObjectId, SHARDS_PER_SET, SetId, ShardIndex};
+use crate::shard::{Inspection, Shard};
+
+use super::{Node, Set, Touched};
+
+impl Node {
+    fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
+        self.touched(set).map(|(_, _, shard)| shard)
+    }
+
+    /// What can be seen of an object here.
+    pub fn inspect(&self, set: SetId, object: ObjectId) -> Option<Inspection> {
+        let state = self.sets.get(&set.0)?;
+        Some(state.get(object.shard(set.policy()?))?.shard.inspect(self.me, object))
+    }
+
+    /// The sets of which this node holds or knows something, in ascending order.
+    pub fn sets(&self) -> Vec<SetId> {
+        let mut sets: Vec<SetId> = self.sets.keys().map(|set| SetId(*set)).collect();
+        sets.sort_unstable();
+        sets
+    }
+
+    /// The objects of a set of which a value, a copy or the ownership is here, in no particular order.
+    pub fn holdings(&self, set: SetId) -> impl Iterator<Item = ObjectId> {
+        self.shards(set).flat_map(Shard::holdings)
+    }
+
+    /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
+    pub fn is_at_rest(&self) -> bool {
+        let rests = |touched: &Touched| touched.shard.is_at_rest();
+        self.is_settled() && self.sets.values().flat_map(|state| &state.touched).all(rests)
+    }
+
+    /// How many objects this node knows something of, and how many its directory holds.
+    pub fn counts(&self, set: SetId) -> (usize, usize) {
+        self.shards(set).fold((0, 0), |(objects, entries), shard| {
+            (objects + shard.object_count(), entries + shard.directory_count())
+        })
+    }
+
+    /// The shards of a set that were touched here, each with who answers for it, in no particular order.
+    pub fn touched(&self, set: SetId) -> impl Iterator<Item = (ShardIndex, NodeId, &Shard)> {
+        let touched = self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter());
+        touched.map(|touched| (touched.at, touched.home, &touched.shard))
+    }
+
+    /// Bytes of memory held for a set.
+    pub fn memory_bytes(&self, set: SetId) -> usize {
+        self.shards(set).map(Shard::memory_bytes).sum::<usize>() + 2 * usize::from(SHARDS_PER_SET)
+    }
+}
+
+/// Equality and hash are for checkers: what was never touched follows from the views.
+impl PartialEq for Node {
+    fn eq(&self, other: &Node) -> bool {
+        let alike = |of: &Node| (of.me, of.incarnation, of.counter, of.view.placement, of.view.epoch);
+        let set = |id: &u64| other.sets.get(id);
+        alike(self) == alike(other)
+            && self.moving == other.moving
+            && self.recovering == other.recovering
+            && self.refilling == other.refilling
+            && self.changes == other.changes
+            && self.destroyed == other.destroyed
+            && self.sets.len() == other.sets.len()
+            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.sorted() == theirs.sorted()))
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
+        self.moving.hash(state);
+        (&self.recovering, &self.refilling, &self.changes).hash(state);
+        self.destroyed.hash(state);
+        for set in self.sets() {
+            set.hash(state);
+            self.sets.get(&set.0).map(Set::sorted).hash(state);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The home decides, once all members have said what they have of an object. The first line of the table
+//! in `docs/protocol.md` ("The home's decision") that applies; a line here has its number.
+
+use alloc::vec::Vec;
+
+use crate::home::{Entry, EntryState};
+use crate::id::{NodeId, Tenure, Version};
+use crate::io::{Access, Output};
+use crate::message::{CopyKind, Have, Message, Role};
+use crate::mutation::{Mutation, mutated};
+use crate::nodeset::NodeSet;
+use crate::object::state::{Main, Pushing, Sharing, Turn};
+use crate::recovery::{Recovery, Report};
+use crate::replicas::ReplicaSet;
+
+/// What becomes of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Decision {
+    /// That node owns it.
+    Owner(NodeId, Tenure),
+    /// It is being removed.
+    Removing(Tenure),
+    /// That copy becomes the object.
+    Promote(Candidate),
+    /// It does not exist.
+    Gone,
+    /// The newest version cannot be proven present.
+    Lost,
+}
+
+/// A copy that could become the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Candidate {
+    tenure: Tenure,
+    version: Version,
+    copy: CopyKind,
+    node: NodeId,
+}
+
+/// All that is known of an object whose owner may be lost.
+struct Facts<'a> {
+    reports: &'a [Report],
+    entry: Option<Entry>,
+    /// The home's own prediction was taken back: the object was never created.
+    is_proven: bool,
+    covered: bool,
+    in_doubt: bool,
+    recovery: &'a Recovery,
+}
+
+impl Facts<'_> {
+    /// The greatest tenure that a member knows: what it has forgotten counts.
+    fn seen_by(&self, node: NodeId) -> Tenure {
+        let report = self.reports.iter().find(|report| report.from == node);
+        report.map_or_else(|| self.recovery.forgotten_by(node), |report| report.have.seen)
+    }
+
+    fn greatest(&self) -> Tenure {
+        let of = |report: &Report| {
+            let replica = report.replica.map_or(Tenure::NONE, |(tenure, _)| tenure);
+            report.have.seen.max(report.have.tenure).max(report.have.sent).max(replica)
+        };
+        let reported = self.reports.iter().map(of).max().unwrap_or_default();
+        reported.max(self.entry.map_or(Tenure::NONE, |entry| entry.tenure))
+    }
+
+    fn best(&self, candidates: impl Iterator<Item = Candidate>) -> Option<Candidate> {
+        let order = |c: &Candidate| (c.tenure, c.version, c.copy == CopyKind::Replica, core::cmp::Reverse(c.node));
+        if mutated(Mutation::PromoteOldest) {
+            return candidates.min_by_key(order);
+        }
+        candidates.max_by_key(order)
+    }
+
+    fn of_role(&self, role: Role, copy: CopyKind) -> impl Iterator<Item = Candidate> + '_ {
+        let has_it = move |report: &&Report| report.have.role == role && report.have.has_value;
+        let candidate = move |report: &Report| Candidate {
+            tenure: report.have.tenure,
+            version: report.have.version,
+            copy,
+            node: report.from,
+        };
+        self.reports.iter().filter(has_it).map(candidate)
+    }
+
+    fn replicas(&self) -> impl Iterator<Item = Candidate> + '_ {
+        let candidate = |report: &Report| {
+            let (tenure, version) = report.replica?;
+            Some(Candidate { tenure, version, copy: CopyKind::Replica, node: report.from })
+        };
+        self.reports.iter().filter_map(candidate)
+    }
+
+    /// Line 1: the home's own prediction did not come true.
+    fn take_back(&mut self, is_member: impl Fn(NodeId) -> bool) {
+        let Some(entry) = self.entry else { return };
+        let is_prediction = matches!(entry.state, EntryState::Predicted | EntryState::Promoted);
+        let knows = |report: &Report| report.have.seen >= entry.tenure || report.have.sent >= entry.tenure;
+        let came_true = self.seen_by(entry.node) >= entry.tenure || self.reports.iter().any(knows);
+        if !is_prediction || !is_member(entry.node) || came_true {
+            return;
+        }
+        if entry.state == EntryState::Predicted {
+            self.entry = None;
+            self.is_proven = true;
+        } else {
+            self.entry = Some(Entry { state: EntryState::Unknown, node: NodeId::NOBODY, ..entry });
+        }
+    }
+
+    fn decide(&self) -> Decision {
+        let end = self.reports.iter().filter(|report| !report.from.is_somebody()).map(|report| report.have.seen).max();
+        let living = |role| self.reports.iter().filter(move |report| report.have.role == role);
+        // Line 2.
+        let owner = living(Role::Owner).max_by_key(|report| report.have.tenure);
+        if let Some(owner) = owner.filter(|owner| end.is_none_or(|end| owner.have.tenure > end)) {
+            return Decision::Owner(owner.from, owner.have.tenure);
+        }
+        if end.is_some() {
+            return Decision::Gone;
+        }
+        if let Some(tombstone) = living(Role::Tombstone).max_by_key(|report| report.have.tenure) {
+            return Decision::Removing(tombstone.have.tenure);
+        }
+        // Line 3: no newer put can have been completed without the ack of a sharer.
+        if let Some(sharer) = self.best(self.of_role(Role::Sharer, CopyKind::Sharer)) {
+            return Decision::Promote(sharer);
+        }
+        // The home parked whoever asked, and all who had a copy were told to drop it.
+        if self.entry.is_some_and(|entry| entry.state == EntryState::Removing) {
+            return Decision::Gone;
+        }
+        let is_lost = self.entry.is_some_and(|entry| entry.lost);
+        let whole_and_none = !self.in_doubt && self.entry.is_none();
+        if whole_and_none && !self.is_proven && self.replicas().next().is_none() {
+            return Decision::Gone;
+        }
+        self.decide_by_what_is_kept(is_lost, whole_and_none)
+    }
+
+    /// Lines 4 to 9: nobody may read what is there, but it may be the newest.
+    fn decide_by_what_is_kept(&self, is_lost: bool, whole_and_none: bool) -> Decision {
+        let usable = |ghost: &Candidate| self.ghost_is_newest(ghost);
+        let not_removed = |ghost: &Candidate| !self.was_removed_after(ghost);
+        let ghosts = || self.of_role(Role::Ghost, CopyKind::Ghost);
+        let covered = self.covered || mutated(Mutation::ForgetFailures);
+        let covering = ghosts().filter(|ghost| covered && not_removed(ghost) && !self.may_be_removed(ghost));
+        if let Some(copy) = self.best(self.replicas().chain(covering)) {
+            return Decision::Promote(copy); // Line 4.
+        }
+        if let Some(ghost) = self.best(ghosts().filter(usable)) {
+            return Decision::Promote(ghost); // Line 6.
+        }
+        // What a node has forgotten may have been the end of it, or not.
+        let is_unclear = ghosts().any(|ghost| not_removed(&ghost) && self.may_be_removed(&ghost));
+        if covered && !is_lost && !is_unclear {
+            return Decision::Gone; // Line 7.
+        }
+        if whole_and_none || self.is_proven {
+            return Decision::Gone; // Line 8.
+        }
+        Decision::Lost
+    }
+
+    fn sent(&self, ghost: &Candidate) -> (Tenure, NodeId) {
+        let report = self.reports.iter().find(|report| report.from == ghost.node);
+        report.map_or_else(Default::default, |report| (report.have.sent, report.have.to))
+    }
+
+    /// Its target lives and has never had it, and nobody knows more.
+    fn ghost_is_newest(&self, ghost: &Candidate) -> bool {
+        let (sent, to) = self.sent(ghost);
+        let known = self.reports.iter().map(|report| report.have.seen.max(report.have.sent));
+        let forgotten = self.recovery.reported.iter().map(|(_, forgotten)| *forgotten);
+        let target_lacks_it = to.is_somebody() && self.seen_by(to) < sent;
+        let by_entry = self.entry.is_none_or(|entry| entry.tenure <= sent);
+        (target_lacks_it || mutated(Mutation::TrustGhostOfLost))
+            && known.chain(forgotten).all(|tenure| tenure <= sent)
+            && by_entry
+    }
+
+    fn was_removed_after(&self, ghost: &Candidate) -> bool {
+        let (sent, _) = self.sent(ghost);
+        self.reports.iter().any(|report| report.have.removed && report.have.seen > sent)
+    }
+
+    fn may_be_removed(&self, ghost: &Candidate) -> bool {
+        let (sent, _) = self.sent(ghost);
+        let has_reported = |node: NodeId| self.reports.iter().any(|report| report.from == node);
+        self.recovery.reported.iter().any(|(node, forgotten)| !has_reported(*node) && *forgotten > sent)
+    }
+}
+
+impl Turn<'_> {
+    /// All members have said what they have: the home answers for the object again.
+    pub fn decide(&mut self, mut reports: Vec<Report>, recovery: &Recovery) {
+        // What has been said since then, and what has become of what was here.
+        if reports.is_empty() {
+            reports = core::mem::take(&mut self.to_free);
+        } else {
+            reports.append(&mut self.to_free);
+        }
+        let (me, mine, kept) = (self.me(), self.have(), self.replica);
+        for report in reports.iter_mut().filter(|report| report.from == me) {
+            // What was reported of others is of the same moment. A copy may have been given up since.
+            if matches!(report.have.role, Role::Sharer | Role::Ghost) && report.have.role != mine.role {
+                report.have.role = Role::None;
+            }
+            report.replica = kept;
+        }
+        if reports.is_empty() && self.entry.is_none() {
+            return self.restart_parked();
+        }
+        let mut facts = Facts {
+            reports: &reports,
+            entry: self.entry,
+            is_proven: false,
+            covered: self.place.view.covers(self.place.set.replicas()),
+            in_doubt: recovery.in_doubt,
+            recovery,
+        };
+        let view = self.place.view;
+        facts.take_back(|node| view.member(node).is_some());
+        self.entry = facts.entry;
+        // What this node has heard of since its own report counts, or it would refuse its own word.
+        let greatest = facts.greatest().max(self.seen.tenure);
+        match facts.decide() {
+            Decision::Owner(node, tenure) => self.decided_owner(&reports, node, tenure),
+            Decision::Removing(tenure) => {
+                self.enter_in_directory(NodeId::NOBODY, tenure, EntryState::Removing);
+                self.free_ghosts(&reports, NodeId::NOBODY, tenure);
+            }
+            Decision::Promote(candidate) => self.promote(reports, candidate, greatest),
+            Decision::Gone => self.decided_gone(&reports, greatest),
+            Decision::Lost => self.decided_lost(greatest),
+        }
+    }
+
+    /// What is here of the object, for its home.
+    pub fn have(&self) -> Have {
+        let mut have = Have {
+            seen: self.seen.tenure,
+            removed: !self.seen.node.is_somebody(),
+            has_value: self.has_value,
+            ..Have::default()
+        };
+        (have.role, have.tenure, have.version) = match self.main {
+            Main::None => (Role::None, Tenure::NONE, Version(0)),
+            Main::Owner { tenure, version, .. } => (Role::Owner, tenure, version),
+            Main::Sharer { tenure, version, .. } => (Role::Sharer, tenure, version),
+            Main::Ghost { tenure, version, .. } => (Role::Ghost, tenure, version),
+            Main::Tombstone { tenure, .. } => (Role::Tombstone, tenure, Version(0)),
+        };
+        if let Main::Ghost { sent, to, .. } = self.main {
+            (have.sent, have.to) = (sent, to);
+        }
+        have
+    }
+
+    fn enter_in_directory(&mut self, node: NodeId, tenure: Tenure, state: EntryState) {
+        self.entry = Some(Entry { object: self.id, tenure, node, state, lost: false });
+    }
+
+    fn restart_parked(&mut self) {
+        while let Some(request) = self.parked.pop_front() {
+            self.calls.push_back(Message::Request(request));
+        }
+    }
+
+    fn decided_owner(&mut self, reports: &[Report], node: NodeId, tenure: Tenure) {
+        self.enter_in_directory(node, tenure, EntryState::Fact);
+        self.free_ghosts(reports, node, tenure);
+        self.restart_parked();
+    }
+
+    pub fn free_ghosts(&mut self, reports: &[Report], owner: NodeId, tenure: Tenure) {
+        for report in reports.iter().filter(|report| report.have.role == Role::Ghost && report.from != owner) {
+            self.send(report.from, Message::Confirm { tenure });
+        }
+    }
+
+    fn decided_gone(&mut self, reports: &[Report], greatest: Tenure) {
+        *self.floor = (*self.floor).max(greatest);
+        self.entry = None;
+        self.free_ghosts(reports, NodeId::NOBODY, greatest);
+        for report in reports.iter().filter(|report| report.replica.is_some()) {
+            self.send(report.from, Message::DropReplica { tenure: greatest });
+        }
+        self.restart_parked();
+    }
+
+    /// Everything that could still decide it is kept where it is: a later view decides again.
+    fn decided_lost(&mut self, greatest: Tenure) {
+        let object = self.id;
+        let unknown = Entry { object, tenure: greatest, node: NodeId::NOBODY, state: EntryState::Unknown, lost: true };
+        self.entry = Some(self.entry.map_or(unknown, |entry| Entry { lost: true, ..entry }));
+        self.restart_parked();
+    }
+
+    fn promote(&mut self, reports: Vec<Report>, chosen: Candidate, greatest: Tenure) {
+        let Some(tenure) = greatest.max(*self.floor).next(self.place.epoch()) else {
+            return self.dropped("I3: the tenures of this object are used up");
+        };
+        let other = |report: &&Report| report.from != chosen.node;
+        let shares = |report: &&Report| report.have.role == Role::Sharer;
+        let is_replica = |report: &&Report| report.replica.is_some();
+        let mut sharers = core::mem::take(self.nodes);
+        reports.iter().filter(other).filter(shares).for_each(|report| {
+            sharers.insert(report.from);
+        });
+        let replicas: ReplicaSet = reports.iter().filter(other).filter(is_replica).map(|report| report.from).collect();
+        self.enter_in_directory(chosen.node, tenure, EntryState::Promoted);
+        let (version, copy) = (chosen.version, chosen.copy);
+        self.send(chosen.node, Message::Promote { tenure, version, copy, sharers, replicas });
+        while let Some(request) = self.parked.pop_front() {
+            self.forward(chosen.node, crate::message::Request { tau: tenure, to_home: false, ..request });
+        }
+        self.to_free = reports;
+    }
+
+    /// The copy that was to be the object has left: what else was reported decides.
+    pub fn declined(&mut self, from: NodeId, (tenure, copy): (Tenure, CopyKind), recovery: &Recovery) {
+        let is_meant =
+            |entry: Entry| entry.state == EntryState::Promoted && entry.node == from && entry.tenure == tenure;
+        if !self.entry.is_some_and(is_meant) {
+            return self.dropped("declined what was not offered");
+        }
+        let mut reports = core::mem::take(&mut self.to_free);
+        for report in reports.iter_mut().filter(|report| report.from == from) {
+            match copy {
+                CopyKind::Replica => report.replica = None,
+                CopyKind::Sharer | CopyKind::Ghost => report.have.role = Role::None,
+            }
+            report.have.seen = report.have.seen.max(tenure);
+        }
+        self.entry = self.entry.map(|entry| Entry { state: EntryState::Unknown, node: NodeId::NOBODY, ..entry });
+        self.decide(reports, recovery);
+    }
+
+    /// This node has the copy that is to be the object: it owns it from now on.
+    pub fn promoted(&mut self, from: NodeId, tenure: Tenure, copy: (CopyKind, Version), others: (NodeSet, ReplicaSet)) {
+        let (kind, version) = copy;
+        if from != self.place.home || tenure <= self.seen.tenure {
+            return self.dropped("promoted by a node that does not answer for the object, or too late");
+        }
+        let is_here = match (kind, self.main) {
+            (CopyKind::Sharer, Main::Sharer { version: here, .. })
+            | (CopyKind::Ghost, Main::Ghost { version: here, .. }) => here == version && self.has_value,
+            (CopyKind::Replica, _) => self.replica.is_some_and(|(_, here)| here == version),
+            _ => false,
+        };
+        if !is_here {
+            return self.send(from, Message::Decline { tenure, copy: kind });
+        }
+        if kind == CopyKind::Replica {
+            if self.access != Access::None || self.side.revoking.is_some() {
+                return self.dropped("I2: a replica was to replace a copy that is in use");
+            }
+            self.output(Output::UseReplica { object: self.id, version });
+            self.has_value = true;
+        }
+        self.drop_own_replica();
+        let (sharers, replicas) = others;
+        self.side.sharers.clear();
+        for node in sharers.iter().filter(|node| *node != self.place.me) {
+            self.side.sharers.push(Sharing { node, counter: 0 });
+        }
+        self.side.owed.clear();
+        self.replicas = self.others_of(replicas);
+        let main = Main::Owner { tenure, version, born: tenure };
+        // A put that was never completed may be what was found: nobody sees it before it is safe.
+        let hides = kind != CopyKind::Sharer;
+        let mut pushing = Pushing { hides, announces: true, ..Pushing::nothing() };
+        self.main = main;
+        self.change_replicas(&mut pushing);
+        self.push(self.replicas, pushing);
+        self.owner_from_now_on(tenure);
+    }
+}

@@ -1,0 +1,196 @@
+//! Copies that survive their owner: pushed before a put is done, kept beside every other role.
+
+use crate::id::{NodeId, Tenure, Version};
+use crate::io::{Access, Body, Output};
+use crate::message::Message;
+use crate::mutation::{Mutation, mutated};
+use crate::object::state::{Main, Pushing, Turn};
+use crate::replicas::ReplicaSet;
+use crate::shard::Place;
+
+impl Turn<'_> {
+    /// A local thread has put, and waits until the version has its replicas.
+    pub fn put(&mut self, version: Version) {
+        let Main::Owner { version: known, .. } = &mut self.main else {
+            return self.fault("I1: a put at a node that is not the owner");
+        };
+        *known = version;
+        let mut pushing = self.side.pushing.unwrap_or(Pushing::nothing());
+        self.change_replicas(&mut pushing);
+        self.has_value = true;
+        self.push(self.replicas, Pushing { version, answers: true, hides: false, ..pushing });
+    }
+
+    /// Sends the object to these replicas; the rest follows when all have it.
+    pub fn push(&mut self, to: ReplicaSet, pushing: Pushing) {
+        let Main::Owner { version, .. } = self.main else { return };
+        // While a local thread may be writing there is nothing that anybody has put, but what it puts itself.
+        let is_held = !pushing.answers && self.access == Access::Write && !to.is_empty();
+        self.side.pushing = Some(Pushing { version, waiting: to, is_held, ..pushing });
+        if is_held { self.push_held() } else { self.send_push() }
+    }
+
+    /// Sends what was held back, as soon as no local thread writes.
+    pub fn push_held(&mut self) {
+        if !self.side.pushing.is_some_and(|pushing| pushing.is_held) {
+            return;
+        }
+        if self.access < Access::Write {
+            self.send_push();
+        } else if self.side.revoking.is_none() {
+            self.revoke(Access::Read);
+        }
+    }
+
+    fn send_push(&mut self) {
+        let Main::Owner { tenure, version, .. } = self.main else { return };
+        let Some(pushing) = &mut self.side.pushing else { return };
+        (pushing.is_held, pushing.version) = (false, version);
+        let to = pushing.waiting;
+        if mutated(Mutation::PutWithoutReplica) {
+            pushing.waiting = ReplicaSet::new();
+        }
+        for node in to.iter() {
+            self.dispatch(node, Message::Push { tenure, version }, Body::Object, false);
+        }
+        self.finish_push();
+    }
+
+    /// A replica has the version.
+    pub fn push_ack(&mut self, from: NodeId, tenure: Tenure, version: Version) {
+        let Main::Owner { tenure: mine, .. } = self.main else { return };
+        if let Some(pushing) = self.side.pushing.as_mut().filter(|pushing| mine == tenure && pushing.version == version)
+        {
+            pushing.waiting.remove(from);
+            self.finish_push();
+            self.serve();
+        }
+    }
+
+    fn finish_push(&mut self) {
+        let Some(pushing) = self.side.pushing.filter(|pushing| pushing.waiting.is_empty()) else { return };
+        let Main::Owner { tenure, .. } = self.main else { return };
+        self.side.pushing = None;
+        for node in pushing.leaving.iter() {
+            self.send(node, Message::DropReplica { tenure });
+        }
+        if pushing.announces {
+            let owner = self.me();
+            self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
+        }
+        if pushing.answers {
+            self.output(Output::PutDone { object: self.id, version: pushing.version });
+        }
+    }
+
+    /// Keeps the replicas that are to stay and adds others until there are enough: says which are new.
+    /// Those that are to leave keep their copy until all others have theirs.
+    pub fn change_replicas(&mut self, pushing: &mut Pushing) -> ReplicaSet {
+        let place = self.place;
+        let before = self.replicas;
+        self.replicas.retain(|node| place.is_a_home(node));
+        while self.replicas.len() < place.replicas_wanted() {
+            let taken = |node| node == place.me || self.replicas.contains(node);
+            let Some(node) = place.view.next_replica(place.set, place.at, taken) else { break };
+            self.replicas.insert(node);
+        }
+        let kept = self.replicas;
+        for node in before.iter().filter(|node| !kept.contains(*node) && place.shares(*node)) {
+            pushing.leaving.insert(node);
+        }
+        pushing.leaving.retain(|node| !kept.contains(node));
+        let added: ReplicaSet = kept.iter().filter(|node| !before.contains(*node)).collect();
+        // A first value is no older one that could be lost.
+        pushing.fills |= self.has_value && !added.is_empty();
+        added
+    }
+
+    /// Replicas that another node names: none where there are to be none, and never the owner itself, which
+    /// would wait for its own word.
+    pub fn others_of(&self, mut named: ReplicaSet) -> ReplicaSet {
+        named.remove(self.place.me);
+        if self.place.set.replicas() == 0 { ReplicaSet::new() } else { named }
+    }
+
+    /// Gives the object at rest the replicas that it is to have.
+    pub fn refill(&mut self) {
+        let place = self.place;
+        if let Some(pushing) = self.side.pushing.as_mut().filter(|pushing| pushing.waits_for_who_left(place)) {
+            // It left with the copy that was on its way to it; others get one as soon as this is over.
+            pushing.waiting.retain(|node| place.shares(node));
+            self.finish_push();
+            self.serve();
+        }
+        let is_at_rest = self.has_value && self.side.pushing.is_none();
+        if !matches!(self.main, Main::Owner { .. }) || !is_at_rest {
+            return;
+        }
+        let mut pushing = Pushing::nothing();
+        let added = self.change_replicas(&mut pushing);
+        if !added.is_empty() || !pushing.leaving.is_empty() {
+            self.push(added, pushing);
+        }
+    }
+
+    /// An owner's copy has arrived. It is kept beside whatever this node has.
+    pub fn pushed(&mut self, from: NodeId, tenure: Tenure, version: Version) {
+        if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) {
+            return self.dropped("a replica for a node that owns the object");
+        }
+        let is_newer = self.replica.is_none_or(|kept| kept <= (tenure, version));
+        if tenure >= self.seen.tenure && is_newer {
+            self.raise_seen(tenure, from);
+            self.replica = Some((tenure, version));
+            self.output(Output::StoreReplica { object: self.id });
+        }
+        self.send(from, Message::PushAck { tenure, version });
+    }
+
+    /// The replica here is of no more use, if it is of that tenure or before.
+    pub fn drop_replica(&mut self, tenure: Tenure) {
+        if self.replica.is_some_and(|(kept, _)| kept <= tenure) {
+            self.replica = None;
+            self.output(Output::DropReplica { object: self.id });
+        }
+    }
+
+    /// This node has become the owner, or the object is gone.
+    pub fn drop_own_replica(&mut self) {
+        if self.replica.take().is_some() {
+            self.output(Output::DropReplica { object: self.id });
+        }
+    }
+
+    /// Ownership goes to `to`: if that is a replica, this node takes its place in the same step.
+    pub fn replicas_after(&mut self, to: NodeId) -> ReplicaSet {
+        let Main::Owner { tenure, version, .. } = self.main else { return ReplicaSet::new() };
+        let mut replicas = core::mem::take(&mut self.replicas);
+        if replicas.remove(to) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
+            replicas.insert(self.place.me);
+            self.replica = Some((tenure, version));
+            self.output(Output::KeepReplica { object: self.id });
+        }
+        replicas
+    }
+}
+
+impl Pushing {
+    /// A node that shares nothing any more is to have the copy.
+    pub fn waits_for_who_left(&self, place: &Place<'_>) -> bool {
+        self.waiting.iter().any(|node| !place.shares(node))
+    }
+
+    /// Nobody waits for it, and nothing follows.
+    pub fn nothing() -> Pushing {
+        Pushing {
+            version: Version(0),
+            waiting: ReplicaSet::new(),
+            leaving: ReplicaSet::new(),
+            hides: false,
+            answers: false,
+            announces: false,
+            is_held: false,
+            fills: false,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A new epoch: members were lost. Every node says what it has, shard by shard, and the home of a shard
+//! answers for it again once all have. `docs/protocol.md` has the rules ("A member is lost").
+
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
+
+use hashbrown::HashMap;
+
+use crate::id::{Epoch, Mixer, NodeId, ObjectId, SetId, ShardIndex, Tenure, Version};
+use crate::io::NoMemory;
+use crate::message::Have;
+use crate::nodeset::NodeSet;
+use crate::view::View;
+
+/// What a member has said of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Report {
+    pub from: NodeId,
+    pub have: Have,
+    pub replica: Option<(Tenure, Version)>,
+}
+
+/// Words of nodes that count instead of what they reported: the newest owner, the end of the object.
+const AMENDMENTS: usize = 2;
+
+/// How far a shard is in the installed epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Recovery {
+    /// The epoch that all its objects are in.
+    pub entered: Epoch,
+    /// The epoch that they are being taken to, and those that are left.
+    pub entering: Epoch,
+    pub to_enter: Vec<ObjectId>,
+    /// This node is the home, and has not decided yet about the objects `to_decide`, or about any.
+    pub is_recovering: bool,
+    pub to_decide: Option<Vec<ObjectId>>,
+    /// What the directory does not name may exist: the directory was lost with another home.
+    pub in_doubt: bool,
+    /// Who answered for the shard before, if that was another member.
+    pub old_home: NodeId,
+    /// Who has said all of this shard, and the greatest tenure that each has forgotten.
+    pub reported: Vec<(NodeId, Tenure)>,
+    pub reports: HashMap<ObjectId, Vec<Report>, Mixer>,
+    to_free: HashMap<ObjectId, Vec<Report>, Mixer>,
+}
+
+impl Recovery {
+    /// Nobody is waited for.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_recovering && self.to_free.is_empty() && self.to_enter.is_empty()
+    }
+
+    /// Whether the home still waits to hear of that object.
+    pub fn covers(&self, object: ObjectId) -> bool {
+        let undecided = |ids: &Vec<ObjectId>| ids.binary_search_by(|id| object.cmp(id)).is_ok();
+        self.is_recovering && self.to_decide.as_ref().is_none_or(undecided)
+    }
+
+    /// Begins anew: this node is the home of the shard, or is not.
+    pub fn begin(&mut self, is_home: bool) {
+        self.is_recovering = is_home;
+        self.to_decide = None;
+        self.reported.clear();
+        self.reports = HashMap::default();
+        self.to_free = HashMap::default();
+    }
+
+    /// A member has said all it has of this shard.
+    pub fn heard(&mut self, from: NodeId, forgotten: Tenure) -> Result<(), NoMemory> {
+        if self.is_recovering && !self.has_heard(from) {
+            self.reported.try_reserve(1).map_err(|_| NoMemory)?;
+            self.reported.push((from, forgotten));
+        }
+        Ok(())
+    }
+
+    pub fn has_heard(&self, from: NodeId) -> bool {
+        self.reported.iter().any(|(node, _)| *node == from)
+    }
+
+    /// The greatest tenure that a member has forgotten in this shard.
+    pub fn forgotten_by(&self, node: NodeId) -> Tenure {
+        self.reported.iter().find(|(from, _)| *from == node).map_or(Tenure::NONE, |(_, forgotten)| *forgotten)
+    }
+
+    /// Notes what a member has of an object.
+    pub fn note(&mut self, object: ObjectId, from: NodeId, note: impl FnOnce(&mut Report)) -> Result<(), NoMemory> {
+        self.reports.try_reserve(1).map_err(|_| NoMemory)?;
+        let known = self.reports.get_mut(&object);
+        let reports = match known {
+            Some(reports) => {
+                reports.try_reserve(1).map_err(|_| NoMemory)?;
+                reports
+            }
+            None => {
+                let mut reports = Vec::new();
+                reports.try_reserve(1).map_err(|_| NoMemory)?;
+                self.reports.entry(object).or_insert(reports)
+            }
+        };
+        if !reports.iter().any(|report| report.from == from) {
+            reports.push(Report { from, ..Report::default() });
+        }
+        if let Some(report) = reports.iter_mut().find(|report| report.from == from) {
+            note(report);
+        }
+        Ok(())
+    }
+
+    /// The objects of which anything has been said, some twice.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.reports.keys().chain(self.to_free.keys()).copied()
+    }
+
+    /// How many these are.
+    pub fn len(&self) -> usize {
+        self.reports.len() + self.to_free.len()
+    }
+
+    /// Makes room for what a step about that object may keep; says how much has been said of it so far. What
+    /// may be said between its reports and the decision is lent by `spare` if nothing has been yet.
+    pub fn reserve(&mut self, object: ObjectId, decides: bool, spare: &mut Vec<Report>) -> Result<usize, NoMemory> {
+        if !decides && !self.is_recovering && self.to_free.is_empty() {
+            return Ok(0);
+        }
+        self.to_free.try_reserve(1).map_err(|_| NoMemory)?;
+        let kept = self.to_free.get_mut(&object).unwrap_or(spare);
+        kept.try_reserve(AMENDMENTS).map_err(|_| NoMemory)?;
+        let kept = kept.len();
+        let Some(reports) = self.reports.get_mut(&object).filter(|_| decides) else { return Ok(kept + AMENDMENTS) };
+        reports.try_reserve(kept).map_err(|_| NoMemory)?;
+        Ok(reports.len() + kept + AMENDMENTS)
+    }
+
+    pub fn take_reports(&mut self, object: ObjectId) -> Vec<Report> {
+        self.reports.remove(&object).unwrap_or_default()
+    }
+
+    pub fn take_to_free(&mut self, object: ObjectId, spare: &mut Vec<Report>) -> Vec<Report> {
+        let kept = if self.to_free.is_empty() { None } else { self.to_free.remove(&object) };
+        kept.unwrap_or_else(|| core::mem::take(spare))
+    }
+
+    pub fn keep_to_free(&mut self, object: ObjectId, reports: Vec<Report>, spare: &mut Vec<Report>) {
+        if reports.is_empty() {
+            *spare = reports;
+        } else {
+            self.to_free.insert(object, reports);
+        }
+    }
+}
+
+impl Hash for Recovery {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
+        (self.in_doubt, self.old_home).hash(state);
+        // Together in any order: sums, since there are few.
+        (self.reported.len(), self.reports.len(), self.to_free.len()).hash(state);
+        let mut ids: Vec<ObjectId> = self.reports.keys().chain(self.to_free.keys()).copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            (id, self.reports.get(&id), self.to_free.get(&id)).hash(state);
+        }
+        self.reported.hash(state);
+    }
+}
+
+/// What a node still waits for in the installed epoch.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Recovering {
+    /// Members that have not said yet that they have reported all.
+    pub awaited: NodeSet,
+    /// This node has said so.
+    pub has_reported: bool,
+    /// Nothing can be done before somebody says something.
+    pub is_idle: bool,
+}
+
+/// Changes of the epoch that a node remembers one by one.
+const CHANGES_REMEMBERED: usize = 8;
+
+/// The changes of the epoch so far: whether the directory of a shard that was never touched here can have
+/// been lost with another home.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Changes {
+    /// The views before and after.
+    of: Vec<(View, View)>,
+    /// There were more.
+    more: bool,
+}
+
+impl Changes {
+    /// Notes one more change.
+    pub fn note(&mut self, before: View, after: View) -> Result<(), NoMemory> {
+        if self.of.len() >= CHANGES_REMEMBERED {
+            self.of.remove(0);
+            self.more = true;
+        }
+        self.of.try_reserve(1).map_err(|_| NoMemory)?;
+        self.of.push((before, after));
+        Ok(())
+    }
+
+    /// Who answered for the shard before the last change.
+    pub fn old_home(&self, set: SetId, at: ShardIndex) -> NodeId {
+        self.of.last().and_then(|(before, _)| before.home(set, at)).unwrap_or(NodeId::NOBODY)
+    }
+
+    /// Whether there can be shards of that set of which [`Self::leave_in_doubt`] is true: some homes were lost
+    /// with more than its replicas make up for.
+    pub fn may_leave_in_doubt(&self, set: SetId, born: Epoch) -> bool {
+        let lost = |(before, after): &(View, View)| {
+            after.epoch > born && before.homes != after.homes && !after.covers(set.replicas())
+        };
+        self.of.iter().any(lost) || (self.more && born < self.of.first().map_or(Epoch(0), |(_, after)| after.epoch))
+    }
+
+    /// Whether objects of this shard may exist of which its home `me` has not heard.
+    pub fn leave_in_doubt(&self, me: NodeId, set: SetId, at: ShardIndex, born: Epoch) -> bool {
+        let lost = |(before, after): &(View, View)| {
+            after.epoch > born
+                && after.home(set, at) == Some(me)
+                && before.home(set, at) != Some(me)
+                && !after.covers(set.replicas())
+        };
+        self.of.iter().any(lost) || (self.more && born < self.of.first().map_or(Epoch(0), |(_, after)| after.epoch))
+    }
+}

@@ -1,0 +1,116 @@
+//! What concerns all objects of a shard at once: it goes to another home, or to a new epoch.
+
+use super::*;
+
+impl Shard {
+    /// Hands the directory and the waiting requests over to the new home, in an order that does not
+    /// depend on how they came here. On `NoMemory` nothing has changed.
+    pub fn give(&mut self, me: NodeId, shard: ShardIndex, to: NodeId, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        let waiting: usize = self.parked.values().map(VecDeque::len).sum();
+        outputs.reserve(1 + self.directory.len() + waiting)?;
+        let mut ids: Vec<ObjectId> = Vec::new();
+        ids.try_reserve_exact(self.parked.len()).map_err(|_: TryReserveError| NoMemory)?;
+        self.directory.sort();
+        let floor = if mutated(Mutation::ForgetFloorAtHandOver) { Tenure::NONE } else { self.floor };
+        let mut say = |object, message| {
+            outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
+        };
+        let in_doubt = self.recovery.in_doubt;
+        let too_early = mutated(Mutation::ShardBeforeDirectory);
+        if too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt });
+        }
+        for entry in self.directory.iter() {
+            let Entry { object, tenure, node: owner, state, lost } = *entry;
+            say(object, Message::Entry { tenure, owner, state, lost });
+        }
+        self.directory = Table::default();
+        if !too_early {
+            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt });
+        }
+        ids.extend(self.parked.keys().copied());
+        ids.sort_unstable();
+        for object in ids {
+            for request in self.parked.remove(&object).into_iter().flatten() {
+                if mutated(Mutation::LoseParkedAtHandOver) {
+                    continue;
+                }
+                let want = self.sides.get_mut(&object).and_then(|side| side.want.as_mut());
+                if let Some(want) = want.filter(|want| want.id == request.id && want.id.node == me) {
+                    want.asked = to;
+                }
+                say(object, Message::Request(Request { tau: Tenure::NONE, to_home: true, ..request }));
+            }
+        }
+        Ok(())
+    }
+
+    /// This node answers for the shard from now on; no tenure up to `floor` is given out again.
+    pub fn take_over(&mut self, floor: Tenure, in_doubt: bool) {
+        self.floor = self.floor.max(floor);
+        self.recovery.in_doubt = in_doubt;
+    }
+
+    /// Another node answers for the shard: what was known of its objects as their home is forgotten.
+    pub(crate) fn drop_directory(&mut self) {
+        self.directory = Table::default();
+    }
+
+    /// Every object of which anything is here. On `NoMemory` nothing has changed.
+    pub(crate) fn everything(&self) -> Result<Vec<ObjectId>, NoMemory> {
+        let maps = self.parked.len() + self.recovery.len();
+        let mut ids: Vec<ObjectId> = Vec::new();
+        let most = self.objects.len() + self.sides.len() + self.directory.len() + self.replicas.len() + maps;
+        ids.try_reserve_exact(most).map_err(|_| NoMemory)?;
+        ids.extend(self.objects());
+        ids.extend(self.sides.keys());
+        ids.extend(self.directory.iter().map(|entry| entry.object));
+        ids.extend(self.replicas.iter().map(|slot| slot.object));
+        ids.extend(self.parked.keys());
+        ids.extend(self.recovery.objects());
+        // From the last one on they are worked on, in an order that does not depend on how they came here.
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// The greatest tenure known of any object of which nothing is here any more.
+    pub(crate) fn forgotten(&self) -> Tenure {
+        self.forgotten
+    }
+
+    /// The first owners that want more replicas, or others, up to `most` of them.
+    pub(crate) fn short_of_replicas(&mut self, place: &Place<'_>, most: usize) -> Result<Vec<ObjectId>, NoMemory> {
+        let wanted = place.replicas_wanted();
+        let mut found: Vec<ObjectId> = Vec::new();
+        found.try_reserve_exact(most).map_err(|_| NoMemory)?;
+        self.objects.sort();
+        for packed in self.objects.iter().filter(|packed| packed.is_owner() && packed.has_value) {
+            let side = if packed.has_side { self.sides.get(&packed.key()) } else { None };
+            let many = side.map(|side| side.replicas).filter(|many| !many.is_empty());
+            let list = many.unwrap_or_else(|| packed.replica());
+            let pushing = side.and_then(|side| side.pushing);
+            let waits = pushing.is_some_and(|pushing| !pushing.waits_for_who_left(place));
+            let is_right = list.len() >= wanted && list.iter().all(|node| place.is_a_home(node));
+            if !waits && !is_right && found.len() < most {
+                found.push(packed.key());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Some owner here waits for replicas that have nothing of the object yet, or is to say that it is one.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.sides.values().any(|side| side.pushing.is_some_and(|pushing| pushing.fills || pushing.announces))
+    }
+
+    /// Whether there is an object whose newest version could not be proven present.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.directory.iter().any(|entry| entry.lost)
+    }
+
+    /// Whoever waits asks again.
+    pub(crate) fn drop_parked(&mut self) {
+        self.parked = Map::default();
+    }
+}

@@ -1,0 +1,76 @@
+//! Crashes of nodes: what goes with a node, and what its clients had under way.
+
+use kddm_core::id::{NodeId, ObjectId};
+
+use super::{Client, Doing, Note, World};
+use crate::agent::{Agent, ClientNumber, generation, replicas_of};
+use crate::check;
+
+impl World {
+    /// The node has crashed.
+    pub fn is_dead(&self, node: NodeId) -> bool {
+        self.dead.contains(&node)
+    }
+
+    /// A member may crash as long as another home is left: without any there is nothing to look at.
+    pub fn may_crash(&self, node: NodeId) -> bool {
+        let newest = self.views.last();
+        let is_left = |home: &NodeId| *home != node && !self.is_dead(*home);
+        newest.member(node).is_some() && !self.is_dead(node) && newest.homes.iter().any(is_left)
+    }
+
+    /// More nodes have crashed than the object has replicas, or there have been too few homes to have so
+    /// many: then nobody can tell what the dead had.
+    pub fn may_be_lost(&self, object: ObjectId) -> bool {
+        let replicas = usize::from(replicas_of(generation(object)));
+        let newest = self.views.last();
+        let living = newest.homes.iter().filter(|home| !self.is_dead(**home)).count();
+        let fewest = living.min(usize::from(newest.fewest_homes));
+        !self.dead.is_empty() && (self.dead.len() > replicas || fewest <= replicas)
+    }
+
+    /// A node crashes. What its clients had under way may be done, or not.
+    pub(super) fn crash(&mut self, node: NodeId) {
+        self.crashes = self.crashes.saturating_sub(1);
+        for object in self.truth.keys().copied().collect::<Vec<_>>() {
+            if check::is_being_removed_at(self, node, object) {
+                self.truth.entry(object).or_default().maybe.push(None);
+                // It may have ended at any time from now on.
+                let asks = |client: &&mut Client| client.plan.front().is_some_and(|(of, _)| *of == object);
+                self.clients.iter_mut().filter(asks).for_each(|client| client.existed = false);
+            }
+        }
+        self.dead.push(node);
+        // Nobody sees any more what it had: worlds that differ in that alone are equal.
+        self.nodes[usize::from(node.0) - 1] = Agent::new(node);
+        self.untold.retain(|(untold, _)| *untold != node);
+        self.views.expel(node);
+        self.vanish();
+        for number in 0..self.clients.len() {
+            let client = &mut self.clients[number];
+            if client.node != node {
+                continue;
+            }
+            let front = client.plan.front().map(|(object, _)| *object);
+            let (was, kept) = (std::mem::replace(&mut client.doing, Doing::Nothing), std::mem::take(&mut client.kept));
+            client.plan.clear();
+            let open = front.filter(|_| was != Doing::Nothing);
+            self.notes.extend(open.into_iter().chain(kept).map(|object| Note::GaveUp(number as ClientNumber, object)));
+        }
+    }
+
+    /// What is under way to the dead is gone, and what comes from them counts only in the epoch in which
+    /// it was said: how much of it arrives before is a matter of the network.
+    pub(super) fn vanish(&mut self) {
+        if self.dead.is_empty() {
+            return;
+        }
+        let mut links = std::mem::take(&mut self.links);
+        links.retain(|(from, to), packets| {
+            let newest = packets.back().map(|packet| packet.epoch);
+            let is_stale = newest.is_none_or(|epoch| epoch < self.node(*to).view().epoch) || self.has_left(*to);
+            !(self.is_dead(*to) || self.is_dead(*from) && is_stale)
+        });
+        self.links = links;
+    }
+}

@@ -1,0 +1,114 @@
+//! Which members are to be the voters.
+
+use std::collections::BTreeMap;
+
+use kddm_core::id::NodeId;
+
+use crate::state::{MemberEntry, State};
+
+/// The voters that this state should have, by ascending id: one of one or two nodes, three of three or four,
+/// five of five or more. Who votes already stays, if it can; others are added where no voter stands yet.
+///
+/// Those count that share objects, unless they are about to leave, and the witnesses. As long as
+/// nobody can vote the voters stay as they are.
+///
+/// ```
+/// use kddm_core::id::NodeId;
+/// use kddm_view::{ClusterId, Identity, SessionId, State, choose_voters};
+///
+/// let identity = Identity { cluster: ClusterId(1), session: SessionId::DEFAULT };
+/// assert_eq!(choose_voters(&State::new(identity, NodeId(7))), [NodeId(7)]);
+/// ```
+pub fn choose_voters(state: &State) -> Vec<NodeId> {
+    let can_vote = |entry: &MemberEntry| (entry.state.can_share() && !entry.draining) || entry.site.witness;
+    let able: BTreeMap<NodeId, &MemberEntry> = state.members().filter(|(_, entry)| can_vote(entry)).collect();
+    let count = match able.len() {
+        0 => return state.voters().to_vec(),
+        1 | 2 => 1,
+        3 | 4 => 3,
+        _ => 5,
+    };
+    let mut chosen: Vec<NodeId> = Vec::new();
+    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+    while chosen.len() < count {
+        // A node without a zone stands alone.
+        let crowd = |id: &NodeId| able[id].site.zone.as_deref().map_or(0, |zone| zones.get(zone).copied().unwrap_or(0));
+        let votes = |id: &NodeId| state.voters().contains(id);
+        let leads = |id: &NodeId| *id == state.voter();
+        let rank = |id: &NodeId| (!leads(id), crowd(id), !votes(id), *id);
+        let Some(best) = able.keys().copied().filter(|id| !chosen.contains(id)).min_by_key(rank) else { break };
+        if let Some(zone) = &able[&best].site.zone {
+            *zones.entry(zone).or_default() += 1;
+        }
+        chosen.push(best);
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use kddm_core::view::NodeState;
+
+    use super::*;
+    use crate::change::{Change, Site};
+    use crate::identity::{ClusterId, Identity, SessionId};
+    use crate::log::Decided;
+
+    fn decide(state: &mut State, change: Change) {
+        state.apply(&Decided { index: state.applied() + 1, change }).unwrap();
+    }
+
+    fn add(state: &mut State, node: u16, zone: &str) {
+        let zone = (!zone.is_empty()).then(|| zone.to_owned());
+        let site = Site { zone, witness: false };
+        decide(
+            state,
+            Change::Join { node: Some(NodeId(node)), address: format!("{node}:1"), nonce: u64::from(node), site },
+        );
+        let incarnation = state.member(NodeId(node)).unwrap().incarnation;
+        decide(state, Change::SetState { node: NodeId(node), incarnation, state: NodeState::Possible });
+    }
+
+    fn cluster(zones: &[&str]) -> State {
+        let mut state = State::new(Identity { cluster: ClusterId(1), session: SessionId::DEFAULT }, NodeId(1));
+        for (node, zone) in (1..).zip(zones) {
+            add(&mut state, node, zone);
+        }
+        state
+    }
+
+    fn chosen(state: &State) -> Vec<u16> {
+        choose_voters(state).iter().map(|node| node.0).collect()
+    }
+
+    #[test]
+    fn one_of_two_three_of_three_and_five_of_five() {
+        let expected = [vec![1], vec![1], vec![1, 2, 3], vec![1, 2, 3], vec![1, 2, 3, 4, 5], vec![1, 2, 3, 4, 5]];
+        for (nodes, voters) in (1..).zip(expected) {
+            assert_eq!(chosen(&cluster(&vec![""; nodes])), voters, "{nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn voters_are_spread_over_zones_and_stay_where_they_can() {
+        assert_eq!(chosen(&cluster(&["a", "a", "a", "b"])), [1, 2, 4]);
+        assert_eq!(chosen(&cluster(&["a", "a", "b", "c"])), [1, 3, 4]);
+        let mut state = cluster(&["", "", "", ""]);
+        decide(&mut state, Change::Voters { voters: vec![NodeId(1), NodeId(3), NodeId(4)] });
+        assert_eq!(chosen(&state), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_witness_makes_three_of_two_and_one_that_drains_is_replaced() {
+        let mut state = cluster(&["", ""]);
+        let site = Site { zone: None, witness: true };
+        decide(&mut state, Change::Join { node: Some(NodeId(9)), address: "w:1".into(), nonce: 9, site });
+        assert_eq!(chosen(&state), [1, 2, 9]);
+        let mut state = cluster(&["", "", "", ""]);
+        decide(&mut state, Change::Voters { voters: vec![NodeId(1), NodeId(2), NodeId(3)] });
+        let incarnation = state.member(NodeId(2)).unwrap().incarnation;
+        decide(&mut state, Change::Drain { node: NodeId(2), incarnation });
+        assert_eq!(chosen(&state), [1, 3, 4]);
+    }
+}

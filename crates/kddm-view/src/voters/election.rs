@@ -1,0 +1,139 @@
+//! How a voter comes to lead.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kddm_core::id::{NodeId, Time};
+
+use super::book::Entry;
+use super::message::{MOST, Wire};
+use super::{ELECTION_NS, Peer, Role, Voters};
+use crate::change::Change;
+use crate::log::LogError;
+
+impl Peer {
+    pub(super) fn new(next: u64, now: Time) -> Peer {
+        Peer { matched: 0, next, has: 0, heard: now, counts: false, told: 0 }
+    }
+}
+
+impl Voters {
+    /// Asks for votes: first whether there would be any, so that one that was cut off upsets nobody.
+    pub(super) fn start_election(&mut self, pre: bool) {
+        self.elect(pre, false);
+    }
+
+    fn elect(&mut self, pre: bool, asked: bool) {
+        self.wait_to_elect();
+        let term = self.promise.term.saturating_add(1);
+        if term >= MOST {
+            return;
+        }
+        if !pre {
+            self.promise.term = term;
+            self.promise.vote = self.me.0;
+            self.book.batch.promise = Some(self.promise);
+        }
+        self.leader = None;
+        self.role = Role::Candidate { pre, granted: BTreeSet::from([self.me]) };
+        if self.has_quorum(|voter| voter == self.me) {
+            return self.win(pre);
+        }
+        let (last, last_term) = (self.book.last(), self.book.last_term());
+        for voter in self.voters() {
+            self.send(voter, &Wire::Vote { pre, asked, term, last, last_term });
+        }
+    }
+
+    fn win(&mut self, pre: bool) {
+        if pre {
+            return self.start_election(false);
+        }
+        let next = self.book.last().saturating_add(1);
+        let peers: BTreeMap<NodeId, Peer> = self
+            .voters()
+            .into_iter()
+            .filter(|voter| *voter != self.me)
+            .map(|voter| (voter, Peer::new(next, self.now)))
+            .collect();
+        self.role = Role::Leader { since: self.now, peers, beat_at: self.now };
+        self.leader = Some(self.me);
+        let change = Change::Lead { node: self.me, term: self.promise.term };
+        self.book.append(Entry { term: self.promise.term, origin: 0, ticket: 0, change });
+        self.replicate();
+        self.press();
+    }
+
+    /// From now on a later term counts, or another leader of this one.
+    pub(super) fn step_down(&mut self, term: u64) {
+        if term > self.promise.term {
+            self.promise.term = term;
+            self.promise.vote = 0;
+            self.book.batch.promise = Some(self.promise);
+            self.leader = None;
+        }
+        if !matches!(self.role, Role::Follower) {
+            self.role = Role::Follower;
+            self.leader = self.leader.filter(|leader| *leader != self.me);
+            self.wait_to_elect();
+        }
+    }
+
+    /// The leader wants this node to lead in its place.
+    pub(super) fn on_lead_you(&mut self, from: NodeId, term: u64) {
+        if term == self.promise.term && self.leader == Some(from) && self.is_voter() {
+            self.elect(false, true);
+        }
+    }
+
+    pub(super) fn on_vote(&mut self, from: NodeId, (pre, asked): (bool, bool), term: u64, last: u64, last_term: u64) {
+        let hears_leader = match self.heard {
+            Some(heard) => self.leader.is_some() && self.now < heard.after_ns(ELECTION_NS),
+            None => false,
+        };
+        // Whoever has a leader lets nobody talk it into another one, unless the leader itself wants that.
+        if !self.may_vote() || (!asked && (hears_leader || self.is_leader())) {
+            let refusal = Wire::Voted { pre, term: self.promise.term, granted: false };
+            return self.send(from, &refusal);
+        }
+        let is_complete = (last_term, last) >= (self.book.last_term(), self.book.last());
+        if pre {
+            let granted = is_complete && term > self.promise.term;
+            let term = if granted { term } else { self.promise.term };
+            return self.send(from, &Wire::Voted { pre, term, granted });
+        }
+        if term > self.promise.term {
+            self.step_down(term);
+        }
+        let is_free = self.promise.vote == 0 || self.promise.vote == from.0;
+        let granted = term == self.promise.term && is_free && is_complete;
+        if granted {
+            self.promise.vote = from.0;
+            self.book.batch.promise = Some(self.promise);
+            self.wait_to_elect();
+        }
+        self.send(from, &Wire::Voted { pre, term: self.promise.term, granted });
+    }
+
+    pub(super) fn on_voted(&mut self, from: NodeId, pre: bool, term: u64, granted: bool) -> Result<(), LogError> {
+        if term > MOST {
+            return Err(Voters::bad(from, "no log comes to such a term"));
+        }
+        if !granted {
+            if term > self.promise.term {
+                self.step_down(term);
+            }
+            return Ok(());
+        }
+        let asked = if pre { self.promise.term.saturating_add(1) } else { self.promise.term };
+        let Role::Candidate { pre: asks, granted } = &mut self.role else { return Ok(()) };
+        if *asks != pre || term != asked {
+            return Ok(());
+        }
+        granted.insert(from);
+        let granted = granted.clone();
+        if self.has_quorum(|voter| granted.contains(&voter)) {
+            self.win(pre);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! Memory for large values that is ready for the next one.
+//!
+//! An allocator gives large memory back to the system at once, which then has to find and clear a page at
+//! a time of it for the next value: that takes longer than the value takes to arrive. So what large values
+//! leave behind is kept here, up to a limit.
+
+use std::collections::TryReserveError;
+
+use parking_lot::Mutex;
+
+use crate::pages::want_large_pages;
+
+/// The smallest buffer that is kept: below this an allocator keeps memory itself.
+pub const LEAST_BYTES: usize = 128 << 10;
+
+/// What is kept at most, in bytes of a process: some large values, and little beside what a node that has
+/// such values holds of them.
+const MOST_BYTES: usize = 16 << 20;
+
+/// A buffer without content.
+pub struct Spare {
+    /// Its length is zero.
+    pub bytes: Vec<u8>,
+    /// A value was in it before: its pages are there.
+    pub is_warm: bool,
+}
+
+/// What is kept. The last one is used first: it is the likeliest to be in a cache.
+struct Kept {
+    spares: Vec<Vec<u8>>,
+    kept_bytes: usize,
+}
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept::new());
+
+/// An empty buffer with room for so many bytes, and not much more.
+///
+/// # Errors
+/// Memory was refused.
+pub fn take(length: usize) -> Result<Spare, TryReserveError> {
+    let kept = if length < LEAST_BYTES { None } else { KEPT.lock().take(length) };
+    if let Some(bytes) = kept {
+        return Ok(Spare { bytes, is_warm: true });
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length)?;
+    want_large_pages(&mut bytes);
+    Ok(Spare { bytes, is_warm: false })
+}
+
+/// A copy of a value. As any clone, it aborts where there is no memory.
+pub fn copy_of(value: &[u8]) -> Vec<u8> {
+    let mut bytes = take(value.len()).map_or_else(|_refused| Vec::new(), |spare| spare.bytes);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Keeps the memory of a value that is gone, if it is large.
+pub fn give(bytes: Vec<u8>) {
+    if (LEAST_BYTES..=MOST_BYTES).contains(&bytes.capacity()) {
+        let too_much = KEPT.lock().give(bytes);
+        // The system takes its time, and nobody has to wait for that.
+        drop(too_much);
+    }
+}
+
+impl Kept {
+    const fn new() -> Kept {
+        Kept { spares: Vec::new(), kept_bytes: 0 }
+    }
+
+    fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        // Up to an eighth of it may lie idle.
+        let fits = |spare: &Vec<u8>| (length..=length.saturating_add(length / 8)).contains(&spare.capacity());
+        let at = self.spares.iter().rposition(fits)?;
+        let spare = self.spares.remove(at);
+        self.kept_bytes -= spare.capacity();
+        Some(spare)
+    }
+
+    /// Keeps one more. What is too much is handed out: the oldest first.
+    fn give(&mut self, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        bytes.clear();
+        self.kept_bytes += bytes.capacity();
+        self.spares.push(bytes);
+        let mut too_much = Vec::new();
+        while self.kept_bytes > MOST_BYTES {
+            let oldest = self.spares.remove(0);
+            self.kept_bytes -= oldest.capacity();
+            too_much.push(oldest);
+        }
+        too_much
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use kddm_core::io::Access;
+
+    use super::*;
+    use crate::cell::{Store, Table};
+    use crate::value::{Raw, Value};
+
+    const MIB: usize = 1 << 20;
+
+    fn value(length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length);
+        bytes.resize(length, 7);
+        bytes
+    }
+
+    #[test]
+    fn the_memory_of_a_value_that_is_gone_is_used_for_the_next() {
+        let mut kept = Kept::new();
+        let gone = value(MIB);
+        let address = gone.as_ptr();
+        assert!(kept.give(gone).is_empty());
+        assert_eq!(kept.take(MIB / 2), None, "half of it would lie idle");
+        let next = kept.take(MIB - MIB / 16).expect("it was kept");
+        assert!(next.is_empty() && next.as_ptr() == address);
+        assert_eq!((kept.take(MIB), kept.kept_bytes), (None, 0));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_limit_and_the_oldest_goes_first() {
+        let mut kept = Kept::new();
+        let mut dropped = 0;
+        for count in 1..=40 {
+            dropped += kept.give(value(MIB)).len();
+            assert_eq!(kept.spares.len() + dropped, count);
+            assert!(kept.kept_bytes <= MOST_BYTES);
+        }
+        assert_eq!((kept.spares.len(), kept.kept_bytes), (16, 16 * MIB));
+        assert_eq!(kept.give(value(3 * MIB)).len(), 3);
+    }
+
+    #[test]
+    fn what_is_small_or_too_large_is_not_kept() {
+        give(value(LEAST_BYTES - 1));
+        assert!(take(LEAST_BYTES - 1).is_ok_and(|spare| !spare.is_warm));
+        give(value(MOST_BYTES + 1));
+        assert!(take(MOST_BYTES + 1).is_ok_and(|spare| !spare.is_warm && spare.bytes.is_empty()));
+        assert!(take(usize::MAX).is_err(), "more than there can be");
+    }
+
+    #[test]
+    fn what_an_object_leaves_behind_is_kept() {
+        // A length that no other test has, so that nobody else takes it.
+        const LENGTH: usize = 5 * MIB + 11;
+        let is_kept = |length| take(length).is_ok_and(|spare| spare.is_warm);
+        let raw: Table<Raw> = Table::new();
+        let cell = raw.find_or_insert(1);
+        let install = |version| raw.install_bytes(cell, version, Some(Cow::Owned(value(LENGTH))));
+        assert_eq!(install(1), Ok(()));
+        assert!(!is_kept(LENGTH), "it is in use");
+        assert!(raw.discard(cell) && is_kept(LENGTH), "nobody had looked at it");
+        assert_eq!(install(2), Ok(()));
+        raw.grant(cell, Access::Read);
+        assert!(raw.take_read(cell).is_some_and(|hold| !hold.release()));
+        raw.revoke(cell, Access::None);
+        assert!(raw.discard(cell) && is_kept(LENGTH), "somebody had read it");
+        let text: Table<String> = Table::new();
+        let mut bytes = Vec::new();
+        assert_eq!("x".repeat(2 * LENGTH).encode(&mut bytes), Ok(()));
+        let length = bytes.len();
+        let cell = text.find_or_insert(1);
+        assert_eq!(text.install_bytes(cell, 1, Some(Cow::Owned(bytes))), Ok(()));
+        text.grant(cell, Access::Read);
+        assert!(text.take_read(cell).is_some_and(|hold| !hold.release()));
+        assert!(is_kept(length), "what it was decoded from");
+    }
+
+    #[test]
+    fn a_copy_is_what_it_is_a_copy_of() {
+        for length in [0, 1, LEAST_BYTES, LEAST_BYTES + 1] {
+            assert_eq!(copy_of(&value(length)), value(length));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A member vanishes with all it has: what others kept for it, what is lost, and that all go on.
+
+use std::time::{Duration, Instant};
+
+use kddm::{AccessError, Config, Error, Node, Set};
+
+/// No test takes as long; one that does has failed.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Short, and above the least of a virtual host.
+const LEASE: Duration = Duration::from_millis(400);
+
+/// Nodes that expel each other soon.
+fn cluster(nodes: u16) -> Vec<Node> {
+    let first = Node::join(Config::new().node_id(1).lease(LEASE)).wait_for(LIMIT).expect("the first node");
+    let contact = first.address().clone();
+    let join =
+        |id| Node::join(Config::new().node_id(id).contact(contact.clone())).wait_for(LIMIT).expect("it is let in");
+    let others: Vec<Node> = (2..=nodes).map(join).collect();
+    std::iter::once(first).chain(others).collect()
+}
+
+fn open(node: &Node, name: &str, replicas: u8) -> Set<u64> {
+    node.set(name).replicas(replicas).open().wait_for(LIMIT).expect("the set opens")
+}
+
+fn put(set: &Set<u64>, object: u64, value: u64) {
+    let mut guard = set.grab(object).wait_for(LIMIT).expect("nobody holds it");
+    *guard = value;
+    guard.put().wait_for(LIMIT).expect("it is put");
+}
+
+/// It ends without a word, as if its process had been killed.
+fn vanish(node: Node) {
+    node.stop_within(Duration::ZERO);
+}
+
+#[test]
+fn what_has_a_replica_survives_its_owner() {
+    let mut nodes = cluster(4);
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "safe", 1)).collect();
+    for object in 0..200 {
+        put(&sets[1], object, object + 1);
+        if object % 3 == 0 {
+            // A copy elsewhere, and one that has been a copy.
+            assert_eq!(*sets[2].get(object).wait_for(LIMIT).expect("it is there"), object + 1);
+            put(&sets[1], object, object + 1);
+        }
+    }
+    drop(sets);
+    vanish(nodes.remove(1));
+    let before = Instant::now();
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "safe", 1)).collect();
+    for object in 0..200 {
+        let value = sets[(object % 3) as usize].get(object).wait_for(LIMIT).expect("it is not lost");
+        assert_eq!(*value, object + 1);
+    }
+    assert!(before.elapsed() < LIMIT, "it took {:?}", before.elapsed());
+    for object in 0..200 {
+        put(&sets[2], object, object + 2);
+        assert_eq!(*sets[0].get(object).wait_for(LIMIT).expect("it is there"), object + 2);
+    }
+    assert_eq!(nodes[0].statistics().faults, 0);
+}
+
+#[test]
+fn what_has_no_replica_is_said_to_be_lost() {
+    let mut nodes = cluster(3);
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    for object in 0..60 {
+        put(&sets[(object % 3) as usize], object, object + 1);
+    }
+    drop(sets);
+    vanish(nodes.remove(2));
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    let (mut found, mut lost) = (0, 0);
+    for object in 0..60 {
+        match sets[0].get(object).wait_for(LIMIT) {
+            Ok(value) => {
+                assert_eq!(*value, object + 1);
+                assert_ne!(object % 3, 2, "its only copy has gone");
+                found += 1;
+            }
+            Err(Error::Access(AccessError::Lost)) => lost += 1,
+            Err(error) => panic!("object {object}: {error}"),
+        }
+    }
+    assert_eq!((found, lost), (40, 20));
+}

@@ -1,0 +1,66 @@
+//! A daemon that was stopped for longer than its lease.
+
+use rustix::process::Signal;
+use serde_json::Value as Json;
+
+use crate::harness::{Daemon, Scratch, eventually, text};
+
+fn second(status: &Json) -> Option<&Json> {
+    status["nodes"].as_array()?.iter().find(|node| node["id"] == 2)
+}
+
+#[test]
+fn a_daemon_whose_lease_has_ended_comes_back_by_itself_as_another_life() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &["--lease-ms", "700"]);
+    let contact = first.address(&scratch);
+    let other = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let status = || first.json(&scratch, &["cluster", "status"]);
+    let before = status();
+    assert_eq!((&before["lease_ms"], &before["failures"]), (&700.into(), &0.into()));
+    assert!(before["lease_left_ms"].is_null(), "the one that decides needs none: {before}");
+    let left = other.json(&scratch, &["cluster", "status"])["lease_left_ms"].as_u64();
+    assert!(left.is_some_and(|left| (1..=700).contains(&left)), "{left:?}");
+    let life = second(&before).expect("it is a member")["incarnation"].as_u64().expect("a number");
+    other.signal(Signal::STOP);
+    eventually("it is expelled", || second(&status()).is_some_and(|node| node["state"] == "offline"));
+    let said = text(&first.tool(&scratch, &["cluster", "status"]).stdout);
+    assert!(said.contains("lease 700 ms"), "{said}");
+    eventually("all is whole: it had nothing", || status()["whole"] == true && status()["failures"] == 0);
+    other.signal(Signal::CONT);
+    eventually("it is back", || {
+        let status = status();
+        second(&status).is_some_and(|node| node["state"] == "possible" && node["incarnation"].as_u64() > Some(life))
+    });
+    eventually("it answers", || other.tool(&scratch, &["cluster", "status"]).status.success());
+}
+
+#[test]
+fn a_daemon_that_is_killed_takes_only_along_what_had_no_replica() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &["--lease-ms", "700"]);
+    let contact = first.address(&scratch);
+    let other = |name: &str| Daemon::start(&scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let (_second, third) = (other("second"), other("third"));
+    for id in 1..=20 {
+        let id = id.to_string();
+        for set in [&["safe", &id, "1", "--replicas", "1"][..], &["unsafe", &id, "1"]] {
+            let output = third.tool(&scratch, &[&["object", "incr"], set].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+    }
+    third.signal(Signal::KILL);
+    let status = || first.json(&scratch, &["cluster", "status"]);
+    eventually("it is expelled", || status()["nodes"][2]["state"] == "offline");
+    for id in 1..=20 {
+        assert_eq!(first.json(&scratch, &["object", "get", "safe", &id.to_string()])["value"], 1, "object {id}");
+    }
+    let lost = first.tool(&scratch, &["--json", "object", "get", "unsafe", "1"]);
+    let failure: Json = serde_json::from_slice(&lost.stdout).expect("JSON");
+    assert_eq!(failure["error"]["code"], 112, "{failure}");
+    let status = status();
+    assert_eq!((&status["failures"], &status["whole"]), (&1.into(), &false.into()), "something is lost: {status}");
+    assert!(status["lost_here"].as_u64() > Some(0) && status["replicas_here"].as_u64() > Some(0), "{status}");
+    let said = text(&first.tool(&scratch, &["cluster", "status"]).stdout);
+    assert!(said.contains("1 member was lost") && said.contains("are lost"), "{said}");
+}
