@@ -87,3 +87,26 @@ fn what_has_no_replica_is_said_to_be_lost() {
     }
     assert_eq!((found, lost), (40, 20));
 }
+
+/// A new epoch ends the removal that the first one waits for; whoever waits behind him goes on.
+#[test]
+fn who_waits_behind_what_a_loss_has_cut_short_goes_on() {
+    let mut nodes = cluster(3);
+    let sets: Vec<Set<u64>> = nodes[..2].iter().map(|node| open(node, "queue", 0)).collect();
+    put(&sets[1], 1, 7);
+    let held = sets[1].grab(1).wait_for(LIMIT).expect("it is here");
+    let (removal, get) = (sets[0].remove(1), sets[0].get(1));
+    vanish(nodes.remove(2));
+    match removal.wait_for(LIMIT) {
+        Err(Error::Access(AccessError::CutShort)) => {}
+        other => panic!("{other:?}"),
+    }
+    // Until its owner is in that epoch, too, the removal may be done all the same.
+    let until = Instant::now() + LIMIT;
+    while nodes[1].epoch() < nodes[0].epoch() {
+        assert!(Instant::now() < until, "node 2 does not hear of it");
+        std::thread::yield_now();
+    }
+    drop(held);
+    assert_eq!(*get.wait_for(LIMIT).expect("it is asked for again"), 7);
+}

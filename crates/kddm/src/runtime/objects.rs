@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
 use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::{HandedOver, Refused};
+use kddm_core::node::Refused;
 
 use crate::cell::{Hold, RevokeResult};
 use crate::error::{AccessError, Error, MembershipError, SetError};
@@ -210,7 +210,7 @@ impl LaneState {
         }
         let mut touched = told != Told::Message;
         for output in outputs.drain() {
-            touched |= !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. });
+            touched |= changes_what_is_here(&output);
             self.act(set, output, body, todo);
         }
         self.outputs = outputs;
@@ -218,42 +218,6 @@ impl LaneState {
             self.look_whether_settled();
         }
         Ok(touched)
-    }
-
-    /// Hands over the next shard that has to go. False if there was none.
-    pub fn hand_over_next(&mut self) -> bool {
-        if self.fenced {
-            return false;
-        }
-        let mut outputs = std::mem::take(&mut self.outputs);
-        let (set, worked) = match self.core.hand_over(&mut outputs) {
-            Ok(HandedOver::Shard(set)) => (set, true),
-            Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
-            Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
-        };
-        let mut follows = Vec::new();
-        for output in outputs.drain() {
-            let (object, mut todo) = (output.object(), VecDeque::new());
-            self.act(set, output, &mut None, &mut todo);
-            follows.extend(todo.into_iter().map(|input| (object, input)));
-        }
-        self.outputs = outputs;
-        for (object, input) in follows {
-            self.run_own(set, object, Some(input));
-        }
-        if worked {
-            self.look_whether_settled();
-        }
-        worked
-    }
-
-    /// Takes all that is here to the epoch that was just installed, if it is a new one, before anything else
-    /// happens here.
-    pub fn enter_epoch(&mut self) {
-        while !self.core.has_entered() && self.hand_over_next() {}
-        if self.core.is_handing_over() {
-            self.signals.settled.raise();
-        }
     }
 
     /// Asks the core to give an object away. False if it is asked for something already.
@@ -264,13 +228,6 @@ impl LaneState {
         self.local(set, object).outstanding = true;
         self.run_own(set, object, Some(Input::Want { kind: RequestKind::Flush { to: NodeId::NOBODY } }));
         true
-    }
-
-    /// Tells whoever installs views that the next one may come.
-    pub fn look_whether_settled(&self) {
-        if self.core.is_settled() || self.core.is_handing_over() {
-            self.signals.settled.raise();
-        }
     }
 
     fn hand_in(&mut self, set: SetId, object: ObjectId, input: Input, outputs: &mut Outputs) -> Result<(), Refused> {
@@ -468,6 +425,11 @@ impl LaneState {
             }
         }
     }
+}
+
+/// Whether somebody here may have something to do after it: not after a message that carries nothing.
+pub(crate) fn changes_what_is_here(output: &Output) -> bool {
+    !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. })
 }
 
 /// What an input says, for when it has to be said again.

@@ -1,13 +1,20 @@
 //! From one view to the next in a running node: a view is installed when the one before it holds
 //! everywhere as far as this node is concerned; then shards go to their new homes, one at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+use kddm_core::id::{ObjectId, SetId};
+use kddm_core::io::{Input, NoMemory};
+use kddm_core::node::HandedOver;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::runtime::Runtime;
+use crate::runtime::lane::LaneState;
 use crate::runtime::membership::Guard;
+use crate::runtime::objects::changes_what_is_here;
 
 /// While a peer has more to take first, handing over waits this long before it looks again: short
 /// beside the time in which such a peer's buffer empties.
@@ -49,6 +56,56 @@ impl Signal {
             self.news.wait_for(&mut raised, limit);
         }
         *raised = false;
+    }
+}
+
+impl LaneState {
+    /// Does the next step of the installed view: takes a shard to its epoch, opens it, hands it over, makes
+    /// replicas. False if there was none.
+    pub fn hand_over_next(&mut self) -> bool {
+        if self.fenced {
+            return false;
+        }
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let (set, worked) = match self.core.hand_over(&mut outputs) {
+            Ok(HandedOver::Shard(set)) => (set, true),
+            Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
+            Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
+        };
+        // Of each object what follows comes when all has been done, as for an input of its own.
+        let mut touched: Vec<(ObjectId, VecDeque<Input>)> = Vec::new();
+        for output in outputs.drain() {
+            let (object, is_at_hand) = (output.object(), changes_what_is_here(&output));
+            let mut todo = VecDeque::new();
+            self.act(set, output, &mut None, &mut todo);
+            match touched.last_mut().filter(|(last, _)| *last == object) {
+                Some((_, follows)) => follows.extend(todo),
+                None if is_at_hand => touched.push((object, todo)),
+                None => {}
+            }
+        }
+        self.outputs = outputs;
+        for (object, mut todo) in touched {
+            let _no_message_that_could_be_refused = self.go_on(set, object, &mut None, &mut todo);
+        }
+        if worked {
+            self.look_whether_settled();
+        }
+        worked
+    }
+
+    /// Takes all that is here to the epoch that was just installed, if it is a new one, before anything else
+    /// happens here.
+    pub fn enter_epoch(&mut self) {
+        while !self.core.has_entered() && self.hand_over_next() {}
+        self.look_whether_settled();
+    }
+
+    /// Tells whoever installs views that there is something to do, or that the next one may come.
+    pub fn look_whether_settled(&self) {
+        if self.core.is_settled() || self.core.is_handing_over() {
+            self.signals.settled.raise();
+        }
     }
 }
 
