@@ -194,8 +194,6 @@ impl Turn<'_> {
             let have = Have { removed: true, seen: tenure, ..Have::default() };
             return self.amend(Report { from: NodeId::NOBODY, have, replica: None });
         }
-        while let Some(request) = self.parked.pop_front() {
-            self.calls.push_back(Message::Request(request));
-        }
+        self.restart_parked();
     }
 }

@@ -265,12 +265,7 @@ impl Node {
 
     /// Every touched shard is handed over. The others go with this word, which follows on each link.
     fn announce(&mut self, outputs: &mut Outputs) -> Result<HandedOver, NoMemory> {
-        outputs.reserve(self.view.members.len())?;
-        let placement = self.view.placement;
-        for member in self.view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
-            let (to, message) = (member.id, Message::Placed { placement });
-            outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
-        }
+        self.tell_others(&Message::Placed { placement: self.view.placement }, outputs)?;
         let me = self.me;
         self.point_to_new_homes(|home, new| home == me && new != me);
         if let Some(moving) = &mut self.moving {
@@ -278,6 +273,16 @@ impl Node {
         }
         self.settle();
         Ok(HandedOver::Everything)
+    }
+
+    /// Says the same to every other member, of no object.
+    fn tell_others(&self, message: &Message, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        outputs.reserve(self.view.members.len())?;
+        for to in self.view.others_online(self.me) {
+            let message = message.clone();
+            outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
+        }
+        Ok(())
     }
 
     /// A member has handed over all it had to, also what was never touched there.
@@ -399,18 +404,9 @@ impl Node {
         let Touched { home, shard, .. } = state.touch(at, || untouched(*me, view, moving.as_ref(), set, at))?;
         let home = *home;
         let view_home = if moving.is_some() { view.home(set, at).unwrap_or(home) } else { home };
-        let place = Place {
-            me: *me,
-            incarnation: *incarnation,
-            home,
-            view_home,
-            view,
-            set,
-            at,
-            is_recovering: shard.recovery.covers(object),
-            in_doubt: shard.recovery.in_doubt,
-            old_home: shard.recovery.old_home,
-        };
+        let is_recovering = shard.recovery.awaits(object);
+        let place = Place::at_home((*me, *incarnation), view, (set, at), home, &shard.recovery);
+        let place = Place { view_home, is_recovering, ..place };
         let mut next = *counter;
         shard.handle(&place, &mut next, room, object, input, outputs)?;
         *counter = next;

@@ -51,7 +51,7 @@ impl Recovery {
     }
 
     /// Whether the home still waits to hear of that object.
-    pub fn covers(&self, object: ObjectId) -> bool {
+    pub fn awaits(&self, object: ObjectId) -> bool {
         let undecided = |ids: &Vec<ObjectId>| ids.binary_search_by(|id| object.cmp(id)).is_ok();
         self.is_recovering && self.to_decide.as_ref().is_none_or(undecided)
     }
@@ -154,9 +154,8 @@ impl Hash for Recovery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
         (self.in_doubt, self.old_home).hash(state);
-        // Together in any order: sums, since there are few.
-        (self.reported.len(), self.reports.len(), self.to_free.len()).hash(state);
-        let mut ids: Vec<ObjectId> = self.reports.keys().chain(self.to_free.keys()).copied().collect();
+        (self.reports.len(), self.to_free.len()).hash(state);
+        let mut ids: Vec<ObjectId> = self.objects().collect();
         ids.sort_unstable();
         for id in ids {
             (id, self.reports.get(&id), self.to_free.get(&id)).hash(state);
@@ -209,20 +208,21 @@ impl Changes {
     /// Whether there can be shards of that set of which [`Self::leave_in_doubt`] is true: some homes were lost
     /// with more than its replicas make up for.
     pub fn may_leave_in_doubt(&self, set: SetId, born: Epoch) -> bool {
-        let lost = |(before, after): &(View, View)| {
-            after.epoch > born && before.homes != after.homes && !after.covers(set.replicas())
-        };
-        self.of.iter().any(lost) || (self.more && born < self.of.first().map_or(Epoch(0), |(_, after)| after.epoch))
+        self.lost(set, born, |before, after| before.homes != after.homes)
     }
 
     /// Whether objects of this shard may exist of which its home `me` has not heard.
     pub fn leave_in_doubt(&self, me: NodeId, set: SetId, at: ShardIndex, born: Epoch) -> bool {
+        self.lost(set, born, |before, after| after.home(set, at) == Some(me) && before.home(set, at) != Some(me))
+    }
+
+    /// Whether a change after the set's birth, of which that is true, has lost more than its replicas make up
+    /// for. What is not remembered counts as such a change.
+    fn lost(&self, set: SetId, born: Epoch, is_meant: impl Fn(&View, &View) -> bool) -> bool {
         let lost = |(before, after): &(View, View)| {
-            after.epoch > born
-                && after.home(set, at) == Some(me)
-                && before.home(set, at) != Some(me)
-                && !after.covers(set.replicas())
+            after.epoch > born && !after.covers(set.replicas()) && is_meant(before, after)
         };
-        self.of.iter().any(lost) || (self.more && born < self.of.first().map_or(Epoch(0), |(_, after)| after.epoch))
+        let oldest = || self.of.first().map_or(Epoch(0), |(_, after)| after.epoch);
+        self.of.iter().any(lost) || (self.more && born < oldest())
     }
 }

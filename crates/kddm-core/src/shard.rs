@@ -57,6 +57,20 @@ pub struct Place<'v> {
     pub old_home: NodeId,
 }
 
+impl<'v> Place<'v> {
+    /// That of a shard for which no other home is on its way.
+    pub(crate) fn at_home(
+        (me, incarnation): (NodeId, Incarnation),
+        view: &'v View,
+        (set, at): (SetId, ShardIndex),
+        home: NodeId,
+        recovery: &Recovery,
+    ) -> Place<'v> {
+        let Recovery { is_recovering, in_doubt, old_home, .. } = *recovery;
+        Place { me, incarnation, home, view_home: home, view, set, at, is_recovering, in_doubt, old_home }
+    }
+}
+
 impl Place<'_> {
     /// The epoch of the installed view.
     pub fn epoch(&self) -> Epoch {

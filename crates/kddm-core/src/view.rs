@@ -67,9 +67,9 @@ impl View {
         replicas > 0 && (self.failures as usize) < copies
     }
 
-    /// A member of just that life, which can be talked to.
-    pub fn has_life(&self, life: &Member) -> bool {
-        self.member(life.id).is_some_and(|member| member.incarnation == life.incarnation && member.state.can_talk())
+    /// All members that messages can be exchanged with, but `me`.
+    pub(crate) fn others_online(&self, me: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(move |member| member.id != me && member.state.can_talk()).map(|member| member.id)
     }
 
     /// The member with that id.

@@ -20,8 +20,8 @@ impl Node {
     pub(super) fn enter_epoch(&mut self, view: View) -> Result<(), Refused> {
         let mut awaited = NodeSet::new();
         awaited.reserve(view.members.len())?;
-        for member in view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
-            awaited.insert(member.id);
+        for node in view.others_online(self.me) {
+            awaited.insert(node);
         }
         self.changes.note(self.view.try_clone()?, view.try_clone()?)?;
         self.view = view;
@@ -86,18 +86,8 @@ impl Node {
         if touched.shard.recovery.entering != epoch {
             begin_to_enter(touched, me, view, (at, new), outputs)?;
         }
-        let place = Place {
-            me,
-            incarnation: *incarnation,
-            home: new,
-            view_home: new,
-            view,
-            set,
-            at,
-            is_recovering: true,
-            in_doubt: touched.shard.recovery.in_doubt,
-            old_home: touched.shard.recovery.old_home,
-        };
+        let place = Place::at_home((me, *incarnation), view, (set, at), new, &touched.shard.recovery);
+        let place = Place { is_recovering: true, ..place };
         while let Some(object) = touched.shard.recovery.to_enter.last().copied() {
             touched.shard.step(&place, counter, room, object, Step::Enter, outputs)?;
             touched.shard.step(&place, counter, room, object, Step::Report, outputs)?;
@@ -125,7 +115,10 @@ impl Node {
                 self.entered(set, at, outputs).map_err(|_| NoMemory)?;
                 return Ok(Some(HandedOver::Shard(set)));
             }
-            self.say_all_is_reported(outputs)?;
+            self.tell_others(&Message::AllReported, outputs)?;
+            if let Some(recovering) = &mut self.recovering {
+                recovering.has_reported = true;
+            }
             return Ok(Some(HandedOver::Everything));
         }
         if let Some((set, at)) = self.first_shard(|touched| self.is_ready(touched)) {
@@ -151,18 +144,6 @@ impl Node {
         self.sets.iter().filter_map(of_set).min()
     }
 
-    fn say_all_is_reported(&mut self, outputs: &mut Outputs) -> Result<(), NoMemory> {
-        outputs.reserve(self.view.members.len())?;
-        for member in self.view.members.iter().filter(|member| member.id != self.me && member.state.can_talk()) {
-            let (to, message) = (member.id, Message::AllReported);
-            outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
-        }
-        if let Some(recovering) = &mut self.recovering {
-            recovering.has_reported = true;
-        }
-        Ok(())
-    }
-
     /// Whether all have said what they have of a shard of which this node is the home.
     fn is_ready(&self, touched: &Touched) -> bool {
         let recovery = &touched.shard.recovery;
@@ -180,19 +161,10 @@ impl Node {
         if touched.shard.recovery.to_decide.is_none() {
             touched.shard.recovery.to_decide = Some(touched.shard.everything()?);
         }
-        let place = Place {
-            me,
-            incarnation: *incarnation,
-            home: me,
-            view_home: me,
-            view,
-            set,
-            at,
-            is_recovering: false,
-            // Of what nobody has reported there would be a copy.
-            in_doubt: touched.shard.recovery.in_doubt && !covered,
-            old_home: NodeId::NOBODY,
-        };
+        // Of what nobody has reported there would be a copy.
+        let in_doubt = touched.shard.recovery.in_doubt && !covered;
+        let place = Place::at_home((me, *incarnation), view, (set, at), me, &touched.shard.recovery);
+        let place = Place { is_recovering: false, in_doubt, old_home: NodeId::NOBODY, ..place };
         while let Some(object) = touched.shard.recovery.to_decide.as_ref().and_then(|ids| ids.last().copied()) {
             let undecided = touched.shard.recovery.to_decide.take();
             let decided = touched.shard.step(&place, counter, room, object, Step::Decide, outputs);
@@ -254,18 +226,9 @@ impl Node {
         let Some(touched) = sets.get_mut(&set.0).and_then(|state| state.touch(at, || *me).ok()) else {
             return Err(NoMemory);
         };
-        let place = Place {
-            me: *me,
-            incarnation: *incarnation,
-            home: touched.home,
-            view_home: view.home(set, at).unwrap_or(NodeId::NOBODY),
-            view,
-            set,
-            at,
-            is_recovering: touched.shard.recovery.is_recovering,
-            in_doubt: touched.shard.recovery.in_doubt,
-            old_home: touched.shard.recovery.old_home,
-        };
+        let view_home = view.home(set, at).unwrap_or(NodeId::NOBODY);
+        let place = Place::at_home((*me, *incarnation), view, (set, at), touched.home, &touched.shard.recovery);
+        let place = Place { view_home, ..place };
         let objects = touched.shard.short_of_replicas(&place, REFILLED_AT_ONCE)?;
         for object in &objects {
             touched.shard.step(&place, counter, room, *object, Step::Refill, outputs)?;

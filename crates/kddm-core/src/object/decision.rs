@@ -261,7 +261,8 @@ impl Turn<'_> {
         self.entry = Some(Entry { object: self.id, tenure, node, state, lost: false });
     }
 
-    fn restart_parked(&mut self) {
+    /// Whoever waits at the home asks anew.
+    pub fn restart_parked(&mut self) {
         while let Some(request) = self.parked.pop_front() {
             self.calls.push_back(Message::Request(request));
         }

@@ -87,8 +87,7 @@ impl Shard {
         self.objects.sort();
         for packed in self.objects.iter().filter(|packed| packed.is_owner() && packed.has_value) {
             let side = if packed.has_side { self.sides.get(&packed.key()) } else { None };
-            let many = side.map(|side| side.replicas).filter(|many| !many.is_empty());
-            let list = many.unwrap_or_else(|| packed.replica());
+            let list = side.map_or_else(|| packed.replica(), |side| side.replicas_of(Some(packed)));
             let pushing = side.and_then(|side| side.pushing);
             let waits = pushing.is_some_and(|pushing| !pushing.waits_for_who_left(place));
             let is_right = list.len() >= wanted && list.iter().all(|node| place.is_a_home(node));
