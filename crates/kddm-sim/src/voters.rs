@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use kddm_core::id::{NodeId, Time};
-use kddm_view::{Change, ClusterId, Identity, MemoryDisk, Mutation, SessionId, Site, State, Storage, ViewLog, Voters};
+use kddm_view::{
+    Change, ClusterId, Identity, LogError, MemoryDisk, Mutation, SessionId, Site, State, Storage, ViewLog, Voters,
+};
 
 mod check;
 mod faults;
@@ -89,6 +91,8 @@ struct Simulation {
     is_healed: bool,
     /// Proposals of the end: all must be decided.
     last_wishes: Vec<(NodeId, u64)>,
+    /// Those of them that a node has not taken yet, because too many others wait there.
+    refused: Vec<(NodeId, Change)>,
 }
 
 /// Runs a seed.
@@ -134,6 +138,7 @@ impl Simulation {
             origins: 0,
             is_healed: false,
             last_wishes: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
@@ -204,7 +209,9 @@ impl Simulation {
         if let Some(log) = &mut node.log {
             log.tick(now);
         }
-        self.look(id)
+        self.look(id)?;
+        let again: Vec<_> = self.refused.extract_if(.., |(wisher, _)| *wisher == id).collect();
+        again.into_iter().try_for_each(|(_, wish)| self.propose_last(id, wish))
     }
 
     fn deliver(&mut self, from: NodeId, to: NodeId, life: u64, message: Vec<u8>) -> Result<(), String> {
@@ -219,7 +226,7 @@ impl Simulation {
         let Some(log) = node.log.as_mut().filter(|_| is_same_life) else { return Ok(()) };
         self.truth.note(u64::from(from.0), u64::from(to.0), &message);
         // Nobody lies here, so that no message is a bad one.
-        if let Err(error @ kddm_view::LogError::BadMessage { .. }) = log.step(from, &message) {
+        if let Err(error @ LogError::BadMessage { .. }) = log.step(from, &message) {
             return Err(format!("{to}: {error}"));
         }
         self.look(to)
@@ -229,7 +236,7 @@ impl Simulation {
     fn look(&mut self, id: NodeId) -> Result<(), String> {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let Some(log) = &mut node.log else { return Ok(()) };
-        if let Err(kddm_view::LogError::Storage(_)) = log.decided_since(log.base().applied()) {
+        if let Err(LogError::Storage(_)) = log.decided_since(log.base().applied()) {
             self.truth.counts.torn += 1;
             return self.crash(id);
         }
@@ -251,6 +258,7 @@ impl Simulation {
         }
         // What it wanted ends with it, decided or not.
         self.last_wishes.retain(|(wisher, _)| *wisher != id);
+        self.refused.retain(|(wisher, _)| *wisher != id);
         let rng = &mut self.rng;
         node.disk.crash(|unsynced| rng.usize(0..=unsynced));
         node.sleeps_until = 0;
@@ -375,10 +383,21 @@ impl Simulation {
             if self.nodes.get(&id).is_some_and(|node| node.log.is_some()) {
                 let wish = self.wish(id);
                 self.last_wishes.push((id, self.next_once << 8 | u64::from(id.0)));
-                self.propose(id, wish)?;
+                self.propose_last(id, wish)?;
             }
         }
         Ok(())
+    }
+
+    /// A proposal of the end. Where too many others wait still, its node is asked again until it takes it.
+    fn propose_last(&mut self, id: NodeId, wish: Change) -> Result<(), String> {
+        let log = self.nodes.get_mut(&id).and_then(|node| node.log.as_mut());
+        let answer = log.map(|log| log.propose(wish.clone()));
+        if matches!(answer, Some(Err(LogError::TooManyProposals { .. }))) {
+            self.truth.counts.refused += 1;
+            self.refused.push((id, wish));
+        }
+        self.look(id)
     }
 
     fn finish(&mut self) -> Result<(), String> {

@@ -33,6 +33,13 @@ fn who_is_in_doubt_asks_anew() {
     run(1670, None).unwrap_or_else(|broken| panic!("{broken:?}"));
 }
 
+/// What one that could not decide for long was asked for last it did not take, and was not asked again.
+#[test]
+fn who_refused_a_proposal_because_too_many_waited_takes_it_later() {
+    let summary = run(2134, None).unwrap_or_else(|broken| panic!("{broken:?}"));
+    assert!(summary.counts.refused > 0, "{summary:?}");
+}
+
 /// The first seed that notices.
 fn noticed(mutation: Mutation) -> Option<(u64, String)> {
     (0..WITHIN).find_map(|seed| run(seed, Some(mutation)).err().map(|broken| (seed, broken.what)))

@@ -36,6 +36,8 @@ pub struct Counts {
     pub epochs: u64,
     /// Nodes that could not know whether what they wanted was decided. Rare, and may be 0.
     pub doubts: u64,
+    /// Last proposals that a node did not take at once. Rare, and may be 0.
+    pub refused: u64,
 }
 
 impl Counts {
@@ -56,6 +58,7 @@ impl Counts {
             states,
             epochs,
             doubts: _,
+            refused: _,
         } = *self;
         [
             ("lost", lost),
@@ -91,6 +94,7 @@ impl Counts {
             states: self.states + other.states,
             epochs: self.epochs + other.epochs,
             doubts: self.doubts + other.doubts,
+            refused: self.refused + other.refused,
         }
     }
 }

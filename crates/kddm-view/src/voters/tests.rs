@@ -140,6 +140,26 @@ fn one_of_three_decides_nothing() {
 }
 
 #[test]
+fn who_has_too_much_to_ask_says_so_and_takes_more_once_some_is_decided() {
+    let mut world = World::new(3);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    world.away.extend([NodeId(2), NodeId(3)]);
+    world.run(10);
+    let most = PROPOSALS as u64;
+    for nonce in 0..most {
+        world.log(1).propose(join(nonce)).unwrap();
+    }
+    assert_eq!(world.log(1).propose(join(most)), Err(LogError::TooManyProposals { waiting: PROPOSALS }));
+    world.away.clear();
+    world.run(20);
+    world.log(1).propose(join(most)).unwrap();
+    world.run(3);
+    let state = world.state(2);
+    assert_eq!((0..=most).find(|nonce| state.member_by_nonce(*nonce).is_none()), None);
+}
+
+#[test]
 fn voters_are_replaced_and_the_old_ones_follow() {
     let mut world = World::new(5);
     world.log(1).reconfigure(&three()).unwrap();
