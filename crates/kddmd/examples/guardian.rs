@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn open(node: &Node) -> Set<Pod<u64>> {
-    node.set("killed").open().wait().expect("the set opens")
+    node.set("killed").replicas(0).open().wait().expect("the set opens")
 }
 
 /// The one that is killed: it holds the object.

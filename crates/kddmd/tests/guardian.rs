@@ -132,8 +132,8 @@ fn waits_for_a_killed_daemon_end_at_once_and_say_why() {
     let first = first();
     let (mut daemon, program) = folder.daemon(&first);
     guardian.says("watching a node");
-    let theirs: Set<Pod<u64>> = program.set("guarded").open().wait().expect("the set opens");
-    let ours: Set<Pod<u64>> = first.set("guarded").open().wait().expect("the set opens");
+    let theirs: Set<Pod<u64>> = program.set("guarded").replicas(0).open().wait().expect("the set opens");
+    let ours: Set<Pod<u64>> = first.set("guarded").replicas(0).open().wait().expect("the set opens");
     let held = theirs.grab(1).wait().expect("nobody else has it");
     drop(theirs.get(2).wait().expect("nobody else has it"));
     drop(ours.grab(3).wait().expect("nobody else has it"));
@@ -166,8 +166,8 @@ fn a_guardian_that_is_started_anew_watches_again() {
     guardian.kill();
     let guardian = folder.guardian();
     guardian.says("watching a node");
-    let theirs: Set<Pod<u64>> = program.set("anew").open().wait().expect("the set opens");
-    let ours: Set<Pod<u64>> = first.set("anew").open().wait().expect("the set opens");
+    let theirs: Set<Pod<u64>> = program.set("anew").replicas(0).open().wait().expect("the set opens");
+    let ours: Set<Pod<u64>> = first.set("anew").replicas(0).open().wait().expect("the set opens");
     drop(theirs.grab(1).wait().expect("nobody else has it"));
     daemon.kill();
     is_proven_dead(ours.grab(1).wait());

@@ -155,7 +155,8 @@ struct Which1 {
 
 #[derive(Args)]
 struct Made {
-    /// How many other nodes keep a copy of each object, if the set is made; one that exists must be so.
+    /// How many other nodes keep a copy of each object, if the set is made (1 unless given); one that exists must
+    /// be so.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=7))]
     replicas: Option<u8>,
 }
