@@ -40,7 +40,7 @@ fn lender() -> Result<(), Error> {
     let socket = std::env::temp_dir().join(format!("kddm-cost-{}.sock", std::process::id()));
     let nodes = Node::local_cluster(1)?;
     nodes[0].accept_programs(&socket)?;
-    let set: Set<Value> = nodes[0].set("cost").open().wait()?;
+    let set: Set<Value> = nodes[0].set("cost").replicas(0).open().wait()?;
     for object in 0..2 * MISSES {
         set.grab(object).wait()?.put().wait()?;
     }
@@ -88,8 +88,8 @@ fn program(socket: &Path) -> Result<(), Error> {
         pings.read_exact(&mut [0; PONG_BYTES]).expect("the node answers");
     };
     let (node, other) = (Node::attach(socket).wait()?, Node::attach(socket).wait()?);
-    let set: Set<Value> = node.set("cost").open().wait()?;
-    let others: Set<Value> = other.set("cost").open().wait()?;
+    let set: Set<Value> = node.set("cost").replicas(0).open().wait()?;
+    let others: Set<Value> = other.set("cost").replicas(0).open().wait()?;
     const GRANTED: &str = "nobody keeps it";
     let (us, floor_us) = beside(&mut ping, MISSES, |object| drop(set.get(object).wait().expect(GRANTED)));
     say("get_miss", us, floor_us);

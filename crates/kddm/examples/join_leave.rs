@@ -70,14 +70,15 @@ fn main() -> Result<(), Error> {
     let objects: u64 = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(1_000_000);
     let first = join(None)?;
     let nodes = [first.clone(), join(Some(&first))?, join(Some(&first))?];
-    let sets: Vec<Set<Value>> = nodes.iter().map(|node| node.set("shared").open().wait()).collect::<Result<_, _>>()?;
+    let sets: Vec<Set<Value>> =
+        nodes.iter().map(|node| node.set("shared").replicas(0).open().wait()).collect::<Result<_, _>>()?;
     let steady = measured(&sets, || std::thread::sleep(LIMIT));
     let mut rounds = 0;
     let moving = measured(&sets, || {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
             let fourth = join(Some(&first)).expect("the others agree");
-            let set: Set<Value> = fourth.set("shared").open().wait().expect("it is there");
+            let set: Set<Value> = fourth.set("shared").replicas(0).open().wait().expect("it is there");
             let short = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let works = scope.spawn(|| work(&set, 4, &short));
@@ -91,7 +92,7 @@ fn main() -> Result<(), Error> {
     });
     drop((sets, nodes));
     let other = join(Some(&first))?;
-    let filled: Set<Value> = other.set("filled").open().wait()?;
+    let filled: Set<Value> = other.set("filled").replicas(0).open().wait()?;
     for object in 0..objects {
         drop(filled.get(object).wait()?);
     }

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The first node decides, and needs no lease.
     let node = if whose == "decider" { &nodes[0] } else { &nodes[1] };
     assert_eq!(node.lease().remaining.is_none(), whose == "decider");
-    let set: Set<Pod<[u64; 8]>> = node.set("cost").open().wait()?;
+    let set: Set<Pod<[u64; 8]>> = node.set("cost").replicas(0).open().wait()?;
     set.grab(1).wait()?.put().wait()?;
     let object = set.object(1);
     let mut sum = 0;

@@ -97,13 +97,13 @@ pub enum AccessError {
         /// Who was waited for, as far as this node knows.
         waiting_for: WaitingFor,
     },
-    /// As `TimedOut`, and the node that was waited for cannot be reached. If its process is known to have
-    /// ended, the wait ends before its limit.
+    /// As `TimedOut`, and the node that was waited for cannot be reached. A wait for one that is expelled before
+    /// that goes on by itself, with whoever has what it had.
     #[error("no access after {limit_ms} ms: node {node} is unreachable{why}")]
     Unreachable {
         /// The node that does not answer.
         node: u16,
-        /// The limit that was in force; zero if the wait has ended without regard to it.
+        /// The limit that was in force; zero if nothing was waited for.
         limit_ms: u64,
         /// What is known of it.
         why: WhyUnreachable,

@@ -63,7 +63,7 @@ pub use rpc::RpcError;
 pub use runtime::lane::Statistics;
 pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use set::Set;
-pub use system::{PlacedBy, SetBuilder};
+pub use system::{DEFAULT_REPLICAS, PlacedBy, SetBuilder};
 pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_core::id::NodeId;
 use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use crate::cell::{Hold, Notes, ReadHold};
-use crate::error::{AccessError, Error, WaitingFor, WhyUnreachable};
+use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
 use crate::pending::{Operation, Pending};
@@ -76,7 +77,8 @@ impl Request {
         let error = match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
             (_, WaitingFor::Unreachable(node)) => {
-                AccessError::Unreachable { node, limit_ms, why: WhyUnreachable::Silent }
+                let why = self.here.lane(self.object).lock().why_unreachable(NodeId(node));
+                AccessError::Unreachable { node, limit_ms, why }
             }
             _ => AccessError::TimedOut { limit_ms, waiting_for },
         };

@@ -104,7 +104,7 @@ fn signal(name: &str, process: u32) {
     assert!(sent.expect("a shell").success(), "it is there");
 }
 
-fn text(output: &Output) -> (String, String) {
+fn text_of(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
@@ -118,7 +118,7 @@ fn any_file_name_is_counted_and_what_is_left_out_is_said() {
     folder.write("binary", b"one\0two");
     folder.write("large", &vec![b'a'; (4 << 20) + 1]);
     let output = demo(&folder).output().expect("it starts");
-    let (said, errors) = text(&output);
+    let (said, errors) = text_of(&output);
     assert!(output.status.success(), "{errors}");
     let summary: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!(summary["totals_equal"], true);
@@ -135,9 +135,27 @@ fn a_full_disk_is_an_error_and_no_panic() {
     folder.write("text", b"one two");
     let full = std::fs::File::options().write(true).open("/dev/full").expect("it takes nothing");
     let output = demo(&folder).stdout(full).stderr(Stdio::piped()).output().expect("it starts");
-    let (_, errors) = text(&output);
+    let (_, errors) = text_of(&output);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(errors.contains("could not be written") && !errors.contains("panicked"), "{errors}");
+}
+
+/// With `--kill` one of the processes is killed in the middle of a file, another takes its share, and no word is
+/// lost or counted twice: every file has the same words, so that each object is of all of them.
+#[test]
+fn a_process_that_is_killed_on_purpose_loses_and_doubles_nothing() {
+    const FILES: usize = 12;
+    const WORDS: usize = 300;
+    let folder = Folder::new("on-purpose");
+    let text: String = (0..WORDS).map(|number| format!("word{number}\n")).collect();
+    (0..FILES).for_each(|number| folder.write(format!("{number}.txt"), text.as_bytes()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kddmadm"));
+    let output = command.args(["--json", "demo", "--kill", "words"]).arg(&folder.0).output().expect("it starts");
+    let (said, errors) = text_of(&output);
+    assert!(output.status.success(), "{errors}");
+    let summary: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&summary["killed"], &summary["totals_equal"]), (&1.into(), &true.into()), "{errors}");
+    assert_eq!(summary["words"], FILES * WORDS);
 }
 
 /// A counting process that is killed is named, before any wait has come to its limit of ten seconds.

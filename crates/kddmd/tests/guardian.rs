@@ -92,14 +92,23 @@ impl Folder {
     /// A daemon of that node's cluster, watched by the guardian. A program that is attached to it, so that
     /// it owns what that grabs.
     fn daemon(&self, first: &Node) -> (Program, Node) {
-        let data = self.0.join("data");
+        let (daemon, _) = self.start_daemon(&["--contact", &first.address().to_string()], 2);
+        let program = Node::attach(kddm::attach_socket(&self.data())).wait().expect("it accepts programs");
+        (daemon, program)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    /// A daemon that becomes that node, and what it says when it has.
+    fn start_daemon(&self, arguments: &[&str], id: u16) -> (Program, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kddmd"));
         command.args(["--child", "--config", "/dev/null", "--listen", "127.0.0.1:0", "--guardian"]);
-        command.arg(self.socket()).arg("--data-dir").arg(&data).arg("--contact").arg(first.address().to_string());
+        command.arg(self.socket()).arg("--data-dir").arg(self.data()).args(arguments);
         let daemon = Program::start(&mut command);
-        daemon.says("\"node\":2");
-        let program = Node::attach(kddm::attach_socket(&data)).wait().expect("it accepts programs");
-        (daemon, program)
+        let said = daemon.says(&format!("\"node\":{id}"));
+        (daemon, said)
     }
 }
 
@@ -115,35 +124,95 @@ fn first() -> Node {
     Node::join(config).wait().expect("it begins a cluster")
 }
 
-fn is_proven_dead<O: std::fmt::Debug>(result: Result<O, Error>) {
-    match result {
-        Err(Error::Access(AccessError::Unreachable { node: 2, why: WhyUnreachable::ProcessEnded, .. })) => {}
-        // Its end is decided already, and nobody has a replica of what it had.
-        Err(Error::Access(AccessError::Lost)) => {}
-        other => panic!("{other:?}"),
-    }
+/// Nobody had a replica of what the dead node had.
+fn is_lost<O: std::fmt::Debug>(result: Result<O, Error>) {
+    assert!(matches!(result, Err(Error::Access(AccessError::Lost))), "{result:?}");
 }
 
-/// Waits that have begun and waits that begin end, without regard to their limit.
+/// The owner is killed while others wait for what it holds to write: they get what it had put last, under
+/// whatever kind of wait, and so do those who begin to wait later.
 #[test]
-fn waits_for_a_killed_daemon_end_at_once_and_say_why() {
+fn a_wait_for_what_a_killed_daemon_had_goes_on_and_ends_with_the_value() {
+    let folder = Folder::new("goes-on");
+    let guardian = folder.guardian();
+    let first = first();
+    let (mut daemon, program) = folder.daemon(&first);
+    guardian.says("watching a node");
+    let mut config = Config::new().wait_limit(LIMIT).contact(first.address().clone());
+    config.guardian = None;
+    let third = Node::join(config).wait().expect("it joins");
+    let open = |node: &Node| -> Set<Pod<u64>> { node.set("kept").open().wait().expect("the set opens") };
+    let (theirs, ours, others) = (open(&program), open(&first), open(&third));
+    for object in 1..=20 {
+        let mut guard = theirs.grab(object).wait().expect("nobody else has it");
+        guard.0 = object * 7;
+        guard.put().wait().expect("its replica has it");
+    }
+    let mut held = theirs.grab(1).wait().expect("it is there");
+    held.0 = 1; // Nobody ever sees this.
+    let (writes, reads, elsewhere) = (ours.grab(1), ours.get(1), others.get(1));
+    daemon.kill();
+    let guard = writes.wait().expect("the wait goes on");
+    assert_eq!(guard.0, 7);
+    guard.put().wait().expect("there are two nodes");
+    assert_eq!(reads.wait().expect("the wait goes on").0, 7);
+    assert_eq!(elsewhere.wait().expect("the wait goes on").0, 7);
+    for object in 2..=20 {
+        let set = if object % 2 == 0 { &ours } else { &others };
+        assert_eq!(set.grab(object).wait().expect("it survives").0, object * 7);
+    }
+    assert_eq!(first.statistics().proven_dead, 1);
+    drop(held);
+    third.stop_within(Duration::ZERO);
+    first.stop_within(Duration::ZERO);
+}
+
+/// Nobody is there to expel the one that decides: a wait for it ends at its limit, and says what is known.
+#[test]
+fn a_wait_for_who_decides_ends_at_its_limit_and_says_why() {
+    let folder = Folder::new("decides");
+    let guardian = folder.guardian();
+    let lease_ms = LIMIT.as_millis().to_string();
+    let (mut daemon, said) = folder.start_daemon(&["--found", "--lease-ms", &lease_ms], 1);
+    guardian.says("watching a node");
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let contact = said["address"].as_str().expect("its address").parse().expect("an address");
+    let mut config = Config::new().contact(contact);
+    config.guardian = None;
+    let second = Node::join(config).wait().expect("it joins");
+    let program = Node::attach(kddm::attach_socket(&folder.data())).wait().expect("it accepts programs");
+    let theirs: Set<Pod<u64>> = program.set("theirs").open().wait().expect("the set opens");
+    let ours: Set<Pod<u64>> = second.set("theirs").open().wait().expect("the set opens");
+    drop(theirs.grab(1).wait().expect("nobody else has it"));
+    daemon.kill();
+    guardian.says("all members have been told");
+    let error = ours.grab(1).wait_for(Duration::from_millis(50)).expect_err("nobody goes on");
+    let is_said =
+        |why| matches!(error, Error::Access(AccessError::Unreachable { node: 1, why: seen, .. }) if seen == why);
+    assert!(is_said(WhyUnreachable::ProcessEnded), "{error:?}");
+    second.stop_within(Duration::ZERO);
+}
+
+/// Without replicas waits that have begun and waits that begin end at once, and say that it is lost.
+#[test]
+fn waits_for_what_a_killed_daemon_alone_had_end_at_once() {
     let folder = Folder::new("killed");
     let guardian = folder.guardian();
     let first = first();
     let (mut daemon, program) = folder.daemon(&first);
     guardian.says("watching a node");
-    let theirs: Set<Pod<u64>> = program.set("guarded").open().wait().expect("the set opens");
-    let ours: Set<Pod<u64>> = first.set("guarded").open().wait().expect("the set opens");
+    let theirs: Set<Pod<u64>> = program.set("guarded").replicas(0).open().wait().expect("the set opens");
+    let ours: Set<Pod<u64>> = first.set("guarded").replicas(0).open().wait().expect("the set opens");
     let held = theirs.grab(1).wait().expect("nobody else has it");
     drop(theirs.get(2).wait().expect("nobody else has it"));
     drop(ours.grab(3).wait().expect("nobody else has it"));
     drop(theirs.get(3).wait().expect("it gets a copy"));
     let (writes, reads) = (ours.grab(1), ours.get(1));
     daemon.kill();
-    is_proven_dead(writes.wait());
-    is_proven_dead(reads.wait());
-    is_proven_dead(ours.grab(2).wait());
-    is_proven_dead(ours.get(2).wait());
+    is_lost(writes.wait());
+    is_lost(reads.wait());
+    is_lost(ours.grab(2).wait());
+    is_lost(ours.get(2).wait());
     assert!(ours.get(3).wait().is_ok(), "what is here goes on");
     guardian.says("all members have been told");
     // It is expelled: its copy is in nobody's way any more.
@@ -166,11 +235,11 @@ fn a_guardian_that_is_started_anew_watches_again() {
     guardian.kill();
     let guardian = folder.guardian();
     guardian.says("watching a node");
-    let theirs: Set<Pod<u64>> = program.set("anew").open().wait().expect("the set opens");
-    let ours: Set<Pod<u64>> = first.set("anew").open().wait().expect("the set opens");
+    let theirs: Set<Pod<u64>> = program.set("anew").replicas(0).open().wait().expect("the set opens");
+    let ours: Set<Pod<u64>> = first.set("anew").replicas(0).open().wait().expect("the set opens");
     drop(theirs.grab(1).wait().expect("nobody else has it"));
     daemon.kill();
-    is_proven_dead(ours.grab(1).wait());
+    is_lost(ours.grab(1).wait());
     first.stop_within(Duration::ZERO);
 }
 

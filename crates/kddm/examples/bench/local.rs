@@ -41,8 +41,8 @@ fn interleaved(mut work: impl FnMut(u32), mut floor: impl FnMut(u32)) -> (Sample
 
 pub fn run() -> Result<Vec<Row>, Failure> {
     let node = Node::local_cluster(1)?.remove(0);
-    let pods: Set<Pod<Words>> = node.set("bench/pods").open().wait()?;
-    let strings: Set<String> = node.set("bench/strings").open().wait()?;
+    let pods: Set<Pod<Words>> = node.set("bench/pods").replicas(0).open().wait()?;
+    let strings: Set<String> = node.set("bench/strings").replicas(0).open().wait()?;
     let mut rows = vec![two_threads(&pods)?];
     crate::pin(0);
     rows.push(read_handle(&pods)?);

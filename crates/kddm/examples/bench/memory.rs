@@ -18,7 +18,7 @@ pub fn run() -> Result<Vec<Row>, Failure> {
     let node = Node::join(crate::settings()).wait()?;
     let mut reader = Peer::start(&node, None)?;
     let mut third = Peer::start(&node, None)?;
-    let set: Set<Fields> = node.set("bench/fields").open().wait()?;
+    let set: Set<Fields> = node.set("bench/fields").replicas(0).open().wait()?;
     let start = Instant::now();
     let ids: Vec<u64> = (0..OBJECTS).collect();
     for window in ids.chunks(WINDOW) {

@@ -30,7 +30,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
             Some("turn") => {
                 let set = match &turns {
                     Some(set) => set,
-                    None => turns.insert(node.set(words[1]).open().wait()?),
+                    None => turns.insert(node.set(words[1]).replicas(0).open().wait()?),
                 };
                 answer(&take_turn(set)?.to_string())?;
                 continue;
@@ -41,7 +41,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
                 continue;
             }
             Some("metadata") => {
-                let set: Set<Fields> = node.set("bench/fields").open().wait()?;
+                let set: Set<Fields> = node.set("bench/fields").replicas(0).open().wait()?;
                 answer(&set.metadata_bytes().to_string())?;
                 continue;
             }
@@ -59,7 +59,7 @@ fn answer(text: &str) -> Result<(), Failure> {
 
 /// Becomes owner of objects of that size.
 fn own(node: &Node, set: &str, from: u64, count: u64, size: usize) -> Result<(), Failure> {
-    let set: Set<Raw> = node.set(set).open().wait()?;
+    let set: Set<Raw> = node.set(set).replicas(0).open().wait()?;
     for object in from..from + count {
         let mut guard = set.grab(object).wait()?;
         guard.0.resize(size, 7);
@@ -69,7 +69,7 @@ fn own(node: &Node, set: &str, from: u64, count: u64, size: usize) -> Result<(),
 }
 
 fn copy(node: &Node, set: &str, from: u64, count: u64) -> Result<(), Failure> {
-    let set: Set<Raw> = node.set(set).open().wait()?;
+    let set: Set<Raw> = node.set(set).replicas(0).open().wait()?;
     for object in from..from + count {
         drop(set.get(object).wait()?);
     }
@@ -88,7 +88,7 @@ pub fn take_turn(set: &Set<u64>) -> Result<f64, Failure> {
 
 /// Reads all objects of the memory measurement and returns what the copies cost.
 fn fetch(node: &Node, count: u64) -> Result<usize, Failure> {
-    let set: Set<Fields> = node.set("bench/fields").open().wait()?;
+    let set: Set<Fields> = node.set("bench/fields").replicas(0).open().wait()?;
     let before = set.metadata_bytes();
     let ids: Vec<u64> = (0..count).collect();
     for window in ids.chunks(1024) {

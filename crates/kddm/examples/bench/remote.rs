@@ -103,7 +103,7 @@ pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> R
     echo.set_nodelay(true)?;
     let name = "bench/remote";
     // The peer is the home of all objects, so the first hint is right.
-    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).open().wait()?;
+    let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).replicas(0).open().wait()?;
     let mut bench = Bench { peer, other, echo, set, name, next: 1 };
     let mut rows = Vec::new();
     for (figure, size, rounds, miss) in FIGURES {
@@ -177,7 +177,8 @@ impl Bench {
     fn ping_pong(&mut self, node: &Node, name: &str, turns: u64) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
-        let counter: Set<u64> = node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).open().wait()?;
+        let counter: Set<u64> =
+            node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).replicas(0).open().wait()?;
         for round in 0..turns + WARM_UP_TURNS {
             let mine_ns = take_turn(&counter)?;
             let floor_ns = self.ping(64, &mut reply)?;

@@ -63,6 +63,7 @@ impl LaneState {
     /// New operations on a set are refused from now on, and waiting ones end.
     fn begin_destroy(&mut self, set: SetId) {
         self.destroyed.insert(set);
+        self.cut_puts_short(Some(set));
         self.ask_back_set(set);
         self.fail_waiters(Some(set), &SetError::Destroyed.into());
     }

@@ -146,7 +146,7 @@ mod tests {
     fn nothing_is_healed_while_an_object_is_lost() {
         let nodes = Node::local_cluster(3).expect("three nodes");
         let sets: Vec<Set<u64>> =
-            nodes.iter().map(|node| node.set("unsafe").open().wait().expect("the set opens")).collect();
+            nodes.iter().map(|node| node.set("unsafe").replicas(0).open().wait().expect("the set opens")).collect();
         for object in 0..60 {
             let mut guard = sets[1].grab(object).wait_for(LIMIT).expect("nobody else has it");
             *guard = 1;

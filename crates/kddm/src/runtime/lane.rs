@@ -157,8 +157,6 @@ pub(crate) struct LaneState {
     pub scratch: Vec<u8>,
     /// This node is a home: it may hold objects, and begins operations.
     pub shares: bool,
-    /// The process of a member has ended, and it is a member still.
-    pub knows_dead: bool,
     pub signals: Signals,
     /// The last placement in which all was whole here, if somebody asked.
     pub whole_in: Option<Placement>,
@@ -204,7 +202,6 @@ impl LaneState {
             shares: false,
             whole_in: None,
             missing: None,
-            knows_dead: false,
             signals,
             desk: Desk::default(),
             link: None,

@@ -183,7 +183,6 @@ impl Runtime {
                 let peer = state.peers.entry(member.id).or_insert_with(|| Peer::unconnected(member.incarnation));
                 peer.is_proven_dead |= self.silence.is_dead(member.id, member.incarnation);
             }
-            state.knows_dead = state.peers.values().any(|peer| peer.is_proven_dead);
             let is_new = view.placement > state.core.view().placement;
             match view.try_clone().map_err(Refused::from).and_then(|copy| state.core.install_view(copy)) {
                 Err(_) if !is_new => {} // It was taken in whole, and is installed again.

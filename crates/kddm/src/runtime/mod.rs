@@ -44,7 +44,7 @@ use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Lease, Table};
-use crate::error::{AccessError, ConfigurationError, Error, MembershipError, WhyUnreachable};
+use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
 use crate::options::Config;
 use crate::rpc::Engine;
@@ -207,7 +207,7 @@ impl Runtime {
         let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
         let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
         let reached = node == self.identity.id || self.lanes.iter().all(reached);
-        let why = WhyUnreachable::Silent;
+        let why = self.lanes[0].lock().why_unreachable(node);
         (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0, why }.into())
     }
 

@@ -34,9 +34,6 @@ impl LaneState {
         self.outstanding += 1;
         self.local(set, object).waiters.push_back(waiter);
         self.run_own(set, object, None);
-        if self.knows_dead {
-            self.end_waits_for_dead(set, object);
-        }
     }
 
     /// A local thread that holds an object to write removes it. The core hears of that before the hold

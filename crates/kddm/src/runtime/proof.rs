@@ -4,20 +4,17 @@
 //! been cut off. What has come from it before may still lie in a socket here, so its connection is left
 //! to end by itself.
 
-use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
-use kddm_core::message::RequestKind;
+use kddm_core::id::{Incarnation, NodeId};
 
-use crate::error::{AccessError, Error, WaitingFor, WhyUnreachable};
+use crate::error::WhyUnreachable;
 use crate::guardian::Secret;
 use crate::runtime::Runtime;
 use crate::runtime::control::Answer;
 use crate::runtime::lane::LaneState;
-use crate::runtime::local::Wish;
-use crate::runtime::wait::Outcome;
 
 impl Runtime {
-    /// The process of that life of a member has ended: it holds and does nothing any more. Waits that
-    /// only it could end are over.
+    /// The process of that life of a member has ended: it holds and does nothing any more. Whoever decides
+    /// expels it at once, and then waits that only it could end go on with whoever has what it had.
     pub fn proven_dead(&self, node: NodeId, incarnation: Incarnation) {
         let is_meant =
             self.membership.lock().state.member(node).is_some_and(|member| member.incarnation == incarnation);
@@ -60,48 +57,16 @@ impl Runtime {
 }
 
 impl LaneState {
-    /// That life says nothing any more.
-    pub fn mark_dead(&mut self, node: NodeId, incarnation: Incarnation) {
-        let peer = self.peers.get_mut(&node).filter(|peer| peer.incarnation == incarnation);
-        let Some(peer) = peer else { return };
-        peer.is_proven_dead = true;
-        self.knows_dead = true;
-        let waits: Vec<_> = self.locals.iter().filter(|(_, local)| !local.waiters.is_empty()).collect();
-        let waits: Vec<_> = waits.into_iter().map(|(place, _)| *place).collect();
-        for (set, object) in waits {
-            self.end_waits_for_dead(set, object);
+    /// That life says nothing any more. What waits for it goes on: the next epoch asks for it anew.
+    fn mark_dead(&mut self, node: NodeId, incarnation: Incarnation) {
+        if let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.incarnation == incarnation) {
+            peer.is_proven_dead = true;
         }
     }
 
-    /// The node without which nobody who waits here for that object is served, if its process has ended.
-    fn waits_for_dead(&self, set: SetId, object: ObjectId) -> Option<NodeId> {
-        if !self.knows_dead || self.link.is_some() {
-            return None;
-        }
-        let seen = self.core.inspect(set, object)?;
-        let is_dead = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.is_proven_dead);
-        let asked = seen.wanting.then_some(seen.asked);
-        asked.into_iter().chain(seen.owed).find(is_dead)
-    }
-
-    /// Whoever waits for one that is dead has waited long enough.
-    pub fn end_waits_for_dead(&mut self, set: SetId, object: ObjectId) {
-        let Some(NodeId(node)) = self.waits_for_dead(set, object) else { return };
-        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
-        let waiters = std::mem::take(&mut local.waiters);
-        let withdraw = local.outstanding && !local.is_cancelling;
-        local.is_cancelling |= withdraw;
-        for waiter in waiters {
-            let error: Error = match waiter.wish {
-                // It may have been passed on before.
-                Wish::Request(RequestKind::Remove) => {
-                    let waiting_for = WaitingFor::Unreachable(node);
-                    AccessError::RemoveUnconfirmed { limit_ms: 0, waiting_for }.into()
-                }
-                _ => AccessError::Unreachable { node, limit_ms: 0, why: WhyUnreachable::ProcessEnded }.into(),
-            };
-            self.end_wait(set, object, waiter, Outcome::Failed(error));
-        }
-        self.run_own(set, object, withdraw.then_some(kddm_core::io::Input::Cancel));
+    /// What is known of a node that cannot be reached.
+    pub fn why_unreachable(&self, node: NodeId) -> WhyUnreachable {
+        let is_dead = self.peers.get(&node).is_some_and(|peer| peer.is_proven_dead);
+        if is_dead { WhyUnreachable::ProcessEnded } else { WhyUnreachable::Silent }
     }
 }

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kddm_core::id::{ObjectId, SetId, Version};
-use kddm_core::io::Input;
+use kddm_core::io::{Access, Input};
 
-use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::cell::Hold;
+use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::wait::{Op, Outcome};
 
@@ -19,6 +20,10 @@ pub(crate) struct Putting {
     by: By,
     /// The core has been told.
     pub is_told: bool,
+    /// Down to that level its program has given the object back meanwhile: that counts once it is over.
+    returned: Option<Access>,
+    /// The hold of a program that is gone meanwhile.
+    kept: Option<Hold>,
 }
 
 /// Who has put it.
@@ -33,19 +38,38 @@ impl LaneState {
     /// A version has been put, and is to have replicas.
     pub fn put_replicated(&mut self, set: SetId, object: ObjectId, (version, bytes): (u64, Vec<u8>), by: By) {
         let version = Version(version);
-        self.local(set, object).putting = Some(Putting { version, bytes, by, is_told: false });
+        let putting = Putting { version, bytes, by, is_told: false, returned: None, kept: None };
+        self.local(set, object).putting = Some(putting);
         self.run_own(set, object, Some(Input::Put { version }));
     }
 
     /// Why nothing is put here now, if that is so. A node that is about to leave still takes what is put.
-    pub fn refusal_to_put(&self, set: SetId) -> Option<Error> {
+    pub fn refusal_to_put(&self) -> Option<Error> {
         if self.stopped {
             return Some(MembershipError::Stopped.into());
         }
-        if self.fenced {
-            return Some(AccessError::Fenced.into());
+        self.fenced.then(|| AccessError::Fenced.into())
+    }
+
+    /// The put of that program that waits for its replicas.
+    fn put_of(&mut self, session: u32, place: (SetId, ObjectId)) -> Option<&mut Putting> {
+        let putting = self.locals.get_mut(&place)?.putting.as_mut()?;
+        matches!(putting.by, By::Program(by) if by == session).then_some(putting)
+    }
+
+    /// A program gives back what it has put just now. True: it counts later.
+    pub fn returns_later(&mut self, session: u32, place: (SetId, ObjectId), level: Access) -> bool {
+        let putting = self.put_of(session, place);
+        putting.map(|putting| putting.returned = Some(level)).is_some()
+    }
+
+    /// The hold of a program that is gone ends, once what it has put is safe.
+    pub fn release_after_put(&mut self, session: u32, place: (SetId, ObjectId), hold: Option<Hold>) {
+        let Some(hold) = hold else { return };
+        match self.put_of(session, place) {
+            Some(putting) => putting.kept = Some(hold),
+            None => _ = hold.release(),
         }
-        self.destroyed.contains(set).then(|| SetError::Destroyed.into())
     }
 
     /// The replicas have that version.
@@ -53,20 +77,26 @@ impl LaneState {
         let local = self.local(set, object);
         let Some(putting) = local.putting.take_if(|putting| putting.version == version) else { return };
         self.end_put((set, object), putting, Outcome::Done);
+        todo.extend(self.end_of_trial_if_tried(set, object));
         self.serve_local(set, object, todo);
     }
 
-    fn end_put(&mut self, (set, object): (SetId, ObjectId), putting: Putting, outcome: Outcome) {
-        match putting.by {
+    fn end_put(&mut self, place: (SetId, ObjectId), putting: Putting, outcome: Outcome) {
+        let session = match putting.by {
             By::Thread(op, release) => {
                 release();
                 self.complete(&op, outcome);
+                return;
             }
-            By::Program(session) if matches!(outcome, Outcome::Done) => {
-                self.desk.say_safe(session, (set, object), putting.version.0);
-            }
-            // Its session ends, or the set does, and it hears that.
-            By::Program(_) => {}
+            By::Program(session) => session,
+        };
+        // Else its session ends, or the set does, and it hears that.
+        if matches!(outcome, Outcome::Done) {
+            self.desk.say_safe(session, place, putting.version.0);
+        }
+        let _driver_is_here = putting.kept.map(Hold::release);
+        if let Some(level) = putting.returned {
+            self.lower_loan(session, place, level);
         }
     }
 

@@ -127,12 +127,18 @@ impl SetHere {
     ) -> Result<Arc<Op>, Error> {
         let lane = self.lane(object);
         let mut state = lane.lock();
-        if let Some(error) = state.refusal_to_put(self.set) {
+        if let Some(error) = state.refusal_to_put() {
             return Err(error);
         }
         let op = Arc::new(Op::new(Arc::clone(lane)));
         let (version, release) = publish();
-        state.put_replicated(self.set, ObjectId(object), (version, bytes), By::Thread(Arc::clone(&op), release));
+        if state.destroyed.contains(self.set) {
+            // It was held when the end of its set began: it is put, and nobody else will have it.
+            release();
+            state.complete(&op, Outcome::Done);
+        } else {
+            state.put_replicated(self.set, ObjectId(object), (version, bytes), By::Thread(Arc::clone(&op), release));
+        }
         lane.finish(state);
         Ok(op)
     }

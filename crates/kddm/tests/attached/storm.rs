@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kddm::{Fate, Node, Pod, Set};
+use kddm::{Fate, Node, Pod, Set, WriteGuard};
 
 use crate::House;
 use crate::seat::{LIMIT, until};
@@ -25,8 +25,7 @@ fn open(node: &Node) -> Set<Pod<u64>> {
 }
 
 /// Adds one, and notes that it did. An error that does not say that nothing happened is noted apart.
-fn add(set: &Set<Pod<u64>>, object: u64, sure: &[AtomicU64], unsure: &AtomicU64) {
-    let Ok(mut guard) = set.grab(object).wait_for(LIMIT) else { return };
+fn add(mut guard: WriteGuard<Pod<u64>>, object: u64, sure: &[AtomicU64], unsure: &AtomicU64) {
     guard.0 += 1;
     match guard.put().wait_for(LIMIT) {
         Ok(()) => _ = sure[object as usize].fetch_add(1, Ordering::Relaxed),
@@ -38,7 +37,11 @@ fn add(set: &Set<Pod<u64>>, object: u64, sure: &[AtomicU64], unsure: &AtomicU64)
 fn one_turn(set: &Set<Pod<u64>>, seed: &mut u64, sure: &[AtomicU64], unsure: &AtomicU64) {
     let object = next(seed) % OBJECTS;
     match next(seed) % 12 {
-        0..=3 => add(set, object, sure, unsure),
+        0..=3 => {
+            if let Ok(guard) = set.grab(object).wait_for(LIMIT) {
+                add(guard, object, sure, unsure);
+            }
+        }
         4 => _ = set.get(object).wait_for(LIMIT),
         5 => _ = set.object(object).read().wait_for(LIMIT),
         6 => {
@@ -47,11 +50,8 @@ fn one_turn(set: &Set<Pod<u64>>, seed: &mut u64, sure: &[AtomicU64], unsure: &At
             }
         }
         7 => {
-            if let Ok(mut guard) = set.try_grab(object).wait_for(LIMIT) {
-                guard.0 += 1;
-                if guard.put().wait_for(LIMIT).is_ok() {
-                    sure[object as usize].fetch_add(1, Ordering::Relaxed);
-                }
+            if let Ok(guard) = set.try_grab(object).wait_for(LIMIT) {
+                add(guard, object, sure, unsure);
             }
         }
         8 => set.grab(object).cancel(),

@@ -19,7 +19,7 @@ fn cluster() -> Cluster {
     let cluster = Cluster::new(Place::Processes, 3);
     for seat in cluster.iter() {
         for (set, home) in [(crate::seat::SET, 1), (AT_THIRD, 3)] {
-            let opened = seat.hand(0).in_set(set).open(Some(PlacedBy::Fixed(home)));
+            let opened = seat.hand(0).in_set(set).open_without_replicas(Some(PlacedBy::Fixed(home)));
             opened.expect("the set opens");
         }
     }
@@ -64,7 +64,7 @@ fn a_killed_process_is_named_and_the_others_go_on() {
     third.hand(0).read(2);
     first.hand(0).write(4, 4);
     for seat in [first, second] {
-        seat.hand(6).in_set("another set").open(Some(PlacedBy::Fixed(2))).expect("all are alive");
+        seat.hand(6).in_set("another set").open_without_replicas(Some(PlacedBy::Fixed(2))).expect("all are alive");
     }
     third.hand(0).grab(1);
     let requests = third.received("request");

@@ -29,7 +29,7 @@ impl Linked {
         let proxy = Proxy::before(&sockets.path("1"));
         let contact = first.address().clone();
         let second = Node::join(config(second).contact(contact)).wait().expect("a live contact");
-        let sets = [&first, &second].map(|node| node.set("numbers").open().wait().expect("the set opens"));
+        let sets = [&first, &second].map(|node| node.set("numbers").replicas(0).open().wait().expect("the set opens"));
         Linked { proxy, sets, nodes: [first, second], _sockets: sockets }
     }
 

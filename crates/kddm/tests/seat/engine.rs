@@ -47,6 +47,7 @@ pub enum Op {
         placed_by: Option<PlacedBy>,
         existing: bool,
         wait_limit_ms: Option<u64>,
+        replicas: Option<u8>,
     },
     /// Opens the set with another type than all others do.
     OpenAsText,
@@ -271,7 +272,9 @@ impl Hand {
     fn command(&mut self, Command { set: name, op, limit_ms, .. }: Command) -> Result<Reply, Error> {
         self.limit = limit_ms.map(Duration::from_millis);
         match op {
-            Op::Open { placed_by, existing, wait_limit_ms } => self.open(name, placed_by, existing, wait_limit_ms),
+            Op::Open { placed_by, existing, wait_limit_ms, replicas } => {
+                self.open(name, (placed_by, replicas), existing, wait_limit_ms)
+            }
             Op::OpenAsText => self.shared.node.set::<String>(&name).open().wait().map(|_| Reply::Done),
             Op::Get { object, existing: false } => {
                 let guard = Guard::Read(self.wait(self.set(&name).get(object))?);
@@ -350,7 +353,7 @@ impl Hand {
     fn open(
         &self,
         name: String,
-        placed_by: Option<PlacedBy>,
+        (placed_by, replicas): (Option<PlacedBy>, Option<u8>),
         existing: bool,
         wait_limit_ms: Option<u64>,
     ) -> Result<Reply, Error> {
@@ -361,6 +364,9 @@ impl Hand {
         });
         if let Some(placed_by) = placed_by {
             builder = builder.placement(placed_by);
+        }
+        if let Some(replicas) = replicas {
+            builder = builder.replicas(replicas);
         }
         if let Some(limit_ms) = wait_limit_ms {
             builder = builder.wait_limit(Duration::from_millis(limit_ms));

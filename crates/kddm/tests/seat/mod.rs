@@ -312,7 +312,12 @@ impl<'a> Hand<'a> {
     }
 
     pub fn open(self, placed_by: Option<PlacedBy>) -> Result<(), Failure> {
-        self.try_done(Op::Open { placed_by, existing: false, wait_limit_ms: None })
+        self.try_done(Op::Open { placed_by, existing: false, wait_limit_ms: None, replicas: None })
+    }
+
+    /// As [`Self::open`]: nobody else has a copy, and a put waits for nobody.
+    pub fn open_without_replicas(self, placed_by: Option<PlacedBy>) -> Result<(), Failure> {
+        self.try_done(Op::Open { placed_by, existing: false, wait_limit_ms: None, replicas: Some(0) })
     }
 
     /// Gets and keeps the guard.

@@ -18,7 +18,7 @@ cases! {
     t20_breaks => t20_a_destroy_breaks_holders_at_its_limit_local, t20_a_destroy_breaks_holders_at_its_limit_processes;
 }
 
-const EXISTING: Op = Op::Open { placed_by: None, existing: true, wait_limit_ms: None };
+const EXISTING: Op = Op::Open { placed_by: None, existing: true, wait_limit_ms: None, replicas: None };
 
 /// A set that nobody has created: an error that names it, from everywhere, and nothing is created.
 fn t19(place: Place) {
@@ -44,7 +44,7 @@ fn t19_opens(place: Place) {
         let opens: Vec<_> = cluster
             .iter()
             .flat_map(|seat| [0, 1].map(|hand| seat.hand(hand).in_set(name)))
-            .map(|hand| hand.ask(Op::Open { placed_by: None, existing: false, wait_limit_ms: None }))
+            .map(|hand| hand.ask(Op::Open { placed_by: None, existing: false, wait_limit_ms: None, replicas: None }))
             .collect();
         opens.into_iter().for_each(|ticket| ticket.done().expect("the set opens"));
         for seat in cluster.iter() {

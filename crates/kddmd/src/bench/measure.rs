@@ -65,7 +65,7 @@ impl<'a> Bench<'a> {
             let home = if kind.is_home_here { node.id() } else { bench.others[0] };
             let name = SetName { name: format!("{name}/{}", kind.name), object_bytes: kind.bytes as u32 };
             let set = node.set::<Raw>(&name.name).placement(PlacedBy::Fixed(home));
-            let set = set.first_touch(move |_| Raw(vec![0; kind.bytes])).open().wait()?;
+            let set = set.replicas(0).first_touch(move |_| Raw(vec![0; kind.bytes])).open().wait()?;
             bench.sets.push(Temporary { kind, name, set });
         }
         Ok(bench)

@@ -12,7 +12,7 @@ use kddmd::admin::client::{Client, ClientError};
 use kddmd::admin::protocol::{self, Action, Failure, Form};
 use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
-use kddmd::demo::{DemoError, worker};
+use kddmd::demo::{DemoError, watched, worker};
 use kddmd::playground::{self, PlaygroundError};
 use kddmd::{bench, daemon, guardian, history, show};
 use serde_json::{Value as Json, json};
@@ -78,14 +78,10 @@ enum Command {
     },
     /// One process of the demo; started by it.
     #[command(hide = true)]
-    DemoWorker {
-        /// The node to join by.
-        #[arg(long)]
-        contact: String,
-        /// The session of the demo's cluster.
-        #[arg(long)]
-        session: u16,
-    },
+    DemoWorker(worker::Part),
+    /// The guardian of the demo's processes; started by it.
+    #[command(hide = true)]
+    DemoGuardian(kddmd::guardian::Arguments),
     /// A cluster of daemons on this host that leaves nothing behind, for a command or until Ctrl-C.
     Playground {
         /// How many daemons.
@@ -155,7 +151,8 @@ struct Which1 {
 
 #[derive(Args)]
 struct Made {
-    /// How many other nodes keep a copy of each object, if the set is made; one that exists must be so.
+    /// How many other nodes keep a copy of each object, if the set is made (1 unless given); one that exists must
+    /// be so.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=7))]
     replicas: Option<u8>,
 }
@@ -201,27 +198,26 @@ enum Object {
 }
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
 struct DemoArguments {
     #[command(subcommand)]
     which: Option<Demo>,
-    #[command(flatten)]
-    words: WordsArguments,
+    /// The folder whose words are counted [default: the current one].
+    dir: Option<PathBuf>,
+    /// Processes that count, each with a node of its own.
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes: u16,
+    /// Kill one of them with SIGKILL in the middle of its work: nothing is lost, and nothing counted twice.
+    #[arg(long, global = true)]
+    kill: bool,
 }
 
 #[derive(Subcommand)]
 enum Demo {
     /// Count the words of all text files below a folder, in several processes at once.
-    Words(WordsArguments),
-}
-
-#[derive(Args)]
-struct WordsArguments {
-    /// The folder [default: the current one].
-    dir: Option<PathBuf>,
-    /// Processes that count, each with a node of its own.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
-    nodes: u16,
+    Words {
+        /// The folder [default: the current one].
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Why the tool ends without success.
@@ -320,14 +316,16 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             Ok(0)
         }
         Command::Demo(demo) => {
-            let words = match demo.which {
-                Some(Demo::Words(words)) => words,
-                None => demo.words,
+            let dir = match demo.which {
+                Some(Demo::Words { dir }) => dir,
+                None => demo.dir,
             };
-            let dir = words.dir.unwrap_or_else(|| PathBuf::from("."));
-            Ok(u8::from(!words::run(&Options { dir, nodes: words.nodes, json: cli.json })?))
+            let dir = dir.unwrap_or_else(|| PathBuf::from("."));
+            let options = Options { dir, nodes: demo.nodes, json: cli.json, kill: demo.kill };
+            Ok(u8::from(!words::run(&options)?))
         }
-        Command::DemoWorker { contact, session } => Ok(u8::from(!worker::run(&contact, session)?)),
+        Command::DemoWorker(part) => Ok(u8::from(!worker::run(&part)?)),
+        Command::DemoGuardian(arguments) => Ok(u8::from(watched::run(arguments) != ExitCode::SUCCESS)),
         Command::Playground { nodes, log, command } => {
             Ok(playground::run(&playground::Options { nodes, command, json: cli.json, log })?)
         }

@@ -18,20 +18,55 @@ const PROBE_BYTES: usize = 8192;
 
 /// The words that share one object id, each with its count. Nearly always one word.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts(pub Vec<(String, u64)>);
+pub struct Counts(Vec<Count>);
+
+/// How often a word was counted, and in which files, where that is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Count {
+    word: String,
+    count: u64,
+    /// A bit for each file.
+    files: Vec<u64>,
+}
+
+impl Count {
+    /// Records that a file is counted; false if it was.
+    fn record(&mut self, file: u32) -> bool {
+        let (at, bit) = ((file / 64) as usize, 1 << (file % 64));
+        if self.files.len() <= at {
+            self.files.resize(at + 1, 0);
+        }
+        let is_new = self.files[at] & bit == 0;
+        self.files[at] |= bit;
+        is_new
+    }
+}
 
 impl Counts {
     /// Adds to the count of a word.
     pub fn add(&mut self, word: &str, count: u64) {
-        match self.0.iter_mut().find(|(known, _)| known == word) {
-            Some((_, total)) => *total += count,
-            None => self.0.push((word.to_string(), count)),
+        self.entry(word).count += count;
+    }
+
+    /// As [`Self::add`], what a file has of the word; nothing if it was added before.
+    pub fn add_of_file(&mut self, file: u32, word: &str, count: u64) {
+        let entry = self.entry(word);
+        if entry.record(file) {
+            entry.count += count;
         }
+    }
+
+    fn entry(&mut self, word: &str) -> &mut Count {
+        let at = self.0.iter().position(|known| known.word == word).unwrap_or_else(|| {
+            self.0.push(Count { word: word.to_string(), ..Count::default() });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
     }
 
     /// The count of a word; zero if it was never added.
     pub fn of(&self, word: &str) -> u64 {
-        self.0.iter().find(|(known, _)| known == word).map_or(0, |(_, count)| *count)
+        self.0.iter().find(|known| known.word == word).map_or(0, |known| known.count)
     }
 }
 
@@ -196,5 +231,15 @@ mod tests {
         counts.add("two", 2);
         counts.add("one", 3);
         assert_eq!((counts.of("one"), counts.of("two"), counts.of("three")), (4, 2, 0));
+    }
+
+    #[test]
+    fn what_a_file_has_of_a_word_is_added_once() {
+        let mut counts = Counts::default();
+        for file in [0, 63, 64, 200, 64, 0] {
+            counts.add_of_file(file, "one", 10);
+        }
+        counts.add_of_file(0, "two", 1);
+        assert_eq!((counts.of("one"), counts.of("two")), (40, 1));
     }
 }

@@ -1,6 +1,8 @@
 //! Demonstrations: real processes, real data, and a check that the result is right.
 
 pub mod count;
+pub mod dealt;
+pub mod watched;
 pub mod words;
 pub mod worker;
 pub mod workers;
@@ -30,6 +32,12 @@ pub enum DemoError {
     /// All counting processes live, and none has counted anything for long.
     #[error("no counting process has said anything for {0} s; is one of them stopped?")]
     Silent(u64),
+    /// There is nobody to tell of the end of a process.
+    #[error("the guardian of the demonstration does not start: {0}")]
+    Guardian(String),
+    /// What the killed process had was not taken over.
+    #[error("not all is whole {0} s after a process was killed")]
+    NotWhole(u64),
     /// The result could not be printed.
     #[error("the result could not be written to standard output: {0}")]
     Output(std::io::Error),

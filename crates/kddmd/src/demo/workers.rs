@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use kddm::Node;
-
 use super::DemoError;
 use super::count::write_list;
-use super::worker::Report;
+use super::worker::{Part, Report};
 
 /// How long a counting process may take to end once its standard input has ended: all that it does
 /// then is to exit. One that was stopped never does, and is killed.
@@ -23,8 +21,8 @@ const END_CHECK: Duration = Duration::from_millis(5);
 
 /// What is heard from counting processes, numbered from 1, and from the thread that reads back.
 pub enum Event {
-    /// One says something.
-    Report(Report),
+    /// That one says something.
+    Report(usize, Report),
     /// One has ended, or at least closed its standard output.
     Ended(usize),
     /// All objects have been read back and compared.
@@ -33,8 +31,12 @@ pub enum Event {
 
 struct Worker {
     child: Child,
+    /// It was killed on purpose: its end is no surprise.
+    is_killed: bool,
+    /// Until it has been given its list.
+    input: Option<ChildStdin>,
     /// As long as this is here, its standard input does not end.
-    _keeps_input: Sender<()>,
+    keeps_input: Option<Sender<()>>,
 }
 
 /// Counting processes; none outlives the demonstration.
@@ -46,35 +48,24 @@ impl Workers {
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(
-        &mut self,
-        node: &Node,
-        session: u16,
-        files: &Arc<Vec<PathBuf>>,
-        events: &Sender<Event>,
-    ) -> Result<(), DemoError> {
+    pub fn start(&mut self, part: &Part, events: &Sender<Event>) -> Result<(), DemoError> {
         let number = self.0.len() + 1;
         let failed = |error: std::io::Error| DemoError::Worker { number, reason: error.to_string() };
         let program = std::env::current_exe().map_err(failed)?;
         let mut child = Command::new(program)
-            .args(["demo-worker", "--contact", &node.address().to_string(), "--session", &session.to_string()])
+            .arg("demo-worker")
+            .args(part.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(failed)?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
-        let (keeps_input, ended) = channel();
-        self.0.push(Worker { child, _keeps_input: keeps_input });
-        if let Some(input) = input {
-            let files = Arc::clone(files);
-            // One that does not read must not keep the others from being started.
-            std::thread::spawn(move || feed(input, &files, &ended));
-        }
+        self.0.push(Worker { child, is_killed: false, input, keeps_input: None });
         let events = events.clone();
         std::thread::spawn(move || {
             for line in output.map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
                 let Ok(report) = serde_json::from_str(&line) else { continue };
-                if events.send(Event::Report(report)).is_err() {
+                if events.send(Event::Report(number, report)).is_err() {
                     return;
                 }
             }
@@ -83,11 +74,37 @@ impl Workers {
         Ok(())
     }
 
+    /// Gives the list of files to those that have none yet: they begin to count.
+    pub fn begin(&mut self, files: &Arc<Vec<PathBuf>>) {
+        for worker in &mut self.0 {
+            let Some(input) = worker.input.take() else { continue };
+            let (keeps_input, ended) = channel();
+            worker.keeps_input = Some(keeps_input);
+            let files = Arc::clone(files);
+            // One that does not read must not keep the others from it.
+            std::thread::spawn(move || feed(input, &files, &ended));
+        }
+    }
+
+    /// Kills one, as `kill -9` does.
+    pub fn kill(&mut self, number: usize) {
+        if let Some(worker) = self.0.get_mut(number - 1) {
+            worker.is_killed = true;
+            let _it_may_have_ended = worker.child.kill();
+        }
+    }
+
+    /// Whether it was killed on purpose.
+    pub fn is_killed(&self, number: usize) -> bool {
+        self.0.get(number - 1).is_some_and(|worker| worker.is_killed)
+    }
+
     /// Why the demonstration failed, when the process `number` ended before it was to: one that was
     /// killed is the cause, and others fail after it because they miss its objects.
     pub fn blame(&mut self, number: usize) -> DemoError {
         let status = self.0.get_mut(number - 1).and_then(|worker| ended_within(&mut worker.child, END_LIMIT));
-        let killed = (1..).zip(&mut self.0).find_map(|(number, worker)| {
+        let others = (1..).zip(&mut self.0).filter(|(_, worker)| !worker.is_killed);
+        let killed = others.into_iter().find_map(|(number, worker)| {
             let status = worker.child.try_wait().ok()??;
             status.signal().map(|_| (number, status))
         });

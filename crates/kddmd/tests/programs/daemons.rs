@@ -46,9 +46,14 @@ fn two_daemons_share_objects_and_are_seen() {
     let shown = second.json(&scratch, &["sets", "show", "counter"]);
     assert_eq!(shown["codec"], "json");
     assert!(shown["busiest_shards"][0]["inputs"].as_u64() > Some(0), "{shown}");
-    assert_eq!(shown["replicas"], 0);
-    let safe = ["object", "put", "safe", "1", "twice", "--as", "text", "--replicas"];
-    assert!(first.tool(&scratch, &[&safe[..], &["1"]].concat()).status.success());
+    assert_eq!(shown["replicas"], 1, "unless somebody says how many");
+    let quick = ["object", "put", "quick", "1", "once", "--as", "text", "--replicas", "0"];
+    assert!(first.tool(&scratch, &quick).status.success());
+    assert_eq!(second.json(&scratch, &["sets", "show", "quick"])["replicas"], 0);
+    let safe = ["object", "put", "safe", "1", "twice", "--as", "text"];
+    assert!(first.tool(&scratch, &safe).status.success());
+    let safe = [&safe[..], &["--replicas"]].concat();
+    assert!(first.tool(&scratch, &[&safe[..], &["1"]].concat()).status.success(), "the same, said explicitly");
     let shown = second.json(&scratch, &["sets", "show", "safe"]);
     assert_eq!((&shown["replicas"], &shown["replicas_here"], &shown["lost_here"]), (&1.into(), &1.into(), &0.into()));
     let differs = second.tool(&scratch, &[&safe[..], &["2"]].concat());

@@ -44,7 +44,7 @@ fn a_daemon_that_is_killed_takes_only_along_what_had_no_replica() {
     let (_second, third) = (other("second"), other("third"));
     for id in 1..=20 {
         let id = id.to_string();
-        for set in [&["safe", &id, "1", "--replicas", "1"][..], &["unsafe", &id, "1"]] {
+        for set in [&["safe", &id, "1"][..], &["unsafe", &id, "1", "--replicas", "0"]] {
             let output = third.tool(&scratch, &[&["object", "incr"], set].concat());
             assert!(output.status.success(), "{}", text(&output.stderr));
         }

@@ -318,9 +318,14 @@ impl LaneState {
             // It may have been asked for less than all, before.
             return self.ask_back(set, object, Access::None, None);
         }
-        let is_tried = self.locals.get(&(set, object)).is_some_and(|local| local.is_trying && !local.waits_for_memory);
-        let input = if is_tried { self.end_of_trial(set, object) } else { None };
+        let input = self.end_of_trial_if_tried(set, object);
         self.run_own(set, object, input);
+    }
+
+    /// As [`Self::end_of_trial`], if the core tries at all.
+    pub fn end_of_trial_if_tried(&mut self, set: SetId, object: ObjectId) -> Option<Input> {
+        let is_tried = self.locals.get(&(set, object)).is_some_and(|local| local.is_trying && !local.waits_for_memory);
+        if is_tried { self.end_of_trial(set, object) } else { None }
     }
 
     /// What the core is to hear about its try, if that is known by now.

@@ -244,6 +244,15 @@ impl LaneState {
         link.unsafe_puts.entry((set, object)).or_default().push((version, op));
     }
 
+    /// The set is gone: what was under way may have been put, or not.
+    fn cut_unsafe_puts_short(&mut self, set: SetId) {
+        let Some(link) = &mut self.link else { return };
+        let cut: Vec<_> = link.unsafe_puts.extract_if(|(of, _), _| *of == set).flat_map(|(_, puts)| puts).collect();
+        for (_, op) in cut {
+            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
+        }
+    }
+
     /// Puts up to that version have their replicas.
     fn puts_are_safe(&mut self, place: Place, version: u64) {
         let Some(link) = &mut self.link else { return };
@@ -337,6 +346,7 @@ impl LaneState {
             }
             Word::SetEnded => {
                 self.end_set(set);
+                self.cut_unsafe_puts_short(set);
                 if let Some(link) = &mut self.link {
                     link.ending.remove(&set);
                     link.opened.remove(&set);
@@ -436,8 +446,8 @@ impl LaneState {
         poller.remove(&*link.stream);
         link.stream.shutdown();
         link.outbox.cut();
-        let mut puts = std::mem::take(&mut link.puts);
-        puts.extend(std::mem::take(&mut link.unsafe_puts).into_values().flatten());
+        let puts = std::mem::take(&mut link.puts);
+        let taken = std::mem::take(&mut link.unsafe_puts);
         let ended = if self.stopped { MembershipError::Stopped } else { MembershipError::Detached };
         let error: Error = ended.into();
         for store in self.stores.values() {
@@ -449,6 +459,10 @@ impl LaneState {
         self.fail_waiters(None, &error);
         for (_, op) in puts {
             self.complete(&op, Outcome::Failed(error.clone()));
+        }
+        // The node has these, and nobody says any more whether their replicas do.
+        for (_, op) in taken.into_values().flatten() {
+            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
         }
         self.signals.links.raise();
     }

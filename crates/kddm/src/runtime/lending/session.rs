@@ -302,8 +302,13 @@ impl LaneState {
         loan.is_first_touch = false;
         let is_undecodable = store.put_held(hold, version, body).is_err();
         self.statistics.undecodable += u64::from(is_undecodable);
-        if set.replicas() > 0 {
-            // The program does not wait for it.
+        if set.replicas() == 0 {
+            return Ok(());
+        }
+        // In a set that ends nobody else will have it.
+        if self.destroyed.contains(set) {
+            self.desk.say_safe(number, (set, object), version);
+        } else {
             self.put_replicated(set, object, (version, body.to_vec()), By::Program(number));
         }
         Ok(())
@@ -322,7 +327,7 @@ impl LaneState {
         let Some(loan) = self.desk.loan(number, place) else {
             return if self.destroyed.contains(set) { Ok(()) } else { Err("a return of what it does not have") };
         };
-        let (asked, Some(store)) = (loan.asked.take(), store) else { return Err("a return of what is not here") };
+        let (asked, Some(store)) = (loan.asked, store) else { return Err("a return of what is not here") };
         let to = match asked {
             Some(Asked::GiveBack(to)) => to,
             Some(Asked::Try) => Access::None,
@@ -339,19 +344,26 @@ impl LaneState {
             };
             is_undecodable = store.put_held(hold, store.version(cell), body).is_err();
         }
+        if level > Access::None && !store.has_value(cell) {
+            return Err("a copy kept of what has no value");
+        }
+        self.statistics.undecodable += u64::from(is_undecodable);
+        if !self.returns_later(number, place, level) {
+            self.lower_loan(number, place, level);
+            self.returned(set, object);
+        }
+        Ok(())
+    }
+
+    /// A program has no more of an object than that.
+    pub fn lower_loan(&mut self, number: u32, place: Place, level: Access) {
         if level == Access::None {
             let loan = self.desk.take_loan(number, place);
             let _driver_is_here = loan.and_then(|loan| loan.hold).map(Hold::release);
-        } else {
-            if !store.has_value(cell) {
-                return Err("a copy kept of what has no value");
-            }
-            (loan.level, loan.is_first_touch) = (level, false);
+        } else if let Some(loan) = self.desk.loan(number, place) {
+            (loan.level, loan.is_first_touch, loan.asked) = (level, false, None);
             loan.hold = loan.hold.take().map(Hold::downgraded);
         }
-        self.statistics.undecodable += u64::from(is_undecodable);
-        self.returned(set, object);
-        Ok(())
     }
 
     fn program_declines(&mut self, number: u32, place: Place) -> Result<(), &'static str> {
@@ -383,7 +395,7 @@ impl LaneState {
         }
         for place in session.borrowed {
             let loan = self.desk.take_loan(number, place);
-            let _driver_is_here = loan.and_then(|loan| loan.hold).map(Hold::release);
+            self.release_after_put(number, place, loan.and_then(|loan| loan.hold));
             self.returned(place.0, place.1);
         }
     }
