@@ -226,6 +226,27 @@ impl Node {
 
     /// Registers a notifier, as [`Config::notifier`] does, for what comes from now on.
     ///
+    /// A program that is attached is told of each view that its node has installed, in the same order; the node
+    /// waits for nobody there, so that a program may hear of a change when it is in force already. While the node is gone
+    /// nothing is told; once the program is attached again it hears of all that has changed meanwhile, also that
+    /// the node has begun a new life.
+    ///
+    /// ```
+    /// use kddm::{Chain, Priority};
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let socket = std::env::temp_dir().join(format!("kddm-notifier-{}.sock", std::process::id()));
+    /// nodes[0].accept_programs(&socket)?;
+    /// let program = kddm::Node::attach(&socket).wait()?;
+    /// let (sender, told) = std::sync::mpsc::channel();
+    /// let notifier = program.notifier(Chain::Possible, Priority::APPLICATION, "watch", move |event| {
+    ///     let _nobody_listens = sender.send((event.node, event.to));
+    /// })?;
+    /// nodes[1].stop();
+    /// assert_eq!(told.recv().ok(), Some((nodes[1].id(), kddm::NodeState::Online)));
+    /// notifier.remove();
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `OutOfRange` for a name that cannot stand in a log, or beyond 256 notifiers.
     pub fn notifier(
@@ -235,7 +256,6 @@ impl Node {
         name: &str,
         function: impl Fn(&MemberEvent) + Send + Sync + 'static,
     ) -> Result<Notifier, Error> {
-        self.is_no_program("be told who comes and goes", "watch `members`, or register in a program that is a node")?;
         let wanted = Wanted { chain, priority, name: name.into(), function: Arc::new(function) };
         let registered = self.runtime().notify.register(self.id(), &wanted);
         let registration = registered.map_err(|error| refused(name, &error))?;

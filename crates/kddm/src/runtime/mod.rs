@@ -80,7 +80,7 @@ pub(crate) struct Runtime {
     pub membership: Mutex<Membership>,
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
-    pub notify: Notify,
+    pub notify: Arc<Notify>,
     pub signals: Signals,
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
@@ -114,7 +114,7 @@ pub(crate) struct Parts {
     pub lanes: Vec<Arc<Lane>>,
     pub limits: Limits,
     pub membership: Membership,
-    pub notify: Notify,
+    pub notify: Arc<Notify>,
     pub signals: Signals,
     pub lease: Arc<Lease>,
 }
@@ -250,6 +250,7 @@ impl Runtime {
         }
         if self.lender.is_some() {
             self.wait_for_puts(limit);
+            self.close_notifiers(limit);
         } else {
             // A fenced node does not leave: it would say that nothing of what it held is lost.
             let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);

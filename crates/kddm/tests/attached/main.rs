@@ -7,6 +7,7 @@ mod seat;
 
 mod ends;
 mod hostile;
+mod notifiers;
 mod processes;
 mod sharing;
 mod storm;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
 use super::link::Link;
+use super::views;
 use super::{TAKES_NOTHING, VERSION};
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
@@ -97,6 +98,9 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
         program_takes_nothing: TAKES_NOTHING,
     };
+    let view = views::decode(&welcome.view).map_err(|reason| not_attached(socket, reason.into()))?;
+    let notify = Arc::new(Notify::new(config.notifier_limit, identity.id.0, &[])?);
+    notify.begin_with(view);
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     // What is lent here is used no longer than by the node that lends it.
     lease.set_deadline_ns(welcome.lease_until_ns);
@@ -106,11 +110,10 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         // Nothing is ever handed to this core: the link stands in its place.
         let core = Core::new(identity.id, identity.incarnation, number);
         let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
-        lane.link = Some(Box::new(Link::new(stream, &poller).map_err(system("the socket"))?));
+        lane.link = Some(Box::new(Link::new(stream, &poller, Arc::clone(&notify)).map_err(system("the socket"))?));
         lane.shares = true;
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }
-    let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
     let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
     let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
     let lender = Some(Lender { socket: socket.into(), pass, members });
@@ -136,6 +139,10 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
         runtime.threads.lock().push(thread.map_err(system("threads"))?);
     }
+    let tells = Arc::clone(&runtime);
+    // As in a node: a stop waits for the notifiers, up to a limit, and not for their thread.
+    let teller = std::thread::Builder::new().name("kddm-notify".into()).spawn(move || tells.run_notifiers());
+    teller.map_err(system("threads"))?;
     let keeps = Arc::clone(&runtime);
     // Not among those that a stop waits for: it may be waiting for the node.
     let keeper = std::thread::Builder::new().name("kddm-attached".into()).spawn(move || keeps.keep_attached());

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::failure::Failure;
 use super::session::{SESSIONS, Session};
+use super::views;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
@@ -105,6 +106,8 @@ pub(super) struct Welcome {
     pub wait_limit_ms: u64,
     /// The membership, as the node knows it.
     pub state: Vec<u8>,
+    /// The view that the node has installed.
+    pub view: Vec<u8>,
     /// Until when the node may use what it lends.
     pub lease_until_ns: u64,
 }
@@ -309,6 +312,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(NAME_BYTES).collect();
     let pid = pid_of(&stream);
     tracing::debug!(program = session, pid, name, "a program is attached");
+    let view = views::encode(lane.lock().core.view());
     let welcome = Reply::Welcome(Welcome {
         session,
         secret,
@@ -319,6 +323,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         object_limit_bytes: runtime.limits.object_bytes as u64,
         wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
         state: runtime.membership.lock().state.encode(),
+        view,
         lease_until_ns: runtime.lease.deadline_ns(),
     });
     let mut program = Session::new(stream, name, pid, secret);
@@ -329,6 +334,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         return Err(io::Error::other("this node has stopped"));
     }
     let connected = state.connect_program(session, program, &lane.poller);
+    state.tell_program_of_view(session);
     state.desk.make_dirty(session);
     lane.finish(state);
     connected

@@ -14,6 +14,7 @@ use super::Place;
 use super::attach::{Lender, Pass, be_let_in, known};
 use super::door::{Question, Told};
 use super::link::Link;
+use super::views;
 use crate::cell::RevokeResult;
 use crate::error::{Error, MembershipError, SetError};
 use crate::runtime::Runtime;
@@ -114,6 +115,9 @@ impl Runtime {
         if (identity.id, streams.len()) != (self.identity.id, self.lanes.len()) {
             return Err(Trouble::ForGood("it is another node of the cluster now"));
         }
+        let Ok(view) = views::decode(&welcome.view) else { return Err(Trouble::ForGood("it speaks another language")) };
+        // Before what its new life says.
+        self.notify.installed(view);
         let incarnation = identity.incarnation;
         *lender.pass.lock() = Pass { session: welcome.session, secret: welcome.secret, incarnation };
         *lender.members.lock() = known(&state, identity.id);
@@ -179,7 +183,7 @@ impl LaneState {
         poller: &Poller,
     ) -> std::io::Result<()> {
         let Some(old) = self.link.as_ref().filter(|_| !self.stopped && !self.fenced) else { return Ok(()) };
-        let mut link = Box::new(Link::new(stream, poller)?);
+        let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify))?);
         link.numbered = old.numbered;
         link.opened.clone_from(living);
         let sets: Vec<SetId> = self.stores.keys().copied().collect();

@@ -1,7 +1,7 @@
 //! What needs a look inside.
 
 use std::future::Future;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use kddm_core::message::RequestKind;
 
 use super::VERSION;
 use super::door::{Opening, Purpose, Question, Reply, Told};
-use super::frame::{Bytes, HEAD_BYTES, Head, Word, encode};
+use super::frame::{Bytes, HEAD_BYTES, Head, Word, decode, encode};
 use crate::error::{AccessError, Error};
 use crate::runtime::refusals::tests::{refuse_each, work_on};
 use crate::system::Wanted;
@@ -193,6 +193,12 @@ fn liar_of<T: Value>(socket: &Path, name: &str) -> (Stream, SetId) {
     let (_, Reply::Told(Told::Set(set))) = say(socket, &Purpose::Ask { session, secret, question }) else {
         panic!("the set opens")
     };
+    // The view that is installed comes first, to everybody.
+    let mut head = [0; HEAD_BYTES];
+    (&stream).read_exact(&mut head).expect("it says so at once");
+    let head = decode(&head).expect("it is a node");
+    assert_eq!(head.word, Word::View);
+    (&stream).read_exact(&mut vec![0; head.body_bytes as usize]).expect("with its body");
     stream.set_nonblocking(true).expect("it is a socket");
     (stream, SetId(set.set))
 }
@@ -432,4 +438,28 @@ fn liars_hurt_nobody_but_what_they_may_write() {
         assert_eq!((seen.faults, seen.fences), (0, 0));
     }
     assert!(all[0].statistics().malformed > 50);
+}
+
+/// What has changed while a program was not attached it is told when it is again, and nothing twice.
+#[test]
+fn notifiers_of_a_program_hear_what_they_have_missed() {
+    let all = house(1);
+    let program = &all[2];
+    let (to, told) = std::sync::mpsc::channel();
+    let tell = move |event: &crate::MemberEvent| to.send((event.node, event.to)).expect("the test listens");
+    let _told = program.notifier(crate::Chain::Online, crate::Priority(1), "told", tell).expect("registered");
+    let join = |name: &str| {
+        let listen = crate::Address::local(&format!("missed-{name}-{}", std::process::id()));
+        let config = crate::Config::new().listen(listen).contact(all[0].address().clone());
+        Node::join(config).wait().expect("it may join")
+    };
+    for lane in &program.runtime().lanes {
+        lane.lock().link.as_ref().expect("it is attached").hang_up();
+    }
+    let third = join("third");
+    assert_eq!(told.recv_timeout(LIMIT), Ok((3, crate::NodeState::Online)));
+    third.stop();
+    assert_eq!(told.recv_timeout(LIMIT), Ok((3, crate::NodeState::Offline)));
+    assert!(told.try_recv().is_err());
+    assert!(all[0].statistics().detached == 1 || program.statistics().reconnects == 1);
 }
