@@ -35,6 +35,9 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(30);
 /// How long `members` and `epoch` wait for the node before they tell what it said last.
 const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a service that is unregistered waits for the node to know.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
+
 /// How often a stop looks whether the node has taken the last puts.
 const PUT_ROUND: Duration = Duration::from_micros(200);
 
@@ -43,6 +46,8 @@ pub(crate) struct Lender {
     pub(super) socket: PathBuf,
     /// By which the node knows this program.
     pub(super) pass: Mutex<Pass>,
+    /// Held by whoever looks whether there is a connection for services, and makes it.
+    pub(crate) serving: Mutex<()>,
     /// What it last said of the members, for when it says nothing any more.
     pub(super) members: Mutex<(u32, Vec<MemberInfo>)>,
 }
@@ -116,7 +121,7 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     }
     let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
     let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
-    let lender = Some(Lender { socket: socket.into(), pass, members });
+    let lender = Some(Lender { socket: socket.into(), pass, serving: Mutex::default(), members });
     let membership = Membership::follow(state, identity.id, identity.incarnation, Time(0));
     let listener = None;
     let parts = Parts {
@@ -227,6 +232,42 @@ impl Lender {
             // Whoever is there now does not know this program, or is gone meanwhile: what was asked for may
             // have been done.
             Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
+        }
+    }
+
+    /// A connection for calls to that node.
+    pub fn connect_calls(&self, node: u16) -> Result<Stream, Error> {
+        let Pass { session, secret, .. } = *self.pass.lock();
+        self.connect(&Purpose::Calls { session, secret, node })
+    }
+
+    /// A connection on which the node calls services of this program.
+    pub fn connect_serving(&self) -> Result<Stream, Error> {
+        if !crate::runtime::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
+        let Pass { session, secret, .. } = *self.pass.lock();
+        self.connect(&Purpose::Serve { session, secret })
+    }
+
+    fn connect(&self, purpose: &Purpose) -> Result<Stream, Error> {
+        let Ok(stream) = open(&self.socket, purpose, CONTROL_LIMIT) else {
+            return Err(MembershipError::Reattaching.into());
+        };
+        match greeting::receive(&stream) {
+            Ok(Reply::Lane) => Ok(stream),
+            // Whoever is there now does not know this program yet.
+            _ => Err(MembershipError::Reattaching.into()),
+        }
+    }
+
+    pub fn offer(&self, service: &str) -> Result<(), Error> {
+        self.ask(Question::Offer(service.into()), Duration::ZERO).map(|_| ())
+    }
+
+    pub fn withdraw(&self, service: &str) {
+        if let Err(error) = self.ask_within(Question::Withdraw(service.into()), WITHDRAW_LIMIT) {
+            tracing::debug!(%error, service, "the daemon does not know that it is served no more");
         }
     }
 

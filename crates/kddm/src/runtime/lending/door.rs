@@ -53,6 +53,10 @@ pub(super) enum Purpose {
     Attach { name: String },
     /// The connection of another lane.
     Lane { session: u32, secret: u64, lane: u8 },
+    /// For calls to that node.
+    Calls { session: u32, secret: u64, node: u16 },
+    /// To be called.
+    Serve { session: u32, secret: u64 },
     /// One question, one answer.
     Ask { session: u32, secret: u64, question: Question },
 }
@@ -67,6 +71,9 @@ pub(super) enum Question {
     },
     Sets,
     Set(String),
+    /// It serves calls of that name, or does no more.
+    Offer(String),
+    Withdraw(String),
     /// Once so many are possible.
     Members {
         possible: u32,
@@ -267,6 +274,20 @@ fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) 
             found.finish(state);
             connected
         }
+        Purpose::Calls { session, secret, node } => {
+            if runtime.name_of(session, secret).is_none() {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            }
+            greeting::send(&stream, &Reply::Lane)?;
+            runtime.rpc.program_calls(runtime, session, node, stream)
+        }
+        Purpose::Serve { session, secret } => {
+            if runtime.name_of(session, secret).is_none() {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            }
+            let let_in = greeting::bytes_of(&Reply::Lane)?;
+            runtime.rpc.program_serves(runtime.identity.id.0, session, stream, &let_in)
+        }
         Purpose::Ask { session, secret, question } => {
             if runtime.name_of(session, secret).is_none() {
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
@@ -360,6 +381,11 @@ fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Q
             // Looking for a name would fix the homes of all objects; before that there are no sets.
             let found = runtime.has_sets()?.then(|| find_described(&wanted(owner)?.system()?, &name));
             found.unwrap_or(Err(SetError::Unknown { name }.into())).map(Told::Set)
+        }
+        Question::Offer(service) => runtime.rpc.offer(session, &service).map(|()| Told::Done),
+        Question::Withdraw(service) => {
+            runtime.rpc.take_offer_back(session, &service);
+            Ok(Told::Done)
         }
         Question::Members { possible, limit_ms } => {
             if possible > 0 {

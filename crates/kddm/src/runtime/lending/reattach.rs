@@ -74,9 +74,11 @@ impl Runtime {
                 state.detach(&lane.poller);
                 lane.finish(state);
             }
+            self.rpc.end_connections("the daemon of this program is gone");
             if !self.attach_again(lender) {
                 return self.give_up();
             }
+            self.offer_again(lender);
         }
     }
 
@@ -134,6 +136,25 @@ impl Runtime {
         }
         tracing::info!(sets = living.len(), "attached again");
         Ok(())
+    }
+
+    /// What this program serves is served again. The node may not know yet that its earlier connection has ended.
+    fn offer_again(self: &Arc<Self>, lender: &Lender) {
+        let deadline = Instant::now() + REOPEN_LIMIT;
+        for name in self.rpc.service_names() {
+            loop {
+                match self.offer(&name) {
+                    Ok(()) => break,
+                    Err(error) if self.is_stopping() || Instant::now() >= deadline => {
+                        let socket = lender.socket.display();
+                        tracing::warn!(%error, service = &*name, %socket, "a service is not offered again");
+                        break;
+                    }
+                    // Not by the signal: it may tell that the daemon is gone again.
+                    Err(_) => std::thread::park_timeout(FIRST_PAUSE),
+                }
+            }
+        }
     }
 
     fn give_up(&self) {
