@@ -24,6 +24,7 @@ pub(crate) mod placing;
 pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
+mod rejoin;
 pub(crate) mod replicas;
 pub(crate) mod serving;
 #[cfg(all(test, shuttle))]
@@ -156,11 +157,11 @@ impl Runtime {
     pub fn table<T: Value>(&self, set: SetId) -> Result<Arc<Table<T>>, Error> {
         // All lanes are taken in order: none may hand an object to the old table meanwhile.
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
-        if states[0].stopped {
-            return Err(MembershipError::Stopped.into());
-        }
         if states[0].fenced {
             return Err(AccessError::Fenced.into());
+        }
+        if states[0].stopped {
+            return Err(MembershipError::Stopped.into());
         }
         if states[0].destroyed.contains(set) {
             return Err(crate::error::SetError::Destroyed.into());

@@ -39,11 +39,11 @@ impl LaneState {
 
     /// Why nothing is put here now, if that is so. A node that is about to leave still takes what is put.
     pub fn refusal_to_put(&self, set: SetId) -> Option<Error> {
-        if self.stopped {
-            return Some(MembershipError::Stopped.into());
-        }
         if self.fenced {
             return Some(AccessError::Fenced.into());
+        }
+        if self.stopped {
+            return Some(MembershipError::Stopped.into());
         }
         self.destroyed.contains(set).then(|| SetError::Destroyed.into())
     }
