@@ -172,9 +172,46 @@ impl Node {
     }
 
     /// Waits until this node has fenced itself, because its lease has ended or its own state is broken, if
-    /// another one decides who is a member: true. Its process may then [`join`](Node::join) again, as a new life. False if it stops first.
+    /// another one decides who is a member: true. It may then [`rejoin`](Node::rejoin). False if it stops first.
     pub fn wait_until_fenced(&self) -> bool {
         self.runtime().wait_until_fenced()
+    }
+
+    /// A node that has fenced itself comes back as a new life: this one ends, and the process joins the same
+    /// cluster again, with the same configuration and under the same number, within the limit. The others let it
+    /// in when they have expelled the life that has ended, for which they wait a lease and two hundredths.
+    ///
+    /// The answer is the new node. Handles, sets and guards from before answer `Fenced` for ever: the new life
+    /// has nothing of what the last one held, so open sets again by their names. Notifiers of the
+    /// [`Config`] are registered again; what was registered with the node itself (notifiers, services, the socket
+    /// for programs) is not, and programs that were attached have to be started again.
+    ///
+    /// ```no_run
+    /// # fn work(node: &kddm::Node) {}
+    /// # let contact = "192.0.2.1:7600".parse::<kddm::Address>().expect("an address");
+    /// use std::time::Duration;
+    /// let mut node = kddm::Node::join(kddm::Config::new().contact(contact)).wait()?;
+    /// loop {
+    ///     work(&node); // in other threads, or until it meets `Fenced`
+    ///     if !node.wait_until_fenced() {
+    ///         break; // it has stopped
+    ///     }
+    ///     node = node.rejoin(Duration::from_secs(60)).wait()?;
+    /// }
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Refused` if it is not fenced, or decides itself who is a member; nothing has changed then. As
+    /// [`join`](Node::join) with the reason of the last attempt; this life has ended then, and another `rejoin` tries
+    /// again. `Attached` in an attached program.
+    pub fn rejoin(&self, limit: Duration) -> Pending<Node> {
+        if let Err(error) = self.is_no_program("join again", "its daemon does") {
+            return Pending::ready(Err(error));
+        }
+        let node = self.clone();
+        let again = move || node.runtime().rejoin(limit).map(|runtime| Node(Arc::new(Owner(runtime))));
+        promise("kddm-rejoin", again, |limit| still("it was still on its way back", limit))
     }
 
     /// Where this node listens.
@@ -226,6 +263,27 @@ impl Node {
 
     /// Registers a notifier, as [`Config::notifier`] does, for what comes from now on.
     ///
+    /// A program that is attached is told of each view that its node has installed, in the same order; the node
+    /// waits for nobody there, so that a program may hear of a change when it is in force already. While the node is gone
+    /// nothing is told; once the program is attached again it hears of all that has changed meanwhile, also that
+    /// the node has begun a new life.
+    ///
+    /// ```
+    /// use kddm::{Chain, Priority};
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let socket = std::env::temp_dir().join(format!("kddm-notifier-{}.sock", std::process::id()));
+    /// nodes[0].accept_programs(&socket)?;
+    /// let program = kddm::Node::attach(&socket).wait()?;
+    /// let (sender, told) = std::sync::mpsc::channel();
+    /// let notifier = program.notifier(Chain::Possible, Priority::APPLICATION, "watch", move |event| {
+    ///     let _nobody_listens = sender.send((event.node, event.to));
+    /// })?;
+    /// nodes[1].stop();
+    /// assert_eq!(told.recv().ok(), Some((nodes[1].id(), kddm::NodeState::Online)));
+    /// notifier.remove();
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `OutOfRange` for a name that cannot stand in a log, or beyond 256 notifiers.
     pub fn notifier(
@@ -235,7 +293,6 @@ impl Node {
         name: &str,
         function: impl Fn(&MemberEvent) + Send + Sync + 'static,
     ) -> Result<Notifier, Error> {
-        self.is_no_program("be told who comes and goes", "watch `members`, or register in a program that is a node")?;
         let wanted = Wanted { chain, priority, name: name.into(), function: Arc::new(function) };
         let registered = self.runtime().notify.register(self.id(), &wanted);
         let registration = registered.map_err(|error| refused(name, &error))?;

@@ -8,23 +8,28 @@ use rustix::mm::{Advice, madvise};
 const PAGE_BYTES: usize = 4 << 10;
 
 /// Lets the system find pages for the next bytes that go into the spare room of a vector, at once: that
-/// takes half the time of one fault for each page, and passes while the sender is still writing.
+/// takes less time than one fault for each page, and passes while the sender is still writing.
 pub fn find_pages(bytes: &mut Vec<u8>, most: usize) {
     let spare = bytes.spare_capacity_mut();
-    let length = spare.len().min(most);
-    let start = spare.as_mut_ptr();
-    let whole = start.align_offset(PAGE_BYTES);
-    let length = length.saturating_sub(whole) / PAGE_BYTES * PAGE_BYTES;
-    if length == 0 {
+    find_pages_at(spare.as_mut_ptr().addr(), spare.len().min(most));
+}
+
+/// As [`find_pages`], for a range of addresses, whoever uses them: if that was memory which is gone, nothing
+/// comes of it, or other memory gets its pages now and not later.
+pub fn find_pages_at(address: usize, length: usize) {
+    let start = address.next_multiple_of(PAGE_BYTES);
+    let length = length.saturating_sub(start - address) / PAGE_BYTES * PAGE_BYTES;
+    if length == 0 || cfg!(miri) {
         return;
     }
-    // SAFETY: the range is inside of the vector's own memory. The advice changes neither what is
-    // mapped there nor what it contains. A system that does not know it does nothing.
-    let _only_slower_without = unsafe { madvise(start.wrapping_add(whole).cast(), length, Advice::LinuxPopulateWrite) };
+    let start = std::ptr::without_provenance_mut(start);
+    // SAFETY: the advice changes neither what is mapped there nor what it contains, and is refused where
+    // nothing is mapped. A system that does not know it does nothing.
+    let _only_slower_without = unsafe { madvise(start, length, Advice::LinuxPopulateWrite) };
 }
 
 /// From this size on a buffer has a large page in it wherever it begins: twice the size of one.
-const LARGE_PAGES_FROM: usize = 4 << 20;
+pub const LARGE_PAGES_FROM: usize = 4 << 20;
 
 /// The system may find large pages for a vector that has no content yet, a fourth of the work.
 pub fn want_large_pages(bytes: &mut Vec<u8>) {

@@ -9,6 +9,9 @@ use std::collections::TryReserveError;
 use parking_lot::Mutex;
 
 use crate::pages::want_large_pages;
+use ahead::Ahead;
+
+mod ahead;
 
 /// The smallest buffer that is kept: below this an allocator keeps memory itself.
 pub const LEAST_BYTES: usize = 128 << 10;
@@ -21,14 +24,15 @@ const MOST_BYTES: usize = 16 << 20;
 pub struct Spare {
     /// Its length is zero.
     pub bytes: Vec<u8>,
-    /// A value was in it before: its pages are there.
-    pub is_warm: bool,
+    /// For so many bytes the pages are there.
+    pub found: usize,
 }
 
 /// What is kept. The last one is used first: it is the likeliest to be in a cache.
 struct Kept {
     spares: Vec<Vec<u8>>,
     kept_bytes: usize,
+    ahead: Ahead,
 }
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept::new());
@@ -38,14 +42,26 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept::new());
 /// # Errors
 /// Memory was refused.
 pub fn take(length: usize) -> Result<Spare, TryReserveError> {
-    let kept = if length < LEAST_BYTES { None } else { KEPT.lock().take(length) };
-    if let Some(bytes) = kept {
-        return Ok(Spare { bytes, is_warm: true });
+    if length >= LEAST_BYTES {
+        let mut kept = KEPT.lock();
+        if let Some(bytes) = kept.take(length) {
+            let found = bytes.capacity();
+            return Ok(Spare { bytes, found });
+        }
+        let ahead = kept.ahead.take(length);
+        let begins = kept.ahead.begins();
+        drop(kept);
+        if begins {
+            ahead::begin();
+        }
+        if let Some(spare) = ahead {
+            return Ok(spare);
+        }
     }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(length)?;
     want_large_pages(&mut bytes);
-    Ok(Spare { bytes, is_warm: false })
+    Ok(Spare { bytes, found: 0 })
 }
 
 /// A copy of a value. As any clone, it aborts where there is no memory.
@@ -64,15 +80,18 @@ pub fn give(bytes: Vec<u8>) {
     }
 }
 
+/// Whether a buffer is for so many bytes: up to an eighth of it may lie idle.
+fn fits(length: usize, buffer: &Vec<u8>) -> bool {
+    (length..=length.saturating_add(length / 8)).contains(&buffer.capacity())
+}
+
 impl Kept {
     const fn new() -> Kept {
-        Kept { spares: Vec::new(), kept_bytes: 0 }
+        Kept { spares: Vec::new(), kept_bytes: 0, ahead: Ahead::new() }
     }
 
     fn take(&mut self, length: usize) -> Option<Vec<u8>> {
-        // Up to an eighth of it may lie idle.
-        let fits = |spare: &Vec<u8>| (length..=length.saturating_add(length / 8)).contains(&spare.capacity());
-        let at = self.spares.iter().rposition(fits)?;
+        let at = self.spares.iter().rposition(|spare| fits(length, spare))?;
         let spare = self.spares.remove(at);
         self.kept_bytes -= spare.capacity();
         Some(spare)
@@ -139,9 +158,9 @@ mod tests {
     #[test]
     fn what_is_small_or_too_large_is_not_kept() {
         give(value(LEAST_BYTES - 1));
-        assert!(take(LEAST_BYTES - 1).is_ok_and(|spare| !spare.is_warm));
+        assert!(take(LEAST_BYTES - 1).is_ok_and(|spare| spare.found == 0));
         give(value(MOST_BYTES + 1));
-        assert!(take(MOST_BYTES + 1).is_ok_and(|spare| !spare.is_warm && spare.bytes.is_empty()));
+        assert!(take(MOST_BYTES + 1).is_ok_and(|spare| spare.found == 0 && spare.bytes.is_empty()));
         assert!(take(usize::MAX).is_err(), "more than there can be");
     }
 
@@ -149,7 +168,7 @@ mod tests {
     fn what_an_object_leaves_behind_is_kept() {
         // A length that no other test has, so that nobody else takes it.
         const LENGTH: usize = 5 * MIB + 11;
-        let is_kept = |length| take(length).is_ok_and(|spare| spare.is_warm);
+        let is_kept = |length| take(length).is_ok_and(|spare| spare.found > 0);
         let raw: Table<Raw> = Table::new();
         let cell = raw.find_or_insert(1);
         let install = |version| raw.install_bytes(cell, version, Some(Cow::Owned(value(LENGTH))));

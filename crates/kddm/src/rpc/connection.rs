@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::frame::{Decoded, Frame, decode};
+use super::relay::{Whom, program};
 use crate::transport::Stream;
 
 /// Bytes read at once where no larger frame is expected.
@@ -42,12 +43,55 @@ struct Running {
     bytes: usize,
 }
 
-/// See the module. On one that this node has dialled calls go out and answers come in; on one that
-/// it has accepted it is the other way round.
+/// Who is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// A node that is called here. For a program its own node, which passes the calls on.
+    Callee,
+    /// A node that calls.
+    Caller,
+    /// The program of that session, with calls for the node that is named.
+    CallsOf(u32),
+    /// The program of that session, which serves.
+    Served(u32),
+    /// The node of this program, with calls for it.
+    Lender,
+}
+
+impl Side {
+    /// Calls go out and answers come in; or the other way round.
+    pub fn is_asked(self) -> bool {
+        matches!(self, Side::Callee | Side::Served(_))
+    }
+
+    /// It lasts as long as the node is a member.
+    pub fn is_of_node(self) -> bool {
+        matches!(self, Side::Callee | Side::Caller)
+    }
+
+    /// The program, zero for none.
+    pub fn session(self) -> u32 {
+        match self {
+            Side::CallsOf(session) | Side::Served(session) => session,
+            Side::Callee | Side::Caller | Side::Lender => 0,
+        }
+    }
+
+    /// Who is asked there.
+    pub fn whom(self, node: u16) -> Whom {
+        match self {
+            Side::Served(session) => program(session),
+            _ => node.into(),
+        }
+    }
+}
+
+/// See the module. On one where the other side is asked calls go out and answers come in; on the others it is
+/// the other way round.
 pub(crate) struct Connection {
     pub node: u16,
     pub incarnation: u32,
-    pub is_dialled: bool,
+    pub side: Side,
     stream: Stream,
     received: Vec<u8>,
     filled: usize,
@@ -60,23 +104,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: Stream, node: u16, incarnation: u32, is_dialled: bool) -> Connection {
+    pub fn new(stream: Stream, node: u16, incarnation: u32, side: Side) -> Connection {
         let (running, running_bytes) = Default::default();
         let (received, filled, unsent, sent) = Default::default();
         let why = None;
-        Connection {
-            node,
-            incarnation,
-            is_dialled,
-            stream,
-            received,
-            filled,
-            unsent,
-            sent,
-            running,
-            running_bytes,
-            why,
-        }
+        Connection { node, incarnation, side, stream, received, filled, unsent, sent, running, running_bytes, why }
     }
 
     pub fn stream(&self) -> &Stream {
@@ -143,7 +175,7 @@ impl Connection {
         let mut taken = 0;
         while let Decoded::Frame(frame, length) = decode(&self.received[taken..self.filled])? {
             let is_call = matches!(frame, Frame::Call { .. } | Frame::Cancel { .. });
-            if is_call == self.is_dialled {
+            if is_call == self.side.is_asked() {
                 return Err("what only the other side may say");
             }
             frames.push(frame);

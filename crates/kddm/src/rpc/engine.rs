@@ -4,19 +4,21 @@
 //! connections; it is started with the first of them, and sleeps while nothing comes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kddm_core::view::View;
 use parking_lot::Mutex;
 
-use super::connection::{Connection, Progress};
+use super::connection::{Connection, Progress, Side};
 use super::error::RpcError;
-use super::frame::{self, Fault, Frame};
+use super::frame::{self, Fault};
+use super::relay::{Forward, Forwarded, Whom};
 use super::reply::{Answers, CallResult};
 use super::service::{Incoming, Outcome, Registered, ReplyTo};
 use crate::error::{Error, MembershipError};
+use crate::runtime::Runtime;
 use crate::runtime::wait::mark_part_of_node;
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Poller, Stream};
@@ -34,15 +36,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const STOP_CHECK: Duration = Duration::from_millis(1);
 
 /// A call that waits for its answer.
-struct Waiting {
-    answers: Arc<Answers>,
-    index: usize,
-    service: Arc<str>,
+pub(super) struct Waiting {
+    pub answers: Arc<Answers>,
+    pub index: usize,
+    pub service: Arc<str>,
     limit_ms: u64,
 }
 
 impl Waiting {
-    fn failed(&self, node: u16, fault: Fault, reason: String) -> Error {
+    pub fn failed(&self, node: u16, fault: Fault, reason: String) -> Error {
         let service = self.service.to_string();
         match fault {
             Fault::NoService => RpcError::NoService { node, service }.into(),
@@ -50,43 +52,73 @@ impl Waiting {
             Fault::Failed => RpcError::Failed { node, service, reason }.into(),
             Fault::Stopping => RpcError::Gone { node, service, reason: "it stops".into() }.into(),
             Fault::TooLate => RpcError::TimedOut { node, service, limit_ms: self.limit_ms }.into(),
+            Fault::NotAMember => RpcError::NotAMember { node }.into(),
+            Fault::Unreachable => RpcError::Unreachable { node, reason }.into(),
+            Fault::Gone => RpcError::Gone { node, service, reason }.into(),
         }
     }
 }
 
 /// A node that was called.
-struct Callee {
+pub(super) struct Callee {
     incarnation: u32,
     /// None while it is being dialled.
-    connection: Option<u64>,
+    pub connection: Option<u64>,
     /// What goes out once it is connected.
     early: Vec<u8>,
-    calls: HashMap<u64, Waiting>,
+    pub calls: HashMap<u64, Waiting>,
+}
+
+impl Callee {
+    /// One that has connected by itself.
+    pub fn connected(connection: u64) -> Callee {
+        Callee { incarnation: 0, connection: Some(connection), early: Vec::new(), calls: HashMap::new() }
+    }
+}
+
+/// Who serves.
+pub(super) enum Offered {
+    Here(Arc<Registered>),
+    /// The program of that session.
+    By(u32),
 }
 
 /// What is done after the lock was given back.
-enum Todo {
+pub(super) enum Todo {
     Complete(Arc<Answers>, usize, CallResult),
     Serve(Arc<Registered>, Incoming),
     Answer(ReplyTo, Outcome),
+    /// To another node for a program, or to a program.
+    Forward(Forward),
+    /// Nobody waits for that any more.
+    Forget(Forwarded),
 }
 
 #[derive(Default)]
-struct State {
-    is_stopped: bool,
+pub(super) struct State {
+    pub is_stopped: bool,
     /// The last number given to a connection or call.
     last: u64,
-    poller: Option<Arc<Poller>>,
-    connections: HashMap<u64, Connection>,
-    callees: HashMap<u16, Callee>,
-    callers: HashMap<u16, u64>,
-    services: HashMap<Arc<str>, Arc<Registered>>,
-    malformed: u64,
+    pub poller: Option<Arc<Poller>>,
+    pub connections: HashMap<u64, Connection>,
+    pub callees: HashMap<Whom, Callee>,
+    /// By program, zero for none, and node.
+    pub callers: HashMap<(u32, u16), u64>,
+    pub services: HashMap<Arc<str>, Offered>,
+    /// Calls that were passed on, by where their answers go.
+    pub forwarded: HashMap<ReplyTo, Forwarded>,
+    /// The node, once programs call through it.
+    pub runtime: Weak<Runtime>,
+    pub malformed: u64,
 }
 
 /// A question that is to go out.
 pub(crate) struct Question<'a> {
     pub node: u16,
+    /// Who answers: the node, or a program.
+    pub whom: Whom,
+    /// For whom it is asked, if not for this node.
+    pub from: u16,
     pub service: &'a Arc<str>,
     pub body: &'a [u8],
     pub limit: Duration,
@@ -107,7 +139,7 @@ pub(crate) enum Sent {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Engine {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -128,7 +160,7 @@ impl Engine {
         if state.services.contains_key(&service.name) {
             return Err(RpcError::AlreadyRegistered { service: service.name.to_string() }.into());
         }
-        state.services.insert(Arc::clone(&service.name), Arc::clone(service));
+        state.services.insert(Arc::clone(&service.name), Offered::Here(Arc::clone(service)));
         Ok(())
     }
 
@@ -140,7 +172,8 @@ impl Engine {
     /// The service takes no more calls; returns when none runs.
     pub fn unregister(self: &Arc<Self>, service: &Arc<Registered>) {
         let mut state = self.state.lock();
-        if state.services.get(&service.name).is_some_and(|known| Arc::ptr_eq(known, service)) {
+        let known = state.services.get(&service.name);
+        if known.is_some_and(|known| matches!(known, Offered::Here(known) if Arc::ptr_eq(known, service))) {
             state.services.remove(&service.name);
         }
         drop(state);
@@ -155,7 +188,7 @@ impl Engine {
         if state.is_stopped {
             return Sent::Refused(MembershipError::Stopped.into());
         }
-        let Some(callee) = state.callees.get_mut(&question.node) else { return Sent::NotConnected };
+        let Some(callee) = state.callees.get_mut(&question.whom) else { return Sent::NotConnected };
         let full = |what: String| {
             let (node, service) = (question.node, question.service.to_string());
             Sent::Refused(RpcError::Overloaded { node, service, what }.into())
@@ -176,7 +209,7 @@ impl Engine {
         state.last += 1;
         let id = state.last;
         let limit_us = u64::try_from(question.limit.as_micros()).unwrap_or(u64::MAX);
-        frame::put_call(id, limit_us, question.service, question.body, room);
+        frame::put_call(id, question.from, limit_us, question.service, question.body, room);
         let (answers, service) = (Arc::clone(question.answers), Arc::clone(question.service));
         callee.calls.insert(id, Waiting { answers, index: question.index, service, limit_ms: limit_us / 1000 });
         if let Some(connection) = connection {
@@ -189,11 +222,11 @@ impl Engine {
     /// by somebody else meanwhile.
     pub fn begin_dialling(&self, node: u16, incarnation: u32) -> bool {
         let mut state = self.state.lock();
-        if state.is_stopped || state.callees.contains_key(&node) {
+        if state.is_stopped || state.callees.contains_key(&node.into()) {
             return false;
         }
         let (connection, early, calls) = Default::default();
-        state.callees.insert(node, Callee { incarnation, connection, early, calls });
+        state.callees.insert(node.into(), Callee { incarnation, connection, early, calls });
         true
     }
 
@@ -202,13 +235,14 @@ impl Engine {
         let mut todo = Vec::new();
         let mut state = self.state.lock();
         let attached = dialled.and_then(|stream| {
-            let connection = Connection::new(stream, node, incarnation, true);
+            let connection = Connection::new(stream, node, incarnation, Side::Callee);
             self.attach(&mut state, connection).map_err(|error| error.to_string())
         });
         match attached {
             Ok(number) => {
                 let State { callees, connections, .. } = &mut *state;
-                if let (Some(callee), Some(connection)) = (callees.get_mut(&node), connections.get_mut(&number)) {
+                if let (Some(callee), Some(connection)) = (callees.get_mut(&node.into()), connections.get_mut(&number))
+                {
                     callee.connection = Some(number);
                     if let Some(room) = connection.room() {
                         room.append(&mut callee.early);
@@ -217,7 +251,7 @@ impl Engine {
                 }
             }
             Err(reason) => {
-                let callee = state.callees.remove(&node).filter(|callee| callee.incarnation == incarnation);
+                let callee = state.callees.remove(&node.into()).filter(|callee| callee.incarnation == incarnation);
                 for waiting in callee.into_iter().flat_map(|callee| callee.calls.into_values()) {
                     let error = RpcError::Unreachable { node, reason: reason.clone() };
                     todo.push(Todo::Complete(waiting.answers, waiting.index, Err(error.into())));
@@ -231,15 +265,15 @@ impl Engine {
     /// A member has connected, to call services here. A new connection of it replaces an old one.
     pub fn accepted(self: &Arc<Self>, node: u16, incarnation: u32, stream: Stream) -> std::io::Result<()> {
         let mut state = self.state.lock();
-        let number = self.attach(&mut state, Connection::new(stream, node, incarnation, false))?;
-        let old = state.callers.insert(node, number);
+        let number = self.attach(&mut state, Connection::new(stream, node, incarnation, Side::Caller))?;
+        let old = state.callers.insert((0, node), number);
         if let Some(old) = old.and_then(|old| state.connections.get_mut(&old)) {
             old.end("it has connected anew");
         }
         Ok(())
     }
 
-    fn attach(self: &Arc<Self>, state: &mut State, connection: Connection) -> std::io::Result<u64> {
+    pub(super) fn attach(self: &Arc<Self>, state: &mut State, connection: Connection) -> std::io::Result<u64> {
         if state.is_stopped {
             return Err(std::io::Error::other("this node stops"));
         }
@@ -262,10 +296,10 @@ impl Engine {
     }
 
     /// Nobody waits for a call any more.
-    pub fn cancel(&self, node: u16, id: u64) {
+    pub fn cancel(&self, whom: Whom, id: u64) {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let Some(callee) = state.callees.get_mut(&node) else { return };
+        let Some(callee) = state.callees.get_mut(&whom) else { return };
         if callee.calls.remove(&id).is_none() {
             return;
         }
@@ -304,7 +338,7 @@ impl Engine {
     /// once the thread that reads sees it: nothing is woken under the caller's locks.
     pub fn installed(&self, view: &View) {
         let mut state = self.state.lock();
-        for connection in state.connections.values_mut() {
+        for connection in state.connections.values_mut().filter(|connection| connection.side.is_of_node()) {
             let life = view.members.iter().find(|member| member.id.0 == connection.node);
             if life.is_none_or(|member| member.incarnation.0 != connection.incarnation) {
                 connection.end("it is not a member any more");
@@ -370,12 +404,14 @@ impl Engine {
         more
     }
 
-    fn perform(self: &Arc<Self>, todo: Vec<Todo>) {
+    pub(super) fn perform(self: &Arc<Self>, todo: Vec<Todo>) {
         for item in todo {
             match item {
                 Todo::Complete(answers, index, result) => answers.complete(index, result),
                 Todo::Serve(service, incoming) => service.take(self, incoming),
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
+                Todo::Forward(forward) => self.forward(&forward),
+                Todo::Forget(forwarded) => self.forget(&forwarded),
             }
         }
     }
@@ -397,8 +433,10 @@ impl Engine {
         for waiting in callees.into_values().flat_map(|callee| callee.calls.into_values()) {
             waiting.answers.complete(waiting.index, Err(MembershipError::Stopped.into()));
         }
-        for service in services.into_values() {
-            service.close(self, Fault::Stopping);
+        for offered in services.into_values() {
+            if let Offered::Here(service) = offered {
+                service.close(self, Fault::Stopping);
+            }
         }
     }
 
@@ -419,71 +457,3 @@ impl Engine {
         }
     }
 }
-
-impl State {
-    /// One frame of a connection.
-    fn take(&mut self, number: u64, frame: Frame, todo: &mut Vec<Todo>) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let node = connection.node;
-        let (id, result) = match frame {
-            Frame::Call { id, limit_us, service, body } => {
-                let reply_to = ReplyTo { connection: number, id };
-                let cancelled = match connection.begin(id, body.len()) {
-                    Ok(cancelled) => cancelled,
-                    // It is not in work, so nothing but this answers it.
-                    Err(what) => return self.refuse(reply_to, &what),
-                };
-                let deadline = Instant::now() + Duration::from_micros(limit_us.min(MOST_LIMIT_US));
-                todo.push(match self.services.get(&*service) {
-                    Some(service) => {
-                        let incoming = Incoming { reply_to, from: node, body, deadline, cancelled };
-                        Todo::Serve(Arc::clone(service), incoming)
-                    }
-                    None => Todo::Answer(reply_to, Err((Fault::NoService, String::new()))),
-                });
-                return;
-            }
-            Frame::Cancel { id } => return connection.cancel(id),
-            Frame::Done { id, body } => (id, Ok(body)),
-            Frame::Failed { id, fault, reason } => (id, Err((fault, reason))),
-        };
-        let callee = self.callees.get_mut(&node).filter(|callee| callee.connection == Some(number));
-        // An answer that comes late finds nobody, and is dropped.
-        if let Some(waiting) = callee.and_then(|callee| callee.calls.remove(&id)) {
-            let result = result.map_err(|(fault, reason)| waiting.failed(node, fault, reason));
-            todo.push(Todo::Complete(waiting.answers, waiting.index, result));
-        }
-    }
-
-    fn refuse(&mut self, to: ReplyTo, what: &str) {
-        let Some(connection) = self.connections.get_mut(&to.connection) else { return };
-        match connection.room() {
-            Some(room) => frame::put_failed(to.id, Fault::Overloaded, what, room),
-            None => connection.end("it does not take its answers"),
-        }
-        connection.write();
-    }
-
-    /// A connection has ended: its calls end with it, in both directions.
-    fn ended(&mut self, number: u64, reason: &str, todo: &mut Vec<Todo>) {
-        let Some(connection) = self.connections.remove(&number) else { return };
-        if let Some(poller) = &self.poller {
-            poller.remove(connection.stream());
-        }
-        let node = connection.node;
-        if self.callers.get(&node) == Some(&number) {
-            self.callers.remove(&node);
-        }
-        if self.callees.get(&node).is_some_and(|callee| callee.connection == Some(number)) {
-            let callee = self.callees.remove(&node);
-            for waiting in callee.into_iter().flat_map(|callee| callee.calls.into_values()) {
-                let service = waiting.service.to_string();
-                let error = RpcError::Gone { node, service, reason: reason.into() };
-                todo.push(Todo::Complete(waiting.answers, waiting.index, Err(error.into())));
-            }
-        }
-    }
-}
-
-/// No deadline is further away than a day, whatever a caller says.
-const MOST_LIMIT_US: u64 = 86_400_000_000;

@@ -1,8 +1,8 @@
 //! The bytes of calls and answers. All that comes is hostile until it is checked.
 //!
 //! A frame is a header of 28 bytes, little endian, then a service's name, then the body:
-//! body length (4), checksum of all behind it (4), kind (1), length of the name (1), zero (2), id of
-//! the call (8), a number (8): the limit of a call in µs, the fault of a failure, else zero.
+//! body length (4), checksum of all behind it (4), kind (1), length of the name (1), for whom a node asks its
+//! program (2, else zero), id of the call (8), a number (8): the limit of a call in µs, the fault of a failure, else zero.
 
 /// Longest name of a service, in bytes: as that of a set.
 pub(crate) const NAME_LIMIT_BYTES: usize = 64;
@@ -26,14 +26,29 @@ pub(crate) enum Fault {
     Stopping,
     /// The limit was over before the handler could begin.
     TooLate,
+    /// Said to a program by its node, of the one that was called.
+    NotAMember,
+    /// As `NotAMember`: no connection came about.
+    Unreachable,
+    /// As `NotAMember`, or of a program that served: it went away meanwhile.
+    Gone,
 }
 
-const FAULTS: [Fault; 5] = [Fault::NoService, Fault::Overloaded, Fault::Failed, Fault::Stopping, Fault::TooLate];
+const FAULTS: [Fault; 8] = [
+    Fault::NoService,
+    Fault::Overloaded,
+    Fault::Failed,
+    Fault::Stopping,
+    Fault::TooLate,
+    Fault::NotAMember,
+    Fault::Unreachable,
+    Fault::Gone,
+];
 
 /// What one side says to the other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Frame {
-    Call { id: u64, limit_us: u64, service: String, body: Vec<u8> },
+    Call { id: u64, from: u16, limit_us: u64, service: String, body: Vec<u8> },
     Done { id: u64, body: Vec<u8> },
     Failed { id: u64, fault: Fault, reason: String },
     Cancel { id: u64 },
@@ -60,12 +75,13 @@ fn shorten(reason: &str) -> &str {
     &reason[..end]
 }
 
-fn put(kind: u8, name: &str, id: u64, number: u64, body: &[u8], out: &mut Vec<u8>) {
+fn put(kind: u8, from: u16, name: &str, id: u64, number: u64, body: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.reserve(HEADER_BYTES + name.len() + body.len());
     out.extend_from_slice(&(body.len() as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&[kind, name.len() as u8, 0, 0]);
+    out.extend_from_slice(&[kind, name.len() as u8]);
+    out.extend_from_slice(&from.to_le_bytes());
     out.extend_from_slice(&id.to_le_bytes());
     out.extend_from_slice(&number.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
@@ -74,25 +90,26 @@ fn put(kind: u8, name: &str, id: u64, number: u64, body: &[u8], out: &mut Vec<u8
     out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// Writes a call behind what is in `out`. Names and bodies must be within their limits.
-pub(crate) fn put_call(id: u64, limit_us: u64, service: &str, body: &[u8], out: &mut Vec<u8>) {
-    put(0, service, id, limit_us, body, out);
+/// Writes a call behind what is in `out`. Names and bodies must be within their limits. `from` is zero, or for
+/// whom a node asks its program.
+pub(crate) fn put_call(id: u64, from: u16, limit_us: u64, service: &str, body: &[u8], out: &mut Vec<u8>) {
+    put(0, from, service, id, limit_us, body, out);
 }
 
 /// Writes an answer.
 pub(crate) fn put_done(id: u64, body: &[u8], out: &mut Vec<u8>) {
-    put(1, "", id, 0, body, out);
+    put(1, 0, "", id, 0, body, out);
 }
 
 /// Writes a failure.
 pub(crate) fn put_failed(id: u64, fault: Fault, reason: &str, out: &mut Vec<u8>) {
     let number = FAULTS.iter().position(|known| *known == fault).unwrap_or(0);
-    put(2, "", id, number as u64, shorten(reason).as_bytes(), out);
+    put(2, 0, "", id, number as u64, shorten(reason).as_bytes(), out);
 }
 
 /// Writes that nobody waits for a call any more.
 pub(crate) fn put_cancel(id: u64, out: &mut Vec<u8>) {
-    put(3, "", id, 0, &[], out);
+    put(3, 0, "", id, 0, &[], out);
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
@@ -122,7 +139,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded, &'static str> {
     if body_bytes > body_limit {
         return Err("a body beyond its limit");
     }
-    if name_bytes > NAME_LIMIT_BYTES || (kind == 0) != (name_bytes > 0) || bytes[10..12] != [0, 0] {
+    let from = u16::from_le_bytes([bytes[10], bytes[11]]);
+    if name_bytes > NAME_LIMIT_BYTES || (kind == 0) != (name_bytes > 0) || (kind != 0 && from != 0) {
         return Err("a header that cannot be meant");
     }
     let length = HEADER_BYTES + name_bytes + body_bytes;
@@ -136,7 +154,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded, &'static str> {
     let frame = match kind {
         0 => match std::str::from_utf8(name) {
             Ok(name) if is_name(name) => {
-                Frame::Call { id, limit_us: number, service: name.into(), body: body.to_vec() }
+                Frame::Call { id, from, limit_us: number, service: name.into(), body: body.to_vec() }
             }
             _ => return Err("a name that no service can have"),
         },
@@ -157,15 +175,25 @@ mod tests {
 
     fn frames() -> (Vec<Frame>, Vec<u8>) {
         let mut bytes = Vec::new();
-        put_call(7, 1_000_000, "a/service", b"question", &mut bytes);
+        put_call(7, 0, 1_000_000, "a/service", b"question", &mut bytes);
         put_done(u64::MAX, b"answer", &mut bytes);
         put_failed(8, Fault::TooLate, "späte Ursache", &mut bytes);
         put_cancel(9, &mut bytes);
+        put_call(10, 77, 1, "s", b"", &mut bytes);
+        put_failed(11, Fault::Gone, "", &mut bytes);
         let frames = vec![
-            Frame::Call { id: 7, limit_us: 1_000_000, service: "a/service".into(), body: b"question".to_vec() },
+            Frame::Call {
+                id: 7,
+                from: 0,
+                limit_us: 1_000_000,
+                service: "a/service".into(),
+                body: b"question".to_vec(),
+            },
             Frame::Done { id: u64::MAX, body: b"answer".to_vec() },
             Frame::Failed { id: 8, fault: Fault::TooLate, reason: "späte Ursache".into() },
             Frame::Cancel { id: 9 },
+            Frame::Call { id: 10, from: 77, limit_us: 1, service: "s".into(), body: Vec::new() },
+            Frame::Failed { id: 11, fault: Fault::Gone, reason: String::new() },
         ];
         (frames, bytes)
     }
@@ -185,7 +213,7 @@ mod tests {
     #[test]
     fn a_part_needs_more_and_says_how_much() {
         let mut bytes = Vec::new();
-        put_call(1, 2, "name", b"body", &mut bytes);
+        put_call(1, 0, 2, "name", b"body", &mut bytes);
         for length in 0..bytes.len() {
             let needs = if length < HEADER_BYTES { HEADER_BYTES } else { bytes.len() };
             assert_eq!(decode(&bytes[..length]), Ok(Decoded::Needs(needs)));
@@ -195,7 +223,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let mut bytes = Vec::new();
-        put_call(1, 2, "name", b"body", &mut bytes);
+        put_call(1, 0, 2, "name", b"body", &mut bytes);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -12,6 +12,8 @@
 //!   no hand-off, but it must not take long, and waiting in it answers `WouldBlock`. A *blocking* one
 //!   ([`Rpc::register_blocking`]) runs on threads of its service (at most 16, none while nothing is to
 //!   be done) and may wait for objects and for other calls; a slow one holds up nobody else.
+//! - A program that is attached to a node ([`Node::attach`]) calls through it, and what it serves is called by the
+//!   node's number: [`Request::from`] is the node's number, too.
 //! - All queues are bounded; what does not fit is refused with `Overloaded`, and no handler ran.
 //!
 //! ```
@@ -36,17 +38,19 @@
 //! # Ok::<(), kddm::Error>(())
 //! ```
 
+mod arrival;
 mod connection;
 mod engine;
 mod error;
-mod frame;
+pub(crate) mod frame;
+mod relay;
 mod reply;
 mod service;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
@@ -94,7 +98,7 @@ impl Request {
         &self.node
     }
 
-    /// The node that calls.
+    /// The node that calls; that of an attached program, if one does.
     pub fn from(&self) -> u16 {
         self.from
     }
@@ -121,6 +125,7 @@ impl Request {
 pub struct Service {
     engine: Arc<Engine>,
     registered: Arc<Registered>,
+    runtime: Weak<Runtime>,
 }
 
 impl Service {
@@ -136,6 +141,9 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.upgrade() {
+            runtime.withdraw(&self.registered.name);
+        }
         self.engine.unregister(&self.registered);
     }
 }
@@ -156,7 +164,8 @@ impl Rpc {
     /// it must not take long, and `wait()` in it answers `WouldBlock`.
     ///
     /// # Errors
-    /// `AlreadyRegistered`, `BadName`, `Stopped`.
+    /// `AlreadyRegistered`, `BadName`, `Stopped`; in an attached program also `Reattaching` while its node is gone, and
+    /// `Overloaded` beyond 1,024 services.
     pub fn register(
         &self,
         name: &str,
@@ -232,11 +241,13 @@ impl Rpc {
         if !frame::is_name(name) {
             return Err(RpcError::BadName { service: name.into() }.into());
         }
-        self.0.is_no_program("offer a service", NODES_ONLY)?;
         let engine = Arc::clone(&self.0.runtime().rpc);
         let registered = Arc::new(Registered::new(name, place, Arc::downgrade(&self.0.0), handler));
         engine.register(&registered)?;
-        Ok(Service { engine, registered })
+        let service = Service { engine, registered, runtime: Arc::downgrade(self.0.runtime()) };
+        // Dropped if it cannot be, and gone then.
+        self.0.runtime().offer(name)?;
+        Ok(service)
     }
 
     /// Calls a service of one node, which may be this one.
@@ -305,14 +316,12 @@ impl Rpc {
         limit: Duration,
         finish: Finish<O>,
     ) -> Pending<O> {
-        if let Err(error) = self.0.is_no_program("call a service", NODES_ONLY) {
-            return Pending::ready(Err(error));
-        }
         let runtime = Arc::clone(self.0.runtime());
         let (service, answers): (Arc<str>, _) = (service.into(), Arc::new(Answers::new(nodes.len())));
         let mut called = Vec::with_capacity(nodes.len());
         for (index, &node) in nodes.iter().enumerate() {
-            let question = Question { node, service: &service, body, limit, answers: &answers, index };
+            let question =
+                Question { node, whom: node.into(), from: 0, service: &service, body, limit, answers: &answers, index };
             let id = match runtime.put_question(&question) {
                 Ok(id) => Some(id),
                 Err(error) => {
@@ -329,14 +338,11 @@ impl Rpc {
     }
 }
 
-/// What a program without a node of its own is told.
-const NODES_ONLY: &str = "use a program that is a node, or pass messages through objects";
-
 /// The longest that a call waits.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 impl Runtime {
-    fn put_question(self: &Arc<Self>, question: &Question<'_>) -> Result<u64, Error> {
+    pub(super) fn put_question(self: &Arc<Self>, question: &Question<'_>) -> Result<u64, Error> {
         let (node, bytes) = (question.node, question.body.len());
         if !frame::is_name(question.service) {
             return Err(RpcError::BadName { service: question.service.to_string() }.into());
@@ -356,15 +362,24 @@ impl Runtime {
 
     /// Has another thread dial a member: a call is on its way at once, and waits for nobody.
     fn dial(self: &Arc<Self>, node: u16) -> Result<(), Error> {
-        let member = self.membership.lock().state.member(NodeId(node)).cloned();
-        let Some(member) = member else { return Err(RpcError::NotAMember { node }.into()) };
-        let incarnation = member.incarnation.0;
+        let (incarnation, address) = match &self.lender {
+            // That one knows who is a member, and passes calls on.
+            Some(_) => (0, String::new()),
+            None => {
+                let member = self.membership.lock().state.member(NodeId(node)).cloned();
+                let Some(member) = member else { return Err(RpcError::NotAMember { node }.into()) };
+                (member.incarnation.0, member.address)
+            }
+        };
         if !self.rpc.begin_dialling(node, incarnation) {
             return Ok(());
         }
         let runtime = Arc::clone(self);
         let dialled = std::thread::Builder::new().name("kddm-rpc-dial".into()).spawn(move || {
-            let stream = runtime.connect_rpc(node, incarnation, &member.address);
+            let stream = match &runtime.lender {
+                Some(lender) => lender.connect_calls(node).map_err(|error| error.to_string()),
+                None => runtime.connect_rpc(node, incarnation, &address),
+            };
             runtime.rpc.dialled(node, incarnation, stream);
         });
         if let Err(error) = dialled {

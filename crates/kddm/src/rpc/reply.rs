@@ -56,7 +56,7 @@ impl Answers {
         }
     }
 
-    fn are_there(&self) -> bool {
+    pub fn are_there(&self) -> bool {
         self.inside.lock().missing == 0
     }
 
@@ -70,7 +70,7 @@ impl Answers {
     }
 
     /// Leaves a waker behind. False if all answers are there already.
-    fn wake_by(&self, waker: &Waker) -> bool {
+    pub fn wake_by(&self, waker: &Waker) -> bool {
         // Neither copied nor dropped under the lock: that is code of whoever waits.
         let mut waker = Some(waker.clone());
         let mut inside = self.inside.lock();
@@ -78,7 +78,13 @@ impl Answers {
         inside.missing > 0
     }
 
-    fn take(&self) -> Vec<Option<CallResult>> {
+    /// Nobody is woken any more.
+    pub fn forget(&self) {
+        let waker = self.inside.lock().waker.take();
+        drop(waker);
+    }
+
+    pub fn take(&self) -> Vec<Option<CallResult>> {
         std::mem::take(&mut self.inside.lock().results)
     }
 }
@@ -132,7 +138,7 @@ impl<O> Call<O> {
             if let Some(id) = called.id
                 && !self.answers.is_there(index)
             {
-                self.runtime.rpc.cancel(called.node, id);
+                self.runtime.rpc.cancel(called.node.into(), id);
             }
         }
     }

@@ -34,7 +34,7 @@ pub(crate) enum Place {
 pub(crate) type Handler = Box<dyn Fn(&Request) -> Result<Vec<u8>, HandlerError> + Send + Sync>;
 
 /// A call that has come in: on which connection it is answered, and as which.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ReplyTo {
     pub connection: u64,
     pub id: u64,

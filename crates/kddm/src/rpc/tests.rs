@@ -43,7 +43,7 @@ fn damaged_frames_end_their_connection_and_no_other() {
     let nodes = Node::local_cluster(2).expect("a cluster");
     let _service = echo(&nodes[1]);
     let mut call = Vec::new();
-    frame::put_call(1, 1_000_000, "echo", b"whole", &mut call);
+    frame::put_call(1, 0, 1_000_000, "echo", b"whole", &mut call);
     let mut damaged = call.clone();
     *damaged.last_mut().expect("it is not empty") ^= 1;
     let mut answer = Vec::new();
@@ -64,7 +64,7 @@ fn a_call_in_many_parts_is_one_call() {
     let _service = echo(&nodes[1]);
     let stream = by_hand(&nodes);
     let (mut call, mut expected) = (Vec::new(), Vec::new());
-    frame::put_call(7, u64::MAX, "echo", b"in parts", &mut call);
+    frame::put_call(7, 0, u64::MAX, "echo", b"in parts", &mut call);
     frame::put_done(7, b"in parts", &mut expected);
     for byte in call {
         (&mut &stream).write_all(&[byte]).expect("it is connected");
@@ -85,8 +85,8 @@ fn one_number_is_not_in_work_twice() {
     });
     let stream = by_hand(&nodes);
     let mut calls = Vec::new();
-    frame::put_call(7, u64::MAX, "gate", b"", &mut calls);
-    frame::put_call(7, u64::MAX, "gate", b"", &mut calls);
+    frame::put_call(7, 0, u64::MAX, "gate", b"", &mut calls);
+    frame::put_call(7, 0, u64::MAX, "gate", b"", &mut calls);
     (&mut &stream).write_all(&calls).expect("it is connected");
     let mut refused = Vec::new();
     frame::put_failed(7, frame::Fault::Overloaded, "a call with that number is in work", &mut refused);

@@ -14,7 +14,10 @@ impl LaneState {
             return;
         }
         self.statistics.fences += 1;
-        tracing::error!(why, "this node fences itself: it uses nothing of what it holds any more. Restart it");
+        tracing::error!(
+            why,
+            "this node fences itself: it uses nothing of what it holds any more. Let it rejoin, or restart it"
+        );
         // First of all what the fast path looks at.
         self.lease.set_deadline_ns(Lease::ENDED);
         for store in self.stores.values() {

@@ -172,7 +172,7 @@ fn start(
         lanes,
         limits,
         membership,
-        notify,
+        notify: Arc::new(notify),
         signals,
         lease,
     }));

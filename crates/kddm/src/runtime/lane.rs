@@ -249,7 +249,10 @@ impl LaneState {
         self.stopped = true;
         for store in self.stores.values() {
             store.close();
-            store.end(Ended::Stopped);
+            // What is fenced stays so.
+            if !self.fenced {
+                store.end(Ended::Stopped);
+            }
         }
         self.fail_waiters(None, &MembershipError::Stopped.into());
         self.end_programs(poller);

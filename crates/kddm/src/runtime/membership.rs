@@ -200,7 +200,7 @@ impl Runtime {
             lane.finish(state);
         }
         self.rpc.installed(view);
-        self.notify.installed(view.clone());
+        self.tell_of_view(view.clone());
     }
 
     /// Asks for a change to be decided. That it was is seen in the state.

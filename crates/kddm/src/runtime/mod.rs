@@ -24,6 +24,7 @@ pub(crate) mod placing;
 pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
+mod rejoin;
 pub(crate) mod replicas;
 pub(crate) mod serving;
 #[cfg(all(test, shuttle))]
@@ -80,7 +81,7 @@ pub(crate) struct Runtime {
     pub membership: Mutex<Membership>,
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
-    pub notify: Notify,
+    pub notify: Arc<Notify>,
     pub signals: Signals,
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
@@ -114,7 +115,7 @@ pub(crate) struct Parts {
     pub lanes: Vec<Arc<Lane>>,
     pub limits: Limits,
     pub membership: Membership,
-    pub notify: Notify,
+    pub notify: Arc<Notify>,
     pub signals: Signals,
     pub lease: Arc<Lease>,
 }
@@ -156,11 +157,11 @@ impl Runtime {
     pub fn table<T: Value>(&self, set: SetId) -> Result<Arc<Table<T>>, Error> {
         // All lanes are taken in order: none may hand an object to the old table meanwhile.
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
-        if states[0].stopped {
-            return Err(MembershipError::Stopped.into());
-        }
         if states[0].fenced {
             return Err(AccessError::Fenced.into());
+        }
+        if states[0].stopped {
+            return Err(MembershipError::Stopped.into());
         }
         if states[0].destroyed.contains(set) {
             return Err(crate::error::SetError::Destroyed.into());
@@ -250,6 +251,7 @@ impl Runtime {
         }
         if self.lender.is_some() {
             self.wait_for_puts(limit);
+            self.close_notifiers(limit);
         } else {
             // A fenced node does not leave: it would say that nothing of what it held is lost.
             let is_fenced = self.lanes.iter().any(|lane| lane.lock().fenced);

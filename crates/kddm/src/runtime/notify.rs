@@ -45,6 +45,13 @@ impl Notify {
         Ok(notify)
     }
 
+    /// What there is already, of which nobody is told.
+    pub fn begin_with(&self, view: View) {
+        let mut queue = self.queue.lock();
+        queue.notifiers.installed(view);
+        let _nobody_is_registered = queue.notifiers.next_call(Time(0));
+    }
+
     pub fn register(&self, here: u16, wanted: &Wanted) -> Result<Registration, RegistryError> {
         let function = Arc::clone(&wanted.function);
         let callback = Arc::new(move |event: &kddm_view::Event| function(&MemberEvent::new(event, here)));
@@ -76,6 +83,12 @@ impl Notify {
             queue.is_closed = true;
             self.news.notify_all();
         }
+    }
+
+    /// Nothing comes any more.
+    pub fn end(&self) {
+        self.queue.lock().is_closed = true;
+        self.news.notify_all();
     }
 
     /// Waits until all have heard of everything. False at the deadline.
@@ -123,6 +136,8 @@ impl Runtime {
                     self.notify.panics.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(notifier = &*call.name, event = ?call.event, "a notifier panicked; the next goes on");
                 }
+                // It may have overrun its limit where nobody was looking.
+                self.report_overrun();
                 self.notify.queue.lock().notifiers.done();
                 self.notify.news.notify_all();
                 continue;
@@ -154,9 +169,14 @@ impl Runtime {
 
     /// The way down of this node, as its own notifiers see it, and the end of all notifications.
     pub fn close_notifiers(&self, limit: Duration) {
-        let mut view = self.view();
-        view.members.retain(|member| member.id != self.identity.id);
-        self.notify.close(view);
+        if self.lender.is_some() {
+            // That a program goes is no change of the membership.
+            self.notify.end();
+        } else {
+            let mut view = self.view();
+            view.members.retain(|member| member.id != self.identity.id);
+            self.notify.close(view);
+        }
         if super::wait::may_block() && !self.notify.drain(super::wait::deadline_in(limit)) {
             let name = self.notify.running();
             tracing::error!(?name, ?limit, "this node stops although a notifier still runs");

@@ -69,11 +69,11 @@ impl LaneState {
 
     /// Why nothing is begun here now, if that is so.
     pub fn refusal(&self, set: SetId) -> Option<Error> {
-        if self.stopped {
-            return Some(MembershipError::Stopped.into());
-        }
         if self.fenced {
             return Some(AccessError::Fenced.into());
+        }
+        if self.stopped {
+            return Some(MembershipError::Stopped.into());
         }
         if let Some(error) = self.link.as_ref().and_then(|link| link.refusal(set)) {
             return Some(error);

@@ -163,7 +163,7 @@ impl Runtime {
                 let Some(at) = membership.pending.iter().position(|view| view.epoch > installed) else { break };
                 for passed in membership.pending.drain(..at) {
                     self.rpc.installed(&passed);
-                    self.notify.installed(passed);
+                    self.tell_of_view(passed);
                 }
             }
             if let Some(view) = membership.pending.pop_front() {

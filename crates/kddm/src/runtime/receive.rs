@@ -26,7 +26,7 @@ const READ_BYTES: usize = 64 << 10;
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// For so many bytes of a body pages are found at once: not for more than that beyond what has come.
-const PAGES_BYTES: usize = 1 << 20;
+const PAGES_BYTES: usize = 256 << 10;
 
 /// How long a thread that waits for an answer stays with a large body that is arriving, in all and
 /// for more of it.
@@ -57,9 +57,8 @@ impl Arriving {
     /// arrives, so that nobody makes us reserve what they only announce.
     fn new(head: Head, length: usize, first: &[u8], usual_bytes: usize) -> Result<Arriving, NoMemory> {
         let announced = head.seal.length as usize;
-        let Spare { mut bytes, is_warm } =
+        let Spare { mut bytes, found: paged } =
             spare::take(announced.min(usual_bytes.max(2 * first.len()))).map_err(|_| NoMemory)?;
-        let paged = if is_warm { bytes.capacity() } else { 0 };
         bytes.extend_from_slice(first);
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(first);

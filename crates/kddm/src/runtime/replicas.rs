@@ -45,10 +45,10 @@ impl LaneState {
 
     /// Why nothing is put here now, if that is so. A node that is about to leave still takes what is put.
     pub fn refusal_to_put(&self) -> Option<Error> {
-        if self.stopped {
-            return Some(MembershipError::Stopped.into());
+        if self.fenced {
+            return Some(AccessError::Fenced.into());
         }
-        self.fenced.then(|| AccessError::Fenced.into())
+        self.stopped.then(|| MembershipError::Stopped.into())
     }
 
     /// The put of that program that waits for its replicas.

@@ -100,7 +100,7 @@ fn node(state: &State, id: NodeId) -> Node {
         lanes: vec![Arc::new(lane)],
         limits,
         membership: Membership::follow(state.clone(), id, identity.incarnation, Time(0)),
-        notify: Notify::new(config.notifier_limit, id.0, &[]).expect("no notifiers"),
+        notify: Arc::new(Notify::new(config.notifier_limit, id.0, &[]).expect("no notifiers")),
         signals,
         lease,
         config,

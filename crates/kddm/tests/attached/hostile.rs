@@ -95,12 +95,13 @@ fn what_cannot_be_meant_ends_the_session() {
         ("a put of what it does not have", frame([3, 0, 0, 0], 0, [set, 1, 0, 2, 0])),
         ("a return of what it does not have", frame([4, 0, 0, 1], 0, [set, 1, 0, 0, 0])),
         ("a refusal of what it does not have", frame([5, 0, 0, 0], 0, [set, 1, 0, 0, 0])),
+        ("a view, which only a node installs", frame([26, 0, 0, 0], 0, [0, 0, 0, 0, 0])),
         ("an unknown level", frame([4, 0, 9, 1], 0, [set, 1, 0, 0, 0])),
         ("a body without end", frame([3, 0, 0, 0], u32::MAX, [set, 1, 0, 2, 0])),
         ("a body where none is meant", frame([5, 0, 0, 0], 7, [set, 1, 0, 0, 0])),
     ];
     for (number, (what, lie)) in (1..).zip(lies) {
-        let mut stream = greet(&house, 1);
+        let mut stream = greet(&house, 2);
         until("it is let in", || !house.nodes[0].programs().is_empty());
         stream.write_all(&lie).unwrap_or_else(|error| panic!("{what}: {error}"));
         read_to_end(stream);
@@ -115,7 +116,7 @@ fn what_cannot_be_meant_ends_the_session() {
 #[test]
 fn half_a_frame_is_forgotten() {
     let house = House::new();
-    let mut stream = greet(&house, 1);
+    let mut stream = greet(&house, 2);
     stream.write_all(&frame([3, 0, 0, 0], 1 << 20, [7, 1, 0, 2, 0])[..40]).expect("it reads");
     until("it is let in", || !house.nodes[0].programs().is_empty());
     goes_on(&house);

@@ -5,8 +5,10 @@
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod seat;
 
+mod calls;
 mod ends;
 mod hostile;
+mod notifiers;
 mod processes;
 mod sharing;
 mod storm;

@@ -56,6 +56,12 @@ fn attach_and_go(node: &Node, round: usize) {
     node.accept_programs(&socket).expect("the path is free");
     let program = Node::attach(&socket).wait().expect("it accepts programs");
     let counts: Set<u64> = program.set("counts").open().wait().expect("the set opens");
+    let limit = Duration::from_secs(10);
+    let serves = program.rpc().register("attached", |_| Ok(Vec::new())).expect("the name is free");
+    program.rpc().call(node.id(), "attached", b"", limit).wait().expect("it calls itself");
+    if round.is_multiple_of(2) {
+        drop(serves);
+    }
     let guard = counts.grab(2).wait().expect("nobody has it");
     guard.put().wait().expect("it is put");
     if round.is_multiple_of(2) {

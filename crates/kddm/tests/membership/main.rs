@@ -8,6 +8,7 @@ mod joins;
 mod leaves;
 mod lives;
 mod notifiers;
+mod rejoin;
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(20);

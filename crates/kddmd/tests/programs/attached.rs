@@ -114,6 +114,10 @@ fn a_program_attaches_again_when_its_daemon_is_back() {
     put(&words, 1, "put before");
     put(&others, 1, "of a set that ends meanwhile");
     let life = program.incarnation();
+    let (to, told) = std::sync::mpsc::channel();
+    let tell = move |event: &kddm::MemberEvent| to.send((event.node, event.to)).expect("the test listens");
+    let _told = program.notifier(kddm::Chain::Online, kddm::Priority::APPLICATION, "told", tell).expect("registered");
+    let _serves = program.rpc().register("echo", |request| Ok(request.body().to_vec())).expect("the name is free");
     first.signal(Signal::TERM);
     assert!(first.wait().success());
     let error = words.get(1).wait().map(drop).expect_err("nobody is there");
@@ -139,6 +143,12 @@ fn a_program_attaches_again_when_its_daemon_is_back() {
     assert!(matches!(others.get(1).wait(), Err(Error::Set(kddm::SetError::Destroyed))));
     assert_eq!((program.id(), program.members().len()), (1, 2));
     assert!(program.incarnation() > life);
+    // It hears of the new life of its daemon, serves again, and calls.
+    assert_eq!(told.recv_timeout(LIMIT), Ok((1, kddm::NodeState::Offline)));
+    assert_eq!(told.recv_timeout(LIMIT), Ok((1, kddm::NodeState::Online)));
+    eventually("it serves again", || elsewhere.rpc().call(1, "echo", b"again", LIMIT).wait().is_ok());
+    let absent = program.rpc().call(2, "absent", b"", LIMIT).wait().expect_err("nobody serves it");
+    assert!(matches!(absent, Error::Rpc(kddm::RpcError::NoService { node: 2, .. })), "{absent}");
     let seen = second.tool(&scratch, &["object", "get", "words", "1", "--as", "text"]);
     assert_eq!(text(&seen.stdout), "put after\n", "{}", text(&seen.stderr));
     assert_eq!(first.json(&scratch, &["cluster", "status"])["programs"][0]["pid"], std::process::id());

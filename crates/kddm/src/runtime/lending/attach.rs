@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
 use super::link::Link;
+use super::views;
 use super::{TAKES_NOTHING, VERSION};
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
@@ -34,6 +35,9 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(30);
 /// How long `members` and `epoch` wait for the node before they tell what it said last.
 const MEMBERS_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a service that is unregistered waits for the node to know.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(1);
+
 /// How often a stop looks whether the node has taken the last puts.
 const PUT_ROUND: Duration = Duration::from_micros(200);
 
@@ -42,6 +46,8 @@ pub(crate) struct Lender {
     pub(super) socket: PathBuf,
     /// By which the node knows this program.
     pub(super) pass: Mutex<Pass>,
+    /// Held by whoever looks whether there is a connection for services, and makes it.
+    pub(crate) serving: Mutex<()>,
     /// What it last said of the members, for when it says nothing any more.
     pub(super) members: Mutex<(u32, Vec<MemberInfo>)>,
 }
@@ -97,6 +103,9 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         peer_buffer_bytes: DEFAULT_PEER_BUFFER_BYTES,
         program_takes_nothing: TAKES_NOTHING,
     };
+    let view = views::decode(&welcome.view).map_err(|reason| not_attached(socket, reason.into()))?;
+    let notify = Arc::new(Notify::new(config.notifier_limit, identity.id.0, &[])?);
+    notify.begin_with(view);
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     // What is lent here is used no longer than by the node that lends it.
     lease.set_deadline_ns(welcome.lease_until_ns);
@@ -106,14 +115,13 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         // Nothing is ever handed to this core: the link stands in its place.
         let core = Core::new(identity.id, identity.incarnation, number);
         let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
-        lane.link = Some(Box::new(Link::new(stream, &poller).map_err(system("the socket"))?));
+        lane.link = Some(Box::new(Link::new(stream, &poller, Arc::clone(&notify)).map_err(system("the socket"))?));
         lane.shares = true;
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }
-    let notify = Notify::new(config.notifier_limit, identity.id.0, &[])?;
     let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
     let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
-    let lender = Some(Lender { socket: socket.into(), pass, members });
+    let lender = Some(Lender { socket: socket.into(), pass, serving: Mutex::default(), members });
     let membership = Membership::follow(state, identity.id, identity.incarnation, Time(0));
     let listener = None;
     let parts = Parts {
@@ -136,6 +144,10 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
         let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
         runtime.threads.lock().push(thread.map_err(system("threads"))?);
     }
+    let tells = Arc::clone(&runtime);
+    // As in a node: a stop waits for the notifiers, up to a limit, and not for their thread.
+    let teller = std::thread::Builder::new().name("kddm-notify".into()).spawn(move || tells.run_notifiers());
+    teller.map_err(system("threads"))?;
     let keeps = Arc::clone(&runtime);
     // Not among those that a stop waits for: it may be waiting for the node.
     let keeper = std::thread::Builder::new().name("kddm-attached".into()).spawn(move || keeps.keep_attached());
@@ -220,6 +232,42 @@ impl Lender {
             // Whoever is there now does not know this program, or is gone meanwhile: what was asked for may
             // have been done.
             Ok(_) | Err(_) => Err(MembershipError::Detached.into()),
+        }
+    }
+
+    /// A connection for calls to that node.
+    pub fn connect_calls(&self, node: u16) -> Result<Stream, Error> {
+        let Pass { session, secret, .. } = *self.pass.lock();
+        self.connect(&Purpose::Calls { session, secret, node })
+    }
+
+    /// A connection on which the node calls services of this program.
+    pub fn connect_serving(&self) -> Result<Stream, Error> {
+        if !crate::runtime::wait::may_block() {
+            return Err(AccessError::WouldBlock.into());
+        }
+        let Pass { session, secret, .. } = *self.pass.lock();
+        self.connect(&Purpose::Serve { session, secret })
+    }
+
+    fn connect(&self, purpose: &Purpose) -> Result<Stream, Error> {
+        let Ok(stream) = open(&self.socket, purpose, CONTROL_LIMIT) else {
+            return Err(MembershipError::Reattaching.into());
+        };
+        match greeting::receive(&stream) {
+            Ok(Reply::Lane) => Ok(stream),
+            // Whoever is there now does not know this program yet.
+            _ => Err(MembershipError::Reattaching.into()),
+        }
+    }
+
+    pub fn offer(&self, service: &str) -> Result<(), Error> {
+        self.ask(Question::Offer(service.into()), Duration::ZERO).map(|_| ())
+    }
+
+    pub fn withdraw(&self, service: &str) {
+        if let Err(error) = self.ask_within(Question::Withdraw(service.into()), WITHDRAW_LIMIT) {
+            tracing::debug!(%error, service, "the daemon does not know that it is served no more");
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::failure::Failure;
 use super::session::{SESSIONS, Session};
+use super::views;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
@@ -52,6 +53,10 @@ pub(super) enum Purpose {
     Attach { name: String },
     /// The connection of another lane.
     Lane { session: u32, secret: u64, lane: u8 },
+    /// For calls to that node.
+    Calls { session: u32, secret: u64, node: u16 },
+    /// To be called.
+    Serve { session: u32, secret: u64 },
     /// One question, one answer.
     Ask { session: u32, secret: u64, question: Question },
 }
@@ -66,6 +71,9 @@ pub(super) enum Question {
     },
     Sets,
     Set(String),
+    /// It serves calls of that name, or does no more.
+    Offer(String),
+    Withdraw(String),
     /// Once so many are possible.
     Members {
         possible: u32,
@@ -105,6 +113,8 @@ pub(super) struct Welcome {
     pub wait_limit_ms: u64,
     /// The membership, as the node knows it.
     pub state: Vec<u8>,
+    /// The view that the node has installed.
+    pub view: Vec<u8>,
     /// Until when the node may use what it lends.
     pub lease_until_ns: u64,
 }
@@ -264,6 +274,20 @@ fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) 
             found.finish(state);
             connected
         }
+        Purpose::Calls { session, secret, node } => {
+            if runtime.name_of(session, secret).is_none() {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            }
+            greeting::send(&stream, &Reply::Lane)?;
+            runtime.rpc.program_calls(runtime, session, node, stream)
+        }
+        Purpose::Serve { session, secret } => {
+            if runtime.name_of(session, secret).is_none() {
+                return refuse(runtime, &stream, NOT_ATTACHED.into());
+            }
+            let let_in = greeting::bytes_of(&Reply::Lane)?;
+            runtime.rpc.program_serves(runtime.identity.id.0, session, stream, &let_in)
+        }
         Purpose::Ask { session, secret, question } => {
             if runtime.name_of(session, secret).is_none() {
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
@@ -309,6 +333,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(NAME_BYTES).collect();
     let pid = pid_of(&stream);
     tracing::debug!(program = session, pid, name, "a program is attached");
+    let view = views::encode(lane.lock().core.view());
     let welcome = Reply::Welcome(Welcome {
         session,
         secret,
@@ -319,6 +344,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         object_limit_bytes: runtime.limits.object_bytes as u64,
         wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
         state: runtime.membership.lock().state.encode(),
+        view,
         lease_until_ns: runtime.lease.deadline_ns(),
     });
     let mut program = Session::new(stream, name, pid, secret);
@@ -329,6 +355,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         return Err(io::Error::other("this node has stopped"));
     }
     let connected = state.connect_program(session, program, &lane.poller);
+    state.tell_program_of_view(session);
     state.desk.make_dirty(session);
     lane.finish(state);
     connected
@@ -354,6 +381,11 @@ fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Q
             // Looking for a name would fix the homes of all objects; before that there are no sets.
             let found = runtime.has_sets()?.then(|| find_described(&wanted(owner)?.system()?, &name));
             found.unwrap_or(Err(SetError::Unknown { name }.into())).map(Told::Set)
+        }
+        Question::Offer(service) => runtime.rpc.offer(session, &service).map(|()| Told::Done),
+        Question::Withdraw(service) => {
+            runtime.rpc.take_offer_back(session, &service);
+            Ok(Told::Done)
         }
         Question::Members { possible, limit_ms } => {
             if possible > 0 {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError, WhyUnreachable};
+use crate::rpc::RpcError;
 use crate::runtime::not_a_member;
 
 /// An error, as it travels.
@@ -47,6 +48,9 @@ pub(crate) enum Failure {
         node: u16,
         reason: String,
     },
+    AlreadyRegistered {
+        service: String,
+    },
     Stopped,
     NotSharing {
         node: u16,
@@ -89,6 +93,7 @@ impl Failure {
             Error::Set(SetError::DestroyUnconfirmed { name, node, reason }) => {
                 Failure::DestroyUnconfirmed { name, node, reason }
             }
+            Error::Rpc(RpcError::AlreadyRegistered { service }) => Failure::AlreadyRegistered { service },
             Error::Membership(MembershipError::Stopped) => Failure::Stopped,
             Error::Membership(MembershipError::NotSharing { node }) => Failure::NotSharing { node },
             Error::Membership(MembershipError::JoinTimedOut { limit_ms, reason }) => {
@@ -124,6 +129,7 @@ impl Failure {
             Failure::DestroyUnconfirmed { name, node, reason } => {
                 SetError::DestroyUnconfirmed { name, node, reason }.into()
             }
+            Failure::AlreadyRegistered { service } => RpcError::AlreadyRegistered { service }.into(),
             // The node's own stop is the end of the attachment.
             Failure::Stopped => MembershipError::Detached.into(),
             Failure::NotSharing { node } => MembershipError::NotSharing { node }.into(),
@@ -155,6 +161,7 @@ mod tests {
             Error::from(differs),
             AccessError::Overloaded { outstanding: 3, limit: 2 }.into(),
             SetError::Destroyed.into(),
+            RpcError::AlreadyRegistered { service: "s".into() }.into(),
             MembershipError::NotSharing { node: 7 }.into(),
             AccessError::Unreachable { node: 3, limit_ms: 0, why: WhyUnreachable::ProcessEnded }.into(),
         ] {

@@ -69,6 +69,8 @@ pub(crate) enum Word {
     SetEnded,
     /// Node: what you were lent you may use until then, by the clock of this host that deadlines have.
     Lease { until_ns: u64 },
+    /// Node: it has installed the view in the body.
+    View,
     /// Node: it is over; whether by a fence.
     Ended { is_fenced: bool },
 }
@@ -137,6 +139,7 @@ pub(crate) fn encode(head: &Head) -> [u8; HEAD_BYTES] {
         Word::SetEnding => ([23, 0, 0, 0], [0, 0, 0]),
         Word::SetEnded => ([21, 0, 0, 0], [0, 0, 0]),
         Word::Lease { until_ns } => ([24, 0, 0, 0], [until_ns, 0, 0]),
+        Word::View => ([26, 0, 0, 0], [0, 0, 0]),
         Word::Ended { is_fenced } => ([22, is_fenced.into(), 0, 0], [0, 0, 0]),
     };
     let mut out = [0; HEAD_BYTES];
@@ -176,11 +179,12 @@ pub(crate) fn decode(from: &[u8; HEAD_BYTES]) -> Result<Head, &'static str> {
         23 => Word::SetEnding,
         25 => Word::Safe { version },
         24 => Word::Lease { until_ns: number },
+        26 => Word::View,
         22 => Word::Ended { is_fenced: detail != 0 },
         _ => return Err("an unknown word"),
     };
     let has_body = match word {
-        Word::Put { .. } | Word::Answer { ending: Ending::Failed, .. } => true,
+        Word::Put { .. } | Word::View | Word::Answer { ending: Ending::Failed, .. } => true,
         Word::Returned { bytes, .. } | Word::Granted { bytes, .. } => bytes == Bytes::Here,
         _ => false,
     };
@@ -214,6 +218,7 @@ mod tests {
             Word::SetEnding,
             Word::SetEnded,
             Word::Lease { until_ns: u64::MAX },
+            Word::View,
             Word::Ended { is_fenced: true },
         ];
         for word in words {

@@ -15,6 +15,7 @@ use super::pipe::{Inbox, Outbox};
 use crate::cell::Ended;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::{Lane, LaneState};
+use crate::runtime::notify::Notify;
 use crate::runtime::wait::{Op, Outcome};
 use crate::system::Wanted;
 use crate::transport::{Event, Poller, Stream};
@@ -33,6 +34,8 @@ pub(super) struct Borrowed {
 /// See the module.
 pub(crate) struct Link {
     stream: Arc<Stream>,
+    /// Hears of the views that the node has installed.
+    pub(super) notify: Arc<Notify>,
     inbox: Inbox,
     outbox: Outbox,
     pub(super) borrowed: HashMap<Place, Borrowed>,
@@ -57,12 +60,13 @@ pub(crate) struct Link {
 impl Link {
     /// # Errors
     /// The system's.
-    pub fn new(stream: Stream, poller: &Poller) -> std::io::Result<Link> {
+    pub fn new(stream: Stream, poller: &Poller, notify: Arc<Notify>) -> std::io::Result<Link> {
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
         poller.add(&stream, LENDER)?;
         Ok(Link {
             stream: Arc::new(stream),
+            notify,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             borrowed: HashMap::new(),
@@ -355,6 +359,14 @@ impl LaneState {
                 }
             }
             Word::Safe { version } => self.puts_are_safe((set, object), version),
+            Word::View => {
+                if let Err(reason) = self.lender_installed(body) {
+                    self.statistics.malformed += 1;
+                    tracing::warn!(reason, "the daemon says what cannot be meant: detaching");
+                    self.detach(poller);
+                    return false;
+                }
+            }
             Word::Lease { until_ns } => self.lease.set_deadline_unless_ended(until_ns),
             Word::Ended { is_fenced } => {
                 if is_fenced {

@@ -10,6 +10,7 @@
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
+//! | `views.rs` | both | who comes and goes, for notifiers of programs |
 //! | `reattach.rs` | program | how it goes on when its node was gone and is back |
 //!
 //! The program's lane is the same code as a node's: waiters, cells, revocation, leader and followers. In
@@ -26,6 +27,7 @@ pub(crate) mod link;
 mod pipe;
 mod reattach;
 pub(crate) mod session;
+mod views;
 
 use kddm_core::id::{ObjectId, SetId};
 
@@ -38,7 +40,7 @@ pub(crate) use session::program_of;
 type Place = (SetId, ObjectId);
 
 /// Version of what is said on the socket, greeting included.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use super::Place;
 use super::attach::{Lender, Pass, be_let_in, known};
 use super::door::{Question, Told};
 use super::link::Link;
+use super::views;
 use crate::cell::RevokeResult;
 use crate::error::{Error, MembershipError, SetError};
 use crate::runtime::Runtime;
@@ -73,9 +74,11 @@ impl Runtime {
                 state.detach(&lane.poller);
                 lane.finish(state);
             }
+            self.rpc.end_connections("the daemon of this program is gone");
             if !self.attach_again(lender) {
                 return self.give_up();
             }
+            self.offer_again(lender);
         }
     }
 
@@ -114,6 +117,9 @@ impl Runtime {
         if (identity.id, streams.len()) != (self.identity.id, self.lanes.len()) {
             return Err(Trouble::ForGood("it is another node of the cluster now"));
         }
+        let Ok(view) = views::decode(&welcome.view) else { return Err(Trouble::ForGood("it speaks another language")) };
+        // Before what its new life says.
+        self.notify.installed(view);
         let incarnation = identity.incarnation;
         *lender.pass.lock() = Pass { session: welcome.session, secret: welcome.secret, incarnation };
         *lender.members.lock() = known(&state, identity.id);
@@ -130,6 +136,25 @@ impl Runtime {
         }
         tracing::info!(sets = living.len(), "attached again");
         Ok(())
+    }
+
+    /// What this program serves is served again. The node may not know yet that its earlier connection has ended.
+    fn offer_again(self: &Arc<Self>, lender: &Lender) {
+        let deadline = Instant::now() + REOPEN_LIMIT;
+        for name in self.rpc.service_names() {
+            loop {
+                match self.offer(&name) {
+                    Ok(()) => break,
+                    Err(error) if self.is_stopping() || Instant::now() >= deadline => {
+                        let socket = lender.socket.display();
+                        tracing::warn!(%error, service = &*name, %socket, "a service is not offered again");
+                        break;
+                    }
+                    // Not by the signal: it may tell that the daemon is gone again.
+                    Err(_) => std::thread::park_timeout(FIRST_PAUSE),
+                }
+            }
+        }
     }
 
     fn give_up(&self) {
@@ -179,7 +204,7 @@ impl LaneState {
         poller: &Poller,
     ) -> std::io::Result<()> {
         let Some(old) = self.link.as_ref().filter(|_| !self.stopped && !self.fenced) else { return Ok(()) };
-        let mut link = Box::new(Link::new(stream, poller)?);
+        let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify))?);
         link.numbered = old.numbered;
         link.opened.clone_from(living);
         let sets: Vec<SetId> = self.stores.keys().copied().collect();

@@ -1,7 +1,7 @@
 //! What needs a look inside.
 
 use std::future::Future;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use kddm_core::message::RequestKind;
 
 use super::VERSION;
 use super::door::{Opening, Purpose, Question, Reply, Told};
-use super::frame::{Bytes, HEAD_BYTES, Head, Word, encode};
+use super::frame::{Bytes, HEAD_BYTES, Head, Word, decode, encode};
 use crate::error::{AccessError, Error};
 use crate::runtime::refusals::tests::{refuse_each, work_on};
 use crate::system::Wanted;
@@ -169,12 +169,17 @@ fn programs_of_a_fenced_node_use_nothing_any_more() {
 
 /// Says what for, and hears the answer.
 fn say(socket: &Path, purpose: &Purpose) -> (Stream, Reply) {
+    let stream = dialled(socket, purpose);
+    let reply = greeting::receive(&stream).expect("it answers");
+    (stream, reply)
+}
+
+fn dialled(socket: &Path, purpose: &Purpose) -> Stream {
     let stream = dial(&Address::Unix(socket.into()), LIMIT).expect("it listens");
     stream.set_limit(Some(LIMIT)).expect("a limit");
     greeting::send(&stream, &Opening { version: VERSION }).expect("it reads");
     greeting::send(&stream, purpose).expect("it reads");
-    let reply = greeting::receive(&stream).expect("it answers");
-    (stream, reply)
+    stream
 }
 
 /// A program that has attached, and opened that set, by hand.
@@ -193,6 +198,12 @@ fn liar_of<T: Value>(socket: &Path, name: &str) -> (Stream, SetId) {
     let (_, Reply::Told(Told::Set(set))) = say(socket, &Purpose::Ask { session, secret, question }) else {
         panic!("the set opens")
     };
+    // The view that is installed comes first, to everybody.
+    let mut head = [0; HEAD_BYTES];
+    (&stream).read_exact(&mut head).expect("it says so at once");
+    let head = decode(&head).expect("it is a node");
+    assert_eq!(head.word, Word::View);
+    (&stream).read_exact(&mut vec![0; head.body_bytes as usize]).expect("with its body");
     stream.set_nonblocking(true).expect("it is a socket");
     (stream, SetId(set.set))
 }
@@ -432,4 +443,111 @@ fn liars_hurt_nobody_but_what_they_may_write() {
         assert_eq!((seen.faults, seen.fences), (0, 0));
     }
     assert!(all[0].statistics().malformed > 50);
+}
+
+/// What has changed while a program was not attached it is told when it is again, and nothing twice.
+#[test]
+fn notifiers_of_a_program_hear_what_they_have_missed() {
+    let all = house(1);
+    let program = &all[2];
+    let (to, told) = std::sync::mpsc::channel();
+    let tell = move |event: &crate::MemberEvent| to.send((event.node, event.to)).expect("the test listens");
+    let _told = program.notifier(crate::Chain::Online, crate::Priority(1), "told", tell).expect("registered");
+    let join = |name: &str| {
+        let listen = crate::Address::local(&format!("missed-{name}-{}", std::process::id()));
+        let config = crate::Config::new().listen(listen).contact(all[0].address().clone());
+        Node::join(config).wait().expect("it may join")
+    };
+    for lane in &program.runtime().lanes {
+        lane.lock().link.as_ref().expect("it is attached").hang_up();
+    }
+    let third = join("third");
+    assert_eq!(told.recv_timeout(LIMIT), Ok((3, crate::NodeState::Online)));
+    third.stop();
+    assert_eq!(told.recv_timeout(LIMIT), Ok((3, crate::NodeState::Offline)));
+    assert!(told.try_recv().is_err());
+    assert!(all[0].statistics().detached == 1 || program.statistics().reconnects == 1);
+}
+
+/// The connection ends, and the program attaches again: what it serves is served again, and it can call.
+#[test]
+fn services_of_a_program_come_back_with_it() {
+    let all = house(1);
+    let echo = |node: &Node, name: &str| node.rpc().register(name, |request| Ok(request.body().to_vec()));
+    let _here = echo(&all[1], "there").expect("free");
+    let service = echo(&all[2], "echo").expect("free");
+    let works = |from: &Node, to: u16, name: &str| {
+        let begin = std::time::Instant::now();
+        while let Err(error) = from.rpc().call(to, name, b"again", LIMIT).wait() {
+            assert!(begin.elapsed() < LIMIT, "{error}");
+            std::thread::yield_now();
+        }
+    };
+    for _ in 0..3 {
+        works(&all[1], 1, "echo");
+        works(&all[2], 2, "there");
+        for lane in &all[2].runtime().lanes {
+            lane.lock().link.as_ref().expect("it is attached").hang_up();
+        }
+    }
+    works(&all[1], 1, "echo");
+    drop(service);
+    let gone = all[1].rpc().call(1, "echo", b"", LIMIT).wait();
+    assert!(matches!(gone, Err(Error::Rpc(crate::RpcError::NoService { .. }))), "{gone:?}");
+}
+
+/// Whoever calls, or serves, over the socket: it must be a program that is attached, and is believed nothing.
+#[test]
+fn what_programs_say_of_calls_is_checked() {
+    use crate::rpc::frame;
+    let socket = socket();
+    let all = house_at(&socket, 1);
+    let _echo = all[1].rpc().register("echo", |request| Ok(request.body().to_vec())).expect("free");
+    let (_stream, Reply::Welcome(welcome)) = say(&socket, &Purpose::Attach { name: "liar".into() }) else {
+        panic!("it is let in")
+    };
+    let (session, secret) = (welcome.session, welcome.secret);
+    for purpose in
+        [Purpose::Calls { session, secret: secret ^ 1, node: 2 }, Purpose::Serve { session: session + 1, secret }]
+    {
+        assert!(matches!(say(&socket, &purpose).1, Reply::Refused(_)), "{purpose:?}");
+    }
+    let calls = || {
+        let (stream, Reply::Lane) = say(&socket, &Purpose::Calls { session, secret, node: 2 }) else {
+            panic!("it may call")
+        };
+        stream
+    };
+    let mut in_the_name_of_another = Vec::new();
+    frame::put_call(1, 7, 1_000_000, "echo", b"", &mut in_the_name_of_another);
+    let mut not_asked = Vec::new();
+    frame::put_done(1, b"not asked", &mut not_asked);
+    let lies = [in_the_name_of_another, not_asked, vec![0xff; 5000]];
+    for (count, lie) in (1..).zip(&lies) {
+        let stream = calls();
+        (&stream).write_all(lie).expect("it is connected");
+        let mut said = Vec::new();
+        let _reset_is_an_end_too = (&stream).read_to_end(&mut said);
+        assert_eq!((said, all[0].statistics().malformed), (Vec::new(), count));
+    }
+    // The second connection to serve is not believed, and the first one answers what nobody has asked.
+    let (serves, Reply::Lane) = say(&socket, &Purpose::Serve { session, secret }) else { panic!("it may serve") };
+    let mut said = Vec::new();
+    let again = dialled(&socket, &Purpose::Serve { session, secret });
+    let _reset_is_an_end_too = (&again).read_to_end(&mut said);
+    assert_eq!(said, b"");
+    (&serves).write_all(&lies[1]).expect("it is connected");
+    let question = |question| say(&socket, &Purpose::Ask { session, secret, question }).1;
+    assert!(matches!(question(Question::Offer("\n".into())), Reply::Told(Told::Failed(_))));
+    assert!(matches!(question(Question::Offer("liar".into())), Reply::Told(Told::Done)));
+    let call = all[1].rpc().call(1, "liar", b"", LIMIT);
+    // It reads the call, and dies of what it says.
+    let mut first = [0; 1];
+    (&serves).read_exact(&mut first).expect("the call comes");
+    (&serves).write_all(&lies[2]).expect("it is connected");
+    let error = call.wait().expect_err("it is gone");
+    assert!(matches!(error, Error::Rpc(crate::RpcError::Gone { node: 1, .. })), "{error}");
+    let answer = all[2].rpc().call(2, "echo", b"others go on", LIMIT).wait();
+    assert_eq!(answer.expect("it answers"), b"others go on");
+    assert_eq!(all[0].statistics().faults, 0);
 }

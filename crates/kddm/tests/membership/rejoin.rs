@@ -1,0 +1,153 @@
+//! A node whose process was stopped beyond its lease comes back in that process.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kddm::{AccessError, Chain, Config, Error, MembershipError, Node, Priority, Set};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{LIMIT, POSSIBLE, states};
+
+/// Longer than what the others wait for, also where processors are shared.
+const REJOIN_LIMIT: Duration = Duration::from_secs(60);
+
+fn is_fenced<O>(result: &Result<O, Error>) -> bool {
+    matches!(result, Err(Error::Access(AccessError::Fenced)))
+}
+
+/// In a process that a test has started, a node that comes back whenever it is fenced. A line tells of each
+/// life, then one of each question; else it is an empty test.
+#[test]
+fn process_that_comes_back() {
+    let Ok(contact) = std::env::var("KDDM_TEST_COMES_BACK") else { return };
+    let config = Config::new().contact(contact.parse().expect("an address"));
+    let heard = |event: &kddm::MemberEvent| {
+        if event.is_this_node {
+            println!("told {:?}", event.to);
+        }
+    };
+    let config = config.notifier(Chain::Possible, Priority::APPLICATION, "told", heard);
+    let mut node = Node::join(config).wait().expect("it is let in");
+    let mut old: Option<Set<u64>> = None;
+    loop {
+        let set: Set<u64> = node.set("rejoin").open().wait().expect("the set opens");
+        // Done once another node has it, too.
+        let add = |count: &mut u64| {
+            *count += 1;
+            Ok(())
+        };
+        set.update(u64::from(node.id()), add).wait().expect("nobody else has it");
+        let mut guard = set.grab(u64::from(node.id())).wait().expect("nobody else has it");
+        let was_fenced = old.as_ref().is_none_or(|old| {
+            is_fenced(&old.get(1).wait()) && is_fenced(&old.grab(9).wait()) && old.find(u64::from(node.id())).is_none()
+        });
+        println!("lives as {} and old handles are fenced: {was_fenced}", node.id());
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).expect("the test speaks");
+        *guard += 1;
+        let put = guard.put().wait();
+        println!("put {}", if is_fenced(&put) { "fenced" } else { "other" });
+        if put.is_ok() || !node.wait_until_fenced() {
+            return;
+        }
+        node = node.rejoin(REJOIN_LIMIT).wait().expect("it comes back");
+        assert!(node.lease().remaining.is_some_and(|left| left > Duration::ZERO));
+        old = Some(set);
+    }
+}
+
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(contact: &Node) -> Process {
+        let mut child = Command::new(std::env::current_exe().expect("it runs"))
+            .args(["rejoin::process_that_comes_back", "--exact", "--nocapture"])
+            .env("KDDM_TEST_COMES_BACK", contact.address().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let input = child.stdin.take().expect("it is piped");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Process { child, input, output }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id() as i32).expect("a process has a number");
+        kill_process(id, signal).expect("it is our child, and not waited for");
+    }
+
+    /// Reads up to a line that begins so.
+    fn line(&mut self, begins: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).expect("it writes") > 0, "it has ended before {begins:?}");
+            if let Some(at) = line.find(begins) {
+                return line[at..].trim().into();
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < REJOIN_LIMIT, "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_node_that_slept_beyond_its_lease_comes_back_as_a_new_life() {
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let first = Node::join(Config::new().listen(listen).lease(Duration::from_secs(2))).wait().expect("it begins");
+    let set: Set<u64> = first.set("rejoin").replicas(1).open().wait().expect("the set opens");
+    let mut process = Process::start(&first);
+    assert_eq!(process.line("lives as"), "lives as 2 and old handles are fenced: true");
+    let life = |node: &Node| node.members().iter().find(|member| member.id == 2).map(|member| member.incarnation);
+    let before = life(&first).expect("it is a member");
+    process.signal(Signal::STOP);
+    until("it is expelled", || first.lease().counts.expulsions == 1 && life(&first).is_none());
+    process.signal(Signal::CONT);
+    writeln!(process.input, "put").expect("it reads");
+    assert_eq!(process.line("put"), "put fenced");
+    assert_eq!(process.line("told Online"), "told Online", "its former life goes down");
+    assert_eq!(
+        process.line("told Possible"),
+        "told Possible",
+        "a notifier of the configuration is in the new one, too"
+    );
+    assert_eq!(process.line("lives as"), "lives as 2 and old handles are fenced: true");
+    assert!(life(&first).expect("it is back") > before);
+    assert_eq!(states(&first), [(1, POSSIBLE), (2, POSSIBLE)]);
+    // Its guard in the new life is good.
+    assert!(set.grab(2).wait_for(Duration::from_millis(50)).is_err(), "it holds it");
+    writeln!(process.input, "put").expect("it reads");
+    process.line("put other");
+    until("what was put in each life is there", || set.get(2).wait_for(LIMIT).is_ok_and(|value| *value == 3));
+}
+
+#[test]
+fn only_a_node_that_is_fenced_and_does_not_decide_rejoins() {
+    let nodes = Node::local_cluster(2).expect("two nodes");
+    for node in &nodes {
+        let refused = node.rejoin(LIMIT).wait().err().expect("it is refused");
+        assert!(
+            matches!(&refused, Error::Membership(MembershipError::Refused { reason }) if reason.contains("not fenced"))
+        );
+        let set: Set<u64> = node.set("stays").open().wait().expect("nothing has changed");
+        drop(set.get(1).wait().expect("nothing has changed"));
+    }
+}
