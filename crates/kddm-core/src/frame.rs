@@ -11,7 +11,7 @@ use crate::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
 use crate::io::NoMemory;
-use crate::message::{CopyKind, Have, Message, Request, RequestKind, Role};
+use crate::message::{CopyKind, Have, Loss, Message, Request, RequestKind, Role};
 use crate::nodeset::NodeSet;
 use crate::replicas::{MOST_REPLICAS, ReplicaSet};
 
@@ -21,7 +21,7 @@ use fields::{Lists, fill, message};
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();
@@ -82,6 +82,8 @@ mod flag {
     pub const HELD: u8 = 1;
     pub const FORWARDED: u8 = 1;
     pub const IN_DOUBT: u8 = 1;
+    pub const FORGOTTEN: u8 = 1;
+    pub const OF_SET: u8 = 1;
     pub const LOST: u8 = 0x80;
     pub const HAVE_VALUE: u8 = 8;
     pub const HAVE_REMOVED: u8 = 16;

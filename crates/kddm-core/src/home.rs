@@ -36,6 +36,8 @@ pub enum EntryState {
     Promoted,
     /// It existed, or may have: nobody is known to have it.
     Unknown,
+    /// It does not exist, and that is certain, in a shard of which others may exist that have no entry.
+    Absent,
 }
 
 impl Keyed for Entry {
@@ -53,7 +55,7 @@ impl Turn<'_> {
         match self.entry {
             None if self.place.in_doubt => self.send(request.id.node, Message::Lost { id: request.id }),
             Some(entry) if entry.lost => self.send(request.id.node, Message::Lost { id: request.id }),
-            None => self.ask_about_nothing(request),
+            None | Some(Entry { state: EntryState::Absent, .. }) => self.ask_about_nothing(request),
             Some(Entry { state: EntryState::Removing, .. }) if mutated(Mutation::CreateDuringRemoval) => {
                 self.ask_about_nothing(request);
             }
@@ -101,6 +103,7 @@ impl Turn<'_> {
         }
         let known = self.entry.map_or(*self.floor, |entry| entry.tenure);
         let over = match self.entry {
+            Some(Entry { state: EntryState::Absent, .. }) => tenure <= known,
             Some(entry) => tenure < known || entry.state == EntryState::Removing,
             None => tenure <= known,
         };
@@ -136,8 +139,9 @@ impl Turn<'_> {
     /// The old home hands over what it knows of an object.
     pub fn handed(&mut self, from: NodeId, entry: Entry) {
         let moves = from == self.place.home && self.place.view_home == self.me();
-        let recovers = self.place.is_recovering && from == self.place.old_home;
-        let names_somebody = matches!(entry.state, EntryState::Removing | EntryState::Unknown);
+        // Who answered for the shard when the others were lost knows that alone.
+        let recovers = self.place.is_recovering && self.place.in_doubt && self.is_home();
+        let names_somebody = matches!(entry.state, EntryState::Removing | EntryState::Unknown | EntryState::Absent);
         if !(moves || recovers) || (!entry.node.is_somebody() && !names_somebody) {
             return self.dropped("an entry of the directory from a node that is not the old home");
         }
@@ -173,7 +177,7 @@ impl Turn<'_> {
             return self.send(self.place.home, Message::Removed { tenure });
         }
         let ends = |entry: Entry| match entry.state {
-            EntryState::Removing => entry.tenure <= tenure,
+            EntryState::Removing | EntryState::Absent => entry.tenure <= tenure,
             EntryState::Predicted | EntryState::Fact | EntryState::Promoted | EntryState::Unknown => {
                 entry.tenure < tenure
             }
@@ -184,7 +188,7 @@ impl Turn<'_> {
         if !mutated(Mutation::ForgetFloor) {
             *self.floor = (*self.floor).max(tenure);
         }
-        self.entry = None;
+        self.entry = if self.place.is_recovering { None } else { self.absent(tenure) };
         if !self.place.is_recovering && !self.to_free.is_empty() {
             // It had an owner before that: what others kept in case that one was lost is of no more use.
             let reports = core::mem::take(&mut self.to_free);
@@ -194,6 +198,44 @@ impl Turn<'_> {
             let have = Have { removed: true, seen: tenure, ..Have::default() };
             return self.amend(Report { from: NodeId::NOBODY, have, replica: None });
         }
+        self.restart_parked();
+    }
+
+    /// What the directory says of an object that does not exist: nothing, unless that would be no proof.
+    pub fn absent(&self, tenure: Tenure) -> Option<Entry> {
+        let state = EntryState::Absent;
+        let entry = Entry { object: self.id, tenure, node: NodeId::NOBODY, state, lost: false };
+        self.place.in_doubt.then_some(entry)
+    }
+
+    /// Whoever is responsible accepts that the object is gone. If it is lost it has never existed from now on, and
+    /// what might have decided it is of no more use. Its tenure is above everything that anybody has of it.
+    pub fn accept_loss(&mut self) {
+        if !self.is_home() {
+            return self.send(self.place.home, Message::AcceptLoss { set_until: None });
+        }
+        if let Some(Entry { state: EntryState::Absent, tenure, .. }) = self.entry {
+            self.entry = self.absent(tenure);
+            return;
+        }
+        let is_lost = self.entry.map_or(self.place.in_doubt, |entry| entry.lost);
+        if self.place.is_recovering || (!is_lost && !mutated(Mutation::AcceptWhatIsThere)) {
+            return; // It is there, or it is not decided yet whether it is.
+        }
+        let known = self.entry.map_or(Tenure::NONE, |entry| entry.tenure);
+        let known = known.max(self.seen.tenure).max(*self.floor);
+        let Some(tenure) = known.next(self.place.epoch()) else {
+            return self.dropped("I3: the tenures of this object are used up");
+        };
+        *self.floor = tenure;
+        self.entry = self.absent(tenure);
+        let view = self.place.view;
+        for node in view.others_online(self.place.me) {
+            self.send(node, Message::Confirm { tenure });
+            self.send(node, Message::DropReplica { tenure });
+        }
+        self.confirm(tenure);
+        self.drop_replica(tenure);
         self.restart_parked();
     }
 }

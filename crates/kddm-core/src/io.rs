@@ -52,6 +52,8 @@ pub enum Input {
         /// The version it made.
         version: Version,
     },
+    /// Whoever is responsible accepts that the object is gone: if it is lost it has never existed from now on.
+    AcceptLoss,
     /// A message of another node has arrived, in the order in which that node sent it.
     Message {
         /// The sender.

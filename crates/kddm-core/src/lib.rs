@@ -8,6 +8,7 @@ pub mod frame;
 pub mod home;
 pub mod id;
 pub mod io;
+mod losses;
 pub mod membership;
 pub mod message;
 #[cfg(not(kddm_mutation))]

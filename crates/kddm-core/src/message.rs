@@ -3,7 +3,7 @@
 //! The numbers of the kinds are part of the wire format and never change; see [`crate::frame`].
 
 use crate::home::EntryState;
-use crate::id::{NodeId, Placement, RequestId, ShardIndex, Tenure, Version};
+use crate::id::{Epoch, NodeId, Placement, RequestId, ShardIndex, Tenure, Version};
 use crate::nodeset::NodeSet;
 use crate::replicas::ReplicaSet;
 
@@ -257,6 +257,40 @@ pub enum Message {
         /// As in the `Promote`.
         copy: CopyKind,
     },
+    /// From the home: the owner does not know of this very replica. One that was pushed since stays.
+    Orphan {
+        /// As in the `HaveReplica`.
+        tenure: Tenure,
+        /// As in the `HaveReplica`.
+        version: Version,
+    },
+    /// To a home of the next placement, before `Placed`: members were lost once.
+    Loss(Loss),
+    /// To the home: whoever is responsible accepts that the object is gone, if it is lost. Or to every other
+    /// member, of a whole set.
+    AcceptLoss {
+        /// Of the set of this message: all that was lost of it up to that epoch.
+        set_until: Option<Epoch>,
+    },
+}
+
+/// A loss of members, as those know it who were there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Loss {
+    /// The epoch that it began.
+    pub epoch: Epoch,
+    /// The placement of that view.
+    pub placement: Placement,
+    /// The members lost since all was whole, in that view.
+    pub failures: u32,
+    /// The fewest homes since then of any view before it.
+    pub fewest_homes: u16,
+    /// The homes before.
+    pub before: NodeSet,
+    /// The homes after.
+    pub after: NodeSet,
+    /// All losses up to that epoch, of which no more is known.
+    pub forgotten: bool,
 }
 
 /// The kinds of copies that can become the object itself.
@@ -305,10 +339,12 @@ pub struct Have {
     pub to: NodeId,
     /// There is a value.
     pub has_value: bool,
+    /// An owner: its replicas.
+    pub replicas: ReplicaSet,
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 29;
+pub const MESSAGE_KINDS: usize = 32;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -343,6 +379,9 @@ impl Message {
             Message::AllReported => 26,
             Message::Promote { .. } => 27,
             Message::Decline { .. } => 28,
+            Message::Orphan { .. } => 29,
+            Message::Loss(_) => 30,
+            Message::AcceptLoss { .. } => 31,
         }
     }
 
@@ -377,5 +416,8 @@ impl Message {
         "all_reported",
         "promote",
         "decline",
+        "orphan",
+        "loss",
+        "accept_loss",
     ];
 }

@@ -124,6 +124,10 @@ mutations! {
     TrustGhostOfLost = "trust_ghost_of_lost",
     /// A home answers before all have said what they have.
     AnswerTooEarly = "answer_too_early",
+    /// Nobody tells a replica that its owner does not know of it.
+    KeepOrphans = "keep_orphans",
+    /// That a loss is accepted ends an object that is not lost.
+    AcceptWhatIsThere = "accept_what_is_there",
     /// An owner does not ask again for the acks that it is owed.
     ForgetToAskAgain = "forget_to_ask_again",
 }

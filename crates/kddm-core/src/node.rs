@@ -7,13 +7,15 @@ use hashbrown::HashMap;
 
 use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
+use crate::losses::Losses;
 use crate::message::Message;
 use crate::mutation::{Mutation, mutated};
 use crate::placement::Moving;
-use crate::recovery::{Changes, Recovering};
+use crate::recovery::Recovering;
 use crate::shard::{Place, Room, Shard};
 use crate::view::View;
 
+mod acceptance;
 mod epoch;
 mod inspect;
 
@@ -116,10 +118,12 @@ pub struct Node {
     incarnation: Incarnation,
     view: View,
     moving: Option<Moving>,
-    changes: Changes,
+    losses: Losses,
     recovering: Option<Recovering>,
     /// Where to look next for owners that want more replicas, or others.
     refilling: Option<(SetId, u16)>,
+    /// Sets of which what is lost is accepted as gone, and not all has been looked at.
+    accepting: Vec<SetId>,
     sets: HashMap<u64, Set, Mixer>,
     destroyed: Vec<SetId>,
     counter: u64,
@@ -137,9 +141,10 @@ impl Node {
             incarnation,
             view: View::default(),
             moving: None,
-            changes: Changes::default(),
+            losses: Losses::default(),
             recovering: None,
             refilling: None,
+            accepting: Vec::new(),
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
             counter: u64::from(lane) << 56,
@@ -210,7 +215,9 @@ impl Node {
     /// Whether [`hand_over`](Self::hand_over) has something to do.
     pub fn is_handing_over(&self) -> bool {
         let recovers = self.recovering.as_ref().is_some_and(|recovering| !recovering.is_idle);
-        recovers || self.moving.as_ref().is_some_and(|moving| !moving.is_announced()) || self.refilling.is_some()
+        let accepts = !self.accepting.is_empty();
+        let moves = self.moving.as_ref().is_some_and(|moving| !moving.is_announced() && !moving.is_idle);
+        recovers || accepts || moves || self.refilling.is_some()
     }
 
     /// The members that have not yet said that they have handed over all they had to.
@@ -225,12 +232,26 @@ impl Node {
         if let Some(done) = self.recover(outputs)? {
             return Ok(done);
         }
-        let Some(moving) = self.moving.as_ref().filter(|moving| !moving.is_announced()) else {
+        if let Some(done) = self.accept_more(outputs)? {
+            return Ok(done);
+        }
+        let Some(moving) = self.moving.as_ref().filter(|moving| !moving.is_announced() && !moving.is_idle) else {
             return Ok(self.refill(outputs)?.unwrap_or(HandedOver::Nothing));
         };
         let cursor = moving.cursor;
         let found = self.to_hand_over(cursor).or_else(|| self.to_hand_over((SetId(0), 0)));
-        let Some((set, shard, to)) = found else { return self.announce(outputs) };
+        let Some((set, shard, to)) = found else {
+            if self.has_to_wait() {
+                if let Some(moving) = &mut self.moving {
+                    moving.is_idle = true;
+                }
+                return Ok(self.refill(outputs)?.unwrap_or(HandedOver::Nothing));
+            }
+            return match self.tell_what_is_accepted(outputs)? {
+                Some(told) => Ok(told),
+                None => self.announce(outputs),
+            };
+        };
         let me = self.me;
         if let Some(state) = self.sets.get_mut(&set.0) {
             // Touched, or it would not have been found: making it cannot fail.
@@ -252,7 +273,7 @@ impl Node {
             let id = SetId(*id);
             let start = if id == first.0 { first.1 } else { 0 };
             for shard in (start..SHARDS_PER_SET).map(ShardIndex) {
-                if set.get(shard).is_some_and(|touched| touched.home == self.me) {
+                if set.get(shard).is_some_and(|touched| touched.home == self.me && !self.must_wait(touched)) {
                     let to = self.view.home(id, shard).filter(|to| *to != self.me);
                     if let Some(to) = to {
                         return Some((id, shard, to));
@@ -263,8 +284,25 @@ impl Node {
         }
     }
 
+    /// A shard stays with its home as long as that may have to decide anew about one of its objects.
+    fn must_wait(&self, touched: &Touched) -> bool {
+        touched.home == self.me && touched.shard.recovery.may_decide_anew()
+    }
+
+    /// There is a shard to hand over that stays for now.
+    fn has_to_wait(&self) -> bool {
+        let goes = |set: u64, at: ShardIndex| self.view.home(SetId(set), at) != Some(self.me);
+        let waits = |(set, state): (&u64, &Set)| {
+            state.touched.iter().any(|touched| self.must_wait(touched) && goes(*set, touched.at))
+        };
+        self.sets.iter().any(waits)
+    }
+
     /// Every touched shard is handed over. The others go with this word, which follows on each link.
     fn announce(&mut self, outputs: &mut Outputs) -> Result<HandedOver, NoMemory> {
+        for told in self.losses.told()? {
+            self.tell_others(&told, outputs)?;
+        }
         self.tell_others(&Message::Placed { placement: self.view.placement }, outputs)?;
         let me = self.me;
         self.point_to_new_homes(|home, new| home == me && new != me);
@@ -304,10 +342,14 @@ impl Node {
 
     fn point_to_new_homes(&mut self, which: impl Fn(NodeId, NodeId) -> bool) {
         for (set, state) in &mut self.sets {
-            for Touched { at, home, .. } in &mut state.touched {
+            for Touched { at, home, shard } in &mut state.touched {
                 let new = self.view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
                 if which(*home, new) {
                     *home = new;
+                    if new == self.me {
+                        // The home before has never touched it. What it would have found then is so here.
+                        shard.recovery.doubt = self.losses.doubt(SetId(*set), *at, state.born, None);
+                    }
                 }
             }
         }
@@ -335,7 +377,7 @@ impl Node {
         let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let touched = state.touch(shard, || me)?;
         let recovery = &touched.shard.recovery;
-        let recovers = recovery.is_recovering && touched.home == me && recovery.old_home == from;
+        let recovers = recovery.is_recovering && touched.home == me && recovery.in_doubt();
         if !is_mine || from == me || !(touched.home == from || recovers) {
             return Ok(false);
         }
@@ -378,6 +420,15 @@ impl Node {
                     outputs.push(Output::Dropped { object, what });
                 }
             }
+            Input::Message { message: Message::Loss(loss), .. } => {
+                outputs.reserve(1)?;
+                if !self.losses.learn(loss, self.view.epoch)? {
+                    outputs.push(Output::Dropped { object, what: "a loss of members that nobody can know of" });
+                }
+            }
+            Input::Message { message: Message::AcceptLoss { set_until: Some(epoch) }, .. } => {
+                self.set_loss_is_accepted(set, epoch)?
+            }
             input => self.handle_object(set, object, input, outputs)?,
         }
         Ok(())
@@ -396,7 +447,7 @@ impl Node {
         if self.view.homes.is_empty() || !self.sets.get(&set.0).and_then(|state| state.get(at)).is_some_and(is_there) {
             self.entered(set, at, outputs)?;
         }
-        if self.recovering.is_some() && matches!(input, Input::Message { .. }) {
+        if self.recovering.is_some() || self.moving.is_some() {
             self.look_again();
         }
         let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;

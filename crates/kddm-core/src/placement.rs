@@ -19,6 +19,10 @@ pub(crate) struct Moving {
     /// Where to look next for a shard to hand over: no shard before this one has to be, unless it was
     /// touched meanwhile.
     pub cursor: (SetId, u16),
+    /// The last set of which the other homes have been told what of it is accepted as gone.
+    pub told: SetId,
+    /// Nothing can be done before something happens: shards stay until what was decided of them is certain.
+    pub is_idle: bool,
 }
 
 impl Moving {
@@ -40,7 +44,7 @@ impl Moving {
                 awaited.insert(old.id);
             }
         }
-        Ok(Some(Moving { before, awaited, announced: false, cursor: (SetId(0), 0) }))
+        Ok(Some(Moving { before, awaited, announced: false, cursor: (SetId(0), 0), told: SetId(0), is_idle: false }))
     }
 
     /// Who answers for a shard of a set that this node has not met before.
@@ -66,6 +70,11 @@ impl Moving {
 
     pub fn is_done(&self) -> bool {
         self.announced && (self.awaited.is_empty() || mutated(Mutation::HoldTooEarly))
+    }
+
+    /// The view before.
+    pub fn before(&self) -> &View {
+        &self.before
     }
 
     /// The members that are waited for.

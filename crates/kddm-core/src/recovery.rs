@@ -6,11 +6,11 @@ use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
-use crate::id::{Epoch, Mixer, NodeId, ObjectId, SetId, ShardIndex, Tenure, Version};
+use crate::id::{Epoch, Mixer, NodeId, ObjectId, Tenure, Version};
 use crate::io::NoMemory;
+use crate::losses::Doubt;
 use crate::message::Have;
 use crate::nodeset::NodeSet;
-use crate::view::View;
 
 /// What a member has said of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -34,10 +34,8 @@ pub(crate) struct Recovery {
     /// This node is the home, and has not decided yet about the objects `to_decide`, or about any.
     pub is_recovering: bool,
     pub to_decide: Option<Vec<ObjectId>>,
-    /// What the directory does not name may exist: the directory was lost with another home.
-    pub in_doubt: bool,
-    /// Who answered for the shard before, if that was another member.
-    pub old_home: NodeId,
+    /// Whether what the directory does not name may exist: it was lost with another home.
+    pub doubt: Doubt,
     /// Who has said all of this shard, and the greatest tenure that each has forgotten.
     pub reported: Vec<(NodeId, Tenure)>,
     pub reports: HashMap<ObjectId, Vec<Report>, Mixer>,
@@ -45,9 +43,24 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
+    /// What the directory does not name may exist.
+    pub fn in_doubt(&self) -> bool {
+        self.doubt != Doubt::None
+    }
+
+    /// All is in the epoch, and the home has decided.
+    pub fn is_done(&self) -> bool {
+        !self.is_recovering && self.to_enter.is_empty()
+    }
+
+    /// A copy has become an object that is not safe yet: the home may have to decide anew.
+    pub fn may_decide_anew(&self) -> bool {
+        !self.is_recovering && !self.to_free.is_empty()
+    }
+
     /// Nobody is waited for.
     pub fn is_at_rest(&self) -> bool {
-        !self.is_recovering && self.to_free.is_empty() && self.to_enter.is_empty()
+        self.is_done() && self.to_free.is_empty()
     }
 
     /// Whether the home still waits to hear of that object.
@@ -153,7 +166,7 @@ impl Recovery {
 impl Hash for Recovery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
-        (self.in_doubt, self.old_home).hash(state);
+        self.doubt.hash(state);
         (self.reports.len(), self.to_free.len()).hash(state);
         let mut ids: Vec<ObjectId> = self.objects().collect();
         ids.sort_unstable();
@@ -173,56 +186,4 @@ pub(crate) struct Recovering {
     pub has_reported: bool,
     /// Nothing can be done before somebody says something.
     pub is_idle: bool,
-}
-
-/// Changes of the epoch that a node remembers one by one.
-const CHANGES_REMEMBERED: usize = 8;
-
-/// The changes of the epoch so far: whether the directory of a shard that was never touched here can have
-/// been lost with another home.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) struct Changes {
-    /// The views before and after.
-    of: Vec<(View, View)>,
-    /// There were more.
-    more: bool,
-}
-
-impl Changes {
-    /// Notes one more change.
-    pub fn note(&mut self, before: View, after: View) -> Result<(), NoMemory> {
-        if self.of.len() >= CHANGES_REMEMBERED {
-            self.of.remove(0);
-            self.more = true;
-        }
-        self.of.try_reserve(1).map_err(|_| NoMemory)?;
-        self.of.push((before, after));
-        Ok(())
-    }
-
-    /// Who answered for the shard before the last change.
-    pub fn old_home(&self, set: SetId, at: ShardIndex) -> NodeId {
-        self.of.last().and_then(|(before, _)| before.home(set, at)).unwrap_or(NodeId::NOBODY)
-    }
-
-    /// Whether there can be shards of that set of which [`Self::leave_in_doubt`] is true: some homes were lost
-    /// with more than its replicas make up for.
-    pub fn may_leave_in_doubt(&self, set: SetId, born: Epoch) -> bool {
-        self.lost(set, born, |before, after| before.homes != after.homes)
-    }
-
-    /// Whether objects of this shard may exist of which its home `me` has not heard.
-    pub fn leave_in_doubt(&self, me: NodeId, set: SetId, at: ShardIndex, born: Epoch) -> bool {
-        self.lost(set, born, |before, after| after.home(set, at) == Some(me) && before.home(set, at) != Some(me))
-    }
-
-    /// Whether a change after the set's birth, of which that is true, has lost more than its replicas make up
-    /// for. What is not remembered counts as such a change.
-    fn lost(&self, set: SetId, born: Epoch, is_meant: impl Fn(&View, &View) -> bool) -> bool {
-        let lost = |(before, after): &(View, View)| {
-            after.epoch > born && !after.covers(set.replicas()) && is_meant(before, after)
-        };
-        let oldest = || self.of.first().map_or(Epoch(0), |(_, after)| after.epoch);
-        self.of.iter().any(lost) || (self.more && born < oldest())
-    }
 }

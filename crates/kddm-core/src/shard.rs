@@ -53,8 +53,8 @@ pub struct Place<'v> {
     pub is_recovering: bool,
     /// What the directory does not name may exist.
     pub in_doubt: bool,
-    /// Who answered for the shard before the last change of the epoch, if that was another node.
-    pub old_home: NodeId,
+    /// While the home decides: somebody has accepted in this epoch that what is lost of the set is gone.
+    pub is_accepted: bool,
 }
 
 impl<'v> Place<'v> {
@@ -66,8 +66,8 @@ impl<'v> Place<'v> {
         home: NodeId,
         recovery: &Recovery,
     ) -> Place<'v> {
-        let Recovery { is_recovering, in_doubt, old_home, .. } = *recovery;
-        Place { me, incarnation, home, view_home: home, view, set, at, is_recovering, in_doubt, old_home }
+        let (is_recovering, in_doubt) = (recovery.is_recovering, recovery.in_doubt());
+        Place { me, incarnation, home, view_home: home, view, set, at, is_recovering, in_doubt, is_accepted: false }
     }
 }
 
@@ -80,6 +80,11 @@ impl Place<'_> {
     /// Whether that node shares objects in the installed view.
     pub fn shares(&self, node: NodeId) -> bool {
         self.view.member(node).is_some_and(|member| member.state.can_share())
+    }
+
+    /// Whether messages can be exchanged with that node in the installed view.
+    pub fn talks(&self, node: NodeId) -> bool {
+        self.view.member(node).is_some_and(|member| member.state.can_talk())
     }
 
     /// How many replicas an object is to have: as many as the set says, if there are so many other homes.
@@ -139,6 +144,8 @@ pub(crate) enum Step {
         tenure: Tenure,
         copy: CopyKind,
     },
+    /// Somebody has accepted that the object is gone, if it is lost.
+    AcceptLoss,
 }
 
 impl Shard {
@@ -168,6 +175,9 @@ impl Shard {
                 return self.recovery.note(object, from, |report| report.replica = Some((tenure, version)));
             }
             Input::Message { from, message: Message::Decline { tenure, copy } } => Step::Decline { from, tenure, copy },
+            Input::AcceptLoss | Input::Message { message: Message::AcceptLoss { set_until: None }, .. } => {
+                Step::AcceptLoss
+            }
             input => Step::Input(input),
         };
         self.step(place, counter, room, object, step, outputs)
@@ -211,7 +221,8 @@ impl Shard {
             access: packed.map_or(Access::None, |p| p.access),
             has_value: packed.is_some_and(|p| p.has_value),
             replicas: side.replicas_of(packed.as_ref()),
-            replica: found.replica.map(|slot| (slot.tenure, slot.version)),
+            replica: found.replica.map(|slot| (slot.tenure, slot.version())),
+            replica_is_told: found.replica.is_some_and(|slot| slot.is_told()),
             side,
             entry: found.entry,
             parked,
@@ -249,8 +260,8 @@ impl Shard {
     fn put_back(&mut self, place: &Place<'_>, found: Found, is_stored: bool, done: Done, room: &mut Room) {
         let Found { object, at, entry_at, replica_at, .. } = found;
         let Done { packed, seen, replica, entry, parked, to_free } = done;
-        if let Some((tenure, version)) = replica {
-            self.replicas.put_at(replica_at, Slot { object, tenure, version });
+        if let Some(slot) = replica {
+            self.replicas.put_at(replica_at, slot);
         } else if replica_at.is_some() {
             self.replicas.remove(object);
         }
@@ -285,7 +296,7 @@ struct Found {
 struct Done {
     packed: Packed,
     seen: Seen,
-    replica: Option<(Tenure, Version)>,
+    replica: Option<Slot>,
     entry: Option<Entry>,
     parked: VecDeque<Request>,
     to_free: Vec<Report>,
@@ -307,6 +318,7 @@ impl Turn<'_> {
                 self.decide(reports, recovery);
             }
             Step::Refill => self.refill(),
+            Step::AcceptLoss => self.accept_loss(),
         }
         None
     }
@@ -314,8 +326,8 @@ impl Turn<'_> {
     /// The object as it is stored; what does not fit there is in the side.
     #[inline]
     fn pack(self) -> Done {
-        let Turn { place, id, main, seen, access, has_value, replicas, replica, side, entry, parked, to_free, .. } =
-            self;
+        let Turn { place, id, main, seen, access, has_value, replicas, side, entry, parked, to_free, .. } = self;
+        let (replica, replica_is_told) = (self.replica, self.replica_is_told);
         let replicas = if matches!(main, Main::Owner { .. }) { replicas } else { ReplicaSet::new() };
         let mut packed = Packed::pack(id, &main, seen, replicas, access, has_value);
         side.replicas = if replicas.len() > 1 { replicas } else { ReplicaSet::new() };
@@ -325,6 +337,7 @@ impl Turn<'_> {
             _ => Default::default(),
         };
         packed.has_side = !side.is_trivial();
+        let replica = replica.map(|(tenure, version)| Slot::new(id, (tenure, version), replica_is_told));
         Done { packed, seen, replica, entry, parked, to_free }
     }
 
@@ -335,6 +348,7 @@ impl Turn<'_> {
             Input::Revoked { version, has_value } => self.revoked(version, has_value),
             Input::Held => self.held(),
             Input::Put { version } => self.put(version),
+            Input::AcceptLoss => self.accept_loss(),
             Input::Message { from, message } => self.receive(from, message),
         }
     }
@@ -347,6 +361,7 @@ impl Turn<'_> {
             return None;
         }
         let (home, have) = (self.place.home, self.have());
+        self.replica_is_told = self.replica.is_some();
         if self.is_home() {
             return Some((have, self.replica));
         }

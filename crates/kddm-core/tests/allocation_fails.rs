@@ -99,7 +99,7 @@ impl Cluster {
             at: Default::default(),
             is_recovering: false,
             in_doubt: false,
-            old_home: Default::default(),
+            is_accepted: false,
         };
         self.inputs += 1;
         let before = (self.shards[index].clone(), self.counters[index]);

@@ -9,7 +9,7 @@ use kddm_core::home::EntryState;
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
-use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
 use proptest::collection::{btree_set, vec};
@@ -96,6 +96,7 @@ fn others() -> impl Strategy<Value = Message> {
                 19 => Message::HaveReplica { tenure, version },
                 20 => Message::Reported { shard: ShardIndex(node % SHARDS_PER_SET), forgotten: tenure },
                 21 => Message::AllReported,
+                22 => Message::Orphan { tenure, version },
                 _ => Message::Flushed { id },
             }
         },
@@ -103,8 +104,8 @@ fn others() -> impl Strategy<Value = Message> {
 }
 
 fn entries() -> impl Strategy<Value = Message> {
-    use EntryState::{Fact, Predicted, Promoted, Removing, Unknown};
-    let states = prop::sample::select(vec![Predicted, Fact, Removing, Promoted, Unknown]);
+    use EntryState::{Absent, Fact, Predicted, Promoted, Removing, Unknown};
+    let states = prop::sample::select(vec![Predicted, Fact, Removing, Promoted, Unknown, Absent]);
     (any::<u64>(), any::<u16>(), states, any::<bool>()).prop_map(|(tenure, owner, state, lost)| Message::Entry {
         tenure: Tenure(tenure),
         owner: NodeId(owner),
@@ -126,6 +127,7 @@ fn reports() -> impl Strategy<Value = Message> {
                 sent: Tenure(sent),
                 to: NodeId(to),
                 has_value,
+                replicas: [NodeId(to)].into_iter().filter(|node| removed && node.is_somebody()).collect(),
             })
         },
     )
@@ -151,8 +153,22 @@ fn declines() -> impl Strategy<Value = Message> {
     (any::<u64>(), copies()).prop_map(|(tenure, copy)| Message::Decline { tenure: Tenure(tenure), copy })
 }
 
+fn losses() -> impl Strategy<Value = Message> {
+    (any::<[u32; 3]>(), any::<u16>(), node_sets(), node_sets(), any::<bool>()).prop_map(
+        |([epoch, placement, failures], fewest_homes, before, after, forgotten)| {
+            let (epoch, placement) = (Epoch(epoch), Placement(placement));
+            Message::Loss(Loss { epoch, placement, failures, fewest_homes, before, after, forgotten })
+        },
+    )
+}
+
+fn acceptances() -> impl Strategy<Value = Message> {
+    any::<Option<u32>>().prop_map(|epoch| Message::AcceptLoss { set_until: epoch.map(Epoch) })
+}
+
 fn messages() -> impl Strategy<Value = Message> {
-    prop_oneof![requests(), transfers(), others(), others(), entries(), reports(), promotes(), declines()]
+    let of_losses = prop_oneof![losses(), acceptances()];
+    prop_oneof![requests(), transfers(), others(), others(), entries(), reports(), promotes(), declines(), of_losses]
 }
 
 fn envelopes() -> impl Strategy<Value = Envelope> {
@@ -415,7 +431,7 @@ fn values_that_no_sender_writes_are_refused() {
     }
     let entry = plain(&Message::Entry { tenure: Tenure(1), owner: NodeId(1), state: EntryState::Fact, lost: false });
     // The greatest bit says that it is lost.
-    for state in (0..=u8::MAX).filter(|flags| flags & 0x7f > 4) {
+    for state in (0..=u8::MAX).filter(|flags| flags & 0x7f > 5) {
         assert_eq!(changed(&entry, FLAGS_AT, state), "entry state");
     }
     let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor: Tenure(1), in_doubt: false });

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, ShardIndex, Tenure, Version};
-use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::ReplicaSet;
 
@@ -87,6 +87,7 @@ fn all_messages() -> Vec<Message> {
         Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Removing, lost: false },
         Message::Entry { tenure, owner: NodeId(6), state: EntryState::Promoted, lost: false },
         Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Unknown, lost: true },
+        Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Absent, lost: false },
         Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: false },
         Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: true },
         Message::Placed { placement: Placement(77) },
@@ -107,6 +108,7 @@ fn of_a_new_epoch() -> Vec<Message> {
         sent: Tenure(0xd1d2),
         to: NodeId(6),
         has_value: true,
+        replicas: replicas(&[]),
     };
     let have_of = |role, removed| Message::Have(Have { role, removed, has_value: false, ..have });
     let promote = |copy, sharers, replicas| Message::Promote { tenure, version, copy, sharers, replicas };
@@ -128,6 +130,20 @@ fn of_a_new_epoch() -> Vec<Message> {
         Message::Decline { tenure, copy: CopyKind::Sharer },
         Message::Decline { tenure, copy: CopyKind::Replica },
         Message::Decline { tenure, copy: CopyKind::Ghost },
+        Message::Have(Have { role: Role::Owner, replicas: replicas(&[3, 9]), ..have }),
+        Message::Orphan { tenure, version },
+        Message::Loss(Loss {
+            epoch: Epoch(0x5152),
+            placement: Placement(0x6162),
+            failures: 2,
+            fewest_homes: 3,
+            before: nodes(&[1, 2, 65_535]),
+            after: nodes(&[2]),
+            forgotten: false,
+        }),
+        Message::Loss(Loss { epoch: Epoch(7), failures: 1, forgotten: true, ..Loss::default() }),
+        Message::AcceptLoss { set_until: None },
+        Message::AcceptLoss { set_until: Some(Epoch(0x7172)) },
     ]
 }
 
@@ -162,6 +178,7 @@ fn the_bytes_are_those_of_the_golden_file() {
 #[test]
 fn every_kind_has_its_golden_bytes() {
     let mut kinds: Vec<u8> = all_messages().iter().map(Message::kind).collect();
+    kinds.sort_unstable();
     kinds.dedup();
     assert_eq!(kinds, (0..MESSAGE_KINDS as u8).collect::<Vec<u8>>());
 }

@@ -151,6 +151,11 @@ impl Agent {
         self.core.is_at_rest() && self.cells.values().all(Cell::is_idle)
     }
 
+    /// What all is not whole for here.
+    pub fn what_is_missing(&self) -> Option<&'static str> {
+        self.core.what_is_missing()
+    }
+
     /// A client asks: served from here if the access allows it, else the core is asked.
     pub fn begin(&mut self, client: ClientNumber, object: ObjectId, wish: Wish, effects: &mut Effects) {
         if self.is_destroyed(generation(object)) {

@@ -1,6 +1,7 @@
 //! The checkers. They stand outside, see every node at once, and know the invariants of
 //! `docs/protocol.md` by their names.
 
+use kddm_core::home::EntryState;
 use kddm_core::id::{NodeId, ObjectId};
 use kddm_core::io::Access;
 use kddm_core::shard::Main;
@@ -133,10 +134,16 @@ pub fn nobody_holds(world: &mut World, object: ObjectId, owner: NodeId) {
 pub fn at_the_end(world: &mut World) {
     let waiting = world.clients.iter().position(|client| matches!(client.doing, Doing::Waiting | Doing::Putting));
     if let Some(client) = waiting {
-        return world.breaks(format!("I6: client {client} waits for ever: {:?}", world.clients[client]));
+        let living = world.nodes.iter().filter(|node| !world.is_dead(node.id()));
+        let missing: Vec<_> = living.filter_map(|node| Some((node.id(), node.what_is_missing()?))).collect();
+        let what = format!("waits for ever ({missing:?}): {:?}", world.clients[client]);
+        return world.breaks(format!("I6: client {client} {what}"));
     }
     if let Some(link) = world.links.keys().next() {
-        return world.breaks(format!("I6: what is under way from {} to {} never arrives", link.0, link.1));
+        let (from, to) = *link;
+        let what = world.node(to).what_is_missing().unwrap_or_default();
+        let told = told(world, world.node(to));
+        return world.breaks(format!("I6: what is under way from {from} to {to} never arrives: {what}: {told}"));
     }
     let newest = world.views.last();
     let behind =
@@ -148,10 +155,7 @@ pub fn at_the_end(world: &mut World) {
             format!("I7: node {id} is at placement {view} and waits for {awaits:?}; the newest view is {newest:?}");
         return world.breaks(what);
     }
-    // What could still decide a lost object is kept.
-    let is_lost = |object: &ObjectId| world.nodes.iter().any(|n| n.inspect(*object).entry.is_some_and(|e| e.lost));
-    let keeps_for_later = world.truth.keys().any(|object| world.may_be_lost(*object) && is_lost(object));
-    let rests = |node: &&Agent| world.is_dead(node.id()) || node.is_at_rest() || keeps_for_later;
+    let rests = |node: &&Agent| world.is_dead(node.id()) || node.is_at_rest();
     if let Some(node) = world.nodes.iter().find(|node| !rests(node)) {
         let what = format!("I9: node {} has something outstanding at rest: {}", node.id(), told(world, node));
         return world.breaks(what);
@@ -222,7 +226,9 @@ fn owner_has_it(world: &mut World, object: ObjectId) {
         return world
             .breaks(format!("I4: at rest object {} has the value {value:?}, and replicas {stale:?}", object.0));
     }
-    let knows = |node: &Agent| Some((node.id(), node.inspect(object).entry?.node));
+    // That it does not exist is said, too, where an entry that is missing would be no proof.
+    let entry = |node: &Agent| node.inspect(object).entry.filter(|entry| entry.state != EntryState::Absent);
+    let knows = |node: &Agent| Some((node.id(), entry(node)?.node));
     let known: Vec<(NodeId, NodeId)> = living().filter_map(knows).collect();
     let home = living().find(|node| !world.has_left(node.id())).and_then(|node| node.home(object));
     let expected: Vec<(NodeId, NodeId)> = home.zip(owner).into_iter().collect();

@@ -35,11 +35,15 @@ pub enum Fault {
     Destroy,
     /// A node crashes, with all it has.
     Crash,
+    /// Failures are counted anew, because all is whole again.
+    Heal,
+    /// What is lost is accepted.
+    Accept,
 }
 
 impl Fault {
     /// All of them, each with its name.
-    pub const ALL: [(Fault, &'static str); 13] = [
+    pub const ALL: [(Fault, &'static str); 15] = [
         (Fault::Loss, "loss"),
         (Fault::Duplicate, "duplicate"),
         (Fault::Cut, "cut"),
@@ -53,6 +57,8 @@ impl Fault {
         (Fault::Leave, "leave"),
         (Fault::Destroy, "destroy"),
         (Fault::Crash, "crash"),
+        (Fault::Heal, "heal"),
+        (Fault::Accept, "accept"),
     ];
 
     /// Its name on the command line and in reports.

@@ -96,7 +96,8 @@ const KINDS: &[(char, Wish)] = &[
 
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
-/// `+k` a node crashes, `+R1` objects have one replica, `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
+/// `+k` a node crashes, `+a` what is lost is accepted at some time after that, `+h` failures are counted anew once
+/// all is whole, `+R1` objects have one replica, `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
 /// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
 /// ```
@@ -120,15 +121,29 @@ pub fn case(name: &str) -> Option<Case> {
         return None;
     }
     let changes = Vec::new();
-    let (crashes, replicas) = (0, 0);
-    let mut plan =
-        Plan { nodes, homes, clients, cancels: 0, discards: 0, failed_touches: 0, changes, crashes, replicas };
+    let (crashes, replicas, acceptances, heals) = (0, 0, 0, false);
+    let (cancels, discards, failed_touches) = (0, 0, 0);
+    let mut plan = Plan {
+        nodes,
+        homes,
+        clients,
+        cancels,
+        discards,
+        failed_touches,
+        changes,
+        crashes,
+        replicas,
+        acceptances,
+        heals,
+    };
     for option in parts {
         match option {
             "c" => plan.cancels += 1,
             "d" => plan.discards += 1,
             "n" => plan.failed_touches += 1,
             "k" => plan.crashes += 1,
+            "a" => plan.acceptances += 1,
+            "h" => plan.heals = true,
             "R1" => plan.replicas = 1,
             "R2" => plan.replicas = 2,
             _ => plan.changes.push(change(option, nodes)?),

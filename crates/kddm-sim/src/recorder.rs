@@ -14,6 +14,9 @@ use crate::world::{Note, World};
 /// The client that looks at everything at the end.
 pub const OBSERVER: u64 = u64::MAX;
 
+/// Whoever accepts what is lost.
+pub const RESPONSIBLE: u64 = u64::MAX - 1;
+
 /// An operation that has begun.
 #[derive(Clone, Copy, Debug)]
 struct Open {
@@ -93,6 +96,20 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// Somebody accepts that the object is gone, if it is lost: as a removal that may happen at any time.
+    pub fn accepted(&mut self, now: u64, object: ObjectId) {
+        self.operations.push(Operation {
+            client: RESPONSIBLE,
+            object: Word::Number(object.0),
+            invoke_ns: now,
+            return_ns: None,
+            kind: Kind::Remove,
+            value: None,
+            seen: Seen::Nothing,
+            outcome: Result::Unknown,
+        });
     }
 
     /// From that time on nothing is promised of the objects of a set that ends: what began later does not

@@ -9,7 +9,7 @@ use kddm_core::id::{NodeId, ObjectId};
 use kddm_history::{Operation, Verdict};
 use serde::Serialize;
 
-use crate::agent::{ClientNumber, Generation, Outcome, Wish};
+use crate::agent::{ClientNumber, Generation, Outcome, Wish, generation};
 use crate::fault::{self, Counts, Fault};
 use crate::network::{self, Network};
 use crate::recorder::Recorder;
@@ -49,8 +49,6 @@ pub struct Report {
     pub history: Vec<Operation>,
 }
 
-/// Steps kept of a failing run.
-const TRACE_STEPS: usize = 80;
 /// Many times what any scenario needs to come to rest.
 const EVENT_LIMIT: u64 = 500_000;
 /// Steps for judging one object of one run: histories of a run are short.
@@ -93,6 +91,8 @@ enum Event {
     Destroy(NodeId, Generation),
     /// A node crashes.
     Crash(NodeId),
+    /// Somebody accepts what is lost.
+    Accept,
 }
 
 /// A client as the engine sees it.
@@ -155,6 +155,9 @@ impl<'a> Engine<'a> {
         for (node, at) in &scenario.crashes {
             engine.schedule(*at, Event::Crash(*node));
         }
+        for at in &scenario.acceptances {
+            engine.schedule(*at, Event::Accept);
+        }
         for node in (1..=scenario.nodes).map(NodeId) {
             engine.follow(node);
         }
@@ -168,7 +171,13 @@ impl<'a> Engine<'a> {
 
     fn run(&mut self) {
         let mut count = 0;
-        while let Some(Reverse((at, _, event))) = self.events.pop() {
+        loop {
+            let Some(Reverse((at, _, event))) = self.events.pop() else {
+                // What is still lost then is accepted: all is to come to rest.
+                let Some(accepts) = self.world.acceptance().filter(|_| self.world.broken.is_none()) else { break };
+                self.accept(accepts);
+                continue;
+            };
             self.now = at;
             self.handle(event);
             if let Some(broken) = self.network.broken.take() {
@@ -216,6 +225,9 @@ impl<'a> Engine<'a> {
                 let mut possible = Vec::new();
                 self.world.view_actions(&mut possible);
                 if possible.contains(&action) {
+                    if action == Action::Heal {
+                        self.faults.add(Fault::Heal);
+                    }
                     self.apply(action);
                 } else {
                     self.membership_goes_on();
@@ -227,12 +239,33 @@ impl<'a> Engine<'a> {
                 self.faults.add(Fault::Crash);
                 self.apply(Action::Crash(node));
             }
+            Event::Accept => {
+                let sets: BTreeSet<Generation> = self.world.truth.keys().map(|object| generation(*object)).collect();
+                for accepts in sets.into_iter().filter_map(|set| self.world.set_acceptance(set)).collect::<Vec<_>>() {
+                    self.accept(accepts);
+                }
+            }
             Event::Destroy(node, _) if self.world.is_dead(node) => {}
             Event::Destroy(node, generation) => {
                 self.faults.add(Fault::Destroy);
                 self.apply(Action::Destroy(node, generation));
             }
         }
+    }
+
+    fn accept(&mut self, accepts: Action) {
+        self.faults.add(Fault::Accept);
+        let is_meant = |object: ObjectId| match accepts {
+            Action::Accept(_, of) => of == object,
+            Action::AcceptSet(_, of) => generation(object) == of,
+            _ => false,
+        };
+        for object in self.world.truth.keys().copied().filter(|object| is_meant(*object)) {
+            if self.world.may_be_lost(object) {
+                self.recorder.accepted(self.now, object);
+            }
+        }
+        self.apply(accepts);
     }
 
     fn is_due(&self, client: ClientNumber, token: u64) -> bool {
@@ -290,7 +323,7 @@ impl<'a> Engine<'a> {
         self.world.view_actions(&mut possible);
         for action in possible {
             if !self.membership.values().any(|planned| *planned == action) {
-                let is_decision = action == Action::Decide;
+                let is_decision = matches!(action, Action::Decide | Action::Heal);
                 let most = if is_decision { self.scenario.decide_ns } else { self.scenario.settle_ns };
                 let at = self.now + self.random.u64(0..=most);
                 self.schedule(at, Event::Membership(self.scheduled + 1));
@@ -441,8 +474,9 @@ impl<'a> Engine<'a> {
             let fault = if matches!(change, crate::views::Change::Join(_)) { Fault::Join } else { Fault::Leave };
             faults.add(fault);
         }
-        let object = object.or_else(|| self.world.broken.as_deref().and_then(object_in));
-        let trace = if self.world.broken.is_some() { told(self.scenario, &self.actions, object) } else { Vec::new() };
+        let object = object.or_else(|| self.world.broken.as_deref().and_then(trace::object_in));
+        let trace =
+            if self.world.broken.is_some() { trace::told(self.scenario, &self.actions, object) } else { Vec::new() };
         Report {
             seed: self.scenario.seed,
             nodes: self.scenario.nodes,
@@ -459,23 +493,4 @@ impl<'a> Engine<'a> {
             history: self.recorder.operations,
         }
     }
-}
-
-/// The object that a broken invariant is about.
-fn object_in(broken: &str) -> Option<ObjectId> {
-    let (_, rest) = broken.split_once("object ")?;
-    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok().map(ObjectId)
-}
-
-/// The last steps that concern an object; without one, the object of the last step.
-fn told(scenario: &Scenario, actions: &[(u64, Action)], wanted: Option<ObjectId>) -> Vec<String> {
-    let mut world = scenario.world();
-    let mut steps = Vec::new();
-    for (now, action) in actions {
-        let object = world.concerns(*action).map(|(_, object)| object);
-        steps.push((object, format!("{now:>12} ns  {}", trace::step(&mut world, *action))));
-    }
-    let last = wanted.or(steps.last().and_then(|(object, _)| *object));
-    let mut told: Vec<String> = steps.into_iter().filter(|(of, _)| *of == last).map(|(_, step)| step).collect();
-    told.split_off(told.len().saturating_sub(TRACE_STEPS))
 }

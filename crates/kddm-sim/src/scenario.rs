@@ -104,6 +104,10 @@ pub struct Scenario {
     pub destructions: Vec<Destruction>,
     /// Nodes that crash, and when.
     pub crashes: Vec<(NodeId, u64)>,
+    /// Failures are counted anew once all is whole.
+    pub heals: bool,
+    /// When somebody accepts what is lost of all sets.
+    pub acceptances: Vec<u64>,
     /// The network.
     pub latencies: Latencies,
     /// What goes wrong in it.
@@ -119,14 +123,12 @@ pub struct Cut {
     pub keep: Option<BTreeSet<(u16, u16)>>,
     /// Without these faults.
     pub without: BTreeSet<Fault>,
-    /// Also with what the protocol is known to end wrongly.
-    pub with_known: bool,
 }
 
 impl Cut {
     /// Nothing is left out.
     pub fn is_whole(&self) -> bool {
-        *self == Cut { with_known: self.with_known, ..Cut::default() }
+        *self == Cut::default()
     }
 }
 
@@ -139,9 +141,6 @@ impl fmt::Display for Cut {
         if let Some(keep) = &self.keep {
             let words: Vec<String> = keep.iter().map(|(client, number)| format!("{client}.{number}")).collect();
             write!(f, " --keep {}", words.join(","))?;
-        }
-        if self.with_known {
-            write!(f, " --with-known")?;
         }
         if !self.without.is_empty() {
             let names: Vec<&str> = self.without.iter().map(|fault| fault.name()).collect();
@@ -171,7 +170,7 @@ pub fn parse_without(text: &str) -> Result<BTreeSet<Fault>, String> {
 impl Scenario {
     /// The scenario of a seed, less what is cut.
     pub fn of(seed: u64, cut: &Cut) -> Scenario {
-        let mut scenario = Draft::new(seed).draw(cut.with_known);
+        let mut scenario = Draft::new(seed).draw();
         scenario.cut(cut);
         scenario
     }
@@ -204,6 +203,9 @@ impl Scenario {
             crashes: self.crashes.len() as u32,
             // The objects' own numbers say it.
             replicas: 0,
+            // When is a matter of the clock.
+            acceptances: 0,
+            heals: self.heals,
         }
     }
 
@@ -305,6 +307,8 @@ impl Scenario {
             Fault::Leave => self.changes.retain(|change| matches!(change, Change::Join(_))),
             Fault::Destroy => self.destructions.clear(),
             Fault::Crash => self.crashes.clear(),
+            Fault::Heal => self.heals = false,
+            Fault::Accept => self.acceptances.clear(),
         }
     }
 }

@@ -18,8 +18,8 @@ struct Shrinking {
 }
 
 /// Leaves out what the failure can do without; none if the seed does not fail.
-pub fn shrink(seed: u64, with_known: bool) -> Option<Cut> {
-    let cut = Cut { with_known, ..Cut::default() };
+pub fn shrink(seed: u64) -> Option<Cut> {
+    let cut = Cut::default();
     shrink_from(seed, cut, |scenario| run::run_scenario(scenario, None).broken)
 }
 

@@ -39,9 +39,6 @@ pub struct Arguments {
     /// Make the first scenario that fails smaller before it is told.
     #[arg(long)]
     shrink: bool,
-    /// Also what the protocol is known to end wrongly.
-    #[arg(long)]
-    with_known: bool,
     /// How many seeds to run.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
@@ -116,7 +113,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     let start = Instant::now();
     let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let last = if limit.is_some() { u64::MAX } else { arguments.first.saturating_add(arguments.seeds) };
-    let cut = Cut { with_known: arguments.with_known, ..Cut::default() };
+    let cut = Cut::default();
     let mut totals = all(arguments.first..last, limit, &cut);
     totals.failed.sort_by_key(|report| report.seed);
     if let Some(report) = totals.failed.first() {
@@ -134,7 +131,6 @@ fn cut(arguments: &Arguments) -> Result<Cut, String> {
     Ok(Cut {
         nodes: arguments.nodes,
         keep: arguments.keep.as_deref().map(parse_keep).transpose()?,
-        with_known: arguments.with_known,
         without: arguments.without.as_deref().map_or(Ok(BTreeSet::new()), parse_without)?,
     })
 }
@@ -208,7 +204,7 @@ fn write_history(report: &Report, path: &Path) -> std::io::Result<()> {
 /// A failure: its steps, what is broken, and the command that does it again.
 fn tell(report: &Report, cut: &Cut, shrinks: bool) {
     let seed = report.seed;
-    let smaller = if shrinks { shrink(seed, cut.with_known) } else { None };
+    let smaller = if shrinks { shrink(seed) } else { None };
     let shrunk = smaller.as_ref().map(|cut| run_scenario(&Scenario::of(seed, cut), None));
     let (report, cut) = (shrunk.as_ref().unwrap_or(report), smaller.as_ref().unwrap_or(cut));
     if smaller.is_some() {

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use kddm_core::id::ObjectId;
+
+use crate::scenario::Scenario;
 use crate::world::{Action, Plan, World};
 
 /// The steps of a path, each with what it changed.
@@ -57,4 +60,26 @@ pub fn step(world: &mut World, action: Action) -> String {
         );
     }
     told
+}
+
+/// Steps kept of a failing run.
+const TRACE_STEPS: usize = 80;
+
+/// The object that a broken invariant is about.
+pub fn object_in(broken: &str) -> Option<ObjectId> {
+    let (_, rest) = broken.split_once("object ")?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok().map(ObjectId)
+}
+
+/// The last steps that concern an object; without one, the object of the last step.
+pub fn told(scenario: &Scenario, actions: &[(u64, Action)], wanted: Option<ObjectId>) -> Vec<String> {
+    let mut world = scenario.world();
+    let mut steps = Vec::new();
+    for (now, action) in actions {
+        let object = world.concerns(*action).map(|(_, object)| object);
+        steps.push((object, format!("{now:>12} ns  {}", step(&mut world, *action))));
+    }
+    let last = wanted.or(steps.last().and_then(|(object, _)| *object));
+    let mut told: Vec<String> = steps.into_iter().filter(|(of, _)| *of == last).map(|(_, step)| step).collect();
+    told.split_off(told.len().saturating_sub(TRACE_STEPS))
 }

@@ -56,11 +56,12 @@ impl Step {
 pub struct Views {
     decided: Arc<Vec<View>>,
     steps: VecDeque<Step>,
+    heals: bool,
 }
 
 impl Views {
     /// All nodes share objects but those that join or begin to share later.
-    pub fn new(nodes: u16, changes: &[Change]) -> Views {
+    pub fn new(nodes: u16, changes: &[Change], heals: bool) -> Views {
         let joins = |node: &NodeId| changes.contains(&Change::Join(*node));
         let first: Vec<NodeId> = (1..=nodes).map(NodeId).filter(|node| !joins(node)).collect();
         let shares = |node: &NodeId| !changes.contains(&Change::Share(*node));
@@ -75,7 +76,7 @@ impl Views {
             Change::Share(node) => vec![Step::Share(node)],
             Change::Unshare(node) => vec![Step::Drain(node), Step::Unshare(node)],
         });
-        Views { decided: Arc::new(vec![view]), steps: steps.collect() }
+        Views { decided: Arc::new(vec![view]), steps: steps.collect(), heals }
     }
 
     /// The view with that number, from 0.
@@ -96,6 +97,19 @@ impl Views {
     /// The step that comes next.
     pub fn next(&self) -> Option<Step> {
         self.steps.front().copied()
+    }
+
+    /// Failures are to be counted anew as soon as all is whole again.
+    pub fn is_to_heal(&self) -> bool {
+        self.heals && self.last().failures > 0
+    }
+
+    /// All members have said that all is whole again.
+    pub fn heal(&mut self) {
+        let mut view = self.last().clone();
+        view.placement = Placement(view.placement.0 + 1);
+        (view.failures, view.fewest_homes) = (0, view.homes.len() as u16);
+        Arc::make_mut(&mut self.decided).push(view);
     }
 
     /// A node has crashed: that it is no member any more comes next, and nothing else of it.

@@ -70,6 +70,8 @@ pub struct Truth {
     pub greatest: (Tenure, NodeId),
     /// Its set is being destroyed, or was: nothing is promised any more.
     pub is_given_up: bool,
+    /// It was lost before all else was whole again.
+    pub is_lost: bool,
 }
 
 /// Everything that can happen next.
@@ -101,6 +103,12 @@ pub enum Action {
     Destroy(NodeId, Generation),
     /// A node is no more, with all it has.
     Crash(NodeId),
+    /// It is decided that all is whole again.
+    Heal,
+    /// Whoever is responsible accepts at that node that the object is gone, if it is lost.
+    Accept(NodeId, ObjectId),
+    /// The same of all objects of a set.
+    AcceptSet(NodeId, Generation),
 }
 
 /// What a world is made of.
@@ -124,6 +132,10 @@ pub struct Plan {
     pub crashes: u32,
     /// How many replicas objects have.
     pub replicas: u8,
+    /// How often what is lost of a set is accepted while other things happen.
+    pub acceptances: u32,
+    /// Failures are counted anew once all is whole again.
+    pub heals: bool,
 }
 
 impl Plan {
@@ -150,8 +162,13 @@ pub struct World {
     discards: u32,
     failed_touches: u32,
     crashes: u32,
+    acceptances: u32,
     /// Nodes that have crashed.
     pub dead: Vec<NodeId>,
+    /// How many of these before all was whole again.
+    healed: usize,
+    /// Bits of numbers of replicas: sets with so many may have lost objects before all was whole again.
+    tainted: u8,
     /// The membership.
     pub views: Views,
     /// How many views each node has installed, by number less one.
@@ -185,8 +202,11 @@ impl World {
             discards: plan.discards,
             failed_touches: plan.failed_touches,
             crashes: plan.crashes,
+            acceptances: plan.acceptances,
             dead: Vec::new(),
-            views: Views::new(plan.nodes, &plan.changes),
+            healed: 0,
+            tainted: 0,
+            views: Views::new(plan.nodes, &plan.changes, plan.heals),
             installed: vec![0; usize::from(plan.nodes)],
             broken: None,
             untold: Vec::new(),
@@ -217,15 +237,8 @@ impl World {
         let promotes = self.promotes(action);
         // In a new epoch a step may be about any object. With a node that crashes no object ends.
         let is_crash = matches!(action, Action::Crash(_));
-        let others: Vec<(ObjectId, Main)> = if self.views.last().epoch.0 > 1 && !is_crash {
-            self.truth
-                .keys()
-                .filter(|other| **other != object)
-                .map(|of| (*of, self.node(node).inspect(*of).main))
-                .collect()
-        } else {
-            Vec::new()
-        };
+        let is_recovering = self.views.last().epoch.0 > 1 && !is_crash;
+        let others = if is_recovering { self.others_at(node, object) } else { Vec::new() };
         match action {
             Action::Begin(number) => self.begin(number, &mut effects),
             Action::Finish(number) => self.finish(number, Ending::Put, &mut effects),
@@ -251,6 +264,9 @@ impl World {
             Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
             Action::Destroy(node, generation) => self.destroy(node, generation, &mut effects),
             Action::Crash(node) => self.crash(node),
+            Action::Heal => self.heal(),
+            Action::Accept(node, object) => self.accept(node, object, &mut effects),
+            Action::AcceptSet(node, of) => self.accept_set(node, of, &mut effects),
         }
         // Who has waited for the end of a put comes after it, maybe in the same step.
         for (of, value) in std::mem::take(&mut effects.safe) {
@@ -361,6 +377,12 @@ impl World {
             }
         }
         check::nobody_holds(self, object, owner);
+    }
+
+    /// What a node is for all objects but one.
+    fn others_at(&self, node: NodeId, object: ObjectId) -> Vec<(ObjectId, Main)> {
+        let others = self.truth.keys().filter(|other| **other != object);
+        others.map(|of| (*of, self.node(node).inspect(*of).main)).collect()
     }
 
     /// Nothing is promised of the object any more.

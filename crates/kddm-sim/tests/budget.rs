@@ -25,6 +25,8 @@ fn messages_of_last(home: u16, steps: &[(u16, Wish)]) -> (usize, BTreeMap<&'stat
         changes: Vec::new(),
         crashes: 0,
         replicas: 0,
+        acceptances: 0,
+        heals: false,
     };
     let mut world = World::new(&plan);
     let mut counted = BTreeMap::new();

@@ -66,12 +66,7 @@ fn what_is_left_out_is_out_and_the_rest_is_as_it_was() {
     for seed in 0..40 {
         let whole = Scenario::of(seed, &Cut::default());
         let kept = (whole.programs[0].number, whole.programs[0].operations[0].number);
-        let cut = Cut {
-            nodes: Some(2),
-            keep: Some([kept].into()),
-            without: Fault::ALL.map(|(fault, _)| fault).into(),
-            ..Cut::default()
-        };
+        let cut = Cut { nodes: Some(2), keep: Some([kept].into()), without: Fault::ALL.map(|(fault, _)| fault).into() };
         let small = Scenario::of(seed, &cut);
         assert_eq!((small.nodes, small.operations()), (2, 1), "seed {seed}");
         let (of_small, of_whole) = (small.programs[0].operations[0], whole.programs[0].operations[0]);
@@ -92,12 +87,7 @@ fn cut_scenarios_keep_the_invariants() {
             whole.programs.iter().flat_map(|program| program.operations.iter().map(|op| (program.number, op.number)));
         let keep = all.filter(|_| random.u8(0..3) == 0).collect();
         let (fault, _) = Fault::ALL[random.usize(0..Fault::ALL.len())];
-        let cut = Cut {
-            nodes: Some(random.u16(1..=whole.nodes)),
-            keep: Some(keep),
-            without: [fault].into(),
-            ..Cut::default()
-        };
+        let cut = Cut { nodes: Some(random.u16(1..=whole.nodes)), keep: Some(keep), without: [fault].into() };
         let report = run_scenario(&Scenario::of(seed, &cut), None);
         assert_eq!(report.broken, None, "--seed {seed}{cut}\n{}", report.trace.join("\n"));
     }
@@ -105,12 +95,8 @@ fn cut_scenarios_keep_the_invariants() {
 
 #[test]
 fn the_command_line_says_what_is_left_out() {
-    let cut = Cut {
-        nodes: Some(3),
-        keep: Some([(0, 3), (2, 17)].into()),
-        without: [Fault::Loss, Fault::FailedTouch].into(),
-        ..Cut::default()
-    };
+    let cut =
+        Cut { nodes: Some(3), keep: Some([(0, 3), (2, 17)].into()), without: [Fault::Loss, Fault::FailedTouch].into() };
     assert_eq!(cut.to_string(), " --nodes 3 --keep 0.3,2.17 --without loss,failed_touch");
     assert_eq!(parse_keep("2.17,0.3").ok(), cut.keep);
     assert_eq!(parse_without("failed_touch,loss").ok(), Some(cut.without));
@@ -159,6 +145,8 @@ fn nothing_comes_between_a_hold_and_its_removal() {
         changes: Vec::new(),
         crashes: 0,
         replicas: 0,
+        acceptances: 0,
+        heals: false,
     };
     let mut world = World::new(&plan);
     let mut found = None;

@@ -24,13 +24,8 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.version = version.0.into();
             put_id(header, id);
         }
-        Message::Transfer { tenure, version, born, sharers, replicas, has_value, id } => {
-            header.tenure = tenure.0.into();
-            header.version = version.0.into();
-            header.second = born.0.into();
-            header.flags = u8::from(*has_value) * flag::HAS_VALUE;
-            put_id(header, id);
-            return Some((sharers.as_slice(), replicas.as_slice()));
+        Message::Transfer { .. } | Message::Promote { .. } | Message::Have(_) | Message::Loss(_) => {
+            return fill_with_lists(header, message);
         }
         Message::Invalidate { tenure, version, owner, remove } => {
             header.tenure = tenure.0.into();
@@ -41,7 +36,8 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
         Message::Ack { tenure, version }
         | Message::Push { tenure, version }
         | Message::PushAck { tenure, version }
-        | Message::HaveReplica { tenure, version } => {
+        | Message::HaveReplica { tenure, version }
+        | Message::Orphan { tenure, version } => {
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
@@ -56,19 +52,13 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.tenure = tenure.0.into();
             header.flags = *copy as u8;
         }
-        Message::Promote { tenure, version, copy, sharers, replicas } => {
-            header.tenure = tenure.0.into();
-            header.version = version.0.into();
-            header.flags = *copy as u8;
-            return Some((sharers.as_slice(), replicas.as_slice()));
-        }
         Message::Removing { .. }
         | Message::Entry { .. }
         | Message::ShardIsYours { .. }
         | Message::Placed { .. }
-        | Message::Have(_)
         | Message::Reported { .. }
-        | Message::AllReported => fill_placing(header, message),
+        | Message::AllReported
+        | Message::AcceptLoss { .. } => fill_placing(header, message),
         Message::RemoveDone { id }
         | Message::NotFound { id }
         | Message::Busy { id }
@@ -80,6 +70,39 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
         }
     }
     None
+}
+
+/// The same for messages that have lists of nodes, too.
+fn fill_with_lists<'m>(header: &mut Header, message: &'m Message) -> Option<Lists<'m>> {
+    match message {
+        Message::Transfer { tenure, version, born, sharers, replicas, has_value, id } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.second = born.0.into();
+            header.flags = u8::from(*has_value) * flag::HAS_VALUE;
+            put_id(header, id);
+            Some((sharers.as_slice(), replicas.as_slice()))
+        }
+        Message::Promote { tenure, version, copy, sharers, replicas } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.flags = *copy as u8;
+            Some((sharers.as_slice(), replicas.as_slice()))
+        }
+        Message::Have(have) => {
+            fill_placing(header, message);
+            let any = !have.replicas.is_empty();
+            any.then_some((&[], have.replicas.as_slice()))
+        }
+        Message::Loss(loss) => {
+            header.tenure = (u64::from(loss.epoch.0) << 32 | u64::from(loss.placement.0)).into();
+            header.version = u64::from(loss.failures).into();
+            header.second = u64::from(loss.fewest_homes).into();
+            header.flags = u8::from(loss.forgotten) * flag::FORGOTTEN;
+            Some((loss.before.as_slice(), loss.after.as_slice()))
+        }
+        _ => None,
+    }
 }
 
 /// The same for requests.
@@ -133,6 +156,10 @@ fn fill_placing(header: &mut Header, message: &Message) {
                 | (u8::from(have.removed) * flag::HAVE_REMOVED);
         }
         Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
+        Message::AcceptLoss { set_until: Some(epoch) } => {
+            header.counter = u64::from(epoch.0).into();
+            header.flags = flag::OF_SET;
+        }
         _ => {}
     }
 }
@@ -147,7 +174,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         incarnation: Incarnation(header.request_incarnation.get()),
         counter: header.counter.get(),
     };
-    if !matches!(header.kind, 3 | 27) && !lists.is_empty() {
+    if !matches!(header.kind, 3 | 23 | 27 | 30) && !lists.is_empty() {
         return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
     }
     Ok(match header.kind {
@@ -187,16 +214,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         20 => Message::Push { tenure, version },
         21 => Message::PushAck { tenure, version },
         22 => Message::DropReplica { tenure },
-        23 => Message::Have(Have {
-            role: role(header.flags & flag::ROLE)?,
-            tenure,
-            version,
-            seen: Tenure(id.counter),
-            removed: header.flags & flag::HAVE_REMOVED != 0,
-            sent: second,
-            to: node,
-            has_value: header.flags & flag::HAVE_VALUE != 0,
-        }),
+        23 => Message::Have(have(header, lists)?),
         24 => Message::HaveReplica { tenure, version },
         25 => Message::Reported { shard: shard(id.counter)?, forgotten: tenure },
         26 => Message::AllReported,
@@ -205,6 +223,10 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
             Message::Promote { tenure, version, copy: copy_kind(header.flags)?, sharers, replicas }
         }
         28 => Message::Decline { tenure, copy: copy_kind(header.flags)? },
+        29 => Message::Orphan { tenure, version },
+        30 => Message::Loss(loss(header, lists)?),
+        31 if header.flags & flag::OF_SET == 0 => Message::AcceptLoss { set_until: None },
+        31 => Message::AcceptLoss { set_until: Some(epoch(id.counter)?) },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }
@@ -216,6 +238,7 @@ fn entry_state(flags: u8) -> Result<EntryState, DecodeError> {
         2 => Ok(EntryState::Removing),
         3 => Ok(EntryState::Promoted),
         4 => Ok(EntryState::Unknown),
+        5 => Ok(EntryState::Absent),
         flags => Err(DecodeError::Value { field: "entry state", value: flags.into() }),
     }
 }
@@ -253,13 +276,53 @@ fn both_lists(lists: &[u8]) -> Result<(NodeSet, ReplicaSet), DecodeError> {
     Ok((sharers, replicas.iter().collect()))
 }
 
+fn have(header: &Header, lists: &[u8]) -> Result<Have, DecodeError> {
+    Ok(Have {
+        role: role(header.flags & flag::ROLE)?,
+        tenure: Tenure(header.tenure.get()),
+        version: Version(header.version.get()),
+        seen: Tenure(header.counter.get()),
+        removed: header.flags & flag::HAVE_REMOVED != 0,
+        sent: Tenure(header.second.get()),
+        to: NodeId(header.node.get()),
+        has_value: header.flags & flag::HAVE_VALUE != 0,
+        replicas: if lists.is_empty() { ReplicaSet::new() } else { both_lists(lists)?.1 },
+    })
+}
+
+fn loss(header: &Header, lists: &[u8]) -> Result<Loss, DecodeError> {
+    let (before, rest) = list(lists)?;
+    let (after, rest) = list(rest)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
+    }
+    let (version, second, both) = (header.version.get(), header.second.get(), header.tenure.get());
+    Ok(Loss {
+        epoch: Epoch((both >> 32) as u32),
+        placement: Placement(both as u32),
+        failures: number("failures", version)?,
+        fewest_homes: number("fewest homes", second)?,
+        before,
+        after,
+        forgotten: header.flags & flag::FORGOTTEN != 0,
+    })
+}
+
+fn number<N: TryFrom<u64>>(field: &'static str, value: u64) -> Result<N, DecodeError> {
+    N::try_from(value).map_err(|_| DecodeError::Value { field, value })
+}
+
+fn epoch(value: u64) -> Result<Epoch, DecodeError> {
+    number("epoch", value).map(Epoch)
+}
+
 fn shard(number: u64) -> Result<ShardIndex, DecodeError> {
     let shard = u16::try_from(number).ok().filter(|shard| *shard < SHARDS_PER_SET);
     shard.map(ShardIndex).ok_or(DecodeError::Value { field: "shard", value: number })
 }
 
-fn placement(number: u64) -> Result<Placement, DecodeError> {
-    u32::try_from(number).map(Placement).map_err(|_| DecodeError::Value { field: "placement", value: number })
+fn placement(value: u64) -> Result<Placement, DecodeError> {
+    number("placement", value).map(Placement)
 }
 
 fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, DecodeError> {

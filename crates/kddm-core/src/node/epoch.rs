@@ -3,6 +3,7 @@
 
 use crate::id::{Epoch, NodeId, ObjectId, SetId, ShardIndex, Tenure};
 use crate::io::{Body, NoMemory, Output, Outputs};
+use crate::losses::Doubt;
 use crate::message::Message;
 use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
@@ -23,9 +24,14 @@ impl Node {
         for node in view.others_online(self.me) {
             awaited.insert(node);
         }
-        self.changes.note(self.view.try_clone()?, view.try_clone()?)?;
+        if let Some(moving) = &self.moving {
+            self.losses.note(moving.before(), &view)?;
+        }
+        self.losses.note(&self.view, &view)?;
         self.view = view;
         self.moving = None;
+        // What is lost now nobody has accepted.
+        self.accepting.clear();
         self.recovering = Some(Recovering { awaited, has_reported: false, is_idle: false });
         self.look_for_replicas();
         Ok(())
@@ -59,7 +65,7 @@ impl Node {
     pub(super) fn entered(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
         let (me, epoch) = (self.me, self.view.epoch);
         self.set(set)?;
-        let Node { view, moving, sets, changes, recovering, .. } = self;
+        let Node { view, moving, sets, losses, recovering, .. } = self;
         let Some(state) = sets.get_mut(&set.0) else { return Err(Refused::UnknownSet) };
         let born = state.born;
         let is_new = state.get(at).is_none();
@@ -69,8 +75,9 @@ impl Node {
             let is_home = touched.home == me;
             recovery.entered = epoch;
             recovery.is_recovering = is_home && recovering.is_some();
-            recovery.in_doubt = is_home && changes.leave_in_doubt(me, set, at, born);
-            recovery.old_home = changes.old_home(set, at);
+            if is_home {
+                recovery.doubt = losses.doubt(set, at, born, recovering.as_ref().map(|_| epoch));
+            }
         }
         if recovery.entered == epoch {
             return Ok(());
@@ -79,12 +86,15 @@ impl Node {
     }
 
     fn enter_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
-        let Node { me, incarnation, view, sets, counter, room, .. } = self;
+        let Node { me, incarnation, view, losses, sets, counter, room, .. } = self;
         let (me, epoch) = (*me, view.epoch);
         let new = view.home(set, at).unwrap_or(NodeId::NOBODY);
-        let touched = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?.touch(at, || new)?;
+        let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let covered = view.covers(set.replicas()) && !losses.has_bare(set, state.born, epoch);
+        let touched = state.touch(at, || new)?;
         if touched.shard.recovery.entering != epoch {
-            begin_to_enter(touched, me, view, (at, new), outputs)?;
+            let doubt = if covered { Doubt::New } else { Doubt::Old };
+            begin_to_enter(touched, me, view, (at, new, doubt), outputs)?;
         }
         let place = Place::at_home((me, *incarnation), view, (set, at), new, &touched.shard.recovery);
         let place = Place { is_recovering: true, ..place };
@@ -126,7 +136,7 @@ impl Node {
             return Ok(Some(HandedOver::Shard(set)));
         }
         let is_done = self.recovering.as_ref().is_some_and(|recovering| recovering.awaited.is_empty())
-            && self.first_shard(|touched| !touched.shard.recovery.is_at_rest()).is_none();
+            && self.first_shard(|touched| !touched.shard.recovery.is_done()).is_none();
         if is_done {
             self.recovering = None;
         } else if let Some(recovering) = &mut self.recovering {
@@ -156,15 +166,16 @@ impl Node {
         let Node { me, incarnation, view, sets, counter, room, .. } = self;
         let Some(state) = sets.get_mut(&set.0) else { return Ok(()) };
         let me = *me;
+        let is_accepted = state.born == view.epoch;
         let touched = state.touch(at, || me).map_err(|_| NoMemory)?;
         let covered = view.covers(set.replicas());
         if touched.shard.recovery.to_decide.is_none() {
             touched.shard.recovery.to_decide = Some(touched.shard.everything()?);
         }
         // Of what nobody has reported there would be a copy.
-        let in_doubt = touched.shard.recovery.in_doubt && !covered;
+        let is_over = is_accepted || (covered && touched.shard.recovery.doubt == Doubt::New);
         let place = Place::at_home((me, *incarnation), view, (set, at), me, &touched.shard.recovery);
-        let place = Place { is_recovering: false, in_doubt, old_home: NodeId::NOBODY, ..place };
+        let place = Place { is_recovering: false, in_doubt: place.in_doubt && !is_over, is_accepted, ..place };
         while let Some(object) = touched.shard.recovery.to_decide.as_ref().and_then(|ids| ids.last().copied()) {
             let undecided = touched.shard.recovery.to_decide.take();
             let decided = touched.shard.step(&place, counter, room, object, Step::Decide, outputs);
@@ -177,7 +188,11 @@ impl Node {
         let recovery = &mut touched.shard.recovery;
         recovery.to_decide = None;
         recovery.is_recovering = false;
-        recovery.in_doubt &= !covered;
+        recovery.doubt = match recovery.doubt {
+            _ if is_over => Doubt::None,
+            Doubt::None => Doubt::None,
+            Doubt::New | Doubt::Old => Doubt::Old,
+        };
         Ok(())
     }
 
@@ -204,6 +219,9 @@ impl Node {
     pub(super) fn look_again(&mut self) {
         if let Some(recovering) = &mut self.recovering {
             recovering.is_idle = false;
+        }
+        if let Some(moving) = &mut self.moving {
+            moving.is_idle = false;
         }
     }
 
@@ -238,8 +256,8 @@ impl Node {
         Ok(Some(HandedOver::Shard(set)))
     }
 
-    /// Every owner here has its replicas, every shard of which this node is the home is open, and nothing
-    /// is lost: as far as this node is concerned, all is whole again.
+    /// Every owner here has its replicas, and every shard of which this node is the home is open: as far as this
+    /// node is concerned, all that is not lost is whole again.
     pub fn is_whole(&self) -> bool {
         self.what_is_missing().is_none()
     }
@@ -249,24 +267,19 @@ impl Node {
         if self.moving.is_some() {
             return Some("shards are on their way to their new homes");
         }
-        if let Some(recovering) = &self.recovering {
-            let all_heard = recovering.has_reported && recovering.awaited.is_empty();
-            return Some(if all_heard {
-                "copies have become objects that are not safe yet"
-            } else {
-                "members still tell what they have"
-            });
+        if self.recovering.is_some() {
+            return Some("members still tell what they have");
         }
         if self.refilling.is_some() {
             return Some("replicas are being made");
         }
-        self.sets.iter().find_map(|(id, set)| {
-            let id = SetId(*id);
-            // What an earlier loss has left in doubt must not be taken for covered after the next one.
-            if id.replicas() > 0 && self.changes.may_leave_in_doubt(id, set.born) {
-                return Some("more members were lost than there were replicas: objects that nobody named may exist");
+        // What is lost, or in doubt, is no reason to wait: nothing makes it whole but its acceptance, and the next
+        // loss takes none of it for what never existed (see `Losses`).
+        self.sets.values().flat_map(|set| &set.touched).find_map(|touched| {
+            if touched.shard.recovery.may_decide_anew() {
+                return Some("copies have become objects that are not safe yet");
             }
-            set.touched.iter().find_map(|touched| missing_in(id, touched))
+            touched.shard.is_filling().then_some("replicas are on their way")
         })
     }
 
@@ -291,7 +304,7 @@ fn begin_to_enter(
     touched: &mut Touched,
     me: NodeId,
     view: &View,
-    (at, new): (ShardIndex, NodeId),
+    (at, new, doubt): (ShardIndex, NodeId, Doubt),
     outputs: &mut Outputs,
 ) -> Result<(), NoMemory> {
     let old = touched.home;
@@ -303,28 +316,19 @@ fn begin_to_enter(
         if was_whole && is_member {
             touched.shard.give(me, at, new, outputs)?;
         }
-        touched.shard.drop_directory();
+    }
+    if new != me {
+        touched.shard.drop_directory(); // Also what was on its way here.
     }
     let recovery = &mut touched.shard.recovery;
     recovery.begin(new == me);
-    if new == me && old != me {
-        (recovery.in_doubt, recovery.old_home) = (true, old);
-    } else if new != me {
-        (recovery.in_doubt, recovery.old_home) = (false, NodeId::NOBODY);
+    if new != me {
+        recovery.doubt = Doubt::None;
+    } else if old != me {
+        recovery.doubt = doubt;
     }
     recovery.to_enter = to_enter;
     recovery.entering = view.epoch;
     touched.home = new;
     Ok(())
-}
-
-/// What a shard is not whole for.
-fn missing_in(set: SetId, touched: &Touched) -> Option<&'static str> {
-    if set.replicas() > 0 && touched.shard.recovery.in_doubt {
-        return Some("more members were lost than there were replicas: objects of a shard may exist that nobody knows");
-    }
-    if touched.shard.has_lost() {
-        return Some("objects are lost");
-    }
-    touched.shard.is_filling().then_some("replicas are on their way")
 }

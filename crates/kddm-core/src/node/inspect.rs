@@ -6,7 +6,7 @@ use core::hash::{Hash, Hasher};
 use crate::id::{NodeId, ObjectId, SHARDS_PER_SET, SetId, ShardIndex};
 use crate::shard::{Inspection, Shard};
 
-use super::{Node, Set, Touched};
+use super::{Node, Touched};
 
 impl Node {
     fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
@@ -65,10 +65,13 @@ impl PartialEq for Node {
             && self.moving == other.moving
             && self.recovering == other.recovering
             && self.refilling == other.refilling
-            && self.changes == other.changes
+            && self.accepting == other.accepting
+            && self.losses == other.losses
             && self.destroyed == other.destroyed
             && self.sets.len() == other.sets.len()
-            && self.sets.iter().all(|(id, mine)| set(id).is_some_and(|theirs| mine.sorted() == theirs.sorted()))
+            && self.sets.iter().all(|(id, mine)| {
+                set(id).is_some_and(|theirs| mine.born == theirs.born && mine.sorted() == theirs.sorted())
+            })
     }
 }
 
@@ -78,11 +81,11 @@ impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
         self.moving.hash(state);
-        (&self.recovering, &self.refilling, &self.changes).hash(state);
+        (&self.recovering, &self.refilling, &self.accepting, &self.losses).hash(state);
         self.destroyed.hash(state);
         for set in self.sets() {
             set.hash(state);
-            self.sets.get(&set.0).map(Set::sorted).hash(state);
+            self.sets.get(&set.0).map(|set| (set.born, set.sorted())).hash(state);
         }
     }
 }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::home::{Entry, EntryState};
 use crate::id::{NodeId, Tenure, Version};
 use crate::io::{Access, Output};
+use crate::losses::Doubt;
 use crate::message::{CopyKind, Have, Message, Role};
 use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
@@ -45,6 +46,8 @@ struct Facts<'a> {
     is_proven: bool,
     covered: bool,
     in_doubt: bool,
+    /// The directory says so.
+    is_absent: bool,
     recovery: &'a Recovery,
 }
 
@@ -131,7 +134,7 @@ impl Facts<'_> {
             return Decision::Gone;
         }
         let is_lost = self.entry.is_some_and(|entry| entry.lost);
-        let whole_and_none = !self.in_doubt && self.entry.is_none();
+        let whole_and_none = (!self.in_doubt || self.is_absent) && self.entry.is_none();
         if whole_and_none && !self.is_proven && self.replicas().next().is_none() {
             return Decision::Gone;
         }
@@ -144,7 +147,9 @@ impl Facts<'_> {
         let not_removed = |ghost: &Candidate| !self.was_removed_after(ghost);
         let ghosts = || self.of_role(Role::Ghost, CopyKind::Ghost);
         let covered = self.covered || mutated(Mutation::ForgetFailures);
-        let covering = ghosts().filter(|ghost| covered && not_removed(ghost) && !self.may_be_removed(ghost));
+        // Of what was lost before, the newest version may have been lost with it.
+        let covers = covered && !is_lost;
+        let covering = ghosts().filter(|ghost| covers && not_removed(ghost) && !self.may_be_removed(ghost));
         if let Some(copy) = self.best(self.replicas().chain(covering)) {
             return Decision::Promote(copy); // Line 4.
         }
@@ -211,27 +216,35 @@ impl Turn<'_> {
         if reports.is_empty() && self.entry.is_none() {
             return self.restart_parked();
         }
+        let absent = self.entry.filter(|entry| entry.state == EntryState::Absent);
+        let named = self.entry.filter(|_| absent.is_none());
+        // What is in doubt since an earlier loss is not covered by what was made whole after it.
+        let was_whole = absent.or(named).is_some() || recovery.doubt != Doubt::Old;
         let mut facts = Facts {
             reports: &reports,
-            entry: self.entry,
+            entry: named,
             is_proven: false,
-            covered: self.place.view.covers(self.place.set.replicas()),
-            in_doubt: recovery.in_doubt,
+            covered: self.place.view.covers(self.place.set.replicas()) && was_whole,
+            in_doubt: recovery.in_doubt(),
+            is_absent: absent.is_some(),
             recovery,
         };
         let view = self.place.view;
         facts.take_back(|node| view.member(node).is_some());
         self.entry = facts.entry;
         // What this node has heard of since its own report counts, or it would refuse its own word.
-        let greatest = facts.greatest().max(self.seen.tenure);
+        let greatest = facts.greatest().max(self.seen.tenure).max(absent.map_or(Tenure::NONE, |entry| entry.tenure));
         match facts.decide() {
             Decision::Owner(node, tenure) => self.decided_owner(&reports, node, tenure),
             Decision::Removing(tenure) => {
                 self.enter_in_directory(NodeId::NOBODY, tenure, EntryState::Removing);
                 self.free_ghosts(&reports, NodeId::NOBODY, tenure);
+                self.drop_orphans(&reports, ReplicaSet::new());
             }
             Decision::Promote(candidate) => self.promote(reports, candidate, greatest),
             Decision::Gone => self.decided_gone(&reports, greatest),
+            // Somebody has accepted the loss before it was noticed.
+            Decision::Lost if self.place.is_accepted => self.decided_gone(&reports, greatest),
             Decision::Lost => self.decided_lost(greatest),
         }
     }
@@ -254,6 +267,13 @@ impl Turn<'_> {
         if let Main::Ghost { sent, to, .. } = self.main {
             (have.sent, have.to) = (sent, to);
         }
+        if have.role == Role::Owner {
+            have.replicas = self.replicas;
+            let leaving = self.side.pushing.map_or(ReplicaSet::new(), |pushing| pushing.leaving);
+            leaving.iter().for_each(|node| {
+                have.replicas.insert(node);
+            });
+        }
         have
     }
 
@@ -271,7 +291,22 @@ impl Turn<'_> {
     fn decided_owner(&mut self, reports: &[Report], node: NodeId, tenure: Tenure) {
         self.enter_in_directory(node, tenure, EntryState::Fact);
         self.free_ghosts(reports, node, tenure);
+        self.drop_orphans(reports, ReplicaSet::of(node));
         self.restart_parked();
+    }
+
+    /// Replicas that no owner has named: its word that they are of no more use was lost with the epoch. An owner
+    /// that has got it since has named them all the same: its list is that of the one before.
+    fn drop_orphans(&mut self, reports: &[Report], kept: ReplicaSet) {
+        let named = |node: NodeId| {
+            kept.contains(node)
+                || reports.iter().any(|of| of.have.role == Role::Owner && of.have.replicas.contains(node))
+        };
+        for report in reports.iter().filter(|report| !named(report.from) && !mutated(Mutation::KeepOrphans)) {
+            if let Some((tenure, version)) = report.replica {
+                self.send(report.from, Message::Orphan { tenure, version });
+            }
+        }
     }
 
     pub fn free_ghosts(&mut self, reports: &[Report], owner: NodeId, tenure: Tenure) {
@@ -282,7 +317,7 @@ impl Turn<'_> {
 
     fn decided_gone(&mut self, reports: &[Report], greatest: Tenure) {
         *self.floor = (*self.floor).max(greatest);
-        self.entry = None;
+        self.entry = self.absent(greatest);
         self.free_ghosts(reports, NodeId::NOBODY, greatest);
         for report in reports.iter().filter(|report| report.replica.is_some()) {
             self.send(report.from, Message::DropReplica { tenure: greatest });
@@ -341,8 +376,9 @@ impl Turn<'_> {
     /// This node has the copy that is to be the object: it owns it from now on.
     pub fn promoted(&mut self, from: NodeId, tenure: Tenure, copy: (CopyKind, Version), others: (NodeSet, ReplicaSet)) {
         let (kind, version) = copy;
-        if from != self.place.home || tenure <= self.seen.tenure {
-            return self.dropped("promoted by a node that does not answer for the object, or too late");
+        // Another node may be about to answer for the object, as far as this one knows.
+        if tenure <= self.seen.tenure {
+            return self.dropped("promoted too late");
         }
         let is_here = match (kind, self.main) {
             (CopyKind::Sharer, Main::Sharer { version: here, .. })

@@ -26,7 +26,7 @@ impl Turn<'_> {
     }
 
     fn is_member(&self, node: NodeId) -> bool {
-        self.place.view.member(node).is_some_and(|member| member.state.can_talk())
+        self.place.talks(node)
     }
 
     fn forget_what_was_under_way(&mut self) {
@@ -49,7 +49,7 @@ impl Turn<'_> {
         self.side.owed.retain(|node| place.shares(node));
         self.replicas.retain(|node| place.shares(node));
         if let Some(pushing) = &mut self.side.pushing {
-            pushing.leaving.retain(|node| place.shares(node));
+            pushing.leaving.retain(|node| place.talks(node));
         }
     }
 
@@ -104,8 +104,6 @@ impl Turn<'_> {
                 self.withdraw(id);
                 self.answer(Answer::Unknown);
             }
-            // What is left of it here is no copy that anybody could use, and may stay for long.
-            RequestKind::Flush { .. } if matches!(self.main, Main::Ghost { .. }) => self.answer(Answer::Flushed),
             RequestKind::Flush { .. } => {}
             _ if matches!(self.main, Main::Owner { .. } | Main::Tombstone { .. }) => {}
             // It reads its own copy as soon as the access is back that somebody had asked for.

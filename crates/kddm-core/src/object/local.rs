@@ -166,8 +166,10 @@ impl Turn<'_> {
         let Some(want) = self.side.want else { return };
         let waits = match self.main {
             Main::Owner { .. } => self.side.queue.iter().any(|request| request.id == want.id),
-            // A ghost that nobody will ever confirm: it is no copy that anybody could use.
-            Main::None | Main::Ghost { to: NodeId::NOBODY, .. } => false,
+            // A ghost of an epoch before is kept for as long as the home may need it, and is no copy that anybody
+            // could use.
+            Main::Ghost { sent, .. } => sent.epoch() == self.place.epoch(),
+            Main::None => false,
             _ => true,
         };
         if self.wants_flush() && !waits {

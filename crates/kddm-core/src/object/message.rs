@@ -45,6 +45,7 @@ impl Turn<'_> {
             Message::Push { tenure, version } => self.pushed(from, tenure, version),
             Message::PushAck { tenure, version } => self.push_ack(from, tenure, version),
             Message::DropReplica { tenure } => self.drop_replica(tenure),
+            Message::Orphan { tenure, version } => self.drop_orphan((tenure, version)),
             Message::Promote { tenure, version, copy, sharers, replicas } => {
                 self.promoted(from, tenure, (copy, version), (sharers, replicas));
             }
@@ -53,7 +54,12 @@ impl Turn<'_> {
                 self.dropped("a report to a node that is not waiting for one");
             }
             Message::Decline { .. } => self.fault("the home's own copy left while it decided"),
-            Message::ShardIsYours { .. } | Message::Placed { .. } | Message::AllReported => {
+            Message::AcceptLoss { set_until: None } => self.accept_loss(),
+            Message::ShardIsYours { .. }
+            | Message::Placed { .. }
+            | Message::AllReported
+            | Message::Loss(_)
+            | Message::AcceptLoss { .. } => {
                 self.dropped("not about an object");
             }
         }
@@ -193,7 +199,10 @@ impl Turn<'_> {
         if !wanted || !possible || self.side.late_ack.is_some() || self.side.revoking.is_some() {
             return; // Nobody waits for it any more; the copy set stays too large.
         }
-        if tenure < self.seen.tenure {
+        // A newer owner may have pushed its replica already. It waits for the ack of this copy, and the word that
+        // asks for that follows on the same link.
+        let is_older = tenure < self.seen.tenure;
+        if is_older && self.place.set.replicas() == 0 {
             return self.dropped("I2: a newer owner was known before this copy arrived");
         }
         if self.would_replace_a_copy(version, true) {
@@ -202,7 +211,9 @@ impl Turn<'_> {
         self.lay_ghost();
         self.main = Main::Sharer { tenure, version, counter: id.counter };
         self.has_value = true;
-        self.seen = Seen { tenure, node: from };
+        if !is_older {
+            self.seen = Seen { tenure, node: from };
+        }
         self.output(Output::Install { object: self.id, version, has_value: true });
         self.side.want = None;
         self.grant(Access::Read, true);
@@ -265,7 +276,7 @@ impl Turn<'_> {
         }
     }
 
-    fn confirm(&mut self, tenure: Tenure) {
+    pub fn confirm(&mut self, tenure: Tenure) {
         if matches!(self.main, Main::Ghost { sent, .. } if sent <= tenure) && !mutated(Mutation::KeepGhost) {
             self.discard();
         }

@@ -81,6 +81,13 @@ impl Turn<'_> {
         if pushing.answers {
             self.output(Output::PutDone { object: self.id, version: pushing.version });
         }
+        // Whoever looked for owners that want other replicas has passed this one by meanwhile.
+        let place = self.place;
+        let is_right =
+            self.replicas.len() >= place.replicas_wanted() && self.replicas.iter().all(|node| place.is_a_home(node));
+        if !is_right {
+            self.refill();
+        }
     }
 
     /// Keeps the replicas that are to stay and adds others until there are enough: says which are new.
@@ -95,7 +102,8 @@ impl Turn<'_> {
             self.replicas.insert(node);
         }
         let kept = self.replicas;
-        for node in before.iter().filter(|node| !kept.contains(*node) && place.shares(*node)) {
+        // One that shares nothing any more may have kept it when it passed the object on.
+        for node in before.iter().filter(|node| !kept.contains(*node) && place.talks(*node)) {
             pushing.leaving.insert(node);
         }
         pushing.leaving.retain(|node| !kept.contains(node));
@@ -140,7 +148,7 @@ impl Turn<'_> {
         let is_newer = self.replica.is_none_or(|kept| kept <= (tenure, version));
         if tenure >= self.seen.tenure && is_newer {
             self.raise_seen(tenure, from);
-            self.replica = Some((tenure, version));
+            (self.replica, self.replica_is_told) = (Some((tenure, version)), false);
             self.output(Output::StoreReplica { object: self.id });
         }
         self.send(from, Message::PushAck { tenure, version });
@@ -151,6 +159,14 @@ impl Turn<'_> {
         if self.replica.is_some_and(|(kept, _)| kept <= tenure) {
             self.replica = None;
             self.output(Output::DropReplica { object: self.id });
+        }
+    }
+
+    /// The owner did not name this replica when it said what it has: its word that the copy is of no more use was
+    /// lost. One that was made since then is another.
+    pub fn drop_orphan(&mut self, copy: (Tenure, Version)) {
+        if self.replica_is_told && self.replica == Some(copy) {
+            self.drop_own_replica();
         }
     }
 
@@ -167,7 +183,7 @@ impl Turn<'_> {
         let mut replicas = core::mem::take(&mut self.replicas);
         if replicas.remove(to) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
             replicas.insert(self.place.me);
-            self.replica = Some((tenure, version));
+            (self.replica, self.replica_is_told) = (Some((tenure, version)), false);
             self.output(Output::KeepReplica { object: self.id });
         }
         replicas

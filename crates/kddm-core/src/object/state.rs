@@ -114,12 +114,29 @@ pub(crate) struct Pushing {
     pub fills: bool,
 }
 
-/// A replica that is kept here: 24 bytes.
+/// A replica that is kept here: 24 bytes. No object is put so often that the highest bit of its version counts:
+/// it says that the home has been told of the replica, and that no owner has named it since.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Slot {
     pub object: ObjectId,
     pub tenure: Tenure,
-    pub version: Version,
+    bits: u64,
+}
+
+impl Slot {
+    const TOLD: u64 = 1 << 63;
+
+    pub fn new(object: ObjectId, (tenure, version): (Tenure, Version), is_told: bool) -> Slot {
+        Slot { object, tenure, bits: (version.0 & !Slot::TOLD) | if is_told { Slot::TOLD } else { 0 } }
+    }
+
+    pub fn version(&self) -> Version {
+        Version(self.bits & !Slot::TOLD)
+    }
+
+    pub fn is_told(&self) -> bool {
+        self.bits & Slot::TOLD != 0
+    }
 }
 
 impl Keyed for Slot {
@@ -331,6 +348,8 @@ pub(crate) struct Turn<'a> {
     pub replicas: ReplicaSet,
     /// The replica that is kept here.
     pub replica: Option<(Tenure, Version)>,
+    /// The home has been told of it in this epoch, and it has not been pushed anew since.
+    pub replica_is_told: bool,
     pub side: &'a mut Side,
     /// The directory entry, where this node is the home.
     pub entry: Option<Entry>,

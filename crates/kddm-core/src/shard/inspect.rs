@@ -82,7 +82,7 @@ impl Shard {
             parked: self.parked.get(&object).map_or(0, VecDeque::len),
             replicas: side.replicas_of(packed),
             is_pushing: side.pushing.is_some(),
-            replica: self.replicas.get(object).map(|slot| (slot.tenure, slot.version)),
+            replica: self.replicas.get(object).map(|slot| (slot.tenure, slot.version())),
         }
     }
 

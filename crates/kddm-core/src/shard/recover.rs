@@ -1,6 +1,8 @@
 //! What concerns all objects of a shard at once: it goes to another home, or to a new epoch.
 
 use super::*;
+use crate::home::EntryState;
+use crate::losses::Doubt;
 
 impl Shard {
     /// Hands the directory and the waiting requests over to the new home, in an order that does not
@@ -15,7 +17,7 @@ impl Shard {
         let mut say = |object, message| {
             outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
         };
-        let in_doubt = self.recovery.in_doubt;
+        let in_doubt = self.recovery.in_doubt();
         let too_early = mutated(Mutation::ShardBeforeDirectory);
         if too_early {
             say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt });
@@ -48,7 +50,7 @@ impl Shard {
     /// This node answers for the shard from now on; no tenure up to `floor` is given out again.
     pub fn take_over(&mut self, floor: Tenure, in_doubt: bool) {
         self.floor = self.floor.max(floor);
-        self.recovery.in_doubt = in_doubt;
+        self.recovery.doubt = if in_doubt { Doubt::Old } else { Doubt::None };
     }
 
     /// Another node answers for the shard: what was known of its objects as their home is forgotten.
@@ -103,13 +105,26 @@ impl Shard {
         self.sides.values().any(|side| side.pushing.is_some_and(|pushing| pushing.fills || pushing.announces))
     }
 
-    /// Whether there is an object whose newest version could not be proven present.
-    pub(crate) fn has_lost(&self) -> bool {
-        self.directory.iter().any(|entry| entry.lost)
-    }
-
     /// Whoever waits asks again.
     pub(crate) fn drop_parked(&mut self) {
         self.parked = Map::default();
     }
+
+    /// The first objects that are lost, or of which the directory says that they do not exist, up to `most`.
+    pub(crate) fn first_doubtful(&mut self, most: usize) -> Result<Vec<ObjectId>, NoMemory> {
+        let mut found: Vec<ObjectId> = Vec::new();
+        found.try_reserve_exact(most).map_err(|_| NoMemory)?;
+        self.directory.sort();
+        found.extend(self.directory.iter().filter(|entry| is_doubtful(entry)).map(|entry| entry.object).take(most));
+        Ok(found)
+    }
+
+    /// Whether there are such objects.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.directory.iter().any(is_doubtful)
+    }
+}
+
+fn is_doubtful(entry: &Entry) -> bool {
+    entry.lost || entry.state == EntryState::Absent
 }

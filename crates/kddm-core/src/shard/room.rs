@@ -96,7 +96,8 @@ impl Shard {
         self.sides.try_reserve(1).map_err(|_| NoMemory)?;
         self.parked.try_reserve(1).map_err(|_| NoMemory)?;
         room.calls.try_reserve(8 + bound).map_err(refused)?;
-        outputs.reserve(16 + 4 * bound)
+        let told = if matches!(step, Step::AcceptLoss) { 2 * place.view.members.len() } else { 0 };
+        outputs.reserve(16 + 4 * bound + told)
     }
 
     pub(super) fn store(&mut self, me: NodeId, at: Option<usize>, packed: Packed, seen: Seen) {

@@ -9,7 +9,7 @@ use kddm_core::id::{
     Tenure, Version,
 };
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
-use kddm_core::message::{CopyKind, Have, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
 use kddm_core::node::{HandedOver, Node};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
@@ -148,13 +148,24 @@ impl Bytes<'_> {
                 replicas: self.replicas(),
             },
             28 => Message::Decline { tenure: self.tenure(), copy: self.copy() },
+            29 => Message::Orphan { tenure: self.tenure(), version: self.version() },
+            30 => Message::Loss(Loss {
+                epoch: Epoch(self.below(4).into()),
+                placement: Placement(self.below(4).into()),
+                failures: self.below(3).into(),
+                fewest_homes: self.below(3),
+                before: self.nodes(),
+                after: self.nodes(),
+                forgotten: self.below(8) == 0,
+            }),
+            31 => Message::AcceptLoss { set_until: self.flag().then(|| Epoch(self.below(4).into())) },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }
 
     fn entry_state(&mut self) -> EntryState {
-        use EntryState::{Fact, Predicted, Promoted, Removing, Unknown};
-        [Predicted, Fact, Removing, Promoted, Unknown][usize::from(self.below(5))]
+        use EntryState::{Absent, Fact, Predicted, Promoted, Removing, Unknown};
+        [Predicted, Fact, Removing, Promoted, Unknown, Absent][usize::from(self.below(6))]
     }
 
     fn copy(&mut self) -> CopyKind {
@@ -176,6 +187,7 @@ impl Bytes<'_> {
             sent: self.tenure(),
             to: self.node(),
             has_value: self.flag(),
+            replicas: self.replicas(),
         }
     }
 }

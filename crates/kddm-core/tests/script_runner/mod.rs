@@ -213,7 +213,7 @@ impl Node {
                     at: OBJECT.shard(PlacementPolicy::Fixed(home)),
                     is_recovering: false,
                     in_doubt: false,
-                    old_home: NodeId::NOBODY,
+                    is_accepted: false,
                 };
                 shard
                     .handle(&place, &mut self.counter, &mut Room::default(), OBJECT, input, &mut outputs)

@@ -110,6 +110,7 @@ impl<'a> Words<'a> {
                 Input::Want { kind: self.kind(word)? }
             }
             "cancel" => Input::Cancel,
+            "accept_loss" => Input::AcceptLoss,
             "revoked" => Input::Revoked { version: self.version()?, has_value: !self.takes("empty") },
             "held" => Input::Held,
             "put" => Input::Put { version: self.version()? },
@@ -167,6 +168,9 @@ impl<'a> Words<'a> {
                 Message::ShardIsYours { shard: SHARD, floor, in_doubt: self.takes("in_doubt") }
             }
             "promote" => self.promote()?,
+            "orphan" => Message::Orphan { tenure: self.tenure()?, version: self.version()? },
+            "accept_loss" if self.takes("until") => Message::AcceptLoss { set_until: Some(Epoch(self.number()?)) },
+            "accept_loss" => Message::AcceptLoss { set_until: None },
             "decline" => Message::Decline { tenure: self.tenure()?, copy: self.copy()? },
             word => self.request(word)?,
         })
@@ -191,6 +195,7 @@ impl<'a> Words<'a> {
             "removing" => EntryState::Removing,
             "promoted" => EntryState::Promoted,
             "unknown" => EntryState::Unknown,
+            "absent" => EntryState::Absent,
             other => return Err(format!("`{other}` is no way to know of an owner")),
         };
         Ok(Message::Entry { tenure, owner, state, lost: self.takes("lost") })
@@ -218,6 +223,7 @@ impl<'a> Words<'a> {
         self.expect("seen")?;
         have.seen = self.tenure()?;
         have.removed = self.takes("removed");
+        have.replicas = self.list_of("replicas")?;
         have.has_value = !self.takes("empty") && !matches!(role, Role::None | Role::Tombstone);
         Ok(Message::Have(have))
     }
@@ -317,6 +323,7 @@ pub fn message(message: &Message) -> String {
         Message::Ack { tenure, version }
         | Message::Push { tenure, version }
         | Message::PushAck { tenure, version }
+        | Message::Orphan { tenure, version }
         | Message::HaveReplica { tenure, version } => format!("{name} {tenure} v{}", version.0),
         Message::OwnerIs { owner, tenure } => format!("{name} {owner} {tenure}"),
         Message::Confirm { tenure } | Message::Removed { tenure } | Message::DropReplica { tenure } => {
@@ -336,7 +343,12 @@ pub fn message(message: &Message) -> String {
         Message::Reported { forgotten, .. } => {
             format!("{name}{}", also(*forgotten != Tenure::NONE, format!(" forgotten {forgotten}")))
         }
-        Message::AllReported => name.into(),
+        Message::AllReported | Message::AcceptLoss { set_until: None } => name.into(),
+        Message::AcceptLoss { set_until: Some(epoch) } => format!("{name} until {}", epoch.0),
+        Message::Loss(loss) => {
+            let homes = |nodes: &NodeSet| list(nodes.iter());
+            format!("{name} {} from {} to {}", loss.epoch.0, homes(&loss.before), homes(&loss.after))
+        }
         Message::Promote { tenure, version, copy, sharers, replicas } => {
             format!("{name} {tenure} v{} {}{}", version.0, copy_kind(*copy), lists(sharers, replicas))
         }
@@ -371,7 +383,8 @@ fn what_is_there(have: &Have) -> String {
     let to = also(have.to.is_somebody(), format!(" to {}", have.to));
     let sent = also(have.role == Role::Ghost, format!(" sent {}{to}", have.sent));
     let empty = also(!have.has_value && holds && have.role != Role::Tombstone, " empty");
-    format!("{role}{copy}{sent} seen {}{}{empty}", have.seen, also(have.removed, " removed"))
+    let replicas = also(!have.replicas.is_empty(), format!(" replicas {}", list(have.replicas.iter())));
+    format!("{role}{copy}{sent} seen {}{}{replicas}{empty}", have.seen, also(have.removed, " removed"))
 }
 
 fn copy_kind(copy: CopyKind) -> &'static str {
@@ -389,6 +402,7 @@ fn entry_state(state: EntryState) -> &'static str {
         EntryState::Removing => "removing",
         EntryState::Promoted => "promoted",
         EntryState::Unknown => "unknown",
+        EntryState::Absent => "absent",
     }
 }
 

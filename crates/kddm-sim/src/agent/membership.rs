@@ -6,9 +6,10 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::message::RequestKind;
 use kddm_core::node::HandedOver;
+use kddm_core::shard::Main;
 use kddm_core::view::View;
 
-use super::{Agent, Effects, Todo, generation, set_of};
+use super::{Agent, Effects, Generation, Todo, generation, set_of};
 
 impl Agent {
     /// The installed view; without members before the first.
@@ -65,14 +66,34 @@ impl Agent {
         done.is_ok_and(|done| done != HandedOver::Nothing)
     }
 
+    /// Whoever is responsible accepts that the object is gone, if it is lost.
+    pub fn accept_loss(&mut self, object: ObjectId, effects: &mut Effects) {
+        self.run(object, Some(Input::AcceptLoss), None, effects);
+    }
+
+    /// The same of all objects of a set.
+    pub fn accept_set_loss(&mut self, of: Generation, effects: &mut Effects) {
+        let (set, mut outputs) = (set_of(of), Outputs::new());
+        if let Err(refused) = Arc::make_mut(&mut self.core).accept_set_loss(set, &mut outputs) {
+            return effects.broken.push(format!("node {} refused that a loss is accepted: {refused:?}", self.me));
+        }
+        let mut todo = Todo::new();
+        for output in outputs.drain() {
+            self.act(set, output, None, &mut todo, effects);
+        }
+    }
+
     /// The next message of that node was sent under a later placement.
     pub fn is_ahead(&mut self, from: NodeId) {
         Arc::make_mut(&mut self.core).is_ahead(from);
     }
 
-    /// Objects of which something is here that a leaving node has to give away, and nobody asks for now.
+    /// Objects of which something is here that a leaving node has to give away, and nobody asks for now. A ghost
+    /// goes when it is confirmed.
     pub fn to_drain(&self) -> impl Iterator<Item = ObjectId> {
-        let idle = |object: &ObjectId| self.cells.get(object).is_none_or(|cell| !cell.outstanding);
+        let is_ghost = |object: &ObjectId| matches!(self.inspect(*object).main, Main::Ghost { .. });
+        let is_free = |object: &ObjectId| self.cells.get(object).is_none_or(|cell| !cell.outstanding);
+        let idle = move |object: &ObjectId| is_free(object) && !is_ghost(object);
         self.core.sets().into_iter().flat_map(|set| self.core.holdings(set)).filter(idle)
     }
 

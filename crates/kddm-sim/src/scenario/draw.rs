@@ -54,7 +54,7 @@ impl Draft {
         }
     }
 
-    pub fn draw(mut self, with_known: bool) -> Scenario {
+    pub fn draw(mut self) -> Scenario {
         let homes = self.random.usize(1..=3);
         let latencies = self.latencies();
         let rates = self.rates();
@@ -69,10 +69,7 @@ impl Draft {
         }
         let destructions = if is_destroyed { vec![self.destruction()] } else { Vec::new() };
         let homes = (0..homes).map(|_| NodeId(self.random.u16(1..=self.nodes))).collect();
-        let (mut changes, crashes) = (self.changes(), self.crashes(unit));
-        if !with_known {
-            self.leave_out_known(&mut changes, &crashes, &mut programs);
-        }
+        let (changes, crashes) = (self.changes(), self.crashes(unit));
         Scenario {
             seed: self.seed,
             nodes: self.nodes,
@@ -82,26 +79,12 @@ impl Draft {
             decide_ns: unit * [1, 10, 60][self.random.usize(0..3)],
             settle_ns: unit * [1, 5, 20][self.random.usize(0..3)],
             destructions,
+            heals: crashes.is_empty() || self.fate.u8(0..4) > 0,
+            acceptances: self.acceptances(&crashes),
             crashes,
             programs,
             latencies,
             rates,
-        }
-    }
-
-    /// What the protocol is known to end wrongly: a leaving node may keep a replica for ever, a shard that
-    /// moves while a node crashes may lose a request, and a flush to a node that crashes waits for ever.
-    fn leave_out_known(&self, changes: &mut Vec<Change>, crashes: &[(NodeId, u64)], programs: &mut [Program]) {
-        if self.sets.iter().any(|set| replicas_of(*set) > 0) {
-            changes.retain(|change| matches!(change, Change::Join(_)));
-        }
-        if crashes.is_empty() {
-            return;
-        }
-        changes.clear();
-        let all = programs.iter_mut().flat_map(|program| &mut program.operations);
-        for timed in all.filter(|timed| matches!(timed.wish, Wish::Request(RequestKind::Flush { .. }))) {
-            timed.wish = Wish::Fetch;
         }
     }
 
@@ -234,6 +217,13 @@ impl Draft {
         let mut nodes: Vec<u16> = (1..=self.nodes).collect();
         self.fate.shuffle(&mut nodes);
         nodes.into_iter().take(count).map(|node| (NodeId(node), self.fate.u64(0..=60 * unit))).collect()
+    }
+
+    /// Somebody accepts what is lost, some time after a crash, whether anything is or not.
+    fn acceptances(&mut self, crashes: &[(NodeId, u64)]) -> Vec<u64> {
+        let at = |draft: &mut Draft, crash: u64| crash + draft.fate.u64(0..=20 * draft.pace_ns);
+        let chosen = crashes.iter().filter(|_| self.fate.bool()).map(|(_, crash)| *crash).collect::<Vec<_>>();
+        chosen.into_iter().map(|crash| at(self, crash)).collect()
     }
 
     fn destruction(&mut self) -> Destruction {

@@ -69,7 +69,12 @@ fn number(action: Action) -> Option<u32> {
         Action::HandOver(node) => Some(96 + at(node)),
         Action::Drain(node, _) => Some(100 + at(node)),
         // These look at all nodes or concern all.
-        Action::Decide | Action::Destroy(..) | Action::Crash(_) => None,
+        Action::Decide
+        | Action::Heal
+        | Action::Destroy(..)
+        | Action::Crash(_)
+        | Action::Accept(..)
+        | Action::AcceptSet(..) => None,
     }
 }
 

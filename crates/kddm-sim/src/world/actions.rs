@@ -3,7 +3,7 @@
 use kddm_core::id::{NodeId, ObjectId};
 
 use super::{Action, Doing, World};
-use crate::agent::ClientNumber;
+use crate::agent::{Agent, ClientNumber, Generation, generation};
 
 impl World {
     /// All that can happen next.
@@ -18,6 +18,9 @@ impl World {
             actions.extend(members.filter(|node| self.may_crash(*node)).map(Action::Crash));
         }
         actions.extend(self.untold.iter().map(|(node, generation)| Action::Destroy(*node, *generation)));
+        if self.acceptances > 0 && !self.dead.is_empty() {
+            actions.extend(self.set_acceptance(self.truth.keys().next().map_or(0, |object| generation(*object))));
+        }
         for (number, client) in self.clients.iter().enumerate() {
             let number = number as ClientNumber;
             match (client.doing, client.plan.front()) {
@@ -39,6 +42,29 @@ impl World {
                 }
             }
         }
+        if actions.iter().all(|action| matches!(action, Action::Cancel(_) | Action::Crash(_) | Action::AcceptSet(..))) {
+            actions.extend(self.acceptance());
+        }
+    }
+
+    /// Somebody accepts what is lost of a set, at the first node that lives.
+    pub fn set_acceptance(&self, of: Generation) -> Option<Action> {
+        let knows = |node: &&Agent| {
+            let (id, view) = (node.id(), node.view());
+            !self.is_dead(id) && !self.has_left(id) && !node.is_destroyed(of) && view.member(id).is_some()
+        };
+        self.nodes.iter().find(knows).map(|node| Action::AcceptSet(node.id(), of))
+    }
+
+    /// At rest: what is lost is accepted, one object after the other.
+    pub fn acceptance(&self) -> Option<Action> {
+        let is_lost = |node: &Agent, object| node.inspect(object).entry.is_some_and(|entry| entry.lost);
+        let lives = |node: &&Agent| !self.is_dead(node.id()) && !self.has_left(node.id());
+        let home_of = |object: &ObjectId| self.nodes.iter().filter(lives).find(|node| is_lost(node, *object));
+        let promised = self.truth.iter().filter(|(_, truth)| !truth.is_given_up).map(|(object, _)| *object);
+        let lost = promised.into_iter().find(|object| home_of(object).is_some())?;
+        let first = self.nodes.iter().find(|node| lives(node) && node.view().member(node.id()).is_some())?;
+        Some(Action::Accept(first.id(), lost))
     }
 
     /// What the next message from one node to another may do.
@@ -64,7 +90,14 @@ impl World {
             Action::Finish(number) | Action::Discard(number) | Action::Abandon(number) | Action::Cancel(number) => {
                 self.clients.get(usize::from(number)).is_some_and(|client| client.kept.is_empty())
             }
-            Action::Decide | Action::Install(_) | Action::HandOver(_) | Action::Destroy(..) | Action::Crash(_) => false,
+            Action::Accept(..) => true,
+            Action::Decide
+            | Action::Heal
+            | Action::Install(_)
+            | Action::HandOver(_)
+            | Action::Destroy(..)
+            | Action::Crash(_)
+            | Action::AcceptSet(..) => false,
         };
         (is_alone && self.truth.contains_key(&object)).then_some(object)
     }
@@ -75,11 +108,12 @@ impl World {
             Action::Deliver(from, to) | Action::Ahead(from, to) => {
                 Some((to, self.links.get(&(from, to))?.front()?.object))
             }
-            Action::Decide => Some((NodeId(1), ObjectId(0))),
+            Action::Decide | Action::Heal => Some((NodeId(1), ObjectId(0))),
             Action::Install(node) | Action::HandOver(node) | Action::Destroy(node, _) | Action::Crash(node) => {
                 Some((node, ObjectId(0)))
             }
-            Action::Drain(node, object) => Some((node, object)),
+            Action::Drain(node, object) | Action::Accept(node, object) => Some((node, object)),
+            Action::AcceptSet(node, _) => Some((node, ObjectId(0))),
             Action::Begin(number)
             | Action::Finish(number)
             | Action::Discard(number)
@@ -100,6 +134,6 @@ impl World {
     pub fn is_stuck_or_done(&self) -> bool {
         let mut actions = Vec::new();
         self.actions(&mut actions);
-        actions.iter().all(|action| matches!(action, Action::Cancel(_) | Action::Crash(_)))
+        actions.iter().all(|action| matches!(action, Action::Cancel(_) | Action::Crash(_) | Action::AcceptSet(..)))
     }
 }

@@ -191,7 +191,7 @@ impl World {
             Outcome::Failed(Answer::NotFound) if existed && is_promised && !may_be_gone => {
                 self.breaks(format!("I5: node {node} did not find object {}, which existed all the time", object.0));
             }
-            Outcome::Failed(Answer::Lost) if !self.may_be_lost(object) => {
+            Outcome::Failed(Answer::Lost) if !self.may_be_doubted(object) => {
                 self.breaks(format!("I4: object {} is lost, although there were replicas", object.0));
             }
             _ => {}

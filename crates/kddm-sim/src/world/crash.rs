@@ -1,9 +1,10 @@
 //! Crashes of nodes: what goes with a node, and what its clients had under way.
 
 use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::shard::Main;
 
 use super::{Client, Doing, Note, World};
-use crate::agent::{Agent, ClientNumber, generation, replicas_of};
+use crate::agent::{Agent, ClientNumber, Effects, Generation, generation, replicas_of};
 use crate::check;
 
 impl World {
@@ -26,7 +27,60 @@ impl World {
         let newest = self.views.last();
         let living = newest.homes.iter().filter(|home| !self.is_dead(**home)).count();
         let fewest = living.min(usize::from(newest.fewest_homes));
-        !self.dead.is_empty() && (self.dead.len() > replicas || fewest <= replicas)
+        let dead = self.dead.len() - self.healed;
+        self.truth.get(&object).is_some_and(|truth| truth.is_lost)
+            || (dead > 0 && (dead > replicas || fewest <= replicas))
+    }
+
+    /// A home that is lost later takes its word with it that other objects were lost before: of those that do not
+    /// exist nobody can tell then.
+    pub fn may_be_doubted(&self, object: ObjectId) -> bool {
+        let exists = self.truth.get(&object).is_some_and(|truth| truth.value.is_some());
+        self.may_be_lost(object) || (!exists && self.tainted >> replicas_of(generation(object)) & 1 == 1)
+    }
+
+    /// Whoever is responsible accepts at that node that the object is gone, if it is lost.
+    pub(super) fn accept(&mut self, node: NodeId, object: ObjectId, effects: &mut Effects) {
+        self.may_be_gone(|of| of == object);
+        self.node_mut(node).accept_loss(object, effects);
+    }
+
+    /// The same of all objects of a set.
+    pub(super) fn accept_set(&mut self, node: NodeId, of: Generation, effects: &mut Effects) {
+        self.acceptances = self.acceptances.saturating_sub(1);
+        self.may_be_gone(|object| generation(object) == of);
+        self.node_mut(node).accept_set_loss(of, effects);
+    }
+
+    /// Somebody accepts that these objects are gone, if they are lost.
+    fn may_be_gone(&mut self, is_meant: impl Fn(ObjectId) -> bool) {
+        for object in self.truth.keys().copied().filter(|object| is_meant(*object)).collect::<Vec<_>>() {
+            if !self.may_be_lost(object) {
+                continue;
+            }
+            let truth = self.truth.entry(object).or_default();
+            if truth.value.is_some() && !truth.maybe.contains(&None) {
+                truth.maybe.push(None);
+            }
+            let asks = |client: &&mut Client| client.plan.front().is_some_and(|(of, _)| *of == object);
+            self.clients.iter_mut().filter(asks).for_each(|client| client.existed = false);
+        }
+    }
+
+    /// All is whole again but what is lost.
+    pub(super) fn heal(&mut self) {
+        for object in self.truth.keys().copied().collect::<Vec<_>>() {
+            let living = self.nodes.iter().filter(|node| !self.is_dead(node.id()));
+            let is_owned = living.into_iter().any(|node| matches!(node.inspect(object).main, Main::Owner { .. }));
+            if self.may_be_lost(object) && !is_owned {
+                self.truth.entry(object).or_default().is_lost = true;
+            }
+        }
+        for replicas in (0..8).filter(|replicas| !self.views.last().covers(*replicas)) {
+            self.tainted |= 1 << replicas;
+        }
+        self.healed = self.dead.len();
+        self.views.heal();
     }
 
     /// A node crashes. What its clients had under way may be done, or not.

@@ -108,15 +108,15 @@ impl Fingerprint {
         self.whole
     }
 
-    /// The views follow from how many there are, and a broken world ends.
+    /// A broken world ends.
     fn whole_of(&self, world: &World) -> u128 {
         // All fields by name: a new one is not forgotten here. Notes say nothing of what comes.
         #[rustfmt::skip]
         let World {
-            nodes: _, links, clients, truth, cancels, discards, failed_touches, crashes, dead, views, installed, untold, broken, notes: _,
+            nodes: _, links, clients, truth, cancels, discards, failed_touches, crashes, acceptances, dead, healed, tainted, views, installed, untold, broken, notes: _,
         } = world;
-        let budgets = (cancels, discards, failed_touches, crashes, dead);
-        fingerprint((&self.nodes, links, clients, truth, budgets, views.newest(), installed, untold, broken.is_some()))
+        let budgets = (cancels, discards, failed_touches, crashes, acceptances, dead, (healed, tainted));
+        fingerprint((&self.nodes, links, clients, truth, budgets, views, installed, untold, broken.is_some()))
     }
 }
 

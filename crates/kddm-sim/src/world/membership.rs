@@ -17,6 +17,9 @@ impl World {
         if self.views.next().is_some_and(|step| self.may_decide(step)) {
             actions.push(Action::Decide);
         }
+        if self.views.is_to_heal() && self.is_whole() {
+            actions.push(Action::Heal);
+        }
         for node in self.nodes.iter().filter(|node| !self.has_left(node.id()) && !self.is_dead(node.id())) {
             let id = node.id();
             if self.next_view(id).is_some() {
@@ -29,6 +32,15 @@ impl World {
                 actions.extend(node.to_drain().min().map(|object| Action::Drain(id, object)));
             }
         }
+    }
+
+    /// All members say so of themselves, in the newest view.
+    fn is_whole(&self) -> bool {
+        let newest = self.views.last();
+        newest.members.iter().all(|member| {
+            let agent = self.node(member.id);
+            agent.view() == newest && agent.what_is_missing().is_none()
+        })
     }
 
     fn may_decide(&self, step: Step) -> bool {

@@ -244,7 +244,7 @@ impl LaneState {
 
     /// The core has heard it: it need not be said again.
     fn was_told(&mut self, set: SetId, object: ObjectId, told: Told) {
-        if matches!(told, Told::Message | Told::Want) {
+        if matches!(told, Told::Message | Told::Want | Told::Acceptance) {
             return;
         }
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
@@ -260,7 +260,8 @@ impl LaneState {
     /// caller; a wish is refused to whoever has it; what the core must know is said later.
     fn lacks_memory(&mut self, set: SetId, object: ObjectId, told: Told) -> Result<(), NoMemory> {
         match told {
-            Told::Message => return Err(NoMemory),
+            // Whoever accepts a loss asks again as long as there is one.
+            Told::Message | Told::Acceptance => return Err(NoMemory),
             Told::Want => self.refused(set, object, Refused::NoMemory),
             Told::Cancel | Told::Answer | Told::Put => self.tell_later(set, object),
         }
@@ -438,6 +439,7 @@ enum Told {
     /// To a revocation, tried or not.
     Answer,
     Put,
+    Acceptance,
 }
 
 impl Told {
@@ -448,6 +450,7 @@ impl Told {
             Input::Cancel => Told::Cancel,
             Input::Revoked { .. } | Input::Held => Told::Answer,
             Input::Put { .. } => Told::Put,
+            Input::AcceptLoss => Told::Acceptance,
         }
     }
 }

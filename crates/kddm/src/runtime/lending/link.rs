@@ -159,7 +159,7 @@ impl LaneState {
             Input::Revoked { has_value, .. } => self.give_back(place, *has_value),
             Input::Held => link.say(place, Word::Held, &[]),
             // A program puts by the words of its own, and nobody else speaks to it.
-            Input::Message { .. } | Input::Put { .. } => {}
+            Input::Message { .. } | Input::Put { .. } | Input::AcceptLoss => {}
         }
     }
 

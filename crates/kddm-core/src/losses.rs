@@ -1,0 +1,162 @@
+//! The losses of members that a node knows of: whether objects may exist that no directory names.
+//!
+//! A shard whose home was lost with its directory is **in doubt** if its set has too few replicas for what
+//! was lost. All members can tell that of every shard, touched or not, from the homes before and after; who
+//! joins later is told of these losses before it answers for any shard.
+
+use alloc::vec::Vec;
+
+use crate::id::{Epoch, NodeId, SetId, ShardIndex};
+use crate::io::NoMemory;
+use crate::message::{Loss, Message};
+use crate::nodeset::NodeSet;
+use crate::view::View;
+
+/// Losses that a node remembers one by one. Of those before it knows the last epoch only.
+pub const LOSSES_REMEMBERED: usize = 16;
+
+/// Whether objects of a shard may exist that its directory does not name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub(crate) enum Doubt {
+    /// What is not named does not exist.
+    #[default]
+    None,
+    /// The directory was lost, and nothing else may have been: all that is left is being reported.
+    New,
+    /// It may have been lost with its copies: only who accepts that ends it.
+    Old,
+}
+
+/// One loss: the homes before it and after it, without members.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Change {
+    before: View,
+    after: View,
+}
+
+impl Change {
+    fn moves(&self, set: SetId, at: ShardIndex) -> bool {
+        self.before.home(set, at) != self.after.home(set, at)
+    }
+
+    /// It may have taken objects of that set with all their copies.
+    fn is_bare(&self, set: SetId) -> bool {
+        !self.after.covers(set.replicas())
+    }
+}
+
+/// The losses so far.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Losses {
+    of: Vec<Change>,
+    /// There were others, up to this epoch.
+    forgotten: Epoch,
+}
+
+impl Losses {
+    /// Notes that from these homes the step was to that view. While shards are on their way the homes of two
+    /// views may have answered: then both are noted.
+    pub fn note(&mut self, before: &View, after: &View) -> Result<(), NoMemory> {
+        let before = View { homes: homes_of(before)?, ..View::default() };
+        let View { epoch, placement, failures, fewest_homes, .. } = *after;
+        let homes = homes_of(after)?;
+        let change =
+            Change { before, after: View { epoch, placement, members: Vec::new(), homes, failures, fewest_homes } };
+        if self.of.contains(&change) {
+            return Ok(());
+        }
+        self.of.try_reserve(1).map_err(|_| NoMemory)?;
+        if self.of.len() >= LOSSES_REMEMBERED {
+            let oldest = self.of.iter().map(|change| change.after.epoch).min().unwrap_or_default();
+            self.of.retain(|change| change.after.epoch > oldest);
+            self.forgotten = self.forgotten.max(oldest);
+        }
+        self.of.push(change);
+        self.of.sort_by_key(|change| (change.after.epoch, change.after.placement));
+        Ok(())
+    }
+
+    /// Another member tells of a loss. What it says of one that is yet to come here is a lie.
+    pub fn learn(&mut self, loss: Loss, now: Epoch) -> Result<bool, NoMemory> {
+        if loss.epoch > now || loss.failures == 0 {
+            return Ok(false);
+        }
+        if loss.forgotten {
+            self.forgotten = self.forgotten.max(loss.epoch);
+            return Ok(true);
+        }
+        let Loss { epoch, placement, failures, fewest_homes, before, after, .. } = loss;
+        let view = |homes: &NodeSet| -> Result<View, NoMemory> {
+            let mut copy = Vec::new();
+            copy.try_reserve_exact(homes.len()).map_err(|_| NoMemory)?;
+            copy.extend(homes.iter());
+            Ok(View { homes: copy, ..View::default() })
+        };
+        self.note(&view(&before)?, &View { epoch, placement, failures, fewest_homes, ..view(&after)? })?;
+        Ok(true)
+    }
+
+    /// What a member that has not been there is to know, in messages.
+    pub fn told(&self) -> Result<Vec<Message>, NoMemory> {
+        let mut told = Vec::new();
+        told.try_reserve_exact(self.of.len() + 1).map_err(|_| NoMemory)?;
+        for Change { before, after } in &self.of {
+            let View { epoch, placement, failures, fewest_homes, .. } = *after;
+            let (before, after) = (set_of(&before.homes)?, set_of(&after.homes)?);
+            let forgotten = false;
+            let loss = Loss { epoch, placement, failures, fewest_homes, before, after, forgotten };
+            told.push(Message::Loss(loss));
+        }
+        if self.forgotten > Epoch(0) {
+            let loss = Loss { epoch: self.forgotten, failures: 1, forgotten: true, ..Loss::default() };
+            told.push(Message::Loss(loss));
+        }
+        Ok(told)
+    }
+
+    /// The doubt about a shard that was never touched since a loss that its home has lived through. `born`: the
+    /// set is no older than that epoch, or what was lost of it until then is accepted. `now`: the epoch in
+    /// which its members still say what they have.
+    pub fn doubt(&self, set: SetId, at: ShardIndex, born: Epoch, now: Option<Epoch>) -> Doubt {
+        if self.forgotten > born {
+            return Doubt::Old;
+        }
+        let moved = self.of.iter().filter(|change| change.after.epoch > born && change.moves(set, at));
+        let of_one = |change: &Change| {
+            if change.is_bare(set) || self.has_bare(set, born, change.after.epoch) {
+                Doubt::Old
+            } else if now == Some(change.after.epoch) {
+                Doubt::New
+            } else {
+                Doubt::None
+            }
+        };
+        moved.map(of_one).max().unwrap_or_default()
+    }
+
+    /// Whether a loss before that epoch may have taken objects of the set with all their copies, and nobody has
+    /// accepted that: a directory that is lost later may have said so.
+    pub fn has_bare(&self, set: SetId, born: Epoch, until: Epoch) -> bool {
+        let is_meant = |change: &Change| {
+            let epoch = change.after.epoch;
+            epoch > born && epoch < until && change.is_bare(set) && change.before.homes != change.after.homes
+        };
+        self.forgotten > born || self.of.iter().any(is_meant)
+    }
+}
+
+fn homes_of(view: &View) -> Result<Vec<NodeId>, NoMemory> {
+    let mut homes = Vec::new();
+    homes.try_reserve_exact(view.homes.len()).map_err(|_| NoMemory)?;
+    homes.extend_from_slice(&view.homes);
+    Ok(homes)
+}
+
+fn set_of(homes: &[NodeId]) -> Result<NodeSet, NoMemory> {
+    let mut set = NodeSet::new();
+    set.reserve(homes.len())?;
+    homes.iter().for_each(|home| {
+        set.insert(*home);
+    });
+    Ok(set)
+}
