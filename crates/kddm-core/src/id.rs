@@ -41,6 +41,21 @@ pub struct Placement(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ObjectId(pub u64);
 
+/// What fails together: a rack, a room. Zero is none that anybody has named; the others are numbered in each
+/// view anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Zone(pub u16);
+
+impl Zone {
+    /// Not named: such a node fails alone.
+    pub const NONE: Zone = Zone(0);
+
+    /// Whether what is in both fails together.
+    pub fn meets(self, other: Zone) -> bool {
+        self == other && self != Zone::NONE
+    }
+}
+
 /// Counts the completed puts of one object. `(tenure, version)` orders all copies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Version(pub u64);

@@ -193,7 +193,12 @@ mod tests {
     fn view(members: &[(u16, u32, NodeState)]) -> View {
         let members = members
             .iter()
-            .map(|&(id, incarnation, state)| Member { id: NodeId(id), incarnation: Incarnation(incarnation), state })
+            .map(|&(id, life, state)| Member {
+                id: NodeId(id),
+                incarnation: Incarnation(life),
+                state,
+                ..Member::default()
+            })
             .collect();
         View { members, ..View::default() }
     }

@@ -124,6 +124,8 @@ mutations! {
     TrustGhostOfLost = "trust_ghost_of_lost",
     /// A home answers before all have said what they have.
     AnswerTooEarly = "answer_too_early",
+    /// A replica stays where it fails together with the owner.
+    ForgetZones = "forget_zones",
     /// Nobody tells a replica that its owner does not know of it.
     KeepOrphans = "keep_orphans",
     /// That a loss is accepted ends an object that is not lost.

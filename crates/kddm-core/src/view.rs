@@ -1,8 +1,9 @@
 //! A view: who is in, in which state, and which members answer for shards.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
-use crate::id::{Epoch, Incarnation, NodeId, Placement, PlacementPolicy, SHARDS_PER_SET, SetId, ShardIndex, mix};
+use crate::id::{Epoch, Incarnation, NodeId, Placement, PlacementPolicy, SHARDS_PER_SET, SetId, ShardIndex, Zone, mix};
 use crate::io::NoMemory;
 
 /// The state of a node, in ascending order. **"Possible" is the highest state here**, other than in
@@ -31,7 +32,7 @@ impl NodeState {
 }
 
 /// One member as the view knows it; the address is kept by the layer above.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Member {
     /// Its number.
     pub id: NodeId,
@@ -39,6 +40,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// Its state.
     pub state: NodeState,
+    /// What fails together with it.
+    pub zone: Zone,
 }
 
 /// One agreed membership. All members see the same sequence of views (`I7`).
@@ -94,11 +97,27 @@ impl View {
         self.homes.iter().copied().max_by_key(|node| (weight(set, shard, *node), node.0))
     }
 
-    /// The best home that may keep one more copy of the objects of a shard: by the same weights as the
-    /// home itself, so that who answers for an object is often who has a copy.
+    /// The best home that may keep one more copy of the objects of a shard: in a zone with the fewest of those
+    /// that have one, and among these by the same weights as the home itself, so that who answers for an object
+    /// is often who has a copy.
     pub fn next_replica(&self, set: SetId, shard: ShardIndex, taken: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let free = self.homes.iter().copied().filter(|node| !taken(*node));
-        free.max_by_key(|node| (weight(set, shard, *node), node.0))
+        free.max_by_key(|node| (Reverse(self.crowd(*node, &taken)), weight(set, shard, *node), node.0))
+    }
+
+    /// What fails together with that node.
+    pub fn zone(&self, node: NodeId) -> Zone {
+        self.member(node).map_or(Zone::NONE, |member| member.zone)
+    }
+
+    /// How many of these nodes, that one apart, fail together with it.
+    pub fn crowd(&self, node: NodeId, of: impl Fn(NodeId) -> bool) -> usize {
+        let zone = self.zone(node);
+        if zone == Zone::NONE {
+            return 0;
+        }
+        let others = self.members.iter().filter(|member| member.id != node && member.zone.meets(zone));
+        others.filter(|member| of(member.id)).count()
     }
 
     /// A copy, or `NoMemory`.
@@ -116,4 +135,60 @@ impl View {
 /// Rendezvous hashing: the home with the greatest weight answers for the shard.
 fn weight(set: SetId, shard: ShardIndex, node: NodeId) -> u64 {
     mix(mix(set.0 ^ (u64::from(shard.0) << 44)) ^ u64::from(node.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(zones: &[u16]) -> View {
+        let member = |(id, zone): (u16, &u16)| Member {
+            id: NodeId(id),
+            state: NodeState::Possible,
+            zone: Zone(*zone),
+            ..Member::default()
+        };
+        let members: Vec<Member> = (1..).zip(zones).map(member).collect();
+        let homes = members.iter().map(|member| member.id).collect();
+        View { members, homes, ..View::default() }
+    }
+
+    /// Who gets the replicas of an owner, one after the other.
+    fn chosen(view: &View, set: SetId, owner: NodeId, count: usize) -> Vec<NodeId> {
+        let mut chosen = Vec::new();
+        for _ in 0..count {
+            let taken = |node| node == owner || chosen.contains(&node);
+            chosen.extend(view.next_replica(set, ShardIndex(7), taken));
+        }
+        chosen
+    }
+
+    #[test]
+    fn replicas_keep_to_other_zones_first() {
+        let view = view(&[1, 1, 1, 2, 2, 3]);
+        for counter in 20..220 {
+            let set = SetId::new(PlacementPolicy::Hash, counter);
+            let two: Vec<u16> = chosen(&view, set, NodeId(1), 2).iter().map(|node| view.zone(*node).0).collect();
+            assert!(two == [2, 3] || two == [3, 2], "{two:?}");
+            // Then those with the fewest beside them: one more in zone 2, before the third in zone 1.
+            let all = chosen(&view, set, NodeId(1), 5);
+            assert_eq!(all.len(), 5);
+        }
+    }
+
+    #[test]
+    fn without_zones_the_weights_alone_choose() {
+        let (with, without) = (view(&[1, 2, 3, 4]), view(&[0, 0, 0, 0]));
+        for counter in 20..220 {
+            let set = SetId::new(PlacementPolicy::Hash, counter);
+            assert_eq!(chosen(&with, set, NodeId(2), 3), chosen(&without, set, NodeId(2), 3), "each fails alone");
+        }
+    }
+
+    #[test]
+    fn a_replica_is_in_the_owners_zone_only_where_there_is_no_other() {
+        let view = view(&[1, 1, 1]);
+        let set = SetId::new(PlacementPolicy::Hash, 20);
+        assert_eq!(chosen(&view, set, NodeId(3), 2).len(), 2);
+    }
 }

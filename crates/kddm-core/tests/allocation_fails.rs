@@ -62,7 +62,7 @@ struct Cluster {
 
 /// All nodes share objects.
 fn view() -> View {
-    let member = |id| Member { id: NodeId(id), incarnation: Default::default(), state: NodeState::Possible };
+    let member = |id| Member { id: NodeId(id), state: NodeState::Possible, ..Member::default() };
     let homes = (1..=NODES).map(NodeId).collect();
     View {
         epoch: Epoch(1),

@@ -1,7 +1,7 @@
 //! When a node may say that all is whole as far as it is concerned, and what it does until then.
 
 use kddm_core::id::{
-    Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, Tenure, Version,
+    Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, Tenure, Version, Zone,
 };
 use kddm_core::io::{Input, Output, Outputs};
 use kddm_core::message::{Message, Request, RequestKind};
@@ -11,8 +11,12 @@ use kddm_core::view::{Member, NodeState, View};
 const OBJECT: ObjectId = ObjectId(5);
 
 fn view(placement: u32, nodes: u16) -> View {
-    let member =
-        |node: u16| Member { id: NodeId(node), incarnation: Incarnation(node.into()), state: NodeState::Possible };
+    let member = |node: u16| Member {
+        id: NodeId(node),
+        incarnation: Incarnation(node.into()),
+        state: NodeState::Possible,
+        zone: Zone::NONE,
+    };
     View {
         epoch: Epoch(1),
         placement: Placement(placement),

@@ -190,20 +190,29 @@ pub fn pairs() -> Vec<Case> {
 }
 
 /// Every pair of a write, read, remove, try_grab and flush on 3 nodes of which one crashes, without a
-/// replica and with one. What is known to wait for ever is not among them: a flush to a node that crashes.
+/// replica and with one.
 pub fn crash_pairs() -> Vec<Case> {
     let letters = || ['w', 'r', 't', 'x', 'f'].into_iter();
     let of_home = |home| letters().flat_map(move |a| letters().map(move |b| (home, a, b)));
     let both = |(home, a, b)| [format!("{home}:w{a},{b},+k"), format!("{home}:w{a},{b},+k+R1")];
     let names = (1..=3).flat_map(of_home).flat_map(both);
-    names.filter(|name| !FLUSH_TO_A_CRASH.contains(&name.as_str())).filter_map(|name| case(&name)).collect()
+    names.filter_map(|name| case(&name)).collect()
 }
 
-/// The object moves on from the node that it was flushed to, and is lost there: the flush never ends.
-const FLUSH_TO_A_CRASH: &[&str] = &["3:wf,w,+k", "3:wf,t,+k"];
-
 /// Crashes with something else.
-const CRASHES: &[&str] = &["3:w,r,w+k+R1", "1:w,w,+k+c", "1:w,w,+k+c+R1", "2:w,r,+k+c+R1"];
+const CRASHES: &[&str] = &[
+    "3:w,r,w+k+R1",
+    "1:w,w,+k+c",
+    "1:w,w,+k+c+R1",
+    "2:w,r,+k+c+R1",
+    "1:w,r,+k+L1",
+    "1:w,r,+k+R1+L3",
+    "2:w,r,+k+R1+L1",
+    "3:w,r,+k+a",
+    "1:w,w,+k+R1+h",
+    "3:w,,+k+k+R1",
+    "3:w,,+k+k+R1+h",
+];
 
 /// Small cases with a crash that find what larger ones do.
 const SMALL_CRASHES: &[&str] = &[
@@ -215,6 +224,10 @@ const SMALL_CRASHES: &[&str] = &[
     "1:wx,x,+k+R1",
     "3:wf,x,+k+R1",
     "1:w,w,+k+c+R1",
+    "2:w,r+k+a",
+    "3:w,r,+k+h",
+    "2:w,r+J2+k",
+    "1:w,r+L1+k",
 ];
 
 /// Cases that mean more than a pair.

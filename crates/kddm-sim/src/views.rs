@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, Zone};
 use kddm_core::view::{Member, NodeState, View};
 
 /// A change of the membership.
@@ -162,7 +162,7 @@ pub fn life(node: NodeId) -> Incarnation {
 }
 
 fn member(id: NodeId, state: NodeState) -> Member {
-    Member { id, incarnation: life(id), state }
+    Member { id, incarnation: life(id), state, zone: Zone(id.0 % 3) }
 }
 
 fn set_state(view: &mut View, node: NodeId, state: NodeState) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, Zone};
 use kddm_core::view::{Member, NodeState, View};
 use thiserror::Error;
 
@@ -266,8 +266,20 @@ impl State {
 
     /// The view of this state.
     pub fn view(&self) -> View {
-        let member =
-            |(id, entry): (NodeId, &MemberEntry)| Member { id, incarnation: entry.incarnation, state: entry.state };
+        // Zones are numbered by their names, and those without a name have none.
+        let mut names: Vec<&str> = self.members().filter_map(|(_, entry)| entry.site.zone.as_deref()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let zone = |entry: &MemberEntry| {
+            let at = entry.site.zone.as_deref().and_then(|name| names.binary_search(&name).ok());
+            at.and_then(|at| u16::try_from(at + 1).ok()).map_or(Zone::NONE, Zone)
+        };
+        let member = |(id, entry): (NodeId, &MemberEntry)| Member {
+            id,
+            incarnation: entry.incarnation,
+            state: entry.state,
+            zone: zone(entry),
+        };
         View {
             epoch: self.epoch,
             placement: self.placement,

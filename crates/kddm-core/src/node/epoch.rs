@@ -76,7 +76,11 @@ impl Node {
             recovery.entered = epoch;
             recovery.is_recovering = is_home && recovering.is_some();
             if is_home {
-                recovery.doubt = losses.doubt(set, at, born, recovering.as_ref().map(|_| epoch));
+                // What is accepted in this epoch counts when the shard is opened: whoever knows its directory may
+                // be about to say so.
+                let now = recovering.as_ref().map(|_| epoch);
+                let before = now.map_or(epoch, |epoch| Epoch(epoch.0.saturating_sub(1)));
+                recovery.doubt = losses.doubt(set, at, born.min(before), now);
             }
         }
         if recovery.entered == epoch {

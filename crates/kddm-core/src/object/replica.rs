@@ -1,11 +1,11 @@
 //! Copies that survive their owner: pushed before a put is done, kept beside every other role.
 
-use crate::id::{NodeId, Tenure, Version};
+use crate::id::{NodeId, Tenure, Version, Zone};
 use crate::io::{Access, Body, Output};
 use crate::message::Message;
 use crate::mutation::{Mutation, mutated};
 use crate::object::state::{Main, Pushing, Turn};
-use crate::replicas::ReplicaSet;
+use crate::replicas::{MOST_REPLICAS, ReplicaSet};
 use crate::shard::Place;
 
 impl Turn<'_> {
@@ -84,7 +84,7 @@ impl Turn<'_> {
         // Whoever looked for owners that want other replicas has passed this one by meanwhile.
         let place = self.place;
         let is_right =
-            self.replicas.len() >= place.replicas_wanted() && self.replicas.iter().all(|node| place.is_a_home(node));
+            self.replicas.len() == place.replicas_wanted() && self.replicas.iter().all(|node| place.is_a_home(node));
         if !is_right {
             self.refill();
         }
@@ -101,6 +101,7 @@ impl Turn<'_> {
             let Some(node) = place.view.next_replica(place.set, place.at, taken) else { break };
             self.replicas.insert(node);
         }
+        self.leave_out_the_worst();
         let kept = self.replicas;
         // One that shares nothing any more may have kept it when it passed the object on.
         for node in before.iter().filter(|node| !kept.contains(*node) && place.talks(*node)) {
@@ -111,6 +112,18 @@ impl Turn<'_> {
         // A first value is no older one that could be lost.
         pushing.fills |= self.has_value && !added.is_empty();
         added
+    }
+
+    /// More than enough: those go first that fail together with others.
+    fn leave_out_the_worst(&mut self) {
+        let place = self.place;
+        while self.replicas.len() > place.replicas_wanted() {
+            let replicas = self.replicas;
+            let keeps = |node: NodeId| node == place.me || replicas.contains(node);
+            let crowd = |node: &NodeId| (place.view.crowd(*node, keeps), core::cmp::Reverse(node.0));
+            let Some(worst) = replicas.iter().max_by_key(crowd) else { return };
+            self.replicas.remove(worst);
+        }
     }
 
     /// Replicas that another node names: none where there are to be none, and never the owner itself, which
@@ -181,7 +194,14 @@ impl Turn<'_> {
     pub fn replicas_after(&mut self, to: NodeId) -> ReplicaSet {
         let Main::Owner { tenure, version, .. } = self.main else { return ReplicaSet::new() };
         let mut replicas = core::mem::take(&mut self.replicas);
-        if replicas.remove(to) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
+        let is_replica = replicas.remove(to);
+        // It goes where one of its replicas would fail together with it, and its bytes are here already.
+        let (view, me) = (self.place.view, self.place.me);
+        let meets = |zone: Zone| replicas.iter().any(|node| view.zone(node).meets(zone));
+        let is_better = !view.zone(me).meets(view.zone(to)) && !meets(view.zone(me)) && meets(view.zone(to));
+        let has_room = replicas.len() < MOST_REPLICAS && self.place.is_a_home(me);
+        let is_better = is_better && has_room && !mutated(Mutation::ForgetZones);
+        if (is_replica || is_better) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
             replicas.insert(self.place.me);
             (self.replica, self.replica_is_told) = (Some((tenure, version)), false);
             self.output(Output::KeepReplica { object: self.id });

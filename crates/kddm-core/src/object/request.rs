@@ -99,9 +99,12 @@ impl Turn<'_> {
         } else {
             self.side.queue.len()
         };
-        // An own grab whose acks are out is being served: nothing goes ahead of it.
-        let being_served = usize::from(!self.side.owed.is_empty() && !self.side.queue.is_empty());
-        self.side.queue.insert(at.max(being_served), request);
+        // An own grab whose acks are out is being served: nothing goes ahead of it. Nor of an own remove that waits
+        // for the replicas of what is there.
+        let me = self.me();
+        let removes = |head: &Request| head.id.node == me && matches!(head.kind, RequestKind::Remove);
+        let is_first = self.side.queue.front().is_some_and(|head| removes(head) || !self.side.owed.is_empty());
+        self.side.queue.insert(at.max(usize::from(is_first)), request);
         self.serve();
     }
 

@@ -92,7 +92,7 @@ impl Shard {
             let list = side.map_or_else(|| packed.replica(), |side| side.replicas_of(Some(packed)));
             let pushing = side.and_then(|side| side.pushing);
             let waits = pushing.is_some_and(|pushing| !pushing.waits_for_who_left(place));
-            let is_right = list.len() >= wanted && list.iter().all(|node| place.is_a_home(node));
+            let is_right = list.len() == wanted && list.iter().all(|node| place.is_a_home(node));
             if !waits && !is_right && found.len() < most {
                 found.push(packed.key());
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kddm_core::home::{Entry, EntryState};
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SHARDS_PER_SET, SetId, ShardIndex,
-    Tenure, Version,
+    Tenure, Version, Zone,
 };
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
 use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
@@ -311,7 +311,7 @@ impl Members {
     fn view(&mut self) -> View {
         let nodes = || (1..=MEMBERS).map(NodeId);
         let is_home = |node: &NodeId| node.0 == 2 || (node.0 < 4 && self.homes >> node.0 & 1 == 1);
-        let member = |id| Member { id, incarnation: self.life(id), state: NodeState::Possible };
+        let member = |id| Member { id, incarnation: self.life(id), state: NodeState::Possible, zone: Zone(id.0 % 3) };
         let members: Vec<Member> = nodes().filter(|node| self.has(*node)).map(member).collect();
         let homes: Vec<NodeId> = members.iter().map(|member| member.id).filter(is_home).collect();
         self.fewest_homes = self.fewest_homes.min(homes.len() as u16);

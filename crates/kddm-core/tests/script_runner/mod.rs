@@ -153,7 +153,7 @@ fn begin(words: &mut Words<'_>) -> Result<Node, String> {
 
 /// So many nodes, from 1 on, share objects and answer for shards.
 fn view_of(members: u16) -> View {
-    let member = |id| Member { id, incarnation: Incarnation(0), state: NodeState::Possible };
+    let member = |id| Member { id, state: NodeState::Possible, ..Member::default() };
     let homes: Vec<NodeId> = (1..=members).map(NodeId).collect();
     View {
         epoch: Epoch(1),
@@ -188,7 +188,7 @@ fn set_in_order(home: NodeId, replicas: u8, view: &View) -> Result<SetId, String
 /// Nodes 1 to 9 share objects, but this one, which is online.
 fn view_without(left: NodeId) -> View {
     let state = |node| if node == left { NodeState::Online } else { NodeState::Possible };
-    let member = |id| Member { id, incarnation: Incarnation(0), state: state(id) };
+    let member = |id| Member { id, state: state(id), ..Member::default() };
     let members: Vec<Member> = (1..=9).map(NodeId).map(member).collect();
     let homes = members.iter().map(|member| member.id).filter(|node| *node != left).collect();
     View { epoch: Epoch(1), placement: Placement(1), members, homes, failures: 0, fewest_homes: 9 }

@@ -1,10 +1,11 @@
 //! Crashes of nodes: what goes with a node, and what its clients had under way.
 
 use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::message::Message;
 use kddm_core::shard::Main;
 
 use super::{Client, Doing, Note, World};
-use crate::agent::{Agent, ClientNumber, Effects, Generation, generation, replicas_of};
+use crate::agent::{Agent, ClientNumber, Effects, Generation, Packet, generation, replicas_of};
 use crate::check;
 
 impl World {
@@ -72,7 +73,10 @@ impl World {
         for object in self.truth.keys().copied().collect::<Vec<_>>() {
             let living = self.nodes.iter().filter(|node| !self.is_dead(node.id()));
             let is_owned = living.into_iter().any(|node| matches!(node.inspect(object).main, Main::Owner { .. }));
-            if self.may_be_lost(object) && !is_owned {
+            // Somebody is about to hear that it is lost, and somebody else has created it anew.
+            let is_told = |packet: &Packet| packet.object == object && matches!(packet.message, Message::Lost { .. });
+            let was_lost = !is_owned || self.links.values().flatten().any(is_told);
+            if self.may_be_lost(object) && was_lost {
                 self.truth.entry(object).or_default().is_lost = true;
             }
         }

@@ -17,7 +17,8 @@ fn listener(heard: &Heard, name: &'static str) -> Callback {
 }
 
 fn view(members: &[(u16, u32, NodeState)]) -> View {
-    let member = |&(id, life, state)| Member { id: NodeId(id), incarnation: Incarnation(life), state };
+    let member =
+        |&(id, life, state)| Member { id: NodeId(id), incarnation: Incarnation(life), state, ..Member::default() };
     View { members: members.iter().map(member).collect(), ..View::default() }
 }
 
