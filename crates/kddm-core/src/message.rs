@@ -272,6 +272,11 @@ pub enum Message {
         /// Of the set of this message: all that was lost of it up to that epoch.
         set_until: Option<Epoch>,
     },
+    /// From the home, in a new epoch: somebody waits for an object of this shard, so report it first.
+    Wanted {
+        /// Which shard.
+        shard: ShardIndex,
+    },
 }
 
 /// A loss of members, as those know it who were there.
@@ -344,7 +349,7 @@ pub struct Have {
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 32;
+pub const MESSAGE_KINDS: usize = 33;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -382,6 +387,7 @@ impl Message {
             Message::Orphan { .. } => 29,
             Message::Loss(_) => 30,
             Message::AcceptLoss { .. } => 31,
+            Message::Wanted { .. } => 32,
         }
     }
 
@@ -419,5 +425,6 @@ impl Message {
         "orphan",
         "loss",
         "accept_loss",
+        "wanted",
     ];
 }

@@ -17,6 +17,7 @@ use crate::view::View;
 
 mod acceptance;
 mod epoch;
+mod haste;
 mod inspect;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).
@@ -413,6 +414,7 @@ impl Node {
             Input::Message { from, message: Message::Reported { shard, forgotten } } => {
                 self.reported(set, from, Some((shard, forgotten)), outputs)?;
             }
+            Input::Message { from, message: Message::Wanted { shard } } => self.is_wanted(set, from, shard, outputs)?,
             Input::Message { from, message: Message::ShardIsYours { shard, floor, in_doubt } } => {
                 outputs.reserve(1)?;
                 if !self.take_over(set, from, (shard, floor, in_doubt), outputs)? {
@@ -449,6 +451,11 @@ impl Node {
         }
         if self.recovering.is_some() || self.moving.is_some() {
             self.look_again();
+        }
+        if self.recovering.is_some()
+            && matches!(input, Input::Want { .. } | Input::Message { message: Message::Request(_), .. })
+        {
+            self.hasten(set, at, outputs)?;
         }
         let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;

@@ -6,7 +6,7 @@ use core::hash::{Hash, Hasher};
 
 use hashbrown::HashMap;
 
-use crate::id::{Epoch, Mixer, NodeId, ObjectId, Tenure, Version};
+use crate::id::{Epoch, Mixer, NodeId, ObjectId, SetId, ShardIndex, Tenure, Version};
 use crate::io::NoMemory;
 use crate::losses::Doubt;
 use crate::message::Have;
@@ -186,4 +186,6 @@ pub(crate) struct Recovering {
     pub has_reported: bool,
     /// Nothing can be done before somebody says something.
     pub is_idle: bool,
+    /// Shards of which this node is the home, and somebody waits for an object.
+    pub wanted: Vec<(SetId, ShardIndex)>,
 }

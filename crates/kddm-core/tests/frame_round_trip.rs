@@ -70,7 +70,7 @@ fn transfers() -> impl Strategy<Value = Message> {
 }
 
 fn others() -> impl Strategy<Value = Message> {
-    (0..23, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+    (0..25, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
         |(kind, tenure, version, node, flag, id)| {
             let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
             match kind {
@@ -97,6 +97,7 @@ fn others() -> impl Strategy<Value = Message> {
                 20 => Message::Reported { shard: ShardIndex(node % SHARDS_PER_SET), forgotten: tenure },
                 21 => Message::AllReported,
                 22 => Message::Orphan { tenure, version },
+                23 => Message::Wanted { shard: ShardIndex(node % SHARDS_PER_SET) },
                 _ => Message::Flushed { id },
             }
         },

@@ -144,7 +144,7 @@ impl Statistics {
     /// # Ok::<(), kddm::Error>(())
     /// ```
     pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64, u64)> + '_ {
-        let counts = self.sent.iter().zip(&self.received);
+        let counts = self.sent.iter().zip(self.received.iter());
         Message::NAMES.iter().zip(counts).map(|(name, (sent, received))| (*name, *sent, *received))
     }
 }

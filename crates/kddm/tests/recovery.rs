@@ -63,6 +63,34 @@ fn what_has_a_replica_survives_its_owner() {
     assert_eq!(nodes[0].statistics().faults, 0);
 }
 
+/// Many in each shard: the first step that one of them needs in the new epoch takes all of them there.
+#[test]
+fn of_many_objects_whatever_is_wanted_comes_first_and_nothing_is_lost() {
+    const OBJECTS: u64 = 4000;
+    let mut nodes = cluster(3);
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "many", 1)).collect();
+    for (at, set) in sets.iter().enumerate() {
+        for object in (0..OBJECTS).filter(|object| object % 3 == at as u64) {
+            put(set, object, object + 1);
+        }
+    }
+    drop(sets);
+    let begun = Instant::now();
+    while !nodes[0].recovery().is_whole {
+        assert!(begun.elapsed() < LIMIT, "it was never whole: {:?}", nodes[0].recovery());
+        std::thread::yield_now();
+    }
+    vanish(nodes.remove(1));
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "many", 1)).collect();
+    for object in (0..OBJECTS).rev() {
+        let value = sets[(object % 2) as usize].grab(object).wait_for(LIMIT).expect("it is not lost");
+        assert_eq!(*value, object + 1);
+    }
+    for node in &nodes {
+        assert_eq!((node.recovery().lost, node.members().len()), (0, 2), "no other member was taken for lost");
+    }
+}
+
 #[test]
 fn what_has_no_replica_is_said_to_be_lost() {
     let mut nodes = cluster(3);

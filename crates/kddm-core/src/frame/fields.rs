@@ -58,6 +58,7 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
         | Message::Placed { .. }
         | Message::Reported { .. }
         | Message::AllReported
+        | Message::Wanted { .. }
         | Message::AcceptLoss { .. } => fill_placing(header, message),
         Message::RemoveDone { id }
         | Message::NotFound { id }
@@ -155,6 +156,7 @@ fn fill_placing(header: &mut Header, message: &Message) {
                 | (u8::from(have.has_value) * flag::HAVE_VALUE)
                 | (u8::from(have.removed) * flag::HAVE_REMOVED);
         }
+        Message::Wanted { shard } => header.counter = u64::from(shard.0).into(),
         Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
         Message::AcceptLoss { set_until: Some(epoch) } => {
             header.counter = u64::from(epoch.0).into();
@@ -227,6 +229,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         30 => Message::Loss(loss(header, lists)?),
         31 if header.flags & flag::OF_SET == 0 => Message::AcceptLoss { set_until: None },
         31 => Message::AcceptLoss { set_until: Some(epoch(id.counter)?) },
+        32 => Message::Wanted { shard: shard(id.counter)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }

@@ -32,7 +32,7 @@ impl Node {
         self.moving = None;
         // What is lost now nobody has accepted.
         self.accepting.clear();
-        self.recovering = Some(Recovering { awaited, has_reported: false, is_idle: false });
+        self.recovering = Some(Recovering { awaited, ..Recovering::default() });
         self.look_for_replicas();
         Ok(())
     }
@@ -123,6 +123,10 @@ impl Node {
     pub(super) fn recover(&mut self, outputs: &mut Outputs) -> Result<Option<HandedOver>, NoMemory> {
         let Some(recovering) = &self.recovering else { return Ok(None) };
         let has_reported = recovering.has_reported;
+        if let Some((set, at)) = self.next_wanted() {
+            self.open_shard(set, at, outputs)?;
+            return Ok(Some(HandedOver::Shard(set)));
+        }
         if !has_reported {
             let epoch = self.view.epoch;
             if let Some((set, at)) = self.first_shard(|touched| touched.shard.recovery.entered != epoch) {
@@ -159,7 +163,7 @@ impl Node {
     }
 
     /// Whether all have said what they have of a shard of which this node is the home.
-    fn is_ready(&self, touched: &Touched) -> bool {
+    pub(super) fn is_ready(&self, touched: &Touched) -> bool {
         let recovery = &touched.shard.recovery;
         let Some(recovering) = &self.recovering else { return recovery.is_recovering };
         let all = recovering.awaited.iter().all(|node| recovery.has_heard(node));

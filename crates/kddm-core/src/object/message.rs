@@ -59,6 +59,7 @@ impl Turn<'_> {
             | Message::Placed { .. }
             | Message::AllReported
             | Message::Loss(_)
+            | Message::Wanted { .. }
             | Message::AcceptLoss { .. } => {
                 self.dropped("not about an object");
             }

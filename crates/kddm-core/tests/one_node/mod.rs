@@ -159,6 +159,7 @@ impl Bytes<'_> {
                 forgotten: self.below(8) == 0,
             }),
             31 => Message::AcceptLoss { set_until: self.flag().then(|| Epoch(self.below(4).into())) },
+            32 => Message::Wanted { shard: ShardIndex(self.below(SHARDS_PER_SET)) },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }

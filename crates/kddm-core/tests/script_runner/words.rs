@@ -163,6 +163,7 @@ impl<'a> Words<'a> {
                 Message::Reported { shard: SHARD, forgotten }
             }
             "all_reported" => Message::AllReported,
+            "wanted" => Message::Wanted { shard: SHARD },
             "shard_is_yours" => {
                 let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
                 Message::ShardIsYours { shard: SHARD, floor, in_doubt: self.takes("in_doubt") }
@@ -343,7 +344,7 @@ pub fn message(message: &Message) -> String {
         Message::Reported { forgotten, .. } => {
             format!("{name}{}", also(*forgotten != Tenure::NONE, format!(" forgotten {forgotten}")))
         }
-        Message::AllReported | Message::AcceptLoss { set_until: None } => name.into(),
+        Message::AllReported | Message::Wanted { .. } | Message::AcceptLoss { set_until: None } => name.into(),
         Message::AcceptLoss { set_until: Some(epoch) } => format!("{name} until {}", epoch.0),
         Message::Loss(loss) => {
             let homes = |nodes: &NodeSet| list(nodes.iter());

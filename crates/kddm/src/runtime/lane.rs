@@ -2,6 +2,7 @@
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -40,15 +41,39 @@ pub(crate) struct Limits {
     pub program_takes_nothing: Duration,
 }
 
+/// A count for each kind of message, in the order of their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PerKind([u64; MESSAGE_KINDS]);
+
+impl Default for PerKind {
+    fn default() -> PerKind {
+        PerKind([0; MESSAGE_KINDS])
+    }
+}
+
+impl Deref for PerKind {
+    type Target = [u64; MESSAGE_KINDS];
+
+    fn deref(&self) -> &[u64; MESSAGE_KINDS] {
+        &self.0
+    }
+}
+
+impl DerefMut for PerKind {
+    fn deref_mut(&mut self) -> &mut [u64; MESSAGE_KINDS] {
+        &mut self.0
+    }
+}
+
 /// What a lane counts. Reads that hit are counted by nobody: that would cost them.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Statistics {
     /// Requests that left a local thread waiting.
     pub misses: u64,
     /// Messages sent, by kind (the names are `kddm_core::message::Message::NAMES`).
-    pub sent: [u64; MESSAGE_KINDS],
+    pub sent: PerKind,
     /// Messages received, by kind.
-    pub received: [u64; MESSAGE_KINDS],
+    pub received: PerKind,
     /// Copies of objects taken in.
     pub installs: u64,
     /// Inputs for which the protocol was refused memory. Those of other nodes were tried again.

@@ -190,7 +190,7 @@ impl Runtime {
                     tracing::error!(?refused, "a view could not be installed");
                     state.fence("a view could not be installed");
                 }
-                Ok(()) => state.enter_epoch(),
+                Ok(()) => state.begin_view(),
             }
             match view.homes.binary_search(&self.identity.id) {
                 Ok(_) => state.shares = true,

@@ -13,6 +13,7 @@ use crate::cell::{Hold, RevokeResult};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
+use crate::runtime::placing::Follows;
 use crate::runtime::wait::{Op, Outcome};
 use crate::sync::{Slip, slips};
 
@@ -206,11 +207,18 @@ impl LaneState {
             Err(refused) => self.refused(set, object, refused),
         }
         let mut touched = told != Told::Message;
+        // The first input to a shard in a new epoch takes all its objects there.
+        let mut others = Follows::default();
         for output in outputs.drain() {
-            touched |= changes_what_is_here(&output);
-            self.act(set, output, body, todo);
+            if output.object() == object {
+                touched |= changes_what_is_here(&output);
+                self.act(set, output, body, todo);
+            } else {
+                others.act(self, set, output);
+            }
         }
         self.outputs = outputs;
+        others.go_on(self, set);
         if is_word || (is_message && self.core.is_handing_over()) {
             self.look_whether_settled();
         }

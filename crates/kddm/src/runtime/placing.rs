@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
-use kddm_core::io::{Input, NoMemory};
+use kddm_core::io::{Input, NoMemory, Output};
 use kddm_core::node::HandedOver;
 
 use parking_lot::{Condvar, Mutex};
@@ -15,10 +15,15 @@ use crate::runtime::Runtime;
 use crate::runtime::lane::LaneState;
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
+use crate::runtime::peer::Peer;
 
 /// While a peer has more to take first, handing over waits this long before it looks again: short
 /// beside the time in which such a peer's buffer empties.
 const PEER_PAUSE: Duration = Duration::from_millis(1);
+
+/// What is on its way to a peer before more is reported to it, after members were lost: some milliseconds of its
+/// time, so that what somebody waits for does not come late. Far above what it takes before it acknowledges.
+const REPORTED_AT_ONCE_BYTES: usize = 128 << 10;
 
 /// Something to do: raised by many, taken by one.
 #[derive(Default)]
@@ -59,6 +64,35 @@ impl Signal {
     }
 }
 
+/// What follows from the outputs of a step that was about many objects: of each it comes when all has been done,
+/// as for an input of its own.
+#[derive(Default)]
+pub(crate) struct Follows {
+    /// In the order of the outputs, which come object by object.
+    of: Vec<(ObjectId, VecDeque<Input>)>,
+}
+
+impl Follows {
+    /// Does what one output says.
+    pub fn act(&mut self, lane: &mut LaneState, set: SetId, output: Output) {
+        let (object, is_at_hand) = (output.object(), changes_what_is_here(&output));
+        let mut todo = VecDeque::new();
+        lane.act(set, output, &mut None, &mut todo);
+        match self.of.last_mut().filter(|(last, _)| *last == object) {
+            Some((_, follows)) => follows.extend(todo),
+            None if is_at_hand => self.of.push((object, todo)),
+            None => {}
+        }
+    }
+
+    /// Does what follows.
+    pub fn go_on(self, lane: &mut LaneState, set: SetId) {
+        for (object, mut todo) in self.of {
+            let _no_message_that_could_be_refused = lane.go_on(set, object, &mut None, &mut todo);
+        }
+    }
+}
+
 impl LaneState {
     /// Does the next step of the installed view: takes a shard to its epoch, opens it, hands it over, makes
     /// replicas. False if there was none.
@@ -72,33 +106,47 @@ impl LaneState {
             Ok(HandedOver::Everything) => (SetId::SYSTEM, true),
             Ok(HandedOver::Nothing) | Err(NoMemory) => (SetId::SYSTEM, false),
         };
-        // Of each object what follows comes when all has been done, as for an input of its own.
-        let mut touched: Vec<(ObjectId, VecDeque<Input>)> = Vec::new();
+        let mut follows = Follows::default();
         for output in outputs.drain() {
-            let (object, is_at_hand) = (output.object(), changes_what_is_here(&output));
-            let mut todo = VecDeque::new();
-            self.act(set, output, &mut None, &mut todo);
-            match touched.last_mut().filter(|(last, _)| *last == object) {
-                Some((_, follows)) => follows.extend(todo),
-                None if is_at_hand => touched.push((object, todo)),
-                None => {}
-            }
+            follows.act(self, set, output);
         }
         self.outputs = outputs;
-        for (object, mut todo) in touched {
-            let _no_message_that_could_be_refused = self.go_on(set, object, &mut None, &mut todo);
-        }
+        follows.go_on(self, set);
         if worked {
             self.look_whether_settled();
         }
         worked
     }
 
-    /// Takes all that is here to the epoch that was just installed, if it is a new one, before anything else
-    /// happens here.
-    pub fn enter_epoch(&mut self) {
-        while !self.core.has_entered() && self.hand_over_next() {}
+    /// A view was installed: if members were lost, what somebody waits for here comes first.
+    pub fn begin_view(&mut self) {
+        if self.core.is_recovering() {
+            let waited_for: Vec<(SetId, ObjectId)> = self.locals.keys().copied().collect();
+            for (set, object) in waited_for {
+                self.enter_first(set, object);
+            }
+        }
         self.look_whether_settled();
+    }
+
+    fn enter_first(&mut self, set: SetId, object: ObjectId) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let entered = self.core.enter_first(set, object, &mut outputs);
+        let mut follows = Follows::default();
+        for output in outputs.drain() {
+            follows.act(self, set, output);
+        }
+        self.outputs = outputs;
+        follows.go_on(self, set);
+        if let Err(refused) = entered {
+            tracing::debug!(?set, ?object, ?refused, "it is entered with all others");
+        }
+    }
+
+    /// Whether so much is on its way to a peer, after a loss, that what somebody waits for would come late.
+    fn reports_too_fast(&self) -> bool {
+        let waits = |peer: &Peer| peer.is_connected() && peer.session.unacknowledged_bytes() > REPORTED_AT_ONCE_BYTES;
+        self.core.is_recovering() && self.peers.values().any(waits)
     }
 
     /// Tells whoever installs views that there is something to do, or that the next one may come.
@@ -128,7 +176,7 @@ impl Runtime {
         for lane in &self.lanes {
             loop {
                 let mut state = lane.lock();
-                if state.is_a_peer_full() {
+                if state.is_a_peer_full() || state.reports_too_fast() {
                     is_held_up = true;
                     break;
                 }
