@@ -160,7 +160,8 @@ fn a_damaged_log_is_refused_with_what_to_do_and_left_alone() {
     let text = error.to_string();
     assert!(text.contains("1.redb") && text.contains("move its file away"), "{text}");
     assert_eq!(std::fs::read(&file).expect("still there"), before);
-    let nameless = Config::new().view_log(scratch.log(2));
-    let error = Node::join(nameless).wait_for(LIMIT).err().expect("whose log is it?").to_string();
+    let kept = scratch.log(2);
+    Node::join(config(2, &Address::loopback(), &kept)).wait_for(LIMIT).expect("it begins a cluster").stop();
+    let error = Node::join(Config::new().view_log(&kept)).wait_for(LIMIT).err().expect("whose is it?").to_string();
     assert!(error.contains("node_id"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! What only the node that leads the voters does: it lets others in, chooses who votes, and expels those
 //! whose processes are proven to have ended.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
@@ -30,6 +31,10 @@ pub struct VotingInfo {
     pub votes: bool,
     /// Why this node has no part in deciding any more, if its disk has failed.
     pub failure: Option<String>,
+    /// What fails together with a member, of those that have said so: voters are spread over zones.
+    pub zones: BTreeMap<u16, String>,
+    /// Members that vote and share nothing, by ascending number.
+    pub witnesses: Vec<u16>,
 }
 
 /// Why a process is not let in.
@@ -58,7 +63,10 @@ impl Runtime {
     pub fn voting_info(&self) -> VotingInfo {
         let membership = self.membership.lock();
         let log = &membership.log;
+        let sites = || membership.state.members().map(|(node, entry)| (node.0, &entry.site));
         VotingInfo {
+            zones: sites().filter_map(|(node, site)| Some((node, site.zone.clone()?))).collect(),
+            witnesses: sites().filter(|(_, site)| site.witness).map(|(node, _)| node).collect(),
             voters: membership.state.voters().iter().map(|voter| voter.0).collect(),
             leader: log.leader().map(|leader| leader.0),
             term: log.term(),

@@ -252,6 +252,12 @@ fn start(
 pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Duration) -> Result<(), Error> {
     let deadline = super::wait::deadline_in(limit);
     let Identity { id: node, incarnation, .. } = runtime.identity;
+    let possible = Change::SetState { node, incarnation, state: NodeState::Possible };
+    if wanted == NodeState::Possible
+        && let Err(refused @ kddm_view::Refused::Witness { .. }) = runtime.membership.lock().state.check(&possible)
+    {
+        return Err(MembershipError::Refused { reason: refused.to_string() }.into());
+    }
     let mut is_asked = false;
     loop {
         let told = runtime.notify.told(node, incarnation);

@@ -56,11 +56,18 @@ fn unusable(file: &Path, error: &impl std::fmt::Display) -> Error {
 /// As [`storage`].
 pub(crate) fn kept(config: &Config, nonce: u64) -> Result<Option<Kept>, Error> {
     let Some(file) = config.view_log.as_deref() else { return Ok(None) };
+    if !file.exists() {
+        return Ok(None);
+    }
+    let mut disk = storage(Some(file))?;
+    if disk.load().map_err(|error| unusable(file, &error))?.is_none() {
+        return Ok(None);
+    }
     let Some(id) = config.node_id.map(NodeId) else {
         let rule = "it must be given where a log is kept";
         return Err(ConfigurationError::OutOfRange { setting: "node_id", value: "none".into(), rule }.into());
     };
-    let log = Voters::restart(id, nonce, storage(Some(file))?).map_err(|error| unusable(file, &error))?;
+    let log = Voters::restart(id, nonce, disk).map_err(|error| unusable(file, &error))?;
     let Some(log) = log else { return Ok(None) };
     let mut state = log.base().clone();
     let entries = log.decided_since(state.applied()).map_err(|error| unusable(file, &error))?;
@@ -121,7 +128,7 @@ struct Inside {
 /// Comes back: let in by a cluster that goes on, or by one that is made to go on again.
 ///
 /// # Errors
-/// `NoContact` with what is missing; `Refused`.
+/// `Refused` with what is missing.
 pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonce: u64) -> Result<Revived, Error> {
     let Kept { id, mut log, state, old } = kept;
     let lease = Duration::from_millis(state.lease_ms().into());
@@ -339,7 +346,7 @@ impl Ghost {
                     "this node comes back to a cluster of which a majority of nodes {groups:?} decides, and too few of \
                      them are there: start the others, too, or begin another cluster without the view log; {reason}"
                 );
-                return Err(MembershipError::NoContact { reason }.into());
+                return Err(MembershipError::Refused { reason }.into());
             }
         }
     }
