@@ -1,7 +1,7 @@
 //! What somebody waits for comes first when members were lost.
 
 use kddm_core::id::{
-    Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, ShardIndex, Tenure,
+    Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, ShardIndex, Tenure, Zone,
 };
 use kddm_core::io::{Input, Output, Outputs};
 use kddm_core::message::{Message, Request, RequestKind};
@@ -20,7 +20,12 @@ fn shard(object: u64) -> ShardIndex {
 }
 
 fn view(epoch: u32, nodes: &[u16]) -> View {
-    let member = |node: &u16| Member { id: NodeId(*node), incarnation: Incarnation(1), state: NodeState::Possible };
+    let member = |node: &u16| Member {
+        id: NodeId(*node),
+        incarnation: Incarnation(1),
+        state: NodeState::Possible,
+        zone: Zone::default(),
+    };
     View {
         epoch: Epoch(epoch),
         placement: Placement(epoch),

@@ -247,6 +247,18 @@ impl Granter {
         self.leases.get(&node).filter(|granted| granted.incarnation == incarnation).map(|granted| granted.until)
     }
 
+    /// Whether its expulsion is under way.
+    pub fn is_condemned(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.leases.get(&node).is_some_and(|granted| granted.incarnation == incarnation && granted.is_condemned)
+    }
+
+    /// Its expulsion was not proposed after all, and never will be by what was judged then.
+    pub fn pardon(&mut self, node: NodeId, incarnation: Incarnation) {
+        if let Some(granted) = self.leases.get_mut(&node).filter(|granted| granted.incarnation == incarnation) {
+            granted.is_condemned = false;
+        }
+    }
+
     /// Its expulsion is proposed: it is granted nothing more. Do this before the proposal.
     pub fn condemn(&mut self, node: NodeId, incarnation: Incarnation) {
         if let Some(granted) = self.leases.get_mut(&node).filter(|granted| granted.incarnation == incarnation) {

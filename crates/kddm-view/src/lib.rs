@@ -59,6 +59,7 @@ pub use state::{
 pub use state_bytes::{MalformedState, STATE_BYTES, STATE_SCHEMA};
 pub use voters::choice::choose_voters;
 pub use voters::disk::RedbDisk;
+pub use voters::leading::Pace;
 pub use voters::memory::{MemoryDisk, Mutation};
 pub use voters::message::VOTERS_MESSAGE_BYTES;
 pub use voters::storage::{Batch, Kept, Nowhere, Promise, Storage, StorageError};

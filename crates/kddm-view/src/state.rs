@@ -407,7 +407,8 @@ impl State {
         let is_last = self.homes == [node];
         let entry = self.members.get_mut(&node).filter(|entry| entry.incarnation == incarnation);
         let entry = entry.ok_or(Refused::NotAMember { node, incarnation })?;
-        if entry.draining || !entry.state.can_share() {
+        // A witness hands over its vote.
+        if entry.draining || !(entry.state.can_share() || entry.site.witness) {
             return Ok(false);
         }
         if is_last {
@@ -456,7 +457,8 @@ impl State {
         let before = self.homes.len() as u16;
         self.homes = self.members.iter().filter(|(_, entry)| stays(entry)).map(|(node, _)| *node).collect();
         if self.homes.is_empty() {
-            for (node, entry) in self.members.iter_mut().filter(|(_, entry)| entry.draining) {
+            let drains = |entry: &MemberEntry| entry.draining && entry.state.can_share();
+            for (node, entry) in self.members.iter_mut().filter(|(_, entry)| drains(entry)) {
                 entry.draining = false;
                 self.homes.push(*node);
             }

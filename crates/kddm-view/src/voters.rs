@@ -27,12 +27,14 @@ mod book;
 pub(crate) mod choice;
 pub(crate) mod disk;
 mod election;
+pub(crate) mod leading;
 pub(crate) mod memory;
 pub(crate) mod message;
 mod replication;
 pub(crate) mod storage;
 
 use book::{Base, Book};
+use leading::Pace;
 use message::Wire;
 use storage::{Promise, Storage, StorageError};
 
@@ -114,6 +116,8 @@ pub struct Voters {
     storage: Box<dyn Storage>,
     /// It could not keep what it had to: it says nothing more.
     failed: Option<StorageError>,
+    /// Why it only follows, see [`Voters::retire`].
+    retired: Option<StorageError>,
     book: Book,
     promise: Promise,
     /// Entries before this one that name it as a voter meant a log that it does not have.
@@ -131,6 +135,9 @@ pub struct Voters {
     proposals: VecDeque<Change>,
     outgoing: Vec<Outgoing>,
     entries_kept: usize,
+    pace: Pace,
+    /// It leads if it is elected: see [`Voters::stand_back`].
+    stands: bool,
     /// How far all was decided at the last write.
     shown: u64,
     doubts: u64,
@@ -206,6 +213,7 @@ impl Voters {
             random: (origin ^ (u64::from(me.0) << 48)) | 1,
             storage,
             failed: None,
+            retired: None,
             book,
             promise: Promise::default(),
             votes_from: 0,
@@ -220,6 +228,8 @@ impl Voters {
             proposals: VecDeque::new(),
             outgoing: Vec::new(),
             entries_kept: VOTERS_ENTRIES_KEPT,
+            pace: Pace::default(),
+            stands: true,
             shown: 0,
             doubts: 0,
         };
@@ -324,7 +334,7 @@ impl Voters {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        self.elect_at = self.now.after_ns(ELECTION_NS + self.random % ELECTION_NS);
+        self.elect_at = self.now.after_ns(self.pace.election_ns + self.random % self.pace.election_ns);
     }
 
     /// Asks the leader what is decided, or one voter after the other where there seems to be none.
@@ -374,11 +384,11 @@ impl ViewLog for Voters {
             return;
         }
         self.beat();
-        let is_lost = self.heard.is_none_or(|heard| self.now > heard.after_ns(2 * ELECTION_NS));
+        let is_lost = self.heard.is_none_or(|heard| self.now > heard.after_ns(2 * self.pace.election_ns));
         if !self.is_leader() && self.now >= self.ask_at && (is_lost || !self.is_voter()) {
             self.ask();
         }
-        if !self.is_leader() && self.is_voter() && self.now >= self.elect_at {
+        if self.stands && !self.is_leader() && self.is_voter() && self.now >= self.elect_at {
             self.start_election(true);
         }
         if self.now >= self.propose_at {

@@ -60,6 +60,7 @@ pub use options::Config;
 pub use pending::Pending;
 pub use place::{attach_socket, default_data_dir, default_guardian};
 pub use rpc::RpcError;
+pub use runtime::deciding::VotingInfo;
 pub use runtime::lane::{PerKind, Statistics};
 pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use set::Set;

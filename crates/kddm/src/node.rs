@@ -13,6 +13,7 @@ use crate::options::Config;
 use crate::pending::Pending;
 use crate::promise::promise;
 use crate::runtime::Runtime;
+use crate::runtime::deciding::VotingInfo;
 use crate::runtime::lane::Statistics;
 use crate::runtime::leasing::LeaseInfo;
 use crate::runtime::told::{SetHere, register};
@@ -141,6 +142,7 @@ impl Node {
             let listen = Address::local(&format!("cluster-{}-{cluster}-{number}", std::process::id()));
             // They live and stop together: that one of them is held up says nothing about it.
             let mut config = Config::new().listen(listen).lease(LEASE_IN_PROCESS);
+            config.decides_alone = true;
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
@@ -212,6 +214,18 @@ impl Node {
         let node = self.clone();
         let again = move || node.runtime().rejoin(limit).map(|runtime| Node(Arc::new(Owner(runtime))));
         promise("kddm-rejoin", again, |limit| still("it was still on its way back", limit))
+    }
+
+    /// Who decides which nodes are members, as far as this node knows.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let voting = nodes[1].voting();
+    /// assert_eq!((voting.voters, voting.leader), (vec![nodes[0].id()], Some(nodes[0].id())));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn voting(&self) -> VotingInfo {
+        self.runtime().voting_info()
     }
 
     /// Where this node listens.

@@ -54,6 +54,14 @@ pub struct Config {
     pub guardian: Option<PathBuf>,
     /// What this node becomes by itself: `Possible`, or `Online` until it is told to share objects.
     pub start_as: NodeState,
+    /// The file in which this node keeps what is decided about members, so that a cluster whose nodes were all stopped
+    /// goes on with its last view and epoch. It needs a [`node_id`](Self::node_id), and an address that stays
+    /// the same. Default: none, then a node that comes back is a new one.
+    pub view_log: Option<PathBuf>,
+    /// What it says of itself when it comes in.
+    pub(crate) site: kddm_view::Site,
+    /// This node never asks others to decide with it: where all live and end together.
+    pub(crate) decides_alone: bool,
     /// Notifiers that hear of everything from the beginning.
     pub(crate) notifiers: Vec<Wanted>,
 }
@@ -108,6 +116,9 @@ impl Default for Config {
             lease: DEFAULT_LEASE,
             guardian: crate::place::default_guardian(),
             start_as: NodeState::Possible,
+            view_log: None,
+            site: kddm_view::Site::default(),
+            decides_alone: false,
             notifiers: Vec::new(),
         }
     }
@@ -166,6 +177,34 @@ impl Config {
     /// only held up for so long.
     pub fn lease(mut self, lease: Duration) -> Config {
         self.lease = lease;
+        self
+    }
+
+    /// Keeps there what is decided about members.
+    pub fn view_log(mut self, file: impl Into<PathBuf>) -> Config {
+        self.view_log = Some(file.into());
+        self
+    }
+
+    /// Says what fails together with this node, a rack or a room: those who decide are spread over zones. At
+    /// most 64 bytes without control characters.
+    pub fn zone(mut self, zone: &str) -> Config {
+        self.site.zone = Some(zone.into());
+        self
+    }
+
+    /// A witness: it shares no objects, and helps to decide who is a member. With two nodes that share it makes
+    /// three, so that one of them may fail.
+    ///
+    /// ```
+    /// let first = kddm::Node::join(kddm::Config::new()).wait()?;
+    /// let witness = kddm::Node::join(kddm::Config::new().contact(first.address().clone()).witness()).wait()?;
+    /// assert_eq!(witness.members()[1].state, kddm::NodeState::Online);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn witness(mut self) -> Config {
+        self.site.witness = true;
+        self.start_as = NodeState::Online;
         self
     }
 

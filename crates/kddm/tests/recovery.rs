@@ -10,9 +10,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Short, and above the least of a virtual host.
 const LEASE: Duration = Duration::from_millis(400);
 
+/// Long enough for another node to be elected meanwhile on a busy machine.
+const LEASE_TO_ELECT: Duration = Duration::from_millis(2_000);
+
 /// Nodes that expel each other soon.
 fn cluster(nodes: u16) -> Vec<Node> {
-    let first = Node::join(Config::new().node_id(1).lease(LEASE)).wait_for(LIMIT).expect("the first node");
+    cluster_with(nodes, LEASE)
+}
+
+fn cluster_with(nodes: u16, lease: Duration) -> Vec<Node> {
+    let first = Node::join(Config::new().node_id(1).lease(lease)).wait_for(LIMIT).expect("the first node");
     let contact = first.address().clone();
     let join =
         |id| Node::join(Config::new().node_id(id).contact(contact.clone())).wait_for(LIMIT).expect("it is let in");
@@ -137,4 +144,100 @@ fn who_waits_behind_what_a_loss_has_cut_short_goes_on() {
     }
     drop(held);
     assert_eq!(*get.wait_for(LIMIT).expect("it is asked for again"), 7);
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Three nodes decide together: without the one that led them the others go on, with what it had and without it.
+#[test]
+fn the_loss_of_the_node_that_decides_is_one_like_any_other() {
+    let mut nodes = cluster_with(3, LEASE_TO_ELECT);
+    eventually("three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "safe", 1)).collect();
+    for object in 0..100 {
+        put(&sets[(object % 3) as usize], object, object + 1);
+    }
+    let before = nodes[1].voting();
+    assert_eq!(before.leader, Some(1));
+    assert!(nodes[0].lease().remaining.is_some(), "one of three needs a lease");
+    drop(sets);
+    let epoch = nodes[1].epoch();
+    vanish(nodes.remove(0));
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "safe", 1)).collect();
+    for object in 0..100 {
+        let value = sets[(object % 2) as usize].get(object).wait_for(LIMIT).expect("it is not lost");
+        assert_eq!(*value, object + 1);
+        drop(value);
+        put(&sets[0], object, object + 2);
+    }
+    let after = nodes[0].voting();
+    assert!(after.term > before.term && after.leader != Some(1), "{after:?}");
+    eventually("it was expelled", || nodes.iter().all(|node| node.epoch() > epoch));
+    // Members come and go as before.
+    let contact = nodes[1].address().clone();
+    let third = Node::join(Config::new().node_id(1).contact(contact)).wait_for(LIMIT).expect("it is let in");
+    assert_eq!(*open(&third, "safe", 1).get(7).wait_for(LIMIT).expect("it is there"), 9);
+    eventually("three vote again", || third.voting().voters == [1, 2, 3]);
+    third.stop();
+    eventually("it has left", || nodes.iter().all(|node| node.members().len() == 2));
+}
+
+/// One of three is too few to decide: it uses nothing any more, and says so.
+#[test]
+fn a_node_without_a_majority_fences_itself() {
+    let mut nodes = cluster_with(3, LEASE_TO_ELECT);
+    eventually("three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+    let set = open(&nodes[2], "safe", 2);
+    put(&set, 1, 1);
+    vanish(nodes.remove(0));
+    vanish(nodes.remove(0));
+    assert!(nodes[0].wait_until_fenced(), "it stops by itself");
+    assert_eq!(nodes[0].lease().remaining, Some(Duration::ZERO));
+    match set.get(1).wait_for(LIMIT) {
+        Err(Error::Access(AccessError::Fenced)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same if it is the one that leads.
+#[test]
+fn a_leader_without_a_majority_fences_itself() {
+    let mut nodes = cluster_with(3, LEASE_TO_ELECT);
+    eventually("three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+    let set = open(&nodes[0], "safe", 2);
+    put(&set, 1, 1);
+    assert_eq!(nodes[0].voting().leader, Some(1));
+    vanish(nodes.remove(1));
+    vanish(nodes.remove(1));
+    assert!(nodes[0].wait_until_fenced(), "it stops by itself");
+    assert!(matches!(set.get(1).wait_for(LIMIT), Err(Error::Access(AccessError::Fenced))));
+}
+
+/// With a witness two nodes that share are enough for one of them to fail.
+#[test]
+fn a_witness_makes_three_of_two() {
+    let first =
+        Node::join(Config::new().node_id(1).lease(LEASE_TO_ELECT).zone("a")).wait_for(LIMIT).expect("the first");
+    let contact = first.address().clone();
+    let second = Config::new().node_id(2).contact(contact.clone()).zone("b");
+    let second = Node::join(second).wait_for(LIMIT).expect("it is let in");
+    let witness = Config::new().node_id(3).contact(contact).witness();
+    let witness = Node::join(witness).wait_for(LIMIT).expect("it is let in");
+    eventually("three vote", || second.voting().voters == [1, 2, 3] && witness.voting().votes);
+    assert!(witness.start_sharing(LIMIT).wait_for(LIMIT).is_err(), "a witness shares nothing");
+    let set = open(&second, "safe", 1);
+    put(&set, 1, 5);
+    vanish(first);
+    assert_eq!(*set.get(1).wait_for(LIMIT).expect("it is here"), 5);
+    put(&set, 2, 6);
+    eventually("the first is expelled", || second.members().len() == 2);
+    witness.stop();
+    eventually("it has left", || second.members().len() == 1);
+    assert_eq!(second.voting().voters, [2]);
 }

@@ -25,6 +25,9 @@ const LEASES_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
 /// Largest object that can be set, 1 GiB.
 const MOST_OBJECT_BYTES: usize = 1 << 30;
 
+/// Longest name of a zone, as the library has it.
+const ZONE_BYTES: usize = 64;
+
 /// A settings file is not larger: nobody writes one, and it is read whole.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 
@@ -64,6 +67,13 @@ pub struct Layer {
     /// Keeps clusters on one network apart, 1 to 9999 [default: 4711].
     #[arg(long, value_name = "NUMBER")]
     pub session: Option<u16>,
+    /// What fails together with this host, a rack or a room: those who decide who is a member are spread over
+    /// zones.
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<String>,
+    /// A witness: it shares no objects, and helps to decide who is a member. It makes three of two.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub witness: Option<bool>,
     /// Where this daemon keeps its number, its lock and its admin socket [default: $XDG_STATE_HOME/kddm,
     /// /var/lib/kddm for root, or ~/.local/state/kddm].
     #[arg(long, value_name = "DIR")]
@@ -185,6 +195,8 @@ impl Layer {
             found: number("found", get("found"), truth)?,
             autostart: number("autostart", get("autostart"), truth)?,
             session: number("session", get("session"), "it must be a number from 1 to 9999")?,
+            zone: get("zone"),
+            witness: number("witness", get("witness"), truth)?,
             data_dir: get("data_dir").map(PathBuf::from),
             http: get("http"),
             guardian: get("guardian").map(PathBuf::from),
@@ -229,6 +241,11 @@ impl Layer {
                 Ok(_) => {}
             }
         }
+        let fits = |zone: &String| (1..=ZONE_BYTES).contains(&zone.len()) && !zone.chars().any(char::is_control);
+        if let Some(zone) = self.zone.as_ref().filter(|zone| !fits(zone)) {
+            let shown = format!("`{}`", zone.escape_debug());
+            return wrong("zone", shown, "it must have 1 to 64 bytes without control characters");
+        }
         let limits = [
             ("wait_limit_ms", self.wait_limit_ms),
             ("join_limit_ms", self.join_limit_ms),
@@ -263,6 +280,8 @@ impl Layer {
             found: self.found.or(below.found),
             autostart: self.autostart.or(below.autostart),
             session: self.session.or(below.session),
+            zone: self.zone.or(below.zone),
+            witness: self.witness.or(below.witness),
             data_dir: self.data_dir.or(below.data_dir),
             http: self.http.or(below.http),
             guardian: self.guardian.or(below.guardian),
@@ -373,6 +392,12 @@ impl Settings {
         }
         if self.layer.autostart == Some(false) {
             config = config.without_autostart();
+        }
+        if let Some(zone) = &self.layer.zone {
+            config = config.zone(zone);
+        }
+        if self.layer.witness == Some(true) {
+            config = config.witness();
         }
         if let Some(lease) = self.layer.lease_ms {
             config.lease = Duration::from_millis(lease);

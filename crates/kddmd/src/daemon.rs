@@ -169,8 +169,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     if arguments.child {
         watch_standard_input(&sender)?;
     }
-    let past =
-        Past { node_id: data_dir.node_id(settings.node_id)?, is_new: data_dir.is_new(), members: data_dir.members() };
+    let past = past(arguments, settings, data_dir)?;
     let (joins, its_settings) = (sender.clone(), settings.clone());
     let is_wanted = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&is_wanted);
@@ -228,6 +227,24 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     };
     is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// What is known of the lives of this daemon's node before this one.
+fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Result<Past, DataDirError> {
+    let is_new = data_dir.is_new();
+    if settings.found || is_new {
+        // It is of another cluster, or of a node that was never let in.
+        data_dir.put_view_log_aside()?;
+    }
+    Ok(Past {
+        node_id: data_dir.node_id(settings.node_id)?,
+        is_new,
+        members: data_dir.members(),
+        // A child leaves nothing behind.
+        view_log: (!arguments.child).then(|| data_dir.view_log()),
+        has_log: !arguments.child && data_dir.has_view_log(),
+        rejoins: std::env::var_os(REJOIN).is_some(),
+    })
 }
 
 /// What programs and other daemons may ask of this one. The services end with the process: to unregister one waits

@@ -11,6 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 /// The list of members is not longer: 1,024 of the longest addresses.
 const MEMBERS_LIMIT_BYTES: u64 = 1024 * 256;
 
+/// The file of the view log.
+const VIEW_LOG: &str = "view.redb";
+
 /// Longest path of a Unix socket that the system takes, without the zero at its end.
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -138,6 +141,29 @@ impl DataDir {
         !self.path.join("node-id").exists()
     }
 
+    /// Where the node keeps what is decided about members.
+    pub fn view_log(&self) -> PathBuf {
+        self.path.join(VIEW_LOG)
+    }
+
+    /// Whether something is kept there.
+    pub fn has_view_log(&self) -> bool {
+        self.view_log().exists()
+    }
+
+    /// Puts that aside, for a node that begins a cluster of its own.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn put_view_log_aside(&self) -> Result<(), DataDirError> {
+        match std::fs::rename(self.view_log(), self.path.join(format!("{VIEW_LOG}.old"))) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.failed("put its view log aside", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The number to ask for: the one that is kept, or the one that is wanted.
     ///
     /// # Errors
@@ -209,7 +235,8 @@ impl DataDir {
 
     /// Removes it with all that a daemon puts there. Other files stay, and the directory with them.
     pub fn remove(self) {
-        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "attach.sock", "lock"] {
+        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "attach.sock", VIEW_LOG, "lock"]
+        {
             let _may_be_missing = std::fs::remove_file(self.path.join(name));
         }
         let _may_have_other_files = std::fs::remove_dir(&self.path);

@@ -1,6 +1,7 @@
 //! Which cluster a daemon is to be in, from what it was told: the contacts that it was given, the
 //! daemon on the default port of this host, or one of its own.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,12 @@ pub struct Past {
     pub is_new: bool,
     /// Where the other members of its cluster were.
     pub members: Vec<Address>,
+    /// Where what is decided about members is kept, if anywhere.
+    pub view_log: Option<PathBuf>,
+    /// Something is kept there.
+    pub has_log: bool,
+    /// It was a member until its lease ended, and comes back however long that takes.
+    pub rejoins: bool,
 }
 
 /// Whom to ask, and what to do if nobody answers.
@@ -61,14 +68,19 @@ fn plan(settings: &Settings, is_new: bool) -> Plan {
 /// One sentence that says what to do.
 pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<Node, String> {
     let plan = plan(settings, past.is_new);
-    if plan.contacts.is_empty() {
+    let mut contacts = plan.contacts.clone();
+    if past.has_log {
+        let others =
+            past.members.iter().filter(|member| **member != settings.listen && !plan.contacts.contains(member));
+        contacts.extend(others.cloned());
+    } else if contacts.is_empty() {
         return found(settings, past);
     }
     let deadline = Instant::now() + settings.join_limit;
     let mut last_reason = String::new();
     loop {
-        let mut config = settings.node_config(past.node_id);
-        config.contacts = plan.contacts.clone();
+        let mut config = node_config(settings, past);
+        config.contacts = contacts.clone();
         config.join_limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         match Node::join(config).wait() {
             Ok(node) => return Ok(node),
@@ -77,7 +89,7 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
                     tracing::info!(%reason, "no contact answers");
                     return found(settings, past);
                 }
-                if Instant::now() + PAUSE >= deadline || !is_wanted.load(Ordering::Acquire) {
+                if (Instant::now() + PAUSE >= deadline && !past.rejoins) || !is_wanted.load(Ordering::Acquire) {
                     return Err(nobody(settings, &reason));
                 }
                 if reason != last_reason {
@@ -86,9 +98,20 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
                 }
                 std::thread::park_timeout(PAUSE);
             }
+            Err(error) if past.rejoins && is_wanted.load(Ordering::Acquire) => {
+                tracing::warn!(%error, "not back yet");
+                std::thread::park_timeout(PAUSE);
+            }
             Err(error) => return Err(explain(settings, &plan.contacts, &error)),
         }
     }
+}
+
+/// What the library is told, besides whom to contact.
+fn node_config(settings: &Settings, past: &Past) -> kddm::Config {
+    let mut config = settings.node_config(past.node_id);
+    config.view_log.clone_from(&past.view_log);
+    config
 }
 
 /// Begins a cluster, unless the one that this node was in is still there.
@@ -102,7 +125,7 @@ fn found(settings: &Settings, past: &Past) -> Result<Node, String> {
         ));
     }
     tracing::info!("this node begins a cluster of its own");
-    Node::join(settings.node_config(past.node_id)).wait().map_err(|error| explain(settings, &[], &error))
+    Node::join(node_config(settings, past)).wait().map_err(|error| explain(settings, &[], &error))
 }
 
 /// Whether a member of this session answers there, as opposed to nobody, or one on its way up.

@@ -56,6 +56,26 @@ fn members(page: &mut Page, node: &Node) {
     page.single("kddm_members_unreachable", "gauge", "Members without a connection to this node.", unreachable);
 }
 
+/// Who decides.
+fn voting(page: &mut Page, voting: &kddm::VotingInfo) {
+    page.single(
+        "kddm_view_term",
+        "gauge",
+        "Number of the leadership of those who decide who is a member.",
+        voting.term,
+    );
+    page.single(
+        "kddm_view_leader",
+        "gauge",
+        "Who leads them; 0 while they elect somebody.",
+        voting.leader.unwrap_or(0),
+    );
+    page.single("kddm_view_voters", "gauge", "How many nodes decide who is a member.", voting.voters.len());
+    page.single("kddm_view_votes", "gauge", "Whether this node is one of them.", u8::from(voting.votes));
+    let help = "Whether this node has no part in deciding any more, because its disk has failed.";
+    page.single("kddm_view_log_failed", "gauge", help, u8::from(voting.failure.is_some()));
+}
+
 /// What a loss of members has left.
 fn recovered(page: &mut Page, node: &Node, usage: &std::collections::BTreeMap<u64, kddm::SetUsage>) {
     let recovery = node.recovery();
@@ -104,6 +124,7 @@ pub fn render(subject: &Subject) -> String {
     }
     leases(&mut page, node.lease());
     members(&mut page, node);
+    voting(&mut page, &node.voting());
     let programs = node.programs();
     let lent: usize = programs.iter().map(|program| program.lent).sum();
     page.single("kddm_programs", "gauge", "Programs that are attached to this node.", programs.len());

@@ -35,13 +35,36 @@ pub fn status(answer: &Json) -> String {
         text(&answer["cluster"]),
         answer["answered_by"]
     );
-    format!("{head}\n{}\n{}{}", lease(answer), nodes(answer), programs(answer))
+    format!("{head}\n{}\n{}\n{}{}", deciding(answer), lease(answer), nodes(answer), programs(answer))
+}
+
+/// Who decides which nodes are members, and what that means for a loss.
+fn deciding(answer: &Json) -> String {
+    let voters: Vec<String> = answer["voters"].as_array().into_iter().flatten().map(text).collect();
+    let led = match answer["leader"].as_u64() {
+        _ if voters.len() < 2 => String::new(),
+        Some(leader) => format!(", led by node {leader} (term {})", answer["term"]),
+        None => ", who elect a leader".into(),
+    };
+    let alone = match answer["stops_with"].as_u64() {
+        Some(node) => format!(
+            " alone: while node {node} is gone the others stop sharing; a third node, or a witness (kddmd --witness), \
+             makes three"
+        ),
+        None => String::new(),
+    };
+    let failure = match answer["voting_failure"].as_str() {
+        Some(failure) => format!("\nnode {} has no part in that any more: {failure}", answer["answered_by"]),
+        None => String::new(),
+    };
+    let nodes = if voters.len() == 1 { "node" } else { "nodes" };
+    format!("decided by {nodes} {}{led}{alone}{failure}", voters.join(", "))
 }
 
 /// For how long members may go on by themselves, and how many were lost.
 fn lease(answer: &Json) -> String {
     let left = match answer["lease_left_ms"].as_u64() {
-        None => "this node decides and needs none".into(),
+        None => "this node decides alone and needs none".into(),
         Some(0) => "this node's is over: it uses nothing any more".into(),
         Some(left) => format!("{left} ms left here"),
     };
@@ -88,6 +111,8 @@ pub fn nodes(answer: &Json) -> String {
         ("INCARNATION", "incarnation"),
         ("ADDRESS", "address"),
         ("REACHABLE", "reachable"),
+        ("DECIDES", "decides"),
+        ("ZONE", "zone"),
     ];
     table(&answer["nodes"], &columns)
 }

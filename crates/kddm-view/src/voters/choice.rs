@@ -20,7 +20,7 @@ use crate::state::{MemberEntry, State};
 /// assert_eq!(choose_voters(&State::new(identity, NodeId(7))), [NodeId(7)]);
 /// ```
 pub fn choose_voters(state: &State) -> Vec<NodeId> {
-    let can_vote = |entry: &MemberEntry| (entry.state.can_share() && !entry.draining) || entry.site.witness;
+    let can_vote = |entry: &MemberEntry| (entry.state.can_share() || entry.site.witness) && !entry.draining;
     let able: BTreeMap<NodeId, &MemberEntry> = state.members().filter(|(_, entry)| can_vote(entry)).collect();
     let count = match able.len() {
         0 => return state.voters().to_vec(),

@@ -6,7 +6,7 @@ use kddm_core::id::{NodeId, Time};
 
 use super::book::Entry;
 use super::message::{MOST, Wire};
-use super::{ELECTION_NS, Peer, Role, Voters};
+use super::{Peer, Role, Voters};
 use crate::change::Change;
 use crate::log::LogError;
 
@@ -80,14 +80,14 @@ impl Voters {
 
     /// The leader wants this node to lead in its place.
     pub(super) fn on_lead_you(&mut self, from: NodeId, term: u64) {
-        if term == self.promise.term && self.leader == Some(from) && self.is_voter() {
+        if self.stands && term == self.promise.term && self.leader == Some(from) && self.is_voter() {
             self.elect(false, true);
         }
     }
 
     pub(super) fn on_vote(&mut self, from: NodeId, (pre, asked): (bool, bool), term: u64, last: u64, last_term: u64) {
         let hears_leader = match self.heard {
-            Some(heard) => self.leader.is_some() && self.now < heard.after_ns(ELECTION_NS),
+            Some(heard) => self.leader.is_some() && self.now < heard.after_ns(self.pace.election_ns),
             None => false,
         };
         // Whoever has a leader lets nobody talk it into another one, unless the leader itself wants that.

@@ -6,7 +6,7 @@ use kddm_core::id::NodeId;
 
 use super::book::{Base, Configuration, Entry};
 use super::message::{MOST, Wire, WireEntry, read_entries};
-use super::{ELECTION_NS, HEARTBEAT_NS, PROPOSE_INTERVAL_NS, Peer, Role, UNDECIDED, Voters};
+use super::{PROPOSE_INTERVAL_NS, Peer, Role, UNDECIDED, Voters};
 use crate::change::Change;
 use crate::log::LogError;
 use crate::single_voter::{ENTRIES_PER_MESSAGE, FOLLOWER_SILENCE_NS};
@@ -97,7 +97,12 @@ impl Voters {
         if matches!(change, Change::Voters { .. }) && (self.book.configurations().len() > 1 || !is_sure) {
             return;
         }
-        self.book.append(Entry { term: self.promise.term, origin, ticket, change });
+        self.append_as_leader(Entry { term: self.promise.term, origin, ticket, change });
+    }
+
+    /// The leader writes an entry; voters that it names are peers from now on.
+    pub(super) fn append_as_leader(&mut self, entry: Entry) {
+        self.book.append(entry);
         let (next, now) = (self.book.last(), self.now);
         let voters = self.voters();
         if let Role::Leader { peers, .. } = &mut self.role {
@@ -112,16 +117,16 @@ impl Voters {
 
     /// The leader shows itself, and is none any more once it does not hear a majority.
     pub(super) fn beat(&mut self) {
-        let now = self.now;
+        let (now, pace) = (self.now, self.pace);
         let Role::Leader { beat_at, since, peers } = &mut self.role else { return };
         if now < *beat_at {
             return;
         }
-        *beat_at = now.after_ns(HEARTBEAT_NS);
-        let is_new = now < since.after_ns(2 * ELECTION_NS);
+        *beat_at = now.after_ns(pace.heartbeat_ns);
+        let is_new = now < since.after_ns(2 * pace.election_ns);
         let heard: Vec<NodeId> = peers
             .iter_mut()
-            .filter(|(_, peer)| now <= peer.heard.after_ns(2 * ELECTION_NS))
+            .filter(|(_, peer)| now <= peer.heard.after_ns(2 * pace.election_ns))
             .map(|(node, peer)| {
                 // What was not answered was lost.
                 if peer.matched > 0 {
@@ -375,6 +380,8 @@ impl Voters {
 
     fn answer(&mut self, to: NodeId, refused: bool, last: u64) -> Result<(), LogError> {
         let (term, decided, counts) = (self.promise.term, self.book.decided(), self.may_vote());
+        // One that keeps nothing has nothing, whatever it is sent.
+        let refused = refused || self.retired.is_some();
         self.send(to, &Wire::Appended { term, refused, last, decided, counts });
         Ok(())
     }
@@ -475,7 +482,7 @@ impl Voters {
 }
 
 /// Makes room for one more, in the place of the one that has been silent for longest.
-fn make_room(peers: &mut BTreeMap<NodeId, Peer>, is_voter: impl Fn(&NodeId) -> bool) {
+pub(super) fn make_room(peers: &mut BTreeMap<NodeId, Peer>, is_voter: impl Fn(&NodeId) -> bool) {
     if peers.len() < 2 * MEMBERS {
         return;
     }

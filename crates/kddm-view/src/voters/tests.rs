@@ -482,3 +482,84 @@ fn a_leader_that_is_replaced_has_another_one_lead_at_once() {
     assert!(world.log(others[0].0).is_leader(), "no clock has moved");
     assert_eq!(world.log(others[0].0).term(), term + 1);
 }
+
+#[test]
+fn what_a_leader_has_judged_is_not_said_again_once_it_leads_no_more() {
+    let mut world = World::new(3);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    let old = world.leader();
+    world.away.insert(NodeId(old));
+    assert_eq!(world.log(old).write_as_leader(Change::Seal), Ok(true));
+    world.run(10);
+    let now = world.now;
+    world.log(old).tick(now);
+    assert_eq!(world.log(old).write_as_leader(Change::Seal), Ok(false), "it has heard nobody for long");
+    world.away.clear();
+    world.run(5);
+    assert!(world.logs.values().all(|log| !log.has_undecided()));
+    let sealed = |log: &Voters| log.decided_since(0).unwrap().iter().any(|entry| entry.change == Change::Seal);
+    assert!(!world.logs.values().any(sealed), "it was judged in a term that is over");
+    let leader = world.leader();
+    assert_eq!(world.log(leader).write_as_leader(Change::Seal), Ok(true));
+    world.run(1);
+    assert!(world.logs.values().all(sealed));
+}
+
+#[test]
+fn a_dead_leader_is_replaced_at_once_and_one_that_stands_back_too() {
+    let mut world = World::new(4);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    let dead = world.leader();
+    world.away.insert(NodeId(dead));
+    (1..=4).for_each(|id| world.log(id).is_dead(NodeId(dead)));
+    // A tenth of a second, where an election is waited for for a whole one.
+    world.now = world.now.after_ns(100_000_000);
+    let now = world.now;
+    for id in (1..=4).filter(|id| *id != dead) {
+        world.log(id).tick(now);
+        world.settle();
+    }
+    let next = world.leader();
+    assert_ne!(next, dead);
+    world.away.clear();
+    world.run(2);
+    world.log(next).stand_back();
+    world.settle();
+    let third = world.leader();
+    assert_ne!(third, next);
+    // The members that only follow are told who leads.
+    world.log(third).introduce(NodeId(4));
+    world.settle();
+    assert_eq!(world.log(4).leader(), Some(NodeId(third)));
+    world.away.insert(NodeId(third));
+    world.run(10);
+    let last = world.leader();
+    assert!(last != third && last != next, "one that stands back does not lead");
+}
+
+#[test]
+fn a_voter_whose_disk_has_failed_follows_and_counts_for_nothing() {
+    let mut world = World::new(3);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    assert_eq!(world.leader(), 1);
+    assert!(world.log(2).promised().is_some());
+    world.log(2).failed = Some(StorageError::Failed { reason: "no space".into() });
+    world.log(2).retire();
+    assert!(world.log(2).promised().is_none() && !world.log(2).votes() && world.log(2).failure().is_some());
+    world.log(2).propose(join(5)).unwrap();
+    world.run(3);
+    assert!((1..=3).all(|id| world.state(id).member_by_nonce(5).is_some()), "it follows, and is heard");
+    let last = world.log(1).book.last();
+    world.run(5);
+    assert_eq!(world.log(1).book.last(), last, "nobody names it again and again");
+    world.away.insert(NodeId(3));
+    world.log(1).propose(join(6)).unwrap();
+    world.run(1);
+    assert!(world.state(1).member_by_nonce(6).is_none(), "one of three, and one that keeps nothing");
+    world.away = BTreeSet::from([NodeId(1)]);
+    world.run(10);
+    assert!(!world.log(3).is_leader() && !world.log(2).is_leader(), "it votes for nobody");
+}

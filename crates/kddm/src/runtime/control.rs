@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Placement, SetId};
-use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId};
+use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::guardian::Secret;
 use crate::node::{MemberInfo, NodeState};
 use crate::runtime::Runtime;
+use crate::runtime::deciding::NotAdmitted;
 use crate::transport::address::AddressError;
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
@@ -27,7 +28,7 @@ const LEARN_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// Let me in. For the voter.
-    Join { wanted: Option<u16>, address: String, nonce: u64 },
+    Join { wanted: Option<u16>, address: String, nonce: u64, zone: Option<String>, witness: bool },
     /// A message of the view log.
     Log(Vec<u8>),
     /// The whole state. For the voter.
@@ -51,8 +52,11 @@ pub(crate) enum Answer {
     },
     /// Ask the node at that address.
     Ask(String),
-    /// What the view log has to say to you.
-    Log(Vec<Vec<u8>>),
+    /// What the view log has to say to you, and the latest term that it has promised anything in, if it counts.
+    Log {
+        said: Vec<Vec<u8>>,
+        promised: Option<u64>,
+    },
     /// The state of the cluster.
     State(Vec<u8>),
     /// Another process has your number by now.
@@ -66,6 +70,8 @@ pub(crate) enum Answer {
     },
     /// Nobody has been let in here under that life; it may be news.
     NotYet,
+    /// Ask again soon: why it cannot be decided now.
+    Later(String),
 }
 
 impl Runtime {
@@ -92,11 +98,11 @@ impl Runtime {
             Purpose::Control => {
                 greeting::send(&stream, &Reply::Welcome { node: self.identity.id.0, received: 0 })?;
                 let question = greeting::receive(&stream)?;
-                let stays = matches!(question, Question::Renew { .. });
+                let stays = stays(&question);
                 let answer = self.answer(&hello, question);
                 stream.set_limit(Some(CONTROL_LIMIT))?;
                 greeting::send(&stream, &answer)?;
-                if stays { self.grant_more(&hello, &stream) } else { Ok(()) }
+                if stays { self.answer_more(&hello, &stream) } else { Ok(()) }
             }
             Purpose::Rpc => {
                 let life = u64::from(self.identity.incarnation.0);
@@ -121,13 +127,13 @@ impl Runtime {
         }
     }
 
-    /// Answers the renewals that follow the first, until the connection ends or is silent for two leases.
-    fn grant_more(self: &Arc<Self>, hello: &Hello, stream: &Stream) -> io::Result<()> {
+    /// Answers what follows the first question, until the connection ends or is silent for two leases.
+    fn answer_more(self: &Arc<Self>, hello: &Hello, stream: &Stream) -> io::Result<()> {
         let lease_ms = self.membership.lock().state.lease_ms();
         stream.set_limit(Some(Duration::from_millis(2 * u64::from(lease_ms))))?;
         while !self.is_stopping() {
             let question = match greeting::receive(stream) {
-                Ok(question @ Question::Renew { .. }) => question,
+                Ok(question) if stays(&question) => question,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
                 _ => return Ok(()),
             };
@@ -185,21 +191,37 @@ impl Runtime {
         }
     }
 
+    /// Whether the caller is a voter that was a member: on its way back with the log that it has kept, which may
+    /// be needed before it can be let in.
+    fn has_a_say(&self, hello: &Hello) -> bool {
+        let membership = self.membership.lock();
+        let node = NodeId(hello.node);
+        let was_member = membership
+            .departed
+            .get(&node)
+            .is_some_and(|entry| (entry.incarnation.0, entry.nonce) == (hello.incarnation, hello.nonce));
+        was_member && membership.log.groups().iter().any(|group| group.contains(&node))
+    }
+
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
-            Question::Join { wanted, address, nonce } => self.answer_join(wanted, address, nonce),
-            Question::Renew { .. } if !self.is_voter(&self.membership.lock()) => {
+            Question::Join { wanted, address, nonce, zone, witness } => {
+                let (node, site) = (wanted.map(NodeId), Site { zone, witness });
+                self.answer_join(&Change::Join { node, address, nonce, site }, nonce)
+            }
+            Question::Renew { .. } if !self.leads(&self.membership.lock()) => {
                 Answer::No("another node decides, or this one does not know yet that it does".into())
             }
             // It proves by itself that it is meant.
             Question::Died { node, incarnation, secret } => {
                 self.answer_died(NodeId(node), Incarnation(incarnation), &secret)
             }
+            Question::Log(message) if self.has_a_say(hello) => self.step_and_answer(NodeId(hello.node), &message),
             // All else is for members: anyone can learn a session id.
             _ if !self.knows(hello) => Answer::NotAMember,
             Question::Log(message) => {
                 self.silence.heard(NodeId(hello.node));
-                Answer::Log(self.step_and_answer(NodeId(hello.node), &message))
+                self.step_and_answer(NodeId(hello.node), &message)
             }
             Question::Renew { number, whole } => {
                 let (node, incarnation) = (NodeId(hello.node), Incarnation(hello.incarnation));
@@ -217,16 +239,23 @@ impl Runtime {
         }
     }
 
-    fn answer_join(&self, wanted: Option<u16>, address: String, nonce: u64) -> Answer {
-        let mut membership = self.membership.lock();
-        if !self.is_voter(&membership) {
-            let voter = membership.state.member(membership.state.voter());
-            return Answer::Ask(voter.map_or(String::new(), |entry| entry.address.clone()));
+    fn answer_join(&self, join: &Change, nonce: u64) -> Answer {
+        if let Err(error) = join.check() {
+            return Answer::No(error.to_string());
         }
-        let join = Change::Join { node: wanted.map(NodeId), address, nonce, site: Default::default() };
-        match self.let_in(&mut membership, &join, nonce) {
+        let mut membership = self.membership.lock();
+        if !self.leads(&membership) {
+            let voter = membership.state.voter();
+            let entry = membership.state.member(voter).filter(|_| voter != self.identity.id);
+            return match entry {
+                Some(entry) => Answer::Ask(entry.address.clone()),
+                None => Answer::Later("nobody leads those who decide".into()),
+            };
+        }
+        match self.let_in(&mut membership, join, nonce) {
             Ok(node) => Answer::Admitted { node: node.0, state: membership.state.encode() },
-            Err(reason) => Answer::No(reason),
+            Err(NotAdmitted::Yet(reason)) => Answer::Later(reason),
+            Err(NotAdmitted::Ever(reason)) => Answer::No(reason),
         }
     }
 
@@ -308,6 +337,11 @@ impl Runtime {
             }
         }
     }
+}
+
+/// Whether more questions may follow on the same connection.
+fn stays(question: &Question) -> bool {
+    matches!(question, Question::Renew { .. } | Question::Log(_))
 }
 
 fn not_a_member(hello: &Hello) -> String {

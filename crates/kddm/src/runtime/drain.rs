@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::view::NodeState;
-use kddm_view::Change;
+use kddm_view::{Change, MemberEntry};
 
 use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::Runtime;
@@ -107,11 +107,11 @@ impl Runtime {
 
     fn try_to_stop_sharing(self: &Arc<Self>, until: &Patience) -> Result<(), MembershipError> {
         let (node, incarnation) = (self.identity.id, self.identity.incarnation);
-        self.pass_on_the_vote(until)?;
         let drain = Change::Drain { node, incarnation };
         self.decide(drain, until, "the drain", |membership, node| {
             membership.state.member(node).is_none_or(|member| member.draining || !member.state.can_share())
         })?;
+        self.wait_until_others_vote(until)?;
         self.wait_for_installed(until)?;
         self.give_everything_away(until)?;
         let step_back = Change::SetState { node, incarnation, state: NodeState::Online };
@@ -125,18 +125,35 @@ impl Runtime {
         self.wait_until_confirmed(until)
     }
 
-    /// If this node decides who is a member, another one takes that over.
+    /// If this node has a say in who is a member, others take that over, if there are any.
     fn pass_on_the_vote(&self, until: &Patience) -> Result<(), MembershipError> {
-        let membership = self.membership.lock();
-        if !self.is_voter(&membership) {
+        let (node, incarnation) = (self.identity.id, self.identity.incarnation);
+        let has_a_say = {
+            let membership = self.membership.lock();
+            let can_vote = |entry: &MemberEntry| entry.state.can_share() || entry.site.witness;
+            let others = membership.state.members().any(|(other, entry)| other != node && can_vote(entry));
+            // Without another one there is nobody to hand over to.
+            others && membership.state.voters().contains(&node)
+        };
+        if !has_a_say {
             return Ok(());
         }
+        let drain = Change::Drain { node, incarnation };
+        self.decide(drain, until, "the drain", |membership, node| {
+            membership.state.member(node).is_none_or(|member| member.draining)
+        })?;
+        self.wait_until_others_vote(until)
+    }
+
+    /// Whoever leads names others in the place of a voter that is on its way out.
+    fn wait_until_others_vote(&self, until: &Patience) -> Result<(), MembershipError> {
         let me = self.identity.id;
-        let to = membership.state.view().homes.into_iter().find(|home| *home != me);
-        // Without another home there is nobody to hand over to: the drain is refused by that name.
-        let Some(to) = to else { return Ok(()) };
-        drop(membership);
-        self.decide(Change::MoveVoter { to }, until, "another voter", |membership, me| membership.state.voter() != me)
+        let mut membership = self.membership.lock();
+        while membership.state.voters().contains(&me) || membership.state.voter() == me {
+            self.check_drain(until, || "no other node has taken over to decide; are they alive?".into())?;
+            self.wait_for_change(&mut membership, until.deadline.min(Instant::now() + VIEW_ROUND));
+        }
+        Ok(())
     }
 
     /// Has a change decided, and waits until it is so.

@@ -67,8 +67,7 @@ impl Runtime {
     /// there is.
     pub fn heal(&self, membership: &mut Guard<'_>) {
         let placement = membership.state.placement();
-        if membership.state.is_healed() || !self.is_voter(membership) || membership.healing.proposed == Some(placement)
-        {
+        if membership.state.is_healed() || !self.leads(membership) || membership.healing.proposed == Some(placement) {
             return;
         }
         let me = self.identity.id;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kddm_core::id::{NodeId, Time};
 use kddm_core::node::Node as Core;
 use kddm_core::view::NodeState;
-use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, State};
+use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, Site, State};
 
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
@@ -16,15 +16,19 @@ use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::leasing::check_length;
 use crate::runtime::lending::TAKES_NOTHING;
-use crate::runtime::membership::Membership;
+use crate::runtime::membership::{Founder, Membership};
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
+use crate::runtime::reviving::{self, Kept, Revived};
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
 
 /// Lanes of a node. One thread keeps up with one processor's worth of messages.
 const LANES: usize = 1;
+
+/// How soon a cluster that cannot decide just now is asked again.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often admission is looked at while links are being made.
 const JOIN_ROUND: Duration = Duration::from_millis(5);
@@ -39,24 +43,51 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     let secret = Secret::draw()?;
     let nonce = secret.hash();
     let address = listener.address().to_string();
-    let refused = |reason: String| MembershipError::Refused { reason };
     let lease_ms = check_length(config.lease)?;
-    let (identity, membership) = if config.contacts.is_empty() {
-        let id = NodeId(config.node_id.unwrap_or(1));
-        let cluster = ClusterIdentity { cluster: ClusterId(random()), session };
-        let membership = Membership::found(cluster, id, address, nonce, lease_ms);
-        let membership = membership.map_err(|error| refused(error.to_string()))?;
-        (identity_of(&membership.state, id)?, membership)
-    } else {
-        let (id, state, asked) = ask_for_admission(&config, &address, nonce)?;
-        let identity = identity_of(&state, id)?;
-        (identity, Membership::follow(state, id, identity.incarnation, asked))
+    let (identity, membership) = match reviving::kept(&config, nonce)? {
+        Some(kept) => come_back(&config, &listener, kept, nonce)?,
+        None => come_in(&config, address, nonce, session, lease_ms)?,
     };
     let runtime = start(config, secret, identity, listener, membership)?;
     // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
     let (state, limit) = (runtime.config.start_as, runtime.config.join_limit);
     become_member(&runtime, state, limit).inspect_err(|_| runtime.stop_within(Duration::ZERO, Duration::ZERO))?;
     Ok(runtime)
+}
+
+/// A node that has kept the log of a cluster which it has not left.
+fn come_back(
+    config: &Config,
+    listener: &Arc<Listener>,
+    kept: Kept,
+    nonce: u64,
+) -> Result<(Identity, Membership), Error> {
+    let Revived { id, state, log, asked, before } = reviving::revive(config, listener, kept, nonce)?;
+    let identity = identity_of(&state, id)?;
+    Ok((identity, Membership::revived(state, id, log, asked, before)))
+}
+
+/// A node that is new.
+fn come_in(
+    config: &Config,
+    address: String,
+    nonce: u64,
+    session: SessionId,
+    lease_ms: u32,
+) -> Result<(Identity, Membership), Error> {
+    let refused = |reason: String| MembershipError::Refused { reason };
+    let storage = reviving::storage(config.view_log.as_deref())?;
+    if config.contacts.is_empty() {
+        let id = NodeId(config.node_id.unwrap_or(1));
+        let cluster = ClusterIdentity { cluster: ClusterId(random()), session };
+        let founder = Founder { cluster, id, address, nonce, site: config.site.clone(), lease_ms };
+        let membership = Membership::found(founder, storage).map_err(|error| refused(error.to_string()))?;
+        return Ok((identity_of(&membership.state, id)?, membership));
+    }
+    let (id, state, asked) = ask_for_admission(config, &address, nonce)?;
+    let identity = identity_of(&state, id)?;
+    let membership = Membership::follow(state, id, nonce, asked, storage);
+    Ok((identity, membership.map_err(|error| refused(error.to_string()))?))
 }
 
 /// Who the member `id` is.
@@ -98,12 +129,35 @@ pub(crate) fn random() -> u64 {
     hasher.finish().max(1)
 }
 
+/// What came of asking all contacts once.
+pub(crate) enum Round {
+    Admitted(NodeId, State, Time),
+    /// It is worth asking again.
+    Later(String),
+    Nobody(String),
+}
+
 fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(NodeId, State, Time), Error> {
+    let deadline = super::wait::deadline_in(config.join_limit);
+    loop {
+        let reason = match ask_all(config, address, nonce, deadline)? {
+            Round::Admitted(node, state, asked) => return Ok((node, state, asked)),
+            Round::Later(reason) if Instant::now() + ASK_AGAIN < deadline => {
+                tracing::debug!(reason, "not let in yet");
+                std::thread::park_timeout(ASK_AGAIN);
+                continue;
+            }
+            Round::Later(reason) | Round::Nobody(reason) => reason,
+        };
+        return Err(MembershipError::NoContact { reason }.into());
+    }
+}
+
+pub(crate) fn ask_all(config: &Config, address: &str, nonce: u64, deadline: Instant) -> Result<Round, Error> {
     let purpose = Purpose::Control;
     let hello =
         Hello { protocol: PROTOCOL, session: config.session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
-    let deadline = super::wait::deadline_in(config.join_limit);
-    let mut reasons = Vec::new();
+    let (mut reasons, mut is_worth_it) = (Vec::new(), false);
     let mut contacts = config.contacts.clone();
     let mut at = 0;
     while let Some(contact) = contacts.get(at).cloned() {
@@ -113,26 +167,36 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
             reasons.push(format!("{contact} was not asked any more: the limit of this join is over"));
             continue;
         }
-        let question = Question::Join { wanted: config.node_id, address: address.into(), nonce };
+        let (wanted, address, Site { zone, witness }) = (config.node_id, address.into(), config.site.clone());
+        let question = Question::Join { wanted, address, nonce, zone, witness };
         // The lease of who is let in counts from before it has asked.
         let asked = Time(Lease::now_ns());
         match call(&contact, &hello, &question, limit) {
             Ok(Answer::Admitted { node, state }) => match State::decode(&state) {
-                Ok(state) => return Ok((NodeId(node), state, asked)),
+                Ok(state) => return Ok(Round::Admitted(NodeId(node), state, asked)),
                 Err(error) => reasons.push(format!("{contact}: {error}")),
             },
             Ok(Answer::No(reason)) | Err(GreetError::Refused(reason)) => {
                 return Err(MembershipError::Refused { reason }.into());
             }
-            Ok(Answer::Ask(voter)) => match voter.parse::<Address>() {
-                Ok(voter) if !contacts.contains(&voter) => contacts.push(voter),
-                _ => reasons.push(format!("{contact} names no other node to ask")),
-            },
+            Ok(Answer::Ask(voter)) => {
+                // Whoever decides may be another one by the time that it is asked.
+                is_worth_it = true;
+                match voter.parse::<Address>() {
+                    Ok(voter) if !contacts.contains(&voter) => contacts.push(voter),
+                    _ => reasons.push(format!("{contact} names no other node to ask")),
+                }
+            }
+            Ok(Answer::Later(reason)) => {
+                is_worth_it = true;
+                reasons.push(format!("{contact}: {reason}"));
+            }
             Ok(_) => reasons.push(format!("{contact} gave an answer to another question")),
             Err(error) => reasons.push(error.to_string()),
         }
     }
-    Err(MembershipError::NoContact { reason: reasons.join("; ") }.into())
+    let reason = reasons.join("; ");
+    Ok(if is_worth_it { Round::Later(reason) } else { Round::Nobody(reason) })
 }
 
 fn start(
@@ -158,7 +222,7 @@ fn start(
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
-    if membership.state.voter() != identity.id {
+    if membership.state.voters() != [identity.id] {
         lease.set_deadline_ns(membership.leasing.until_ns());
     }
     let (address, listener, lender) = (listener.address().clone(), Some(listener), None);
@@ -188,6 +252,12 @@ fn start(
 pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Duration) -> Result<(), Error> {
     let deadline = super::wait::deadline_in(limit);
     let Identity { id: node, incarnation, .. } = runtime.identity;
+    let possible = Change::SetState { node, incarnation, state: NodeState::Possible };
+    if wanted == NodeState::Possible
+        && let Err(refused @ kddm_view::Refused::Witness { .. }) = runtime.membership.lock().state.check(&possible)
+    {
+        return Err(MembershipError::Refused { reason: refused.to_string() }.into());
+    }
     let mut is_asked = false;
     loop {
         let told = runtime.notify.told(node, incarnation);

@@ -1,40 +1,42 @@
-//! This node's lease, and, where this node decides who is a member, those of all others.
+//! This node's lease.
 //!
 //! A follower asks for time on a connection that it keeps to the node that decides, four times in a
 //! lease; the end of what it was granted is the deadline that every use of a value is held against. The
-//! one that decides is its own majority, and needs none. It expels whose lease has run out.
+//! one that decides has its own from the voters: see `granting.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Incarnation, NodeId, Placement, Time};
+use kddm_core::id::{Incarnation, NodeId, Time};
+use kddm_view::ViewLog;
 use kddm_view::detector::Detector;
-use kddm_view::lease::{Grant, Granter, Holder, Renewal, Terms};
-use kddm_view::{Cause, Change};
+use kddm_view::lease::{Grant, Granter, Holder, Terms};
 
 use crate::cell::Lease;
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::runtime::control::{Answer, Question};
-use crate::runtime::membership::{Guard, Membership};
-use crate::transport::greeting::{self, Purpose, greet};
-use crate::transport::{Address, Stream};
+use crate::runtime::granting::Own;
+use crate::runtime::membership::Membership;
+use crate::runtime::telling::Line;
+use crate::transport::Address;
 
 /// By how many ticks of the coarse clock a deadline comes earlier: it may be one behind when it is
 /// read, one more where a tick came late, and one to spare.
-const TICKS: u64 = 3;
+pub(crate) const TICKS: u64 = 3;
 
 /// The part of [`Membership`] that knows about leases.
 pub(crate) struct Leasing {
-    terms: Terms,
+    pub terms: Terms,
     holder: Holder,
     /// Where this node decides.
-    granter: Option<Granter>,
-    detector: Detector,
-    suspected: BTreeSet<NodeId>,
+    pub granter: Option<Granter>,
+    pub own: Own,
+    pub detector: Detector,
+    pub suspected: BTreeSet<NodeId>,
     /// This node was held up: what it knows of others is old, and it expels nobody before that.
-    expels_from: Time,
+    pub expels_from: Time,
     pub counts: LeaseCounts,
 }
 
@@ -71,6 +73,7 @@ impl Leasing {
             terms,
             holder: Holder::new(),
             granter: None,
+            own: Own::default(),
             detector: Detector::new(terms.renew_every_ns()),
             suspected: BTreeSet::new(),
             expels_from: Time(0),
@@ -98,10 +101,32 @@ impl Leasing {
         }
     }
 
+    /// This node leads no more: it has what it had as a leader until that deadline, and no longer.
+    pub fn follow_from(&mut self, deadline_ns: u64) {
+        let (now, margin_ns) = (Lease::now_ns(), TICKS * Lease::tick_ns());
+        self.holder = Holder::new();
+        if deadline_ns <= now {
+            return self.holder.end();
+        }
+        if let Some(renewal) = self.holder.renew(Time(now)) {
+            self.take(Grant { number: renewal.number, lasts_ns: deadline_ns - now + margin_ns });
+        }
+    }
+
+    /// Whether the expulsion of that life is under way, where this node decides.
+    pub fn is_condemned(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.granter.as_ref().is_some_and(|granter| granter.is_condemned(node, incarnation))
+    }
+
     /// Takes in a grant. Whether the lease is longer now.
     fn take(&mut self, grant: Grant) -> bool {
         let lasts_ns = grant.lasts_ns.saturating_sub(TICKS * Lease::tick_ns());
         self.holder.granted(Grant { lasts_ns, ..grant }, Time(Lease::now_ns()))
+    }
+
+    /// How long a lease is.
+    pub fn length_ns(&self) -> u64 {
+        self.terms.lease_ns
     }
 
     /// The deadline of what is held here.
@@ -113,60 +138,13 @@ impl Leasing {
 impl Membership {
     /// How often a node asks for time, or looks whose has run out. Where something is to heal, not only as
     /// often as a long lease would have it.
-    fn look_every_ns(&self) -> u64 {
+    pub fn look_every_ns(&self) -> u64 {
         let every_ns = self.leasing.terms.renew_every_ns();
         if self.state.is_healed() { every_ns } else { every_ns.min(HEALING_LOOK_NS) }
     }
 }
 
-/// A connection to the node that decides, kept from one renewal to the next.
-struct Line {
-    to: NodeId,
-    stream: Stream,
-}
-
 impl Runtime {
-    /// Who decides may have changed, and who is a member: call it with every change of the state.
-    pub fn leases_follow(&self, membership: &mut Membership) {
-        let (me, now) = (self.identity.id, self.now());
-        let Membership { state, leasing, .. } = membership;
-        if state.voter() == me {
-            let others = state.members().filter(|(node, _)| *node != me);
-            let others = others.map(|(node, entry)| (node, entry.incarnation));
-            match &mut leasing.granter {
-                Some(granter) => granter.members_are(others, now),
-                // The one before may have granted everybody a lease just now.
-                None => leasing.granter = Some(Granter::elected(leasing.terms, others, now)),
-            }
-            leasing.detector.retain(|node| state.member(node).is_some());
-            leasing.suspected.retain(|node| state.member(*node).is_some());
-            self.lease.prolong_to_ns(Lease::NOT_NEEDED);
-        } else if leasing.granter.take().is_some() {
-            // Whoever decides next has not heard so yet, and then waits for a whole lease.
-            leasing.begin(Time(Lease::now_ns()));
-            self.lease.set_deadline_unless_ended(leasing.until_ns());
-        }
-    }
-
-    /// A member asks for time. None if it gets none.
-    pub fn grant(&self, node: NodeId, incarnation: Incarnation, number: u64, whole: Option<Placement>) -> Option<u64> {
-        let mut membership = self.membership.lock();
-        // Only now: the renewal has come before.
-        let now = self.now();
-        membership.healing.said(node, incarnation, whole);
-        let leasing = &mut membership.leasing;
-        leasing.detector.heard(node, now);
-        leasing.suspected.remove(&node);
-        // A sole voter is its own majority.
-        let own_until = Time(u64::MAX);
-        let grant = leasing.granter.as_mut()?.renew(node, incarnation, Renewal { number }, own_until, now)?;
-        leasing.counts.granted += 1;
-        if whole.is_some() {
-            self.heal(&mut membership);
-        }
-        Some(grant.lasts_ns)
-    }
-
     /// The thread that keeps this node's lease, or looks whose has run out.
     pub fn keep_lease(self: &Arc<Self>) {
         crate::runtime::wait::mark_part_of_node();
@@ -174,20 +152,25 @@ impl Runtime {
         let mut due = Instant::now();
         while !self.is_stopping() {
             let late = due.elapsed();
-            let wait = if self.is_voter(&self.membership.lock()) {
+            if self.lease.deadline_ns() == Lease::ENDED {
+                self.stand_back();
+            }
+            let wait = if self.leads(&self.membership.lock()) {
                 line = None;
                 self.look_who_ran_out(late)
             } else {
                 let begun = Instant::now();
-                self.renew_lease(&mut line);
-                let every = Duration::from_nanos(self.membership.lock().look_every_ns());
-                every.saturating_sub(begun.elapsed())
+                let is_renewed = self.renew_lease(&mut line);
+                let membership = self.membership.lock();
+                let every_ns = membership.look_every_ns();
+                let every_ns = if is_renewed { every_ns } else { every_ns / RETRIES };
+                Duration::from_nanos(every_ns.max(MILLISECOND_NS)).saturating_sub(begun.elapsed())
             };
             due = Instant::now() + wait;
             let mut membership = self.membership.lock();
             // Every change wakes this thread; a new voter is asked at once, and what is to heal looked at soon.
-            let known = (membership.state.voter(), membership.state.is_healed());
-            while !self.is_stopping() && (membership.state.voter(), membership.state.is_healed()) == known {
+            let known = self.who_decides(&membership);
+            while !self.is_stopping() && self.who_decides(&membership) == known {
                 if !self.wait_for_change(&mut membership, due) {
                     break;
                 }
@@ -195,70 +178,12 @@ impl Runtime {
         }
     }
 
-    /// Expels whoever can have no lease any more. How long nobody's can end.
-    fn look_who_ran_out(&self, late: Duration) -> Duration {
-        let mut membership = self.membership.lock();
-        let now = self.now();
-        let Membership { leasing, .. } = &mut *membership;
-        let every_ns = leasing.terms.renew_every_ns();
-        let due = Time(now.0.saturating_sub(late.as_nanos() as u64));
-        leasing.detector.round(due, now);
-        if late.as_nanos() as u64 > every_ns {
-            // Renewals have come meanwhile, and wait to be read.
-            leasing.expels_from = now.after_ns(2 * every_ns);
-        }
-        self.note_suspects(leasing, now);
-        let ran_out: Vec<_> = leasing.granter.iter().flat_map(|granter| granter.ran_out(now)).collect();
-        if now >= leasing.expels_from {
-            for (node, incarnation) in ran_out {
-                self.expel(&mut membership, node, incarnation, Cause::Lease);
-            }
-        }
-        self.heal(&mut membership);
-        let leasing = &membership.leasing;
-        let next = leasing.granter.as_ref().and_then(Granter::next_end).unwrap_or(Time(u64::MAX));
-        let wait_ns = next.max(leasing.expels_from).0.saturating_sub(self.now().0);
-        Duration::from_nanos(wait_ns.clamp(MILLISECOND_NS, membership.look_every_ns()))
+    fn who_decides(&self, membership: &Membership) -> (NodeId, bool, bool) {
+        (membership.state.voter(), self.leads(membership), membership.state.is_healed())
     }
 
-    fn note_suspects(&self, leasing: &mut Leasing, now: Time) {
-        let Leasing { granter: Some(granter), detector, suspected, counts, .. } = leasing else { return };
-        for node in granter.members().filter(|node| detector.is_suspected(*node, now)) {
-            if suspected.insert(node) {
-                counts.suspicions += 1;
-                tracing::info!(node = node.0, "a member asks for no time any more: it may have failed");
-            }
-        }
-    }
-
-    fn expel(&self, membership: &mut Guard<'_>, node: NodeId, incarnation: Incarnation, cause: Cause) {
-        let change = Change::Expel { node, incarnation, cause };
-        // It gets no more time, whatever becomes of the proposal.
-        if let Some(granter) = &mut membership.leasing.granter {
-            granter.condemn(node, incarnation);
-        }
-        if let Err(reason) = membership.state.check(&change) {
-            tracing::warn!(node = node.0, %reason, "a member that has failed is not expelled");
-            return;
-        }
-        membership.leasing.counts.expulsions += 1;
-        tracing::warn!(node = node.0, incarnation = incarnation.0, ?cause, "a member has failed and is expelled");
-        if let Err(error) = self.propose_in(membership, change) {
-            tracing::error!(node = node.0, %error, "an expulsion could not be proposed");
-        }
-    }
-
-    /// The kernel of its host says that the process of that life is gone: nothing is waited for.
-    pub fn expel_proven_dead(&self, node: NodeId, incarnation: Incarnation) {
-        let mut membership = self.membership.lock();
-        // Whoever decides hears it from the guardian, too.
-        if self.is_voter(&membership) {
-            self.expel(&mut membership, node, incarnation, Cause::Proof);
-        }
-    }
-
-    /// Asks for time. If there is none left, the node is fenced.
-    fn renew_lease(self: &Arc<Self>, line: &mut Option<Line>) {
+    /// Asks for time. If there is none left, the node is fenced. False if whoever decides did not answer.
+    fn renew_lease(self: &Arc<Self>, line: &mut Option<Line>) -> bool {
         // Before the time counts: a look at all objects may take long.
         let whole = self.whole_in();
         let (voter, address, renewal, limit) = {
@@ -273,8 +198,15 @@ impl Runtime {
             let renewal = membership.leasing.holder.renew(Time(Lease::now_ns()));
             (voter, address, renewal, Duration::from_nanos(membership.leasing.terms.lease_ns / 2))
         };
-        let Some(renewal) = renewal else { return self.lease_is_over("its lease has ended") };
-        let Some(address) = address.and_then(|address| address.parse::<Address>().ok()) else { return };
+        let Some(renewal) = renewal else {
+            self.lease_is_over("its lease has ended");
+            return true;
+        };
+        let address = address.and_then(|address| address.parse::<Address>().ok());
+        let Some(address) = address.filter(|_| voter != self.identity.id) else {
+            self.seek_leader();
+            return false;
+        };
         let question = Question::Renew { number: renewal.number, whole: whole.map(|placement| placement.0) };
         match self.ask_on(line, voter, &address, &question, limit) {
             Ok(Answer::Granted { number, lasts_ns }) => {
@@ -284,25 +216,50 @@ impl Runtime {
                 if is_voter && membership.leasing.take(Grant { number, lasts_ns }) {
                     membership.leasing.counts.renewals += 1;
                     self.lease.prolong_to_ns(membership.leasing.until_ns());
+                    let lease_ns = membership.leasing.length_ns();
                     drop(membership);
-                    self.tell_programs();
+                    self.tell_programs(lease_ns);
                 }
             }
             Ok(Answer::NotAMember) => self.is_out(voter),
-            Ok(_) => *line = None,
-            Err(error) => {
-                *line = None;
-                tracing::debug!(node = voter.0, %error, "no time was granted");
+            Ok(_) => {
+                self.seek_leader();
+                return false;
             }
+            Err(error) => {
+                tracing::debug!(node = voter.0, %error, "no time was granted");
+                self.seek_leader();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whoever led does not answer any more, or leads no more.
+    fn seek_leader(&self) {
+        let mut membership = self.membership.lock();
+        membership.log.seek();
+        let now = self.now();
+        membership.log.tick(now);
+        self.advance(&mut membership);
+    }
+
+    /// Until when programs may use what they are lent. A node that decides alone, and so needs no lease, gives them
+    /// one all the same: others may be named to decide with it, and a program that is stopped then hears nothing.
+    pub fn lease_of_programs_ns(&self, lease_ns: u64) -> u64 {
+        match self.lease.deadline_ns() {
+            Lease::NOT_NEEDED if !self.config.decides_alone => Lease::now_ns().saturating_add(lease_ns),
+            deadline_ns => deadline_ns,
         }
     }
 
     /// Programs hear what holds for what they were lent. They have the same clock.
-    fn tell_programs(&self) {
+    pub fn tell_programs(&self, lease_ns: u64) {
+        let until_ns = self.lease_of_programs_ns(lease_ns);
         for lane in &self.lanes {
             let mut state = lane.lock();
             if state.desk.session_count() > 0 {
-                state.tell_programs_of_lease();
+                state.tell_programs_of_lease(until_ns);
                 lane.finish(state);
             }
         }
@@ -323,7 +280,9 @@ impl Runtime {
     pub fn wait_until_fenced(&self) -> bool {
         let mut membership = self.membership.lock();
         loop {
-            if self.lease.deadline_ns() == Lease::ENDED && !self.is_voter(&membership) {
+            // One that decides alone can come back only with what it has kept.
+            let decides_alone = membership.state.voters() == [self.identity.id] && self.config.view_log.is_none();
+            if self.lease.deadline_ns() == Lease::ENDED && !decides_alone {
                 return true;
             }
             if self.is_stopping() {
@@ -331,25 +290,6 @@ impl Runtime {
             }
             self.wait_for_change(&mut membership, Instant::now() + FENCE_LOOK);
         }
-    }
-
-    /// Puts a question on a connection that stays.
-    fn ask_on(
-        &self,
-        line: &mut Option<Line>,
-        to: NodeId,
-        address: &Address,
-        question: &Question,
-        limit: Duration,
-    ) -> Result<Answer, Box<dyn std::error::Error>> {
-        if line.as_ref().is_none_or(|line| line.to != to) {
-            let (stream, ..) = greet(address, &self.hello(Purpose::Control), limit)?;
-            *line = Some(Line { to, stream });
-        }
-        let Some(Line { stream, .. }) = line else { return Err("no connection".into()) };
-        stream.set_limit(Some(limit))?;
-        greeting::send(stream, question)?;
-        Ok(greeting::receive(stream)?)
     }
 
     /// How this node's lease stands.
@@ -370,11 +310,14 @@ impl Runtime {
 /// itself tells nobody.
 const FENCE_LOOK: Duration = Duration::from_millis(500);
 
+/// How much sooner one that was granted no time asks again: another node may decide by now.
+const RETRIES: u64 = 4;
+
 /// While members are to say that all is whole they do so twice a second at least.
 const HEALING_LOOK_NS: u64 = 500_000_000;
 
 /// A look at all leases costs microseconds: it is not worth while more often than each millisecond.
-const MILLISECOND_NS: u64 = 1_000_000;
+pub(crate) const MILLISECOND_NS: u64 = 1_000_000;
 
 /// A lease that ends before it has been renewed is worth an error where it is looked for.
 pub(crate) fn check_length(lease: Duration) -> Result<u32, Error> {

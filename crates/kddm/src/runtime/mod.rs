@@ -3,9 +3,11 @@
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod couriers;
+pub(crate) mod deciding;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod fence;
+pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;
 pub(crate) mod join;
@@ -26,10 +28,12 @@ pub(crate) mod receive;
 pub(crate) mod refusals;
 mod rejoin;
 pub(crate) mod replicas;
+pub(crate) mod reviving;
 pub(crate) mod serving;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 pub(crate) mod silence;
+pub(crate) mod telling;
 pub(crate) mod told;
 pub(crate) mod turn;
 pub(crate) mod untaken;
@@ -262,6 +266,8 @@ impl Runtime {
             self.close_notifiers(limit);
         }
         self.stopping.store(true, Ordering::Release);
+        // Its file is free for the next life, whoever keeps this one in memory still.
+        self.membership.lock().log.close();
         self.close_listeners();
         self.rpc.close();
         self.changed.notify_all();

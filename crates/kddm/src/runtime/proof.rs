@@ -28,7 +28,7 @@ impl Runtime {
             state.mark_dead(node, incarnation);
             lane.finish(state);
         }
-        self.expel_proven_dead(node, incarnation);
+        self.expel_proven_dead(node);
         self.changed.notify_all();
         self.signals.links.raise();
     }

@@ -26,8 +26,10 @@ impl Runtime {
         let mut config = self.config.clone();
         {
             let membership = self.membership.lock();
-            if self.is_voter(&membership) {
-                return refused("this node decides who is a member, so that nobody can let it in; start it again");
+            if membership.state.voters() == [self.identity.id] && config.view_log.is_none() {
+                return refused(
+                    "this node decides alone who is a member, so that nobody can let it in; start it again",
+                );
             }
             let others = membership.state.members().filter(|(node, _)| *node != self.identity.id);
             let others = others.filter_map(|(_, entry)| entry.address.parse::<Address>().ok());

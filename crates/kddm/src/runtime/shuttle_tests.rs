@@ -99,7 +99,8 @@ fn node(state: &State, id: NodeId) -> Node {
         lender: None,
         lanes: vec![Arc::new(lane)],
         limits,
-        membership: Membership::follow(state.clone(), id, identity.incarnation, Time(0)),
+        membership: Membership::follow(state.clone(), id, identity.nonce, Time(0), Box::new(kddm_view::Nowhere))
+            .expect("nothing is kept"),
         notify: Arc::new(Notify::new(config.notifier_limit, id.0, &[]).expect("no notifiers")),
         signals,
         lease,

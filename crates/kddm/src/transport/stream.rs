@@ -279,8 +279,16 @@ impl Listener {
     /// # Errors
     /// What the system says; trying again may work.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
+        self.accept_while(|| true)
+    }
+
+    /// The same, also `None` once that is not so any more and somebody has said so: [`Self::wake`].
+    ///
+    /// # Errors
+    /// What the system says; trying again may work.
+    pub fn accept_while(&self, is_wanted: impl Fn() -> bool) -> io::Result<Option<Stream>> {
         loop {
-            if self.closed.get().is_some() {
+            if self.closed.get().is_some() || !is_wanted() {
                 return Ok(None);
             }
             let accepted = match &self.socket {
@@ -323,10 +331,15 @@ impl Listener {
         Ok(())
     }
 
+    /// Has whoever accepts look whether that is wanted still.
+    pub fn wake(&self) {
+        let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
     /// Ends `accept`, now and for ever.
     pub fn close(&self) {
         let _closed_before = self.closed.set(());
-        let _full_is_awake = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.wake();
         if let Socket::Local(_, name) = &self.socket {
             LOCAL.lock().remove(name);
         }

@@ -73,14 +73,19 @@ fn a_restart_with_the_same_id_is_a_new_life() {
     assert_eq!(*sets[0].get(1).wait().expect("a copy"), 1);
 }
 
-/// With sets in use its objects are lost, and nobody pretends otherwise.
+/// With sets in use nobody takes its place before it has been expelled: what it had is lost, and known to be.
 #[test]
-fn a_restart_of_a_node_that_shared_objects_is_refused() {
+fn a_restart_of_a_node_that_shared_objects_waits_until_that_is_expelled() {
     let first = Node::join(Config::new()).wait().expect("a free port");
     let process = start_process(first.address());
     let _set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
+    let epoch = first.epoch();
     drop(process);
-    let error = join_as_second(first.address()).err().expect("it shared objects");
-    let text = error.to_string();
-    assert!(text.contains("node id 2") && text.contains("objects that would be lost"), "{text}");
+    let short = Config::new().contact(first.address().clone()).node_id(2);
+    let short = short.join_limit(std::time::Duration::from_millis(200));
+    let error = Node::join(short).wait().err().expect("its lease has not run out");
+    assert!(error.to_string().contains("node id 2"), "{error}");
+    let _second = join_as_second(first.address()).expect("it is expelled in time");
+    assert_eq!(first.lease().counts.expulsions, 1);
+    assert!(first.epoch() > epoch);
 }

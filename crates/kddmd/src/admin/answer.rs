@@ -121,13 +121,16 @@ impl Subject {
     }
 
     fn status(&self) -> Json {
-        let nodes: Vec<Json> = self
-            .node
-            .members()
+        let voting = self.node.voting();
+        let members = self.node.members();
+        let nodes: Vec<Json> = members
             .iter()
             .chain(&self.node.departed())
             .map(|member| {
                 json!({
+                    "zone": voting.zones.get(&member.id),
+                    "witness": voting.witnesses.contains(&member.id),
+                    "decides": decides(&voting, member.id),
                     "id": member.id,
                     "state": word(member.state),
                     "incarnation": member.incarnation,
@@ -149,6 +152,12 @@ impl Subject {
             "epoch": self.node.epoch(),
             "session": self.node.session(),
             "cluster": format!("{:016x}", self.node.cluster_id()),
+            "voters": voting.voters,
+            "leader": voting.leader,
+            "term": voting.term,
+            "voting_failure": voting.failure,
+            // Of several nodes one decides alone: without it the others stop.
+            "stops_with": (voting.voters.len() == 1 && members.len() > 1).then(|| voting.voters[0]),
             "answered_by": self.node.id(),
             "nodes": nodes,
             "programs": self.programs(),
@@ -243,6 +252,15 @@ impl Subject {
             "messages_sent": counted.messages(),
             "messages": messages,
         })
+    }
+}
+
+/// What a node has to do with who is a member.
+fn decides(voting: &kddm::VotingInfo, node: u16) -> &'static str {
+    match (voting.voters.contains(&node), voting.leader == Some(node)) {
+        (_, true) => "leads",
+        (true, false) => "votes",
+        (false, false) => "",
     }
 }
 

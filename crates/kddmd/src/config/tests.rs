@@ -37,7 +37,7 @@ fn the_defaults_are_those_that_are_promised() {
 #[test]
 fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     let text = "node_id = 3\nlisten = \"7601\"\ninsecure = true\ncontacts = [\"a:1\", \"b:2\"]\nfound = false\nautostart = false\n\
-                session = 12\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
+                session = 12\nzone = \"rack 7\"\nwitness = true\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
                 drain_limit_ms = 3\nlease_ms = 300\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nguardian = \"/g\"\n";
     let from_file = file(text).expect("good");
     let from_environment = environment(&[
@@ -48,6 +48,8 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("KDDM_FOUND", "false"),
         ("KDDM_AUTOSTART", "false"),
         ("KDDM_SESSION", "12"),
+        ("KDDM_ZONE", "rack 7"),
+        ("KDDM_WITNESS", "true"),
         ("KDDM_DATA_DIR", "/d"),
         ("KDDM_HTTP", "7680"),
         ("KDDM_LOG", "debug"),

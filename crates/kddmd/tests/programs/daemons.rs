@@ -144,8 +144,21 @@ fn a_first_daemon_begins_no_second_cluster_beside_its_own() {
     eventually("the first knows the second", || {
         std::fs::read_to_string(first.dir.join("members")).is_ok_and(|members| members.trim() == two)
     });
+    let cluster = |daemon: &Daemon| daemon.json(&scratch, &["cluster", "status"])["cluster"].clone();
+    let its_own = cluster(&first);
     first.signal(Signal::KILL);
     first.wait();
+    // With what it has kept it goes on with its cluster.
+    first = Daemon::start(&scratch, "first", &["--listen", &one, "--contact", &one]);
+    assert_eq!(cluster(&first), its_own);
+    eventually("the second is there still, or again", || {
+        first.json(&scratch, &["nodes"])["nodes"].as_array().is_some_and(|nodes| {
+            nodes.iter().any(|node| node["id"] == 2 && node["state"] == "possible" && node["reachable"] == true)
+        })
+    });
+    first.signal(Signal::KILL);
+    first.wait();
+    std::fs::remove_file(first.dir.join("view.redb")).expect("it was kept");
     let again = scratch.kddmd("first", &["--listen", &one, "--contact", &one]).output().expect("it runs");
     let said = text(&again.stderr);
     assert!(!again.status.success() && said.contains(&two) && said.contains("still there"), "{said}");

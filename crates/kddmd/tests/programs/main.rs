@@ -7,3 +7,4 @@ mod hostile;
 mod leases;
 mod playgrounds;
 mod refusals;
+mod voting;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_core::node::Node as Core;
-use kddm_view::{MemberEntry, State};
+use kddm_view::{MemberEntry, Nowhere, State};
 use parking_lot::Mutex;
 
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
@@ -122,7 +122,8 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     let pass = Pass { session: welcome.session, secret: welcome.secret, incarnation: identity.incarnation };
     let (pass, members) = (Mutex::new(pass), Mutex::new(known(&state, identity.id)));
     let lender = Some(Lender { socket: socket.into(), pass, serving: Mutex::default(), members });
-    let membership = Membership::follow(state, identity.id, identity.incarnation, Time(0));
+    let membership = Membership::follow(state, identity.id, identity.nonce, Time(0), Box::new(Nowhere));
+    let membership = membership.map_err(|error| not_attached(socket, error.to_string()))?;
     let listener = None;
     let parts = Parts {
         secret: None,

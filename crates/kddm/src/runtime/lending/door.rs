@@ -334,6 +334,10 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     let pid = pid_of(&stream);
     tracing::debug!(program = session, pid, name, "a program is attached");
     let view = views::encode(lane.lock().core.view());
+    let (state, lease_ns) = {
+        let membership = runtime.membership.lock();
+        (membership.state.encode(), membership.leasing.length_ns())
+    };
     let welcome = Reply::Welcome(Welcome {
         session,
         secret,
@@ -343,9 +347,9 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         lanes: runtime.lanes.len() as u8,
         object_limit_bytes: runtime.limits.object_bytes as u64,
         wait_limit_ms: runtime.config.wait_limit.as_millis() as u64,
-        state: runtime.membership.lock().state.encode(),
+        state,
         view,
-        lease_until_ns: runtime.lease.deadline_ns(),
+        lease_until_ns: runtime.lease_of_programs_ns(lease_ns),
     });
     let mut program = Session::new(stream, name, pid, secret);
     // Written once it is known here: its next word may be a question.

@@ -401,8 +401,8 @@ impl LaneState {
     }
 
     /// All programs hear for how long they may use what they were lent.
-    pub fn tell_programs_of_lease(&mut self) {
-        let word = Word::Lease { until_ns: self.lease.deadline_ns() };
+    pub fn tell_programs_of_lease(&mut self, until_ns: u64) {
+        let word = Word::Lease { until_ns };
         let all: Vec<u32> = self.desk.sessions.keys().copied().collect();
         for number in all {
             self.desk.say(number, (SetId::SYSTEM, ObjectId(0)), word);

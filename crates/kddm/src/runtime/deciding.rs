@@ -1,0 +1,167 @@
+//! What only the node that leads the voters does: it lets others in, chooses who votes, and expels those
+//! whose processes are proven to have ended.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::NodeId;
+use kddm_view::{Cause, Change, ENTRIES_PER_MESSAGE, ViewLog, choose_voters};
+
+use crate::runtime::Runtime;
+use crate::runtime::membership::{Guard, Membership};
+
+/// How long a new node may leave a gap between its admission and its first connection before it is
+/// taken for dead when another process asks for its number: the default limit of a join.
+const FIRST_CONNECTION: Duration = Duration::from_secs(10);
+
+/// How long whoever asks to be let in is kept waiting for the decision: shorter than it waits for the answer.
+const ADMISSION_LIMIT: Duration = Duration::from_secs(1);
+
+/// Who decides which nodes are members, as one node knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct VotingInfo {
+    /// Those of whom a majority decides, by ascending number: 1, 3 or 5.
+    pub voters: Vec<u16>,
+    /// Who leads them, as far as is known: none while they elect somebody.
+    pub leader: Option<u16>,
+    /// The number of the leadership: each later leader has a greater one.
+    pub term: u64,
+    /// Whether this node's vote counts.
+    pub votes: bool,
+    /// Why this node has no part in deciding any more, if its disk has failed.
+    pub failure: Option<String>,
+    /// What fails together with a member, of those that have said so: voters are spread over zones.
+    pub zones: BTreeMap<u16, String>,
+    /// Members that vote and share nothing, by ascending number.
+    pub witnesses: Vec<u16>,
+}
+
+/// Why a process is not let in.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum NotAdmitted {
+    /// It may ask again: what stands in its way passes.
+    Yet(String),
+    /// It is not going to be.
+    Ever(String),
+}
+
+impl Membership {
+    /// Whether this node leads the voters, and has applied all that may have been decided before.
+    pub fn leads(&self, me: NodeId) -> bool {
+        self.state.voter() == me && self.log.is_leader() && self.state.term() == self.log.term()
+    }
+}
+
+impl Runtime {
+    /// Whether this node decides.
+    pub fn leads(&self, membership: &Membership) -> bool {
+        membership.leads(self.identity.id)
+    }
+
+    /// Who decides, as this node knows it.
+    pub fn voting_info(&self) -> VotingInfo {
+        let membership = self.membership.lock();
+        let log = &membership.log;
+        let sites = || membership.state.members().map(|(node, entry)| (node.0, &entry.site));
+        VotingInfo {
+            zones: sites().filter_map(|(node, site)| Some((node, site.zone.clone()?))).collect(),
+            witnesses: sites().filter(|(_, site)| site.witness).map(|(node, _)| node).collect(),
+            voters: membership.state.voters().iter().map(|voter| voter.0).collect(),
+            leader: log.leader().map(|leader| leader.0),
+            term: log.term(),
+            votes: log.votes(),
+            failure: log.failure().map(|failure| failure.to_string()),
+        }
+    }
+
+    /// Has decided what follows from the state, if this node leads. True if something was written.
+    pub fn decide_what_is_due(&self, membership: &mut Guard<'_>) -> bool {
+        if !self.leads(membership) {
+            return false;
+        }
+        let dead = membership.state.members().find(|(node, entry)| {
+            self.silence.is_dead(*node, entry.incarnation) && !membership.leasing.is_condemned(*node, entry.incarnation)
+        });
+        if let Some((node, incarnation)) = dead.map(|(node, entry)| (node, entry.incarnation)) {
+            return self.expel(membership, node, incarnation, Cause::Proof);
+        }
+        self.choose_who_votes(membership)
+    }
+
+    /// Names other voters if the members ask for that. Who is new among them has to have the log first.
+    fn choose_who_votes(&self, membership: &mut Guard<'_>) -> bool {
+        let state = &membership.state;
+        let mut chosen = choose_voters(state);
+        if self.config.decides_alone {
+            let first = chosen.iter().copied().find(|voter| *voter == state.voter()).or(chosen.first().copied());
+            chosen = first.into_iter().collect();
+        }
+        let has_log = |voter: &NodeId| {
+            let known = membership.log.known_by(*voter);
+            let is_behind = known == 0 || known.saturating_add(ENTRIES_PER_MESSAGE as u64) <= state.applied();
+            state.voters().contains(voter) || (!is_behind && membership.log.hears(*voter))
+        };
+        if chosen == state.voters() || membership.log.groups().len() > 1 || !chosen.iter().all(has_log) {
+            return false;
+        }
+        let voters: Vec<u16> = chosen.iter().map(|voter| voter.0).collect();
+        match membership.log.write_as_leader(Change::Voters { voters: chosen }) {
+            Ok(true) => {
+                tracing::info!(?voters, "other nodes decide who is a member from now on");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::error!(%error, "other voters could not be named");
+                false
+            }
+        }
+    }
+
+    /// Lets a process in. One that asks for the number of a member whose connection is gone takes its place.
+    pub fn let_in(&self, membership: &mut Guard<'_>, join: &Change, nonce: u64) -> Result<NodeId, NotAdmitted> {
+        let deadline = Instant::now() + ADMISSION_LIMIT;
+        let yet = |reason: String| NotAdmitted::Yet(reason);
+        if let Change::Join { node: Some(node), .. } = join
+            && let Some(old) = membership.state.member(*node)
+            && old.nonce != nonce
+            && self.is_gone(*node)
+        {
+            let old = old.incarnation;
+            let leave = Change::Leave { node: *node, incarnation: old };
+            // It is expelled when its lease has run out.
+            let refused = |reason| yet(format!("node id {node} was that of a process that is gone; {reason}"));
+            membership.state.check(&leave).map_err(refused)?;
+            self.propose_in(membership, leave).map_err(|error| yet(error.to_string()))?;
+            while membership.state.member(*node).is_some_and(|member| member.incarnation == old) {
+                self.wait_for_decision(membership, deadline)?;
+            }
+        }
+        let refused = |reason: kddm_view::Refused| NotAdmitted::Ever(reason.to_string());
+        membership.state.check(join).map_err(refused)?;
+        self.propose_in(membership, join.clone()).map_err(|error| yet(error.to_string()))?;
+        loop {
+            if let Some(node) = membership.state.member_by_nonce(nonce) {
+                return Ok(node);
+            }
+            membership.state.check(join).map_err(refused)?;
+            self.wait_for_decision(membership, deadline)?;
+        }
+    }
+
+    fn wait_for_decision(&self, membership: &mut Guard<'_>, deadline: Instant) -> Result<(), NotAdmitted> {
+        if !self.is_stopping() && self.wait_for_change(membership, deadline) {
+            return Ok(());
+        }
+        Err(NotAdmitted::Yet(
+            "the admission was not decided in time: too few of those who decide can be reached".into(),
+        ))
+    }
+
+    /// Whether a member had a connection with this node and has none any more.
+    fn is_gone(&self, node: NodeId) -> bool {
+        let state = self.lanes[0].lock();
+        node != self.identity.id && state.peers.get(&node).is_none_or(|peer| peer.is_gone(FIRST_CONNECTION))
+    }
+}

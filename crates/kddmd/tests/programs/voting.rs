@@ -1,0 +1,107 @@
+//! Daemons that decide together who is a member: the loss of the one that leads, of all, and of a file.
+
+use rustix::process::Signal;
+use serde_json::Value as Json;
+
+use crate::harness::{Daemon, Scratch, eventually, text};
+
+const NAMES: [&str; 3] = ["first", "second", "third"];
+
+fn status(daemon: &Daemon, scratch: &Scratch) -> Json {
+    daemon.json(scratch, &["cluster", "status"])
+}
+
+fn voters(status: &Json) -> Vec<u64> {
+    status["voters"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect()
+}
+
+/// Three daemons that decide together, and where they listen.
+fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
+    let first = Daemon::first(scratch, &["--lease-ms", "1500", "--zone", "here"]);
+    let contact = first.address(scratch);
+    let other = |name: &str| Daemon::start(scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let all = vec![first, other("second"), other("third")];
+    for daemon in &all {
+        eventually("three decide", || voters(&status(daemon, scratch)) == [1, 2, 3]);
+    }
+    let nodes = status(&all[0], scratch)["nodes"].clone();
+    let addresses = nodes.as_array().expect("a list").iter().map(|node| node["address"].as_str().map(String::from));
+    (all, addresses.map(|address| address.expect("a text")).collect())
+}
+
+fn increment(daemon: &Daemon, scratch: &Scratch) -> String {
+    let output = daemon.tool(scratch, &["object", "incr", "numbers", "1", "1"]);
+    text(&output.stdout).trim().to_string() + &text(&output.stderr)
+}
+
+#[test]
+fn the_daemon_that_decides_is_killed_and_the_others_go_on() {
+    let scratch = Scratch::new();
+    let (mut all, _) = three(&scratch);
+    let before = status(&all[1], &scratch);
+    assert_eq!((&before["leader"], &before["nodes"][0]["decides"]), (&1.into(), &"leads".into()));
+    assert_eq!((&before["nodes"][0]["zone"], &before["nodes"][1]["decides"]), (&"here".into(), &"votes".into()));
+    let said = text(&all[1].tool(&scratch, &["cluster", "status"]).stdout);
+    assert!(said.contains("decided by nodes 1, 2, 3, led by node 1"), "{said}");
+    assert_eq!(increment(&all[0], &scratch), "1");
+    all[0].signal(Signal::KILL);
+    all.remove(0);
+    assert_eq!(increment(&all[1], &scratch), "2", "its replica has become the object");
+    eventually("it is expelled", || status(&all[0], &scratch)["nodes"].to_string().contains("offline"));
+    let after = status(&all[0], &scratch);
+    assert!(after["epoch"].as_u64() > before["epoch"].as_u64() && after["term"].as_u64() > before["term"].as_u64());
+    // Two are left, and one of them decides.
+    eventually("one decides", || voters(&status(&all[0], &scratch)).len() == 1);
+    let said = text(&all[0].tool(&scratch, &["cluster", "status"]).stdout);
+    assert!(said.contains("the others stop sharing") && said.contains("--witness"), "{said}");
+    let first = Daemon::start(&scratch, "first", &["--listen", "127.0.0.1:0", "--contact", &all[0].address(&scratch)]);
+    eventually("three decide again", || voters(&status(&first, &scratch)) == [1, 2, 3]);
+    assert_eq!(increment(&first, &scratch), "3");
+}
+
+#[test]
+fn daemons_that_were_all_killed_go_on_where_they_were() {
+    let scratch = Scratch::new();
+    let (all, addresses) = three(&scratch);
+    assert_eq!(increment(&all[2], &scratch), "1");
+    let before = status(&all[0], &scratch);
+    all.iter().for_each(|daemon| daemon.signal(Signal::KILL));
+    drop(all);
+    let again: Vec<Daemon> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..3)
+            .map(|at| {
+                let (scratch, addresses) = (&scratch, &addresses);
+                scope.spawn(move || {
+                    let arguments = ["--listen", &addresses[at], "--contact", &addresses[0]];
+                    Daemon::start(scratch, NAMES[at], &arguments)
+                })
+            })
+            .collect();
+        starts.into_iter().map(|start| start.join().expect("it is back")).collect()
+    });
+    eventually("three decide", || again.iter().all(|daemon| voters(&status(daemon, &scratch)) == [1, 2, 3]));
+    let after = status(&again[1], &scratch);
+    assert_eq!(after["cluster"], before["cluster"]);
+    assert!(after["epoch"].as_u64() > before["epoch"].as_u64(), "epochs never repeat");
+    assert_eq!(increment(&again[1], &scratch), "1", "what was in memory is gone, and all is whole without it");
+}
+
+#[test]
+fn a_daemon_whose_view_log_is_damaged_says_what_to_do() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    let address = first.address(&scratch);
+    first.signal(Signal::KILL);
+    drop(first);
+    let file = scratch.path().join("first/view.redb");
+    let length = std::fs::metadata(&file).expect("it is kept").len();
+    let damaged = vec![0xa5; usize::try_from(length).expect("a small file")];
+    std::fs::write(&file, &damaged).expect("written");
+    let mut refused = scratch.kddmd("first", &["--listen", &address]);
+    let said = text(&refused.output().expect("kddmd runs").stderr);
+    assert!(said.contains("view.redb") && said.contains("move its file away"), "{said}");
+    assert_eq!(std::fs::read(&file).expect("it is there"), damaged, "it is left as it is");
+    std::fs::remove_file(&file).expect("as it says");
+    let again = Daemon::start(&scratch, "first", &["--found", "--listen", &address]);
+    assert_eq!(voters(&status(&again, &scratch)), [1]);
+}
