@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::transport::greeting::{Hello, PROTOCOL, Purpose, greet};
-use kddm::{Address, Error, MembershipError, Node};
+use kddm::{AccessError, Address, Error, MembershipError, Node};
 
 use crate::config::{DEFAULT_PORT, Settings};
 
@@ -69,6 +69,7 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
     loop {
         let mut config = settings.node_config(past.node_id);
         config.contacts = plan.contacts.clone();
+        let lease = config.lease;
         config.join_limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         match Node::join(config).wait() {
             Ok(node) => return Ok(node),
@@ -85,6 +86,11 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
                     last_reason = reason;
                 }
                 std::thread::park_timeout(PAUSE);
+            }
+            // The network was away while it asked. Once the others have expelled that life its number is free.
+            Err(Error::Access(AccessError::Fenced)) if is_wanted.load(Ordering::Acquire) => {
+                tracing::warn!("its lease was over when this node was let in: it joins again");
+                std::thread::park_timeout(2 * lease);
             }
             Err(error) => return Err(explain(settings, &plan.contacts, &error)),
         }
