@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{Error, Fate, MembershipError, Node, Pod, Set};
+use kddm::{AccessError, Error, Fate, MembershipError, Node, Pod, Set};
 use kddm_history::{Kind, Operation, Outcome, Seen, Word};
 
 /// Objects that the clients share: few enough that they get into each other's way.
@@ -85,7 +85,13 @@ impl<'a> Client<'a> {
         let is_over = |error: &MembershipError| {
             matches!(error, MembershipError::Detached | MembershipError::Stopped | MembershipError::NotAttached { .. })
         };
-        if matches!(error, Error::Membership(error) if is_over(error)) {
+        let is_over = match error {
+            Error::Membership(error) => is_over(error),
+            // Its daemon's lease was over: it comes back as another life, to which one has to attach anew.
+            Error::Access(AccessError::Fenced) => true,
+            _ => false,
+        };
+        if is_over {
             self.attached = None;
         }
     }

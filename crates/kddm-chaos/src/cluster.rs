@@ -60,6 +60,8 @@ pub struct Programs {
     pub logs: PathBuf,
     /// How many hosts there are.
     pub hosts: u16,
+    /// The lease of their cluster.
+    pub lease: Duration,
 }
 
 impl Programs {
@@ -162,6 +164,7 @@ impl Host {
         let number = self.number.to_string();
         let mut command = programs.command(&self.namespace, self.clock_offset, "kddmd");
         command.args(["--child", "--config", "/dev/null", "--insecure", "--node-id", &number]);
+        command.args(["--lease-ms", &programs.lease.as_millis().to_string()]);
         command.args(["--listen", &format!("{}:{PORT}", address(self.number)), "--contact", &contacts.join(",")]);
         command.arg("--data-dir").arg(self.data_dir()).arg("--guardian").arg(self.disk.join("guardian.sock"));
         command.args(["--join-limit-ms", "20000", "--drain-limit-ms", "10000"]);

@@ -25,6 +25,8 @@ pub enum Fault {
     OneWayShort,
     /// The same for longer than a lease.
     OneWay,
+    /// The host, and others that are no majority together, hear nobody else, and nobody else hears them.
+    Split,
     /// A share of what comes to the host is lost.
     RandomLoss,
     /// The node leaves and comes back with a monotonic clock that is hours away: the clock of a process
@@ -36,7 +38,7 @@ pub enum Fault {
 
 impl Fault {
     /// All, each with its name.
-    pub const ALL: [(Fault, &'static str); 10] = [
+    pub const ALL: [(Fault, &'static str); 11] = [
         (Fault::Kill, "kill"),
         (Fault::PauseShort, "pause-short"),
         (Fault::Pause, "pause"),
@@ -44,6 +46,7 @@ impl Fault {
         (Fault::Cut, "cut"),
         (Fault::OneWayShort, "one-way-short"),
         (Fault::OneWay, "one-way"),
+        (Fault::Split, "split"),
         (Fault::RandomLoss, "random-loss"),
         (Fault::ClockJump, "clock-jump"),
         (Fault::DiskFull, "disk-full"),
@@ -69,11 +72,28 @@ impl Fault {
         match self {
             Fault::Kill => (0, 800),
             Fault::PauseShort | Fault::CutShort | Fault::OneWayShort => (50, 250),
-            Fault::Pause | Fault::Cut | Fault::OneWay => (1_500, 3_500),
+            Fault::Pause | Fault::Cut | Fault::OneWay | Fault::Split => (1_500, 3_500),
             Fault::RandomLoss => (300, 1_500),
             Fault::ClockJump => (0, 200),
             Fault::DiskFull => (500, 1_500),
         }
+    }
+
+    /// How long an object of the host may be away by it, where that is promised: what had to be expelled is gone when
+    /// its lease is over, to whoever counts most slowly.
+    pub fn limit(self, lease: Duration) -> Option<Duration> {
+        let outlasts = Duration::from_millis(self.lasts_ms().1) > lease;
+        let is_promised = match self {
+            Fault::Kill => true,
+            Fault::RandomLoss | Fault::ClockJump | Fault::DiskFull => false,
+            _ => outlasts,
+        };
+        is_promised.then(|| lease.mul_f64(1.1) + Duration::from_millis(10))
+    }
+
+    /// Whether a daemon that has it may be expelled: then what it held is lost with it.
+    pub fn may_expel(self, lease: Duration) -> bool {
+        self != Fault::Kill && self.limit(lease).is_some()
     }
 
     /// Whether a daemon ends by it.
@@ -91,7 +111,7 @@ pub struct Drawn {
     pub host: u16,
     /// For how long.
     pub lasts: Duration,
-    /// Other hosts that it concerns: whom a deaf one does not hear.
+    /// Other hosts that it concerns: whom a deaf one does not hear, or those on the other side of a split.
     pub others: Vec<u16>,
     /// How strong it is: of lost packets the percentage, of a clock the hours.
     pub strength: u64,
@@ -108,6 +128,7 @@ impl Drawn {
             Fault::PauseShort | Fault::Pause => host.pause(),
             Fault::CutShort | Fault::Cut => network.set_cable(self.host, Cable::Pulled),
             Fault::OneWayShort | Fault::OneWay => network.deafen(self.host, &self.others),
+            Fault::Split => self.sides(network.hosts()).try_for_each(|(one, other)| network.deafen(one, &other)),
             Fault::RandomLoss => network.lose(self.host, self.strength.try_into().unwrap_or(100)),
             Fault::ClockJump => {
                 host.set_clock_offset(Duration::from_secs(3600 * self.strength));
@@ -127,12 +148,28 @@ impl Drawn {
             Fault::PauseShort | Fault::Pause => host.go_on()?,
             Fault::CutShort | Fault::Cut => network.set_cable(self.host, Cable::Plugged)?,
             Fault::OneWayShort | Fault::OneWay | Fault::RandomLoss => return network.heal(self.host),
+            Fault::Split => return (1..=network.hosts()).map(|host| network.heal(host)).sum(),
             Fault::DiskFull => {
                 let path = ballast(host);
                 std::fs::remove_file(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
             }
         }
         Ok(0)
+    }
+}
+
+impl Drawn {
+    /// Whether that host is cut off with the one that is meant.
+    pub fn is_cut_off(&self, host: u16) -> bool {
+        self.fault == Fault::Split && !self.others.contains(&host)
+    }
+
+    /// Each host, and whom it does not hear while the network is split.
+    fn sides(&self, hosts: u16) -> impl Iterator<Item = (u16, Vec<u16>)> + '_ {
+        (1..=hosts).map(move |one| {
+            let is_other = |other: &u16| self.others.contains(other) != self.others.contains(&one);
+            (one, (1..=hosts).filter(is_other).collect())
+        })
     }
 }
 
@@ -167,6 +204,14 @@ mod tests {
             assert_eq!(fault.name(), name);
             assert!(fault.lasts_ms().0 < fault.lasts_ms().1);
         }
+        let lease = Duration::from_secs(1);
+        assert_eq!(Fault::Cut.limit(lease), Some(Duration::from_millis(1110)));
+        assert_eq!((Fault::CutShort.limit(lease), Fault::DiskFull.limit(lease)), (None, None));
+        let split = Drawn { fault: Fault::Split, host: 4, lasts: lease, others: vec![1, 3, 5], strength: 0 };
+        assert_eq!((split.is_cut_off(2), split.is_cut_off(4), split.is_cut_off(1)), (true, true, false));
+        let deaf: Vec<_> = split.sides(5).collect();
+        assert_eq!(deaf[1], (2, vec![1, 3, 5]));
+        assert_eq!(deaf[2], (3, vec![2, 4]));
         assert!(Fault::of_name("flood").expect_err("there is none").contains("one-way-short"));
     }
 }

@@ -3,8 +3,12 @@
 //! say what is wrong.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use kddm_history::{Kind, Operation, Outcome, Seen, Word};
+
+use crate::fault::Fault;
+use crate::report::Happened;
 
 /// The value of an object after the run, none if nobody could read it.
 pub type Last = Option<u64>;
@@ -19,6 +23,67 @@ pub struct Found {
     /// Reads of a value that a put had replaced which was complete before the read began.
     pub stale: u64,
 }
+
+/// When the clients of a host could work again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Return {
+    /// After which fault.
+    pub fault: Fault,
+    /// Of which host.
+    pub host: u16,
+    /// When it was over, in nanoseconds of the run.
+    pub to_ns: u64,
+    /// How long after that; none if they could not before the host had the next fault, or the run was over.
+    pub after: Option<Duration>,
+}
+
+/// How long a host may take to be back by itself after a split. One that has not had so long is not judged.
+const BACK_LIMIT: Duration = Duration::from_secs(10);
+
+impl Return {
+    /// What is to be said of a host that did not come back after it was cut off.
+    pub fn is_missed(&self, end_ns: u64) -> Option<String> {
+        let had_time = end_ns.saturating_sub(self.to_ns) > BACK_LIMIT.as_nanos() as u64;
+        let is_missed = self.fault == Fault::Split && self.after.is_none() && had_time;
+        is_missed.then(|| format!("host {} did not come back by itself after a split", self.host))
+    }
+}
+
+/// When the first operation of a client of its host was done that began after each fault.
+pub fn returns(history: &[Operation], faults: &[Happened], host_of: impl Fn(u64) -> Option<u16>) -> Vec<Return> {
+    let of = |happened: &Happened| {
+        let (fault, host, to_ns) = (happened.fault, happened.host, happened.to_ns);
+        let next_ns = faults.iter().filter(|next| next.host == host).map(|next| next.from_ns);
+        let next_ns = next_ns.filter(|from_ns| *from_ns > to_ns).min().unwrap_or(u64::MAX);
+        let is_its = |done: &&Operation| done.invoke_ns >= to_ns && host_of(done.client) == Some(host);
+        let done = history.iter().filter(is_its).filter(|done| done.outcome == Outcome::Ok);
+        let first_ns = done.filter_map(|done| done.return_ns).filter(|done_ns| *done_ns < next_ns).min();
+        Return { fault, host, to_ns, after: first_ns.map(|first_ns| Duration::from_nanos(first_ns - to_ns)) }
+    };
+    faults.iter().map(of).collect()
+}
+
+/// Operations of clients on the smaller side of a split that began when no lease of before it could last any more,
+/// and were answered while it lasted.
+pub fn answered_alone(
+    history: &[Operation],
+    faults: &[Happened],
+    lease: Duration,
+    host_of: impl Fn(u64) -> Option<u16>,
+) -> u64 {
+    let is_alone = |done: &&Operation| {
+        faults.iter().any(|split| {
+            let is_cut_off = host_of(done.client).is_some_and(|host| split.cut_off.contains(&host));
+            let from_ns = split.from_ns + SPLIT_TAKES.as_nanos() as u64 + lease.as_nanos() as u64;
+            let is_within = done.invoke_ns > from_ns && done.return_ns.is_some_and(|done_ns| done_ns < split.to_ns);
+            is_cut_off && is_within
+        })
+    };
+    history.iter().filter(|done| done.outcome == Outcome::Ok).filter(is_alone).count() as u64
+}
+
+/// How long it takes to cut off one host after the other, on a busy machine.
+const SPLIT_TAKES: Duration = Duration::from_millis(300);
 
 /// A put that may have happened.
 #[derive(Clone, Copy)]
@@ -120,6 +185,21 @@ mod tests {
 
     fn read(times: (u64, u64), seen: u64) -> Operation {
         operation(Kind::Read, times, seen, None, Outcome::Ok)
+    }
+
+    #[test]
+    fn a_minority_is_not_to_answer_and_comes_back() {
+        const MS: u64 = 1_000_000;
+        let split = Happened { fault: Fault::Split, host: 2, from_ns: 0, to_ns: 2000 * MS, cut_off: vec![2] };
+        let here = |number: u64| Some(number as u16 + 1);
+        let lease = Duration::from_millis(1000);
+        let at = |from: u64, to: u64| [read((from * MS, to * MS), 0)];
+        let alone = |history: &[Operation]| answered_alone(history, std::slice::from_ref(&split), lease, here);
+        assert_eq!((alone(&at(900, 950)), alone(&at(1400, 1500)), alone(&at(1400, 2100))), (0, 1, 0));
+        let back = |history: &[Operation]| returns(history, std::slice::from_ref(&split), here)[0];
+        assert_eq!(back(&at(2100, 2300)).after, Some(Duration::from_millis(300)));
+        assert_eq!(back(&at(1900, 2300)).after, None);
+        assert!(back(&[]).is_missed(2100 * MS).is_none() && back(&[]).is_missed(20_000 * MS).is_some());
     }
 
     fn judged(operations: &[Operation], last: Last) -> Found {

@@ -12,6 +12,7 @@ pub mod network;
 pub mod plan;
 pub mod plot;
 pub mod probe;
+pub mod reads;
 pub mod report;
 pub mod run;
 pub mod world;

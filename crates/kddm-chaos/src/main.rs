@@ -10,7 +10,7 @@ use clap::Parser;
 use kddm_chaos::fault::Fault;
 use kddm_chaos::report::Report;
 use kddm_chaos::run::{Options, run};
-use kddm_chaos::{plot, world};
+use kddm_chaos::{plot, reads, world};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The longest run, a week: longer than anybody waits.
@@ -39,9 +39,17 @@ struct Arguments {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Only these faults, with commas between: kill, pause-short, pause, cut-short, cut, one-way-short,
-    /// one-way, random-loss, clock-jump, disk-full.
+    /// one-way, split, random-loss, clock-jump, disk-full.
     #[arg(long, value_delimiter = ',', value_name = "FAULT")]
     only: Vec<String>,
+    /// The shortest lease that this host allows, and blips that outlast it: pause-short, cut-short and one-way-short
+    /// from 200 ms on.
+    #[arg(long)]
+    short_lease: bool,
+    /// No faults: instead so many reads by processes that are stopped for longer than their lease, 40 times, while others
+    /// write; is anything stale read?
+    #[arg(long, value_name = "COUNT")]
+    reads: Option<u64>,
     /// Print each fault, too.
     #[arg(long)]
     report: bool,
@@ -54,7 +62,16 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [reader, contact, file] = &words[..]
+        && reader == reads::READER
+    {
+        return status(reads::reader(contact, file).map(|()| true));
+    }
     let arguments = Arguments::parse();
+    if let Some(count) = arguments.reads {
+        return status(read(&arguments, count));
+    }
     if !world::is_inside() {
         if let Some(missing) = world::missing() {
             eprintln!("chaos {missing}");
@@ -70,13 +87,40 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match chaos(&arguments, &options) {
-        Ok(report) => ExitCode::from(u8::from(!report.is_clean())),
+    status(chaos(&arguments, &options).map(|report| report.is_clean()))
+}
+
+fn status(is_clean: Result<bool, String>) -> ExitCode {
+    match is_clean {
+        Ok(is_clean) => ExitCode::from(u8::from(!is_clean)),
         Err(error) => {
             eprintln!("chaos: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+/// It needs no network of its own.
+fn read(arguments: &Arguments, count: u64) -> Result<bool, String> {
+    let output = &arguments.output;
+    std::fs::create_dir_all(output).map_err(|error| format!("cannot make {}: {error}", output.display()))?;
+    let found = reads::run(count, output, &*interrupted()?)?;
+    if arguments.json {
+        println!("{}", found.json())
+    } else {
+        println!("{found}")
+    }
+    Ok(found.is_clean())
+}
+
+/// Raised by the signals that are to end this program.
+fn interrupted() -> Result<Arc<AtomicBool>, String> {
+    let is_interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&is_interrupted))
+            .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    }
+    Ok(is_interrupted)
 }
 
 fn options(arguments: &Arguments) -> Result<Options, String> {
@@ -85,8 +129,14 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         return Err(format!("--minutes is {minutes}; it must be from 0 to {MOST_MINUTES}"));
     }
     let all = || Ok(Fault::ALL.iter().map(|(fault, _)| *fault).collect());
+    let blips = || Ok(vec![Fault::PauseShort, Fault::CutShort, Fault::OneWayShort]);
     let named = || arguments.only.iter().map(|name| Fault::of_name(name)).collect();
-    let faults = if arguments.only.is_empty() { all() } else { named() }?;
+    let faults = match (arguments.only.is_empty(), arguments.short_lease) {
+        (true, false) => all(),
+        (true, true) => blips(),
+        (false, _) => named(),
+    }?;
+    let lease = if arguments.short_lease { kddm::least_lease() } else { kddm::Config::new().lease };
     let program = std::env::current_exe().map_err(|error| format!("this program does not find itself: {error}"))?;
     let programs = program.parent().map(PathBuf::from).unwrap_or_default();
     for name in ["kddmd", "kddm-guardian"] {
@@ -107,6 +157,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
         length: Duration::from_secs_f64(minutes * 60.0),
         kills: arguments.kills,
+        lease,
         faults,
         programs,
         output: arguments.output.clone(),
@@ -114,12 +165,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
 }
 
 fn chaos(arguments: &Arguments, options: &Options) -> Result<Report, String> {
-    let is_interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&is_interrupted))
-            .map_err(|error| format!("cannot watch for signals: {error}"))?;
-    }
-    let report = run(options, &is_interrupted)?;
+    let report = run(options, &*interrupted()?)?;
     let title = format!("{} nodes, seed {}, {} operations", report.nodes, report.seed, report.operations);
     let files = [
         ("throughput.svg", plot::svg(&report.throughput, &report.faults, &title)),

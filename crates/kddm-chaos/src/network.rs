@@ -17,6 +17,7 @@ const RULES: &str = "table inet kddm {
 pub struct Network {
     /// What all names begin with.
     prefix: String,
+    hosts: u16,
 }
 
 impl Network {
@@ -25,7 +26,7 @@ impl Network {
     /// # Errors
     /// What the system does not do.
     pub fn make(hosts: u16) -> Result<Network, String> {
-        let network = Network { prefix: format!("kddm-chaos-{}", std::process::id()) };
+        let network = Network { prefix: format!("kddm-chaos-{}", std::process::id()), hosts };
         let switch = network.switch();
         run(&["ip", "netns", "add", &switch])?;
         run(&["ip", "-n", &switch, "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
@@ -47,6 +48,11 @@ impl Network {
         run(&["ip", "-n", &name, "link", "set", "eth0", "up"])?;
         run(&["ip", "-n", &name, "link", "set", "lo", "up"])?;
         run_with(&["ip", "netns", "exec", &name, "nft", "-f", "-"], RULES).map(|_| ())
+    }
+
+    /// How many hosts there are.
+    pub fn hosts(&self) -> u16 {
+        self.hosts
     }
 
     fn switch(&self) -> String {

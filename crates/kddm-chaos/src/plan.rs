@@ -13,6 +13,19 @@ const MOST_LOSS: u64 = 40;
 /// The furthest clock, in hours: a year.
 const MOST_HOURS: u64 = 24 * 365;
 
+/// The host that decides who is a member, alone: without it nobody could decide, and all others would lose their
+/// leases at once. So its daemon is never ended or away for longer than a lease. (With several that decide this is
+/// nobody.)
+pub const DECIDES: Option<u16> = Some(1);
+
+/// Hosts that may be lost at one time: as many as objects have replicas.
+const LOST_AT_ONCE: usize = 1;
+
+/// Whether a host may be lost to the others, where one may be lost at all.
+pub fn may_be_ended(host: u16) -> bool {
+    DECIDES != Some(host)
+}
+
 /// Draws one fault after the other.
 pub struct Plan {
     random: fastrand::Rng,
@@ -20,12 +33,14 @@ pub struct Plan {
     /// Those that have yet to come before all come again.
     left: Vec<Fault>,
     hosts: u16,
+    lease_ms: u64,
 }
 
 impl Plan {
-    /// A plan for so many hosts, with those faults.
-    pub fn new(seed: u64, faults: &[Fault], hosts: u16) -> Plan {
-        Plan { random: fastrand::Rng::with_seed(seed), faults: faults.to_vec(), left: Vec::new(), hosts }
+    /// A plan for so many hosts with that lease, with those faults.
+    pub fn new(seed: u64, faults: &[Fault], hosts: u16, lease: Duration) -> Plan {
+        let (random, lease_ms) = (fastrand::Rng::with_seed(seed), lease.as_millis() as u64);
+        Plan { random, faults: faults.to_vec(), left: Vec::new(), hosts, lease_ms }
     }
 
     /// The next fault, and how long everything is well before it. None if `may` allows none: it says
@@ -41,10 +56,21 @@ impl Plan {
         self.left.retain(|left| *left != fault);
         let host = self.random.choice((1..=self.hosts).filter(|host| may(fault, *host)).collect::<Vec<_>>())?;
         let (from, to) = fault.lasts_ms();
+        // A blip is to outlast the lease, if that is short.
+        let is_blip = matches!(fault, Fault::PauseShort | Fault::CutShort | Fault::OneWayShort);
+        let from = if is_blip && self.lease_ms < to { from.max(self.lease_ms) } else { from };
         let lasts = Duration::from_millis(self.random.u64(from..to));
         let mut others: Vec<u16> = (1..=self.hosts).filter(|other| *other != host).collect();
         self.random.shuffle(&mut others);
-        others.truncate(self.random.usize(1..=others.len().max(1)));
+        match fault {
+            // The smaller side is no majority, and no more than objects have replicas; whoever decides is on the other.
+            Fault::Split => {
+                others.sort_by_key(|other| DECIDES == Some(*other));
+                let smaller = usize::from(self.hosts.saturating_sub(1) / 2).min(LOST_AT_ONCE);
+                others.drain(..smaller.saturating_sub(1));
+            }
+            _ => others.truncate(self.random.usize(1..=others.len().max(1))),
+        }
         let strength = match fault {
             Fault::ClockJump => self.random.u64(1..MOST_HOURS),
             _ => self.random.u64(5..MOST_LOSS),
@@ -57,8 +83,30 @@ impl Plan {
 mod tests {
     use super::*;
 
+    const LEASE: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_split_leaves_whoever_decides_on_the_larger_side() {
+        for hosts in 3..=7 {
+            let mut plan = Plan::new(3, &[Fault::Split], hosts, LEASE);
+            for _ in 0..50 {
+                let (_, split) = plan.next(|_, host| may_be_ended(host)).expect("there is something");
+                let smaller = (1..=hosts).filter(|host| split.is_cut_off(*host)).count();
+                assert!(smaller * 2 < usize::from(hosts) && split.is_cut_off(split.host), "{split:?}");
+                assert!(!split.is_cut_off(1), "{split:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_blip_outlasts_a_short_lease() {
+        let mut plan = Plan::new(3, &[Fault::CutShort], 4, Duration::from_millis(200));
+        let lasts: Vec<_> = (0..50).filter_map(|_| Some(plan.next(|_, _| true)?.1.lasts.as_millis())).collect();
+        assert!(lasts.iter().all(|lasts| (200..250).contains(lasts)), "{lasts:?}");
+    }
+
     fn drawn(seed: u64, faults: &[Fault]) -> Vec<(Duration, Drawn)> {
-        let mut plan = Plan::new(seed, faults, 4);
+        let mut plan = Plan::new(seed, faults, 4, LEASE);
         (0..200).map_while(|_| plan.next(|_, _| true)).collect()
     }
 
@@ -78,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_may_not_be_is_not_drawn() {
-        let mut plan = Plan::new(1, &[Fault::Kill, Fault::Cut], 3);
+        let mut plan = Plan::new(1, &[Fault::Kill, Fault::Cut], 3, LEASE);
         for _ in 0..50 {
             let (_, drawn) = plan.next(|fault, host| fault == Fault::Cut && host != 1).expect("there is something");
             assert!(drawn.fault == Fault::Cut && drawn.host != 1);

@@ -107,8 +107,9 @@ mod tests {
 
     #[test]
     fn faults_stand_below_the_curve_and_in_the_picture() {
-        let fault = Happened { fault: Fault::Cut, host: 2, from_ns: SLICE_NS, to_ns: 2 * SLICE_NS };
-        assert_eq!(sparkline(&[8, 4, 0, 1], &[fault]), "█▄ ▁\n cc");
+        let fault =
+            Happened { fault: Fault::Cut, host: 2, from_ns: SLICE_NS, to_ns: 2 * SLICE_NS, cut_off: Vec::new() };
+        assert_eq!(sparkline(&[8, 4, 0, 1], std::slice::from_ref(&fault)), "█▄ ▁\n cc");
         let picture = svg(&[8, 4, 0, 1], &[fault], "a < b");
         assert!(picture.contains("cut on host 2") && picture.contains("a &lt; b"), "{picture}");
         assert_eq!(picture.matches("<polyline").count(), 1);

@@ -8,12 +8,12 @@ use kddm_history::Verdict;
 use serde_json::{Value as Json, json};
 
 use crate::fault::Fault;
-use crate::judge::Found;
+use crate::judge::{Found, Return};
 use crate::plot;
 use crate::probe::Recovery;
 
 /// A fault that was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Happened {
     /// Which.
     pub fault: Fault,
@@ -23,6 +23,8 @@ pub struct Happened {
     pub from_ns: u64,
     /// Until when.
     pub to_ns: u64,
+    /// The hosts that were cut off together, if the network was split.
+    pub cut_off: Vec<u16>,
 }
 
 /// All of it.
@@ -32,6 +34,12 @@ pub struct Report {
     pub seed: u64,
     /// How many hosts.
     pub nodes: u16,
+    /// The lease of the cluster.
+    pub lease: Duration,
+    /// Operations that were begun on the smaller side of a split when no lease could last any more, and answered.
+    pub answered_alone: u64,
+    /// When the clients of a host could work again after a fault was over.
+    pub returns: Vec<Return>,
     /// What went wrong, in order.
     pub faults: Vec<Happened>,
     /// Operations that were completed, or may have been.
@@ -62,7 +70,11 @@ impl Report {
     /// Whether all is as it must be.
     pub fn is_clean(&self) -> bool {
         let Found { lost, stale, .. } = self.found;
-        lost == 0 && stale == 0 && self.verdict == Verdict::Linearizable && self.missing.is_empty()
+        lost == 0
+            && stale == 0
+            && self.answered_alone == 0
+            && self.verdict == Verdict::Linearizable
+            && self.missing.is_empty()
     }
 
     fn count(&self, kinds: &[Fault]) -> usize {
@@ -79,6 +91,15 @@ impl Report {
         (times, never)
     }
 
+    /// How long after such a fault was over a client of its host could work again, in milliseconds, sorted.
+    fn back(&self, fault: Fault) -> Vec<f64> {
+        let of_fault = self.returns.iter().filter(|back| back.fault == fault);
+        let mut times: Vec<f64> =
+            of_fault.filter_map(|back| back.after).map(|after| after.as_secs_f64() * 1e3).collect();
+        times.sort_by(f64::total_cmp);
+        times
+    }
+
     /// As `--json` prints it.
     pub fn json(&self) -> Json {
         let (kills, never) = self.recovered(|fault| fault == Fault::Kill);
@@ -86,8 +107,12 @@ impl Report {
         for (fault, name) in Fault::ALL {
             let (times, never) = self.recovered(|other| other == fault);
             let count = self.count(&[fault]);
+            let limit = fault.limit(self.lease).map(|limit| limit.as_secs_f64() * 1e3);
+            let within = limit.map(|limit| times.iter().filter(|time| **time <= limit).count());
+            let back = self.back(fault);
             let each = json!({"count": count, "p50_ms": at(&times, 0.5), "p99_ms": at(&times, 0.99),
-                              "recovered": times.len(), "never": never});
+                              "recovered": times.len(), "never": never, "limit_ms": limit, "within": within,
+                              "back": {"p50_ms": at(&back, 0.5), "p99_ms": at(&back, 0.99), "count": back.len()}});
             by_fault.insert(name, each);
         }
         let linearizable = match &self.verdict {
@@ -111,6 +136,8 @@ impl Report {
             "dropped_packets": self.dropped_packets,
             "failed_starts": self.failed_starts,
             "own_ends": self.own_ends,
+            "lease_ms": self.lease.as_millis() as u64,
+            "answered_alone": self.answered_alone,
             "faults": by_fault,
             "missing": self.missing,
             "notes": self.notes,
@@ -150,10 +177,21 @@ impl fmt::Display for Report {
                 let count = times.len();
                 write!(f, " {count} objects of its hosts elsewhere after {p50} ms (p50), {p99} ms (p99)")?;
             }
+            if let Some(limit) = fault.limit(self.lease) {
+                let within = times.iter().filter(|time| **time <= limit.as_secs_f64() * 1e3).count();
+                write!(f, ", {within} within {} ms", limit.as_millis())?;
+            }
+            let back = self.back(fault);
+            if let (Some(p50), Some(p99)) = (at(&back, 0.5), at(&back, 0.99)) {
+                write!(f, "; {} back {p50} ms (p50), {p99} ms (p99) after its end", back.len())?;
+            }
             writeln!(f, "{}", if never > 0 { format!("; {never} never") } else { String::new() })?;
         }
         let Found { lost, stale, unreadable } = self.found;
         write!(f, "lost {lost} (objects that cannot be read: {unreadable}), stale {stale}, ")?;
+        if self.answered_alone > 0 {
+            write!(f, "answered by a minority {}, ", self.answered_alone)?;
+        }
         match &self.verdict {
             Verdict::Linearizable => writeln!(f, "linearizable")?,
             Verdict::Unknown(object) => {
@@ -183,7 +221,10 @@ mod tests {
         Report {
             seed: 1,
             nodes: 3,
-            faults: vec![Happened { fault: Fault::Kill, host: 2, from_ns: 5, to_ns: 9 }],
+            lease: Duration::from_secs(1),
+            answered_alone: 0,
+            returns: Vec::new(),
+            faults: vec![Happened { fault: Fault::Kill, host: 2, from_ns: 5, to_ns: 9, cut_off: Vec::new() }],
             operations: 7,
             errors: 0,
             dropped_packets: 0,
@@ -205,6 +246,10 @@ mod tests {
         let json = report([&times[..], &[of(None)]].concat()).json();
         assert_eq!(json["recovery_ms"], json!({"p50": 20.0, "p99": 30.0, "never": 1}));
         assert_eq!((&json["kills"], &json["linearizable"]), (&json!(1), &json!(true)));
+        assert_eq!(
+            (&json["faults"]["kill"]["limit_ms"], &json["faults"]["kill"]["within"]),
+            (&json!(1110.0), &json!(3))
+        );
         let nothing = report(Vec::new()).json();
         assert_eq!(nothing["recovery_ms"]["p50"], Json::Null);
     }
@@ -212,7 +257,8 @@ mod tests {
     #[test]
     fn only_what_is_as_it_must_be_is_clean() {
         assert!(report(Vec::new()).is_clean());
-        let broken: [fn(&mut Report); 4] = [
+        let broken: [fn(&mut Report); 5] = [
+            |report| report.answered_alone = 1,
             |report| report.found.lost = 1,
             |report| report.found.stale = 1,
             |report| report.verdict = Verdict::Unknown(kddm_history::Word::Number(1)),

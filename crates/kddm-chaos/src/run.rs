@@ -14,7 +14,7 @@ use crate::cluster::{Host, Programs};
 use crate::fault::{Drawn, Fault};
 use crate::judge::{Last, judge};
 use crate::network::{MOST_HOSTS, Network};
-use crate::plan::Plan;
+use crate::plan::{Plan, may_be_ended};
 use crate::plot;
 use crate::probe::{Probe, Recovery};
 use crate::report::{Happened, Report};
@@ -58,6 +58,8 @@ pub struct Options {
     pub length: Duration,
     /// Not more kills than that; the run ends with them.
     pub kills: Option<u64>,
+    /// The lease of the cluster.
+    pub lease: Duration,
     /// Which faults.
     pub faults: Vec<Fault>,
     /// Where the programs are.
@@ -76,7 +78,12 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     }
     let folder = Folder::make()?;
     let network = Network::make(options.nodes)?;
-    let programs = Programs { folder: options.programs.clone(), logs: options.output.clone(), hosts: options.nodes };
+    let programs = Programs {
+        folder: options.programs.clone(),
+        logs: options.output.clone(),
+        hosts: options.nodes,
+        lease: options.lease,
+    };
     let hosts = hosts(options, &network, &folder, &programs)?;
     let clock = Clock::default();
     let mut first = Client::new(0, &clock, &hosts[0].attach_socket());
@@ -111,16 +118,16 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     let throughput = plot::throughput(returns.filter_map(|operation| operation.return_ns), end_ns);
     let found = judge(&history, &last);
     let verdict = kddm_history::check(&history, BUDGET).verdict;
-    let file = options.output.join("history.jsonl");
-    let written =
-        std::fs::File::create(&file).and_then(|out| kddm_history::write(&history, std::io::BufWriter::new(out)));
-    if let Err(error) = written {
-        notes.push(format!("cannot write {}: {error}", file.display()));
-    }
-    let missing = run.missing();
+    notes.extend(keep(options, &history));
+    let mut missing = run.missing();
+    let returns = crate::judge::returns(&history, &run.faults, client_host(options.nodes));
+    missing.extend(returns.iter().filter_map(|back| back.is_missed(end_ns)));
     Ok(Report {
         seed: options.seed,
         nodes: options.nodes,
+        lease: options.lease,
+        answered_alone: crate::judge::answered_alone(&history, &run.faults, options.lease, client_host(options.nodes)),
+        returns,
         operations: history.len() as u64,
         errors: worked.errors,
         dropped_packets: run.dropped_packets,
@@ -134,6 +141,20 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         notes,
         faults: run.faults,
     })
+}
+
+/// Writes the history down; what is to be said if it could not be.
+fn keep(options: &Options, history: &[Operation]) -> Option<String> {
+    let file = options.output.join("history.jsonl");
+    let written =
+        std::fs::File::create(&file).and_then(|out| kddm_history::write(history, std::io::BufWriter::new(out)));
+    written.err().map(|error| format!("cannot write {}: {error}", file.display()))
+}
+
+/// On which host a client works, by its number; none for those that look for something else.
+fn client_host(hosts: u16) -> impl Fn(u64) -> Option<u16> {
+    let clients = CLIENTS * u64::from(hosts);
+    move |number| (1..=clients).contains(&number).then(|| 1 + ((number - 1) % u64::from(hosts)) as u16)
 }
 
 /// All hosts, with daemons that are members.
@@ -231,7 +252,7 @@ impl Run<'_> {
         Self: 'scope,
     {
         let begun = Instant::now();
-        let mut plan = Plan::new(self.options.seed, &self.options.faults, self.options.nodes);
+        let mut plan = Plan::new(self.options.seed, &self.options.faults, self.options.nodes, self.options.lease);
         let mut history = Vec::new();
         self.wait(CALM)?;
         while begun.elapsed() < self.options.length && self.options.kills.is_none_or(|kills| self.kills < kills) {
@@ -239,9 +260,9 @@ impl Run<'_> {
             // What is promised holds for one loss at a time: objects have one replica.
             let may_end = members > self.hosts.len() / 2 + 1 && self.hosts[0].knows_of_no_loss(self.programs);
             let may = |fault: Fault, host: u16| {
-                // The first host decides who is a member, and nobody could decide without it.
-                let is_spared = host == 1 || !may_end;
-                self.hosts[usize::from(host) - 1].is_member() && (!is_spared || !fault.ends_daemon())
+                let is_lost = fault.ends_daemon() || fault.may_expel(self.options.lease);
+                let is_spared = is_lost && (!may_be_ended(host) || !may_end);
+                self.hosts[usize::from(host) - 1].is_member() && !is_spared
             };
             let Some((pause, drawn)) = plan.next(may) else {
                 self.wait(10 * LOOK)?;
@@ -279,7 +300,8 @@ impl Run<'_> {
         self.in_trouble = Some(drawn.host);
         drawn.begin(&mut self.hosts[at], self.network)?;
         self.kills += u64::from(drawn.fault == Fault::Kill);
-        let elsewhere = self.hosts.iter().find(|host| host.number() != drawn.host && host.is_member());
+        let is_elsewhere = |host: &&Host| host.number() != drawn.host && !drawn.is_cut_off(host.number());
+        let elsewhere = self.hosts.iter().filter(is_elsewhere).find(|host| host.is_member());
         if let (Some(probe), Some(elsewhere)) = (probe, elsewhere) {
             let (fault, socket, clock) = (drawn.fault, elsewhere.attach_socket(), self.clock);
             probing.push(scope.spawn(move || probe.run(fault, begun, clock, socket)));
@@ -289,7 +311,8 @@ impl Run<'_> {
         self.dropped_packets += drawn.end(&mut self.hosts[at], self.network, self.programs)?;
         self.in_trouble = None;
         let to_ns = self.clock.now_ns();
-        self.faults.push(Happened { fault: drawn.fault, host: drawn.host, from_ns, to_ns });
+        let cut_off = (1..=self.options.nodes).filter(|host| drawn.is_cut_off(*host)).collect();
+        self.faults.push(Happened { fault: drawn.fault, host: drawn.host, from_ns, to_ns, cut_off });
         self.bar.set_message("");
         waited
     }
@@ -368,7 +391,7 @@ impl Run<'_> {
         let has = |fault: &Fault| self.faults.iter().any(|happened| happened.fault == *fault);
         let never = self.options.faults.iter().filter(|fault| !has(fault)).map(|fault| fault.name().to_string());
         let mut missing: Vec<String> = never.collect();
-        let loses = [Fault::RandomLoss, Fault::OneWay, Fault::OneWayShort];
+        let loses = [Fault::Split, Fault::RandomLoss, Fault::OneWay, Fault::OneWayShort];
         if loses.iter().any(has) && self.dropped_packets == 0 {
             missing.push("no packet was lost".into());
         }

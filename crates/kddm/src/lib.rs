@@ -56,7 +56,7 @@ pub use inspect::{Holding, Holdings, ProgramInfo, RecoveryInfo, SetInfo, SetUsag
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;
-pub use options::Config;
+pub use options::{Config, least_lease};
 pub use pending::Pending;
 pub use place::{attach_socket, default_data_dir, default_guardian};
 pub use rpc::RpcError;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::transport::greeting::{Hello, PROTOCOL, Purpose, greet};
-use kddm::{Address, Error, MembershipError, Node};
+use kddm::{AccessError, Address, Error, MembershipError, Node};
 
 use crate::config::{DEFAULT_PORT, Settings};
 
@@ -81,6 +81,7 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
     loop {
         let mut config = node_config(settings, past);
         config.contacts = contacts.clone();
+        let lease = config.lease;
         config.join_limit = deadline.saturating_duration_since(Instant::now()).max(PAUSE);
         match Node::join(config).wait() {
             Ok(node) => return Ok(node),
@@ -101,6 +102,11 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
             Err(error) if past.rejoins && is_wanted.load(Ordering::Acquire) => {
                 tracing::warn!(%error, "not back yet");
                 std::thread::park_timeout(PAUSE);
+            }
+            // The network was away while it asked. Once the others have expelled that life its number is free.
+            Err(Error::Access(AccessError::Fenced)) if is_wanted.load(Ordering::Acquire) => {
+                tracing::warn!("its lease was over when this node was let in: it joins again");
+                std::thread::park_timeout(2 * lease);
             }
             Err(error) => return Err(explain(settings, &plan.contacts, &error)),
         }

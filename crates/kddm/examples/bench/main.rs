@@ -7,6 +7,7 @@ mod local;
 mod memory;
 mod peer;
 mod remote;
+mod replicas;
 mod report;
 
 use std::process::{Command, ExitCode};
@@ -37,7 +38,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Runs each pinning as a process of its own and prints all rows.
 fn outer(json: bool) -> Result<(), Failure> {
     let mut rows: Vec<Row> = Vec::new();
-    for part in ["local", "memory", "remote-same", "remote-split"] {
+    for part in ["local", "memory", "remote-same", "remote-split", "replicas-same", "replicas-split"] {
         eprintln!("bench: {part}");
         let output = Command::new(std::env::current_exe()?)
             .args(["inner", part])
@@ -61,6 +62,8 @@ fn inner(arguments: &[String]) -> Result<(), Failure> {
         Some("memory") => memory::run()?,
         Some("remote-same") => remote::run("same", 0, only)?,
         Some("remote-split") => remote::run("split", 1, only)?,
+        Some("replicas-same") => replicas::run("same", 0, only)?,
+        Some("replicas-split") => replicas::run("split", 1, only)?,
         _ => return Err("inner needs a part".into()),
     };
     println!("{}", serde_json::to_string(&rows)?);

@@ -17,8 +17,10 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     }
     let node = Node::join(crate::settings().contact(contact)).wait()?;
     let echo = TcpListener::bind("127.0.0.1:0")?;
-    answer(&format!("{} {}", node.id(), echo.local_addr()?))?;
+    let pipe = TcpListener::bind("127.0.0.1:0")?;
+    answer(&format!("{} {} {}", node.id(), echo.local_addr()?, pipe.local_addr()?))?;
     std::thread::spawn(move || serve_echo(&echo));
+    std::thread::spawn(move || crate::replicas::serve_pipe(&pipe));
     let mut turns: Option<Set<u64>> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;

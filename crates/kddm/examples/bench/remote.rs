@@ -17,7 +17,9 @@ pub struct Peer {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     pub id: u16,
-    echo: String,
+    /// Where it answers pings, and where many at once.
+    pub echo: String,
+    pub pipe: String,
 }
 
 impl Drop for Peer {
@@ -37,11 +39,14 @@ impl Peer {
             .spawn()?;
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
-        let mut peer = Peer { child, input, output, id: 0, echo: String::new() };
+        let mut peer = Peer { child, input, output, id: 0, echo: String::new(), pipe: String::new() };
         let line = peer.line()?;
-        let (id, echo) = line.split_once(' ').ok_or("the peer did not start")?;
+        let mut words = line.split_whitespace();
+        let (Some(id), Some(echo), Some(pipe)) = (words.next(), words.next(), words.next()) else {
+            return Err("the peer did not start".into());
+        };
         peer.id = id.parse()?;
-        peer.echo = echo.trim().into();
+        (peer.echo, peer.pipe) = (echo.into(), pipe.into());
         Ok(peer)
     }
 
@@ -128,17 +133,18 @@ enum Miss {
     GrabWithTwoSharers,
 }
 
-impl Bench {
-    fn ping(&mut self, size: usize, reply: &mut Vec<u8>) -> Result<f64, Failure> {
-        let mut request = [0u8; 64];
-        request[..8].copy_from_slice(&(size as u64).to_le_bytes());
-        reply.resize(size, 0);
-        let start = Instant::now();
-        self.echo.write_all(&request)?;
-        self.echo.read_exact(reply)?;
-        Ok(start.elapsed().as_nanos() as f64)
-    }
+/// The floor: nanoseconds of a request of 64 bytes and an answer of that size.
+pub fn ping(echo: &mut TcpStream, size: usize, reply: &mut Vec<u8>) -> Result<f64, Failure> {
+    let mut request = [0u8; 64];
+    request[..8].copy_from_slice(&(size as u64).to_le_bytes());
+    reply.resize(size, 0);
+    let start = Instant::now();
+    echo.write_all(&request)?;
+    echo.read_exact(reply)?;
+    Ok(start.elapsed().as_nanos() as f64)
+}
 
+impl Bench {
     fn misses(&mut self, name: &str, size: usize, rounds: u64, miss: Miss) -> Result<Row, Failure> {
         let (mut work, mut floor) = (Samples::default(), Samples::default());
         let mut reply = Vec::new();
@@ -162,7 +168,7 @@ impl Bench {
                     _ => drop(self.set.grab(object).wait()?),
                 }
                 let work_ns = start.elapsed().as_nanos() as f64;
-                let floor_ns = self.ping(size, &mut reply)?;
+                let floor_ns = ping(&mut self.echo, size, &mut reply)?;
                 if round >= 2 {
                     work.push(work_ns);
                     floor.push(floor_ns);
@@ -181,7 +187,7 @@ impl Bench {
             node.set("bench/counter").placement(PlacedBy::Fixed(self.peer.id)).replicas(0).open().wait()?;
         for round in 0..turns + WARM_UP_TURNS {
             let mine_ns = take_turn(&counter)?;
-            let floor_ns = self.ping(64, &mut reply)?;
+            let floor_ns = ping(&mut self.echo, 64, &mut reply)?;
             let theirs_ns = self.peer.number("turn bench/counter")?;
             if round >= WARM_UP_TURNS {
                 work.push(mine_ns);

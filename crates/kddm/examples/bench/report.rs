@@ -43,6 +43,19 @@ pub fn row(name: &str, unit: &str, scale: f64, mut value: Samples, mut floor: Sa
     }
 }
 
+/// A rate against that of its floor, from the nanoseconds of single ones: here more is better.
+pub fn rate(name: &str, unit: &str, scale: f64, mut value: Samples, mut floor: Samples) -> Row {
+    let (median, base) = (value.quantile(0.5), floor.quantile(0.5));
+    Row {
+        name: name.into(),
+        value: scale / median,
+        unit: unit.into(),
+        floor: Some(scale / base),
+        ratio: Some(base / median),
+        p99_ratio: Some(floor.quantile(0.99) / value.quantile(0.99)),
+    }
+}
+
 pub fn print(rows: &[Row], json: bool) {
     if json {
         println!("{}", serde_json::to_string_pretty(rows).expect("rows are plain data"));

@@ -273,6 +273,10 @@ pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Du
         if runtime.is_stopping() {
             return Err(MembershipError::Stopped.into());
         }
+        // The answer came when the lease from before the question was over: this life never comes to anything.
+        if runtime.is_out_of_lease(&runtime.membership.lock()) {
+            return Err(AccessError::Fenced.into());
+        }
         if Instant::now() >= deadline {
             let reason = match runtime.notify.running() {
                 Some(name) => format!("the notifier `{name}` has not returned"),

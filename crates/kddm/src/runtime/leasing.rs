@@ -275,14 +275,19 @@ impl Runtime {
         self.changed.notify_all();
     }
 
+    /// Whether this node's lease is over, and stays so.
+    pub fn is_out_of_lease(&self, membership: &Membership) -> bool {
+        // One that decides alone can come back only with what it has kept.
+        let decides_alone = membership.state.voters() == [self.identity.id] && self.config.view_log.is_none();
+        self.lease.deadline_ns() == Lease::ENDED && !decides_alone
+    }
+
     /// Waits until this node has fenced itself, and another one decides who may come again: true. False if it
     /// stops first.
     pub fn wait_until_fenced(&self) -> bool {
         let mut membership = self.membership.lock();
         loop {
-            // One that decides alone can come back only with what it has kept.
-            let decides_alone = membership.state.voters() == [self.identity.id] && self.config.view_log.is_none();
-            if self.lease.deadline_ns() == Lease::ENDED && !decides_alone {
+            if self.is_out_of_lease(&membership) {
                 return true;
             }
             if self.is_stopping() {
@@ -321,7 +326,7 @@ pub(crate) const MILLISECOND_NS: u64 = 1_000_000;
 
 /// A lease that ends before it has been renewed is worth an error where it is looked for.
 pub(crate) fn check_length(lease: Duration) -> Result<u32, Error> {
-    let least = if is_virtual() { kddm_view::LEASE_MS_LEAST_VIRTUAL } else { kddm_view::LEASE_MS_LEAST };
+    let least = least_ms();
     let most = kddm_view::LEASE_MS_MOST;
     let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
     if (least..=most).contains(&lease_ms) {
@@ -333,6 +338,11 @@ pub(crate) fn check_length(lease: Duration) -> Result<u32, Error> {
         "it must be from 200 ms to 60 s on a host that is virtual"
     };
     Err(crate::error::ConfigurationError::OutOfRange { setting: "lease", value: format!("{lease_ms} ms"), rule }.into())
+}
+
+/// The shortest lease, in milliseconds, of a cluster that begins on this host.
+pub(crate) fn least_ms() -> u32 {
+    if is_virtual() { kddm_view::LEASE_MS_LEAST_VIRTUAL } else { kddm_view::LEASE_MS_LEAST }
 }
 
 /// Whether this host is a guest, which may be stopped without noticing.
@@ -368,6 +378,24 @@ mod tests {
         assert!(
             runtime.grant(NodeId(2), second, 1, None).is_none() && runtime.grant(NodeId(3), third, 1, None).is_some()
         );
+    }
+
+    /// As when the answer to its question was in the network for longer than its lease: nobody waits for the limit.
+    #[test]
+    fn whoever_becomes_a_member_too_late_hears_so_at_once() {
+        use crate::runtime::join::become_member;
+        use kddm_core::view::NodeState;
+
+        use crate::Config;
+        use crate::error::{AccessError, Error};
+        let first = Node::join(Config::new()).wait().expect("it begins a cluster");
+        let config = Config::new().contact(first.address().clone()).without_autostart();
+        let second = Node::join(config).wait().expect("it is let in");
+        second.runtime().lease_is_over("it was let in too late");
+        let late = become_member(second.runtime(), NodeState::Possible, Duration::MAX);
+        assert!(matches!(late, Err(Error::Access(AccessError::Fenced))), "{late:?}");
+        second.stop_within(Duration::ZERO);
+        first.stop_within(Duration::ZERO);
     }
 
     #[test]

@@ -297,6 +297,8 @@ impl LaneState {
         peer.session.resume(received).map_err(invalid)?;
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
+        // The session goes on with the next one.
+        stream.end_soon_in_silence()?;
         peer.inbox.clear();
         peer.is_held = false;
         peer.rest_of_ack.clear();
