@@ -57,10 +57,19 @@ fn cluster(scratch: &Scratch, nodes: u16) -> Vec<Node> {
     all
 }
 
+/// They come back at their addresses. In one process the other end of a connection keeps a port for as long as it
+/// is read from.
 fn restart(scratch: &Scratch, addresses: &[Address], ids: &[u16]) -> Vec<Result<Node, Error>> {
-    let joins: Vec<_> =
-        ids.iter().map(|id| Node::join(config(*id, &addresses[usize::from(*id) - 1], &scratch.log(*id)))).collect();
-    joins.into_iter().map(|join| join.wait_for(LIMIT)).collect()
+    let join = |id: u16| loop {
+        match Node::join(config(id, &addresses[usize::from(id) - 1], &scratch.log(id))).wait_for(LIMIT) {
+            Err(Error::Configuration(kddm::ConfigurationError::Listen { .. })) => std::thread::yield_now(),
+            joined => return joined,
+        }
+    };
+    std::thread::scope(|scope| {
+        let joins: Vec<_> = ids.iter().map(|id| scope.spawn(move || join(*id))).collect();
+        joins.into_iter().map(|join| join.join().expect("it returns")).collect()
+    })
 }
 
 fn put(set: &Set<u64>, object: u64, value: u64) {
@@ -136,13 +145,7 @@ fn one_that_decides_alone_comes_back_to_a_member_that_lives() {
     let epoch = first.epoch();
     first.stop_within(Duration::ZERO);
     drop(first);
-    // In one process the other end of a connection keeps the port for as long as it is read from.
-    let first = loop {
-        match restart(&scratch, std::slice::from_ref(&address), &[1]).remove(0) {
-            Err(Error::Configuration(kddm::ConfigurationError::Listen { .. })) => std::thread::yield_now(),
-            joined => break joined.expect("it needs nobody"),
-        }
-    };
+    let first = restart(&scratch, &[address], &[1]).remove(0).expect("it needs nobody");
     assert!(first.epoch() > epoch);
     assert_eq!(first.members().len(), 2);
     assert_eq!(*set.get(1).wait_for(LIMIT).expect("it is here"), 7);

@@ -248,7 +248,9 @@ impl Runtime {
     /// one all the same: others may be named to decide with it, and a program that is stopped then hears nothing.
     pub fn lease_of_programs_ns(&self, lease_ns: u64) -> u64 {
         match self.lease.deadline_ns() {
-            Lease::NOT_NEEDED if !self.config.decides_alone => Lease::now_ns().saturating_add(lease_ns),
+            Lease::NOT_NEEDED if !self.config.decides_alone => {
+                Lease::now_ns().saturating_add(lease_ns.saturating_sub(TICKS * Lease::tick_ns()))
+            }
             deadline_ns => deadline_ns,
         }
     }
