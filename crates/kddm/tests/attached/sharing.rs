@@ -278,7 +278,6 @@ fn the_node_is_seen_through_its_program() {
         program.start_sharing(LIMIT).wait(),
         program.stop_sharing(LIMIT).wait(),
         program.accept_programs(crate::socket()),
-        program.rpc().call(1, "any", b"", LIMIT).wait().map(drop),
     ] {
         let text = refused.expect_err("that is the node's business").to_string();
         assert!(text.contains("attached to a daemon"), "{text}");
