@@ -43,7 +43,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<View, &'static str> {
     }
     let member = |(id, incarnation, level): (u16, u32, u8)| {
         let state = STATES.into_iter().find(|state| *state as u8 == level).ok_or("a view with an unknown state")?;
-        Ok(Member { id: NodeId(id), incarnation: Incarnation(incarnation), state })
+        Ok(Member { id: NodeId(id), incarnation: Incarnation(incarnation), state, ..Member::default() })
     };
     let members = said.members.into_iter().map(member).collect::<Result<_, _>>()?;
     Ok(View { epoch: Epoch(said.epoch), placement: Placement(said.placement), members, ..View::default() })
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn view() -> View {
-        let member = |id, state| Member { id: NodeId(id), incarnation: Incarnation(3), state };
+        let member = |id, state| Member { id: NodeId(id), incarnation: Incarnation(3), state, ..Member::default() };
         let members = vec![member(1, NodeState::Possible), member(7, NodeState::Online)];
         View { epoch: Epoch(2), placement: Placement(5), members, ..View::default() }
     }
