@@ -139,7 +139,8 @@ impl Losses {
     pub fn has_bare(&self, set: SetId, born: Epoch, until: Epoch) -> bool {
         let is_meant = |change: &Change| {
             let epoch = change.after.epoch;
-            epoch > born && epoch < until && change.is_bare(set) && change.before.homes != change.after.homes
+            let is_older = epoch > born && epoch < until && change.before.homes != change.after.homes;
+            is_older && change.is_bare(set)
         };
         self.forgotten > born || self.of.iter().any(is_meant)
     }
@@ -159,4 +160,90 @@ fn set_of(homes: &[NodeId]) -> Result<NodeSet, NoMemory> {
         set.insert(*home);
     });
     Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::id::{PlacementPolicy, SHARDS_PER_SET};
+
+    /// The homes, and what was lost until then.
+    fn view(epoch: u32, homes: &[u16], failures: u32) -> View {
+        let homes: Vec<NodeId> = homes.iter().copied().map(NodeId).collect();
+        let fewest_homes = homes.len() as u16 + failures as u16;
+        View { epoch: Epoch(epoch), homes, failures, fewest_homes, ..View::default() }
+    }
+
+    const PLAIN: SetId = SetId::new(PlacementPolicy::Hash, SetId::FIRST_COUNTER);
+    const SAFE: SetId = PLAIN.with_replicas(1);
+
+    fn shards_of(view: &View, set: SetId, home: u16) -> Vec<ShardIndex> {
+        (0..SHARDS_PER_SET).map(ShardIndex).filter(|at| view.home(set, *at) == Some(NodeId(home))).collect()
+    }
+
+    fn after(steps: &[(&View, &View)]) -> Losses {
+        let mut losses = Losses::default();
+        for (before, after) in steps {
+            assert_eq!(losses.note(before, after), Ok(()));
+        }
+        losses
+    }
+
+    #[test]
+    fn in_doubt_is_what_the_lost_home_answered_for() {
+        let (one, two) = (view(1, &[1, 2, 3], 0), view(2, &[1, 2], 1));
+        let losses = after(&[(&one, &two)]);
+        for at in shards_of(&one, PLAIN, 3) {
+            assert_eq!(losses.doubt(PLAIN, at, Epoch(0), None), Doubt::Old);
+            assert_eq!(losses.doubt(PLAIN, at, Epoch(2), None), Doubt::None, "accepted, or created since then");
+        }
+        for at in shards_of(&one, PLAIN, 2) {
+            assert_eq!(losses.doubt(PLAIN, at, Epoch(0), None), Doubt::None);
+        }
+        for at in shards_of(&one, SAFE, 3) {
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), Some(Epoch(2))), Doubt::New, "until all have reported");
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::None, "it was covered");
+        }
+    }
+
+    #[test]
+    fn a_covered_loss_does_not_cover_what_was_lost_before() {
+        let (one, two) = (view(1, &[1, 2, 3, 4, 5], 0), view(2, &[1, 2, 3], 2));
+        // All has been whole since then but what is lost: one failure is within one replica.
+        let (healed, three) = (view(2, &[1, 2, 3], 0), view(3, &[1, 2], 1));
+        let losses = after(&[(&one, &two), (&healed, &three)]);
+        assert!(three.covers(1) && !two.covers(1));
+        for at in shards_of(&healed, SAFE, 3) {
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::Old, "its home may have known of lost ones");
+            assert_eq!(losses.doubt(SAFE, at, Epoch(2), None), Doubt::None, "these are accepted");
+        }
+    }
+
+    #[test]
+    fn who_is_told_knows_the_same_and_believes_nothing_of_the_future() {
+        let (one, two) = (view(1, &[1, 2, 3], 0), view(2, &[1, 2], 1));
+        let losses = after(&[(&one, &two)]);
+        let mut told = Losses::default();
+        for message in losses.told().unwrap() {
+            let Message::Loss(loss) = message else { panic!("{message:?}") };
+            assert_eq!(told.learn(loss.clone(), Epoch(1)), Ok(false), "it is yet to come");
+            assert_eq!(told.learn(loss, Epoch(2)), Ok(true));
+        }
+        assert_eq!(told, losses);
+    }
+
+    #[test]
+    fn what_is_not_remembered_one_by_one_is_in_doubt() {
+        let mut losses = Losses::default();
+        for epoch in 2..30 {
+            assert_eq!(losses.note(&view(epoch - 1, &[1, 2], 0), &view(epoch, &[1], 1)), Ok(()));
+        }
+        assert_eq!(losses.of.len(), LOSSES_REMEMBERED);
+        assert_eq!(losses.doubt(SAFE, ShardIndex(0), Epoch(0), None), Doubt::Old);
+        assert_eq!(losses.doubt(SAFE, ShardIndex(0), Epoch(29), None), Doubt::None);
+        assert_eq!(losses.told().map(|told| told.len()), Ok(LOSSES_REMEMBERED + 1));
+        assert_eq!(vec![losses.forgotten], [Epoch(13)]);
+    }
 }

@@ -124,8 +124,14 @@ mutations! {
     TrustGhostOfLost = "trust_ghost_of_lost",
     /// A home answers before all have said what they have.
     AnswerTooEarly = "answer_too_early",
-    /// A replica stays where it fails together with the owner.
-    ForgetZones = "forget_zones",
+    /// A copy that has become the object is seen before it has its replicas.
+    ShowHalfPut = "show_half_put",
+    /// An owner keeps what others asked for in the epoch before.
+    KeepForeignQueue = "keep_foreign_queue",
+    /// An ack that a reader held back is sent in a new epoch, too.
+    TrustDeferredAck = "trust_deferred_ack",
+    /// A removal that a new epoch cuts short is asked for again.
+    RemoveAgain = "remove_again",
     /// Nobody tells a replica that its owner does not know of it.
     KeepOrphans = "keep_orphans",
     /// That a loss is accepted ends an object that is not lost.

@@ -406,7 +406,7 @@ impl Turn<'_> {
         self.replicas = self.others_of(replicas);
         let main = Main::Owner { tenure, version, born: tenure };
         // A put that was never completed may be what was found: nobody sees it before it is safe.
-        let hides = kind != CopyKind::Sharer;
+        let hides = kind != CopyKind::Sharer && !mutated(Mutation::ShowHalfPut);
         let mut pushing = Pushing { hides, announces: true, ..Pushing::nothing() };
         self.main = main;
         self.change_replicas(&mut pushing);

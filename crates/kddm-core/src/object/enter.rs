@@ -33,10 +33,12 @@ impl Turn<'_> {
         let me = self.me();
         self.side.early.clear();
         self.side.early_tenure = Tenure::NONE;
-        self.side.queue.retain(|request| request.id.node == me);
+        self.side.queue.retain(|request| request.id.node == me || mutated(Mutation::KeepForeignQueue));
         self.parked.clear();
         // Nobody waits for the ack: the copy is valid again.
-        self.side.late_ack = None;
+        if !mutated(Mutation::TrustDeferredAck) {
+            self.side.late_ack = None;
+        }
         self.side.asking = None;
         if matches!(self.side.revoking, Some(Revoking::TryAsOwner(_) | Revoking::TryAsSharer { .. })) {
             self.side.revoking = Some(Revoking::TryForNobody);
@@ -100,7 +102,7 @@ impl Turn<'_> {
                 self.answer(Answer::Busy);
             }
             // It may be done already, and is never done twice.
-            RequestKind::Remove => {
+            RequestKind::Remove if !mutated(Mutation::RemoveAgain) => {
                 self.withdraw(id);
                 self.answer(Answer::Unknown);
             }

@@ -200,7 +200,7 @@ impl Turn<'_> {
         let meets = |zone: Zone| replicas.iter().any(|node| view.zone(node).meets(zone));
         let is_better = !view.zone(me).meets(view.zone(to)) && !meets(view.zone(me)) && meets(view.zone(to));
         let has_room = replicas.len() < MOST_REPLICAS && self.place.is_a_home(me);
-        let is_better = is_better && has_room && !mutated(Mutation::ForgetZones);
+        let is_better = is_better && has_room;
         if (is_replica || is_better) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
             replicas.insert(self.place.me);
             (self.replica, self.replica_is_told) = (Some((tenure, version)), false);

@@ -115,9 +115,12 @@ impl Agent {
     pub fn dismiss(&mut self, effects: &mut Effects) {
         let waited: Vec<ObjectId> =
             self.cells.iter().filter(|(_, cell)| !cell.waiters.is_empty()).map(|(object, _)| *object).collect();
+        // All of them first: what is said of one object may take others to a new epoch, and grant them.
+        for cell in Arc::make_mut(&mut self.cells).values_mut() {
+            cell.waiters.clear();
+        }
         for object in waited {
             let Some(cell) = Arc::make_mut(&mut self.cells).get_mut(&object) else { continue };
-            cell.waiters.clear();
             let cancel = std::mem::take(&mut cell.outstanding).then_some(Input::Cancel);
             self.run(object, cancel, None, effects);
         }
