@@ -23,7 +23,7 @@ fn noticed(slip: Slip, mut seeds: Range<u64>) -> String {
 
 #[test]
 fn who_uses_what_it_holds_without_a_lease_is_noticed() {
-    let what = noticed(Slip::UseWithoutLease, 2..20);
+    let what = noticed(Slip::UseWithoutLease, 3..20);
     assert!(what.starts_with("I8"), "{what}");
 }
 
