@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kddm_core::id::{Epoch, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Access, Answer, Input, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::{Node, Refused};
@@ -117,9 +117,14 @@ pub struct Agent {
 impl Agent {
     /// A node with nothing, that has seen no view.
     pub fn new(me: NodeId) -> Agent {
+        Agent::reborn(me, life(me))
+    }
+
+    /// The same in a life that is not the node's first.
+    pub fn reborn(me: NodeId, life: Incarnation) -> Agent {
         Agent {
             me,
-            core: Arc::new(Node::new(me, life(me), 0)),
+            core: Arc::new(Node::new(me, life, 0)),
             cells: Arc::default(),
             replicas: BTreeMap::new(),
             destroyed: Vec::new(),

@@ -17,6 +17,7 @@ pub mod run;
 pub mod scenario;
 pub mod search;
 pub mod shrink;
+pub mod stack;
 pub mod trace;
 pub mod views;
 pub mod voters;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod model_command;
 mod mutations_command;
 mod sim;
+mod stack_command;
 mod voters_command;
 
 #[derive(Parser)]

@@ -14,6 +14,7 @@ use kddm_sim::fault::{Counts, Fault};
 use kddm_sim::run::{Report, run_scenario};
 use kddm_sim::scenario::{Cut, Scenario, parse_keep, parse_without};
 use kddm_sim::shrink::shrink;
+use kddm_sim::stack::Slip;
 
 /// What `sim` is asked for.
 #[derive(Args)]
@@ -51,9 +52,20 @@ pub struct Arguments {
     /// Only the log of several voters, whose faults are its own.
     #[arg(long, conflicts_with_all = ["nodes", "keep", "without", "object", "history", "shrink", "json"])]
     log_only: bool,
+    /// The whole stack: views that the log decides, leases on clocks that drift, partitions, pauses, kills.
+    #[arg(long, conflicts_with_all = ["nodes", "keep", "without", "object", "history", "shrink", "json", "log_only"])]
+    stack: bool,
+    /// With --stack: one thing is done wrongly on purpose.
+    #[arg(long, requires = "stack", value_name = "NAME", value_parser = slip)]
+    slip: Option<Slip>,
     /// One JSON object with the totals.
     #[arg(long)]
     json: bool,
+}
+
+fn slip(name: &str) -> Result<Slip, String> {
+    let known = || Slip::ALL.map(|(_, name)| name).join(", ");
+    Slip::named(name).ok_or_else(|| format!("{name:?} is none of {}", known()))
 }
 
 /// Seeds after which each fault and each kind of operation must have happened: half of the seeds have
@@ -96,10 +108,15 @@ impl Totals {
 
 /// Runs what is asked for, and says how it went.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    if arguments.log_only {
+    if arguments.log_only || arguments.stack {
         let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
         let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-        return crate::voters_command::main(&crate::voters_command::Seeds { first, count, limit });
+        let seeds = crate::voters_command::Seeds { first, count, limit };
+        return if arguments.stack {
+            crate::stack_command::main(&seeds, arguments.slip)
+        } else {
+            crate::voters_command::main(&seeds)
+        };
     }
     if let Some(seed) = arguments.seed {
         return match cut(arguments) {

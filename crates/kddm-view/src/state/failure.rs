@@ -45,6 +45,10 @@ impl State {
         if judged != self.placement {
             return Err(Refused::JudgedBefore { judged, now: self.placement });
         }
+        // Whoever shares nothing misses nothing: all that there was may be gone.
+        if self.homes.is_empty() {
+            return Err(Refused::NoHome);
+        }
         self.placement = self.next_placement()?;
         self.failures = 0;
         self.fewest_homes = homes;

@@ -341,6 +341,24 @@ fn the_last_that_shared_objects_can_be_lost() {
     assert_eq!(State::decode(&state.encode()), Ok(state));
 }
 
+/// A member that shares nothing misses nothing. The state would be one that no disk and no member takes for possible.
+#[test]
+fn nothing_is_whole_again_while_nobody_shares() {
+    let mut state = possible(1);
+    decide(&mut state, Change::Seal);
+    // Where several vote, the first one can be expelled.
+    decide(&mut state, Change::Lead { node: NodeId(2), term: 1 });
+    expel(&mut state, 1, Cause::Lease);
+    join(&mut state, Some(2), 77);
+    let healed = Change::Healed { placement: state.placement() };
+    assert_eq!(decide(&mut state, healed), Outcome::Refused(Refused::NoHome));
+    assert_eq!(State::decode(&state.encode()), Ok(state.clone()));
+    set_state(&mut state, 2, NodeState::Possible);
+    let healed = Change::Healed { placement: state.placement() };
+    assert_eq!(decide(&mut state, healed), Outcome::Changed);
+    assert!(state.is_healed());
+}
+
 #[test]
 fn a_cluster_has_one_lease_within_limits() {
     assert_eq!(empty().lease_ms(), LEASE_MS_DEFAULT);
