@@ -35,5 +35,5 @@ fn a_new_leader_that_waits_for_nobody_is_noticed() {
 
 #[test]
 fn what_an_earlier_epoch_has_said_is_noticed() {
-    noticed(Slip::AcceptOldEpoch, 1..20);
+    noticed(Slip::AcceptOldEpoch, 18..40);
 }
