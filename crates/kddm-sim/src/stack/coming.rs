@@ -1,6 +1,6 @@
 //! How processes begin, and how nodes become members and share objects.
 
-use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::id::NodeId;
 use kddm_core::view::NodeState;
 use kddm_view::{Change, Site, State, ViewLog, Voters};
 
@@ -16,7 +16,7 @@ impl Simulation {
     /// A node that is no member asks to be one, and one that shares nothing begins to.
     pub(super) fn want_to_be_in(&mut self, id: NodeId) -> Result<(), String> {
         let process = &self.processes[&id];
-        if self.now < process.propose_at || !self.may_join() {
+        if self.now < process.propose_at {
             return Ok(());
         }
         let change = match &process.life {
@@ -35,18 +35,6 @@ impl Simulation {
         };
         self.process(id).propose_at = self.now + AGAIN_NS;
         self.propose(id, change)
-    }
-
-    /// Whether all members are where the newest view wants them. A join while members recover from a loss does not
-    /// end well yet: what a home waits for may be said under the placement of the join, which it cannot install
-    /// before. So nodes wait with that here, who could not know it outside.
-    fn may_join(&self) -> bool {
-        let view = self.truth.state().view();
-        let is_settled = |id: NodeId, number: Incarnation| {
-            let life = self.processes.get(&id).and_then(|process| process.life.as_ref());
-            life.is_some_and(|life| life.number == number && *life.agent.view() == view && life.agent.is_settled())
-        };
-        view.members.iter().all(|member| is_settled(member.id, member.incarnation))
     }
 
     fn propose(&mut self, id: NodeId, change: Change) -> Result<(), String> {
@@ -116,7 +104,7 @@ impl Simulation {
             self.is_changed(id);
             return self.look(id);
         }
-        if state.member(id).is_none() && self.may_join() {
+        if state.member(id).is_none() {
             return self.propose(through, join(id, nonce));
         }
         Ok(())
