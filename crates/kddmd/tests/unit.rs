@@ -3,15 +3,31 @@
 use std::path::Path;
 use std::process::Command;
 
+/// What packages take from the repository: [operating](../../../docs/operating.md) names each.
+#[test]
+fn what_is_packaged_is_in_the_repository_and_starts_our_programs() {
+    let starts = |name: &str, text: &str| packaged(name).lines().any(|line| line.starts_with(text));
+    assert!(starts("kddmd.service", "ExecStart=/usr/bin/kddmd"));
+    assert!(starts("kddm-guardian.service", "ExecStart=/usr/bin/kddm-guardian"));
+    assert!(starts("kddm.sysusers", "u kddm "), "the user of both units");
+    for unit in ["kddmd.service", "kddm-guardian.service"] {
+        assert!(starts(unit, "User=kddm"), "{unit}");
+    }
+}
+
+fn packaged(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// Where `systemd-analyze` is not installed it says so, which is a failure under `KDDM_REQUIRE_ALL=1`.
 #[test]
 fn systemd_finds_nothing_wrong_with_the_unit() {
+    let text = packaged("kddmd.service");
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         assert!(std::env::var_os("KDDM_REQUIRE_ALL").is_none_or(|value| value != "1"), "needs systemd-analyze");
         return eprintln!("skipped: needs systemd-analyze");
     }
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/kddmd.service");
-    let text = std::fs::read_to_string(unit).expect("it is in the repository");
     // The program is where this test was built, and not installed.
     let start = format!("ExecStart={}", env!("CARGO_BIN_EXE_kddmd"));
     let here = text.replace("ExecStart=/usr/bin/kddmd", &start);
