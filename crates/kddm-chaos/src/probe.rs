@@ -24,6 +24,8 @@ const TAKE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Recovery {
     /// After which fault.
     pub fault: Fault,
+    /// Its host led those who decide who is a member.
+    pub led: bool,
     /// How long it took; none if it was never had again.
     pub took: Option<Duration>,
 }
@@ -42,7 +44,7 @@ impl Probe {
     }
 
     /// Tries to have it at another host until it does, or until the run is over.
-    pub fn run(self, fault: Fault, begun: Instant, clock: &Clock, elsewhere: PathBuf) -> (Recovery, Vec<Operation>) {
+    pub fn run(self, of: Recovery, begun: Instant, clock: &Clock, elsewhere: PathBuf) -> (Recovery, Vec<Operation>) {
         let mut client = Client::new(PROBES + self.number, clock, &elsewhere);
         let mut took = None;
         while took.is_none() && !clock.is_over.load(Ordering::Acquire) {
@@ -51,7 +53,7 @@ impl Probe {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-        (Recovery { fault, took }, client.history)
+        (Recovery { took, ..of }, client.history)
     }
 }
 
