@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use kddm::Error;
 use kddm_history::Operation;
 
 use crate::client::{Client, Clock, OBJECTS};
@@ -37,10 +38,13 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Has the host of that client take the object of the probe with that number. None if it cannot.
-    pub fn prepare(number: u64, owner: &mut Client<'_>) -> Option<Probe> {
+    /// Has the host of that client take the object of the probe with that number.
+    ///
+    /// # Errors
+    /// It could not be taken.
+    pub fn prepare(number: u64, owner: &mut Client<'_>) -> Result<Probe, Error> {
         let object = OBJECTS + number;
-        owner.update(object, TAKE_LIMIT).ok().map(|()| Probe { object, number })
+        owner.update(object, TAKE_LIMIT).map(|()| Probe { object, number })
     }
 
     /// Tries to have it at another host until it does, or until the run is over.

@@ -104,6 +104,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         in_trouble: None,
         faults: Vec::new(),
         kills: 0,
+        untaken: Vec::new(),
         dropped_packets: 0,
         bar: bar(options),
     };
@@ -119,7 +120,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     let throughput = plot::throughput(returns.filter_map(|operation| operation.return_ns), end_ns);
     let found = judge(&history, &last);
     let verdict = kddm_history::check(&history, BUDGET).verdict;
-    notes.extend(keep(options, &history));
+    notes.extend(keep(options, &history).into_iter().chain(run.not_measured()));
     let mut missing = run.missing();
     let returns = crate::judge::returns(&history, &run.faults, client_host(options.nodes));
     missing.extend(returns.iter().filter_map(|back| back.is_missed(end_ns)));
@@ -203,6 +204,8 @@ struct Run<'a> {
     in_trouble: Option<u16>,
     faults: Vec<Happened>,
     kills: u64,
+    /// Why hosts could not take an object of their own before a fault.
+    untaken: Vec<String>,
     dropped_packets: u64,
     bar: ProgressBar,
 }
@@ -322,7 +325,8 @@ impl Run<'_> {
         self.kills += u64::from(drawn.fault == Fault::Kill);
         let is_elsewhere = |host: &&Host| host.number() != drawn.host && !drawn.is_cut_off(host.number());
         let elsewhere = self.hosts.iter().filter(is_elsewhere).find(|host| host.is_member());
-        if let (Some(probe), Some(elsewhere)) = (probe, elsewhere) {
+        let probe = probe.map_err(|error| self.untaken.push(error.to_string()));
+        if let (Ok(probe), Some(elsewhere)) = (probe, elsewhere) {
             let of = Recovery { fault: drawn.fault, led, took: None };
             let (socket, clock) = (elsewhere.attach_socket(), self.clock);
             probing.push(scope.spawn(move || probe.run(of, begun, clock, socket)));
@@ -405,6 +409,12 @@ impl Run<'_> {
             }
         });
         (last, history)
+    }
+
+    /// Of how many faults it is not known how long an object of the host was away.
+    fn not_measured(&self) -> Option<String> {
+        let (count, last) = (self.untaken.len(), self.untaken.last()?);
+        Some(format!("objects that a host could not take before its fault: {count}, the last because {last}"))
     }
 
     /// What was asked for and did not happen.
