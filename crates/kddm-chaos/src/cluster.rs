@@ -131,15 +131,6 @@ impl Host {
         kddm::attach_socket(&self.data_dir())
     }
 
-    /// Whether its daemon says that nothing is missing after the members that were lost so far.
-    pub fn knows_of_no_loss(&self, programs: &Programs) -> bool {
-        let mut ask = Command::new(programs.folder.join("kddmadm"));
-        ask.arg("--data-dir").arg(self.data_dir()).args(["--json", "cluster", "status"]);
-        let Ok(said) = ask.stdin(Stdio::null()).output() else { return false };
-        let status: Option<serde_json::Value> = serde_json::from_slice(&said.stdout).ok();
-        status.is_some_and(|status| status["failures"] == 0 || status["lease"]["failures"] == 0)
-    }
-
     /// The data directory of its daemon, on the host's own disk.
     pub fn data_dir(&self) -> PathBuf {
         self.disk.join("data")

@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn a_minority_is_not_to_answer_and_comes_back() {
         const MS: u64 = 1_000_000;
-        let split = Happened { fault: Fault::Split, host: 2, from_ns: 0, to_ns: 2000 * MS, cut_off: vec![2] };
+        let split =
+            Happened { fault: Fault::Split, led: false, host: 2, from_ns: 0, to_ns: 2000 * MS, cut_off: vec![2] };
         let here = |number: u64| Some(number as u16 + 1);
         let lease = Duration::from_millis(1000);
         let at = |from: u64, to: u64| [read((from * MS, to * MS), 0)];

@@ -15,4 +15,5 @@ pub mod probe;
 pub mod reads;
 pub mod report;
 pub mod run;
+pub mod said;
 pub mod world;

@@ -107,8 +107,14 @@ mod tests {
 
     #[test]
     fn faults_stand_below_the_curve_and_in_the_picture() {
-        let fault =
-            Happened { fault: Fault::Cut, host: 2, from_ns: SLICE_NS, to_ns: 2 * SLICE_NS, cut_off: Vec::new() };
+        let fault = Happened {
+            fault: Fault::Cut,
+            led: false,
+            host: 2,
+            from_ns: SLICE_NS,
+            to_ns: 2 * SLICE_NS,
+            cut_off: Vec::new(),
+        };
         assert_eq!(sparkline(&[8, 4, 0, 1], std::slice::from_ref(&fault)), "█▄ ▁\n cc");
         let picture = svg(&[8, 4, 0, 1], &[fault], "a < b");
         assert!(picture.contains("cut on host 2") && picture.contains("a &lt; b"), "{picture}");

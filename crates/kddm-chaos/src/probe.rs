@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use kddm::Error;
 use kddm_history::Operation;
 
 use crate::client::{Client, Clock, OBJECTS};
@@ -24,6 +25,8 @@ const TAKE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Recovery {
     /// After which fault.
     pub fault: Fault,
+    /// Its host led those who decide who is a member.
+    pub led: bool,
     /// How long it took; none if it was never had again.
     pub took: Option<Duration>,
 }
@@ -35,14 +38,17 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Has the host of that client take the object of the probe with that number. None if it cannot.
-    pub fn prepare(number: u64, owner: &mut Client<'_>) -> Option<Probe> {
+    /// Has the host of that client take the object of the probe with that number.
+    ///
+    /// # Errors
+    /// It could not be taken.
+    pub fn prepare(number: u64, owner: &mut Client<'_>) -> Result<Probe, Error> {
         let object = OBJECTS + number;
-        owner.update(object, TAKE_LIMIT).ok().map(|()| Probe { object, number })
+        owner.update(object, TAKE_LIMIT).map(|()| Probe { object, number })
     }
 
     /// Tries to have it at another host until it does, or until the run is over.
-    pub fn run(self, fault: Fault, begun: Instant, clock: &Clock, elsewhere: PathBuf) -> (Recovery, Vec<Operation>) {
+    pub fn run(self, of: Recovery, begun: Instant, clock: &Clock, elsewhere: PathBuf) -> (Recovery, Vec<Operation>) {
         let mut client = Client::new(PROBES + self.number, clock, &elsewhere);
         let mut took = None;
         while took.is_none() && !clock.is_over.load(Ordering::Acquire) {
@@ -51,7 +57,7 @@ impl Probe {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-        (Recovery { fault, took }, client.history)
+        (Recovery { took, ..of }, client.history)
     }
 }
 

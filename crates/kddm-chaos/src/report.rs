@@ -17,6 +17,9 @@ use crate::probe::Recovery;
 pub struct Happened {
     /// Which.
     pub fault: Fault,
+    /// The host led those who decide who is a member, as all of them said just before. Not known while something was
+    /// missing.
+    pub led: bool,
     /// Where.
     pub host: u16,
     /// From when, in nanoseconds of the run.
@@ -81,9 +84,13 @@ impl Report {
         self.faults.iter().filter(|happened| kinds.contains(&happened.fault)).count()
     }
 
-    /// Of faults of those kinds: how often, how often never, and the times in milliseconds, sorted.
-    fn recovered(&self, is_meant: impl Fn(Fault) -> bool) -> (Vec<f64>, usize) {
-        let meant: Vec<&Recovery> = self.recoveries.iter().filter(|recovery| is_meant(recovery.fault)).collect();
+    fn leader_kills(&self) -> usize {
+        self.faults.iter().filter(|happened| happened.fault == Fault::Kill && happened.led).count()
+    }
+
+    /// Of those that are meant: the times in milliseconds, sorted, and how often never.
+    fn recovered(&self, is_meant: impl Fn(&Recovery) -> bool) -> (Vec<f64>, usize) {
+        let meant: Vec<&Recovery> = self.recoveries.iter().filter(|recovery| is_meant(recovery)).collect();
         let took = meant.iter().filter_map(|recovery| recovery.took);
         let mut times: Vec<f64> = took.map(|took: Duration| took.as_secs_f64() * 1e3).collect();
         times.sort_by(f64::total_cmp);
@@ -102,10 +109,11 @@ impl Report {
 
     /// As `--json` prints it.
     pub fn json(&self) -> Json {
-        let (kills, never) = self.recovered(|fault| fault == Fault::Kill);
+        let (kills, never) = self.recovered(|of| of.fault == Fault::Kill);
+        let (led, led_never) = self.recovered(|of| of.fault == Fault::Kill && of.led);
         let mut by_fault = BTreeMap::new();
         for (fault, name) in Fault::ALL {
-            let (times, never) = self.recovered(|other| other == fault);
+            let (times, never) = self.recovered(|of| of.fault == fault);
             let count = self.count(&[fault]);
             let limit = fault.limit(self.lease).map(|limit| limit.as_secs_f64() * 1e3);
             let within = limit.map(|limit| times.iter().filter(|time| **time <= limit).count());
@@ -122,6 +130,8 @@ impl Report {
         };
         json!({
             "kills": self.count(&[Fault::Kill]),
+            "leader_kills": {"count": self.leader_kills(), "p50_ms": at(&led, 0.5), "p99_ms": at(&led, 0.99),
+                             "recovered": led.len(), "never": led_never},
             "pauses": self.count(&[Fault::Pause, Fault::PauseShort]),
             "cuts": self.count(&[Fault::Cut, Fault::CutShort, Fault::OneWay, Fault::OneWayShort]),
             "operations": self.operations,
@@ -148,7 +158,8 @@ impl Report {
     pub fn each_fault(&self) -> String {
         let line = |happened: &Happened| {
             let (from, lasted) = (happened.from_ns as f64 / 1e9, (happened.to_ns - happened.from_ns) as f64 / 1e9);
-            format!("{from:>8.2} s  {:<14} host {}  for {lasted:.2} s\n", happened.fault.name(), happened.host)
+            let led = if happened.led { ", which led" } else { "" };
+            format!("{from:>8.2} s  {:<14} host {}{led}  for {lasted:.2} s\n", happened.fault.name(), happened.host)
         };
         self.faults.iter().map(line).collect()
     }
@@ -167,7 +178,7 @@ impl fmt::Display for Report {
         writeln!(f, "{}", plot::sparkline(&self.throughput, &self.faults))?;
         writeln!(f, "seed {seed}, {nodes} nodes: {operations} operations, {errors} errors on the way")?;
         for (fault, name) in Fault::ALL {
-            let (times, never) = self.recovered(|other| other == fault);
+            let (times, never) = self.recovered(|of| of.fault == fault);
             let count = self.count(&[fault]);
             if count == 0 {
                 continue;
@@ -184,6 +195,19 @@ impl fmt::Display for Report {
             let back = self.back(fault);
             if let (Some(p50), Some(p99)) = (at(&back, 0.5), at(&back, 0.99)) {
                 write!(f, "; {} back {p50} ms (p50), {p99} ms (p99) after its end", back.len())?;
+            }
+            writeln!(f, "{}", if never > 0 { format!("; {never} never") } else { String::new() })?;
+        }
+        if self.leader_kills() > 0 {
+            let (led, never) = self.recovered(|of| of.fault == Fault::Kill && of.led);
+            write!(
+                f,
+                "  {:>4} of these kills hit the leader of those who decide: {} objects",
+                self.leader_kills(),
+                led.len()
+            )?;
+            if let (Some(p50), Some(p99)) = (at(&led, 0.5), at(&led, 0.99)) {
+                write!(f, " elsewhere after {p50} ms (p50), {p99} ms (p99)")?;
             }
             writeln!(f, "{}", if never > 0 { format!("; {never} never") } else { String::new() })?;
         }
@@ -224,7 +248,14 @@ mod tests {
             lease: Duration::from_secs(1),
             answered_alone: 0,
             returns: Vec::new(),
-            faults: vec![Happened { fault: Fault::Kill, host: 2, from_ns: 5, to_ns: 9, cut_off: Vec::new() }],
+            faults: vec![Happened {
+                fault: Fault::Kill,
+                led: true,
+                host: 2,
+                from_ns: 5,
+                to_ns: 9,
+                cut_off: Vec::new(),
+            }],
             operations: 7,
             errors: 0,
             dropped_packets: 0,
@@ -241,10 +272,14 @@ mod tests {
 
     #[test]
     fn what_never_came_back_is_no_time() {
-        let of = |took| Recovery { fault: Fault::Kill, took };
+        let of = |took| Recovery { fault: Fault::Kill, led: took == Some(Duration::from_millis(30)), took };
         let times = [10, 20, 30].map(|ms| of(Some(Duration::from_millis(ms))));
         let json = report([&times[..], &[of(None)]].concat()).json();
         assert_eq!(json["recovery_ms"], json!({"p50": 20.0, "p99": 30.0, "never": 1}));
+        assert_eq!(
+            json["leader_kills"],
+            json!({"count": 1, "p50_ms": 30.0, "p99_ms": 30.0, "recovered": 1, "never": 0})
+        );
         assert_eq!((&json["kills"], &json["linearizable"]), (&json!(1), &json!(true)));
         assert_eq!(
             (&json["faults"]["kill"]["limit_ms"], &json["faults"]["kill"]["within"]),

@@ -14,10 +14,11 @@ use crate::cluster::{Host, Programs};
 use crate::fault::{Drawn, Fault};
 use crate::judge::{Last, judge};
 use crate::network::{MOST_HOSTS, Network};
-use crate::plan::{Plan, may_be_ended};
+use crate::plan::Plan;
 use crate::plot;
 use crate::probe::{Probe, Recovery};
 use crate::report::{Happened, Report};
+use crate::said;
 use crate::world::Folder;
 
 /// Clients of each daemon.
@@ -103,6 +104,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         in_trouble: None,
         faults: Vec::new(),
         kills: 0,
+        untaken: Vec::new(),
         dropped_packets: 0,
         bar: bar(options),
     };
@@ -118,7 +120,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     let throughput = plot::throughput(returns.filter_map(|operation| operation.return_ns), end_ns);
     let found = judge(&history, &last);
     let verdict = kddm_history::check(&history, BUDGET).verdict;
-    notes.extend(keep(options, &history));
+    notes.extend(keep(options, &history).into_iter().chain(run.not_measured()));
     let mut missing = run.missing();
     let returns = crate::judge::returns(&history, &run.faults, client_host(options.nodes));
     missing.extend(returns.iter().filter_map(|back| back.is_missed(end_ns)));
@@ -202,6 +204,8 @@ struct Run<'a> {
     in_trouble: Option<u16>,
     faults: Vec<Happened>,
     kills: u64,
+    /// Why hosts could not take an object of their own before a fault.
+    untaken: Vec<String>,
     dropped_packets: u64,
     bar: ProgressBar,
 }
@@ -256,28 +260,47 @@ impl Run<'_> {
         let mut history = Vec::new();
         self.wait(CALM)?;
         while begun.elapsed() < self.options.length && self.options.kills.is_none_or(|kills| self.kills < kills) {
-            let members = self.hosts.iter().filter(|host| host.is_member()).count();
-            // What is promised holds for one loss at a time: objects have one replica.
-            let may_end = members > self.hosts.len() / 2 + 1 && self.hosts[0].knows_of_no_loss(self.programs);
+            let may_lose = self.leader_of_a_whole().is_some();
             let may = |fault: Fault, host: u16| {
-                let is_lost = fault.ends_daemon() || fault.may_expel(self.options.lease);
-                let is_spared = is_lost && (!may_be_ended(host) || !may_end);
-                self.hosts[usize::from(host) - 1].is_member() && !is_spared
+                self.hosts[usize::from(host) - 1].is_member() && (may_lose || !self.loses(fault))
             };
             let Some((pause, drawn)) = plan.next(may) else {
                 self.wait(10 * LOOK)?;
                 continue;
             };
             self.wait(pause)?;
-            self.do_one(&drawn, scope, probing, &mut history)?;
+            let leader = self.leader_of_a_whole();
+            // A lease may have run out by itself meanwhile.
+            if self.loses(drawn.fault) && leader.is_none() {
+                continue;
+            }
+            self.do_one(&drawn, leader == Some(drawn.host), scope, probing, &mut history)?;
         }
         self.wait(CALM)?;
         Ok(history)
     }
 
+    /// Whether a host that has that fault may be lost to the others.
+    fn loses(&self, fault: Fault) -> bool {
+        fault.ends_daemon() || fault.may_expel(self.options.lease)
+    }
+
+    /// Who leads those who decide, if all is whole and one host may be lost. What is promised holds for one loss at a
+    /// time: objects have one replica.
+    fn leader_of_a_whole(&self) -> Option<u16> {
+        // Whoever was away for longer than a lease may still be on the way out.
+        let lease_ns = self.options.lease.as_nanos() as u64;
+        let settled_ns = self.clock.now_ns().saturating_sub(2 * lease_ns);
+        let is_settled =
+            |last: &Happened| last.fault == Fault::Kill || !self.loses(last.fault) || last.to_ns < settled_ns;
+        let may_lose = self.hosts.iter().all(Host::is_member) && self.faults.last().is_none_or(is_settled);
+        may_lose.then(|| said::whole(&self.hosts, self.programs)).flatten().map(|said| said.leader)
+    }
+
     fn do_one<'scope>(
         &mut self,
         drawn: &Drawn,
+        led: bool,
         scope: &'scope Scope<'scope, '_>,
         probing: &mut Vec<Probing<'scope>>,
         history: &mut Vec<Operation>,
@@ -302,9 +325,11 @@ impl Run<'_> {
         self.kills += u64::from(drawn.fault == Fault::Kill);
         let is_elsewhere = |host: &&Host| host.number() != drawn.host && !drawn.is_cut_off(host.number());
         let elsewhere = self.hosts.iter().filter(is_elsewhere).find(|host| host.is_member());
-        if let (Some(probe), Some(elsewhere)) = (probe, elsewhere) {
-            let (fault, socket, clock) = (drawn.fault, elsewhere.attach_socket(), self.clock);
-            probing.push(scope.spawn(move || probe.run(fault, begun, clock, socket)));
+        let probe = probe.map_err(|error| self.untaken.push(error.to_string()));
+        if let (Ok(probe), Some(elsewhere)) = (probe, elsewhere) {
+            let of = Recovery { fault: drawn.fault, led, took: None };
+            let (socket, clock) = (elsewhere.attach_socket(), self.clock);
+            probing.push(scope.spawn(move || probe.run(of, begun, clock, socket)));
         }
         let waited = self.wait(drawn.lasts);
         self.started[at] = Instant::now();
@@ -312,7 +337,7 @@ impl Run<'_> {
         self.in_trouble = None;
         let to_ns = self.clock.now_ns();
         let cut_off = (1..=self.options.nodes).filter(|host| drawn.is_cut_off(*host)).collect();
-        self.faults.push(Happened { fault: drawn.fault, host: drawn.host, from_ns, to_ns, cut_off });
+        self.faults.push(Happened { fault: drawn.fault, led, host: drawn.host, from_ns, to_ns, cut_off });
         self.bar.set_message("");
         waited
     }
@@ -384,6 +409,12 @@ impl Run<'_> {
             }
         });
         (last, history)
+    }
+
+    /// Of how many faults it is not known how long an object of the host was away.
+    fn not_measured(&self) -> Option<String> {
+        let (count, last) = (self.untaken.len(), self.untaken.last()?);
+        Some(format!("objects that a host could not take before its fault: {count}, the last because {last}"))
     }
 
     /// What was asked for and did not happen.
