@@ -294,7 +294,8 @@ impl LaneState {
         self.shares = false;
         let asked = |local: &Local| local.outstanding && !local.is_cancelling && !local.waiters.is_empty();
         let asked: Vec<_> = self.locals.iter().filter(|(_, local)| asked(local)).map(|(place, _)| *place).collect();
-        self.fail_waiters(None, &MembershipError::NotSharing { node: self.core.id().0 }.into());
+        // What is being put is put: it goes where the rest goes.
+        self.fail_those_who_ask(None, &MembershipError::NotSharing { node: self.core.id().0 }.into());
         for (set, object) in asked {
             self.local(set, object).is_cancelling = true;
             self.run_own(set, object, Some(Input::Cancel));
@@ -303,6 +304,10 @@ impl LaneState {
 
     pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         self.cut_puts_short(set);
+        self.fail_those_who_ask(set, error);
+    }
+
+    fn fail_those_who_ask(&mut self, set: Option<SetId>, error: &Error) {
         let mut failed = Vec::new();
         for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
