@@ -237,6 +237,11 @@ pub enum Message {
     },
     /// To every other member, in a new epoch: all that is here of any shard has been said.
     AllReported,
+    /// Back, in any case: no replica up to that tenure is here any more.
+    ReplicaGone {
+        /// As in the `DropReplica`.
+        tenure: Tenure,
+    },
     /// Home to a node with a copy: you own the object from now on.
     Promote {
         /// The new tenure.
@@ -349,7 +354,7 @@ pub struct Have {
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 33;
+pub const MESSAGE_KINDS: usize = 34;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -388,6 +393,7 @@ impl Message {
             Message::Loss(_) => 30,
             Message::AcceptLoss { .. } => 31,
             Message::Wanted { .. } => 32,
+            Message::ReplicaGone { .. } => 33,
         }
     }
 
@@ -426,5 +432,6 @@ impl Message {
         "loss",
         "accept_loss",
         "wanted",
+        "replica_gone",
     ];
 }

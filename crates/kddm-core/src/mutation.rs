@@ -116,6 +116,8 @@ mutations! {
     LeaveReplicaBehind = "leave_replica_behind",
     /// An object moves before its replicas are made.
     MoveUnsettled = "move_unsettled",
+    /// A put is done while a replica that is to go may be there still, and is older.
+    ForgetLeaving = "forget_leaving",
     /// Of several copies the oldest one becomes the object.
     PromoteOldest = "promote_oldest",
     /// What nobody has never existed, however many members were lost.

@@ -98,6 +98,7 @@ fn others() -> impl Strategy<Value = Message> {
                 21 => Message::AllReported,
                 22 => Message::Orphan { tenure, version },
                 23 => Message::Wanted { shard: ShardIndex(node % SHARDS_PER_SET) },
+                24 => Message::ReplicaGone { tenure },
                 _ => Message::Flushed { id },
             }
         },

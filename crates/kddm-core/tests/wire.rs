@@ -143,6 +143,7 @@ fn of_a_new_epoch() -> Vec<Message> {
             forgotten: false,
         }),
         Message::Loss(Loss { epoch: Epoch(7), failures: 1, forgotten: true, ..Loss::default() }),
+        Message::ReplicaGone { tenure },
         Message::AcceptLoss { set_until: None },
         Message::AcceptLoss { set_until: Some(Epoch(0x7172)) },
     ]

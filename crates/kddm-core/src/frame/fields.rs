@@ -41,7 +41,10 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
-        Message::Confirm { tenure } | Message::Removed { tenure } | Message::DropReplica { tenure } => {
+        Message::Confirm { tenure }
+        | Message::Removed { tenure }
+        | Message::DropReplica { tenure }
+        | Message::ReplicaGone { tenure } => {
             header.tenure = tenure.0.into();
         }
         Message::OwnerIs { owner, tenure } => {
@@ -230,6 +233,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         31 if header.flags & flag::OF_SET == 0 => Message::AcceptLoss { set_until: None },
         31 => Message::AcceptLoss { set_until: Some(epoch(id.counter)?) },
         32 => Message::Wanted { shard: shard(id.counter)? },
+        33 => Message::ReplicaGone { tenure },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }

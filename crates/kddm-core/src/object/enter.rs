@@ -49,9 +49,11 @@ impl Turn<'_> {
         let place = self.place;
         self.side.sharers.retain(|sharing| place.shares(sharing.node));
         self.side.owed.retain(|node| place.shares(node));
-        self.replicas.retain(|node| place.shares(node));
+        // One that shares nothing any more may still have its copy.
+        self.replicas.retain(|node| place.talks(node));
         if let Some(pushing) = &mut self.side.pushing {
             pushing.leaving.retain(|node| place.talks(node));
+            pushing.is_dropping = false; // That may be lost, too.
         }
     }
 

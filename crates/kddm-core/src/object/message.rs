@@ -44,7 +44,11 @@ impl Turn<'_> {
             }
             Message::Push { tenure, version } => self.pushed(from, tenure, version),
             Message::PushAck { tenure, version } => self.push_ack(from, tenure, version),
-            Message::DropReplica { tenure } => self.drop_replica(tenure),
+            Message::DropReplica { tenure } => {
+                self.drop_replica(tenure);
+                self.send(from, Message::ReplicaGone { tenure });
+            }
+            Message::ReplicaGone { tenure } => self.replica_gone(from, tenure),
             Message::Orphan { tenure, version } => self.drop_orphan((tenure, version)),
             Message::Promote { tenure, version, copy, sharers, replicas } => {
                 self.promoted(from, tenure, (copy, version), (sharers, replicas));

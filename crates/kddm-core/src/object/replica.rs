@@ -67,13 +67,37 @@ impl Turn<'_> {
         }
     }
 
+    /// A replica that was to go is gone. Before all are told, the word may be that of an earlier time: it may have got
+    /// another copy since.
+    pub fn replica_gone(&mut self, from: NodeId, tenure: Tenure) {
+        let Main::Owner { tenure: mine, .. } = self.main else { return };
+        if let Some(pushing) = self.side.pushing.as_mut().filter(|pushing| mine == tenure && pushing.is_dropping)
+            && pushing.leaving.remove(from)
+        {
+            self.finish_push();
+            self.serve();
+        }
+    }
+
+    /// Who is to go is told once all others have the version, and awaited: if this node is lost, and the word with
+    /// it, a copy that is still there may become the object, so it must not be older than a put that is done.
+    fn awaits_who_leaves(&mut self, tenure: Tenure) -> bool {
+        let Some(pushing) = &mut self.side.pushing else { return false };
+        let (leaving, is_told) = (pushing.leaving, pushing.is_dropping);
+        pushing.is_dropping = true;
+        for node in leaving.iter().filter(|_| !is_told) {
+            self.send(node, Message::DropReplica { tenure });
+        }
+        !leaving.is_empty() && !mutated(Mutation::ForgetLeaving)
+    }
+
     fn finish_push(&mut self) {
         let Some(pushing) = self.side.pushing.filter(|pushing| pushing.waiting.is_empty()) else { return };
         let Main::Owner { tenure, .. } = self.main else { return };
-        self.side.pushing = None;
-        for node in pushing.leaving.iter() {
-            self.send(node, Message::DropReplica { tenure });
+        if self.awaits_who_leaves(tenure) {
+            return;
         }
+        self.side.pushing = None;
         if pushing.announces {
             let owner = self.me();
             self.send_deferred(self.place.home, Message::OwnerIs { owner, tenure });
@@ -95,19 +119,26 @@ impl Turn<'_> {
     pub fn change_replicas(&mut self, pushing: &mut Pushing) -> ReplicaSet {
         let place = self.place;
         let before = self.replicas;
-        self.replicas.retain(|node| place.is_a_home(node));
+        // None is forgotten before it is gone: those for whom there is no room stay until the others are.
+        let has_room = before.len() + pushing.leaving.len() <= MOST_REPLICAS;
+        self.replicas.retain(|node| place.is_a_home(node) || (!has_room && place.talks(node)));
         while self.replicas.len() < place.replicas_wanted() {
             let taken = |node| node == place.me || self.replicas.contains(node);
             let Some(node) = place.view.next_replica(place.set, place.at, taken) else { break };
             self.replicas.insert(node);
         }
-        self.leave_out_the_worst();
+        if has_room {
+            self.leave_out_the_worst();
+        }
         let kept = self.replicas;
         // One that shares nothing any more may have kept it when it passed the object on.
+        let leaving = pushing.leaving;
         for node in before.iter().filter(|node| !kept.contains(*node) && place.talks(*node)) {
             pushing.leaving.insert(node);
         }
         pushing.leaving.retain(|node| !kept.contains(node));
+        // Who has been told so has got nothing since.
+        pushing.is_dropping &= pushing.leaving == leaving;
         let added: ReplicaSet = kept.iter().filter(|node| !before.contains(*node)).collect();
         // A first value is no older one that could be lost.
         pushing.fills |= self.has_value && !added.is_empty();
@@ -139,6 +170,7 @@ impl Turn<'_> {
         if let Some(pushing) = self.side.pushing.as_mut().filter(|pushing| pushing.waits_for_who_left(place)) {
             // It left with the copy that was on its way to it; others get one as soon as this is over.
             pushing.waiting.retain(|node| place.shares(node));
+            pushing.leaving.retain(|node| place.talks(node));
             self.finish_push();
             self.serve();
         }
@@ -211,9 +243,9 @@ impl Turn<'_> {
 }
 
 impl Pushing {
-    /// A node that shares nothing any more is to have the copy.
+    /// A node that shares nothing any more is to have the copy, or one that is gone is to drop its own.
     pub fn waits_for_who_left(&self, place: &Place<'_>) -> bool {
-        self.waiting.iter().any(|node| !place.shares(node))
+        self.waiting.iter().any(|node| !place.shares(node)) || self.leaving.iter().any(|node| !place.talks(node))
     }
 
     /// Nobody waits for it, and nothing follows.
@@ -222,6 +254,7 @@ impl Pushing {
             version: Version(0),
             waiting: ReplicaSet::new(),
             leaving: ReplicaSet::new(),
+            is_dropping: false,
             hides: false,
             answers: false,
             announces: false,

@@ -100,8 +100,11 @@ pub(crate) enum Revoking {
 pub(crate) struct Pushing {
     pub version: Version,
     pub waiting: ReplicaSet,
-    /// Replicas that are to be told to drop their copy then: others have taken their place.
+    /// Replicas that are to be told to drop their copy then: others have taken their place. They are awaited, too:
+    /// a copy that is still there must not be older than a put that is done.
     pub leaving: ReplicaSet,
+    /// All of them have been told, in this epoch.
+    pub is_dropping: bool,
     /// Nobody may see the object before: it may be a put that was never completed.
     pub hides: bool,
     /// A local thread waits for it.

@@ -91,9 +91,9 @@ impl Shard {
             let side = if packed.has_side { self.sides.get(&packed.key()) } else { None };
             let list = side.map_or_else(|| packed.replica(), |side| side.replicas_of(Some(packed)));
             let pushing = side.and_then(|side| side.pushing);
-            let waits = pushing.is_some_and(|pushing| !pushing.waits_for_who_left(place));
-            let is_right = list.len() == wanted && list.iter().all(|node| place.is_a_home(node));
-            if !waits && !is_right && found.len() < most {
+            let is_right = || list.len() == wanted && list.iter().all(|node| place.is_a_home(node));
+            let is_short = pushing.map_or_else(|| !is_right(), |pushing| pushing.waits_for_who_left(place));
+            if is_short && found.len() < most {
                 found.push(packed.key());
             }
         }

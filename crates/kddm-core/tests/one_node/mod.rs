@@ -160,6 +160,7 @@ impl Bytes<'_> {
             }),
             31 => Message::AcceptLoss { set_until: self.flag().then(|| Epoch(self.below(4).into())) },
             32 => Message::Wanted { shard: ShardIndex(self.below(SHARDS_PER_SET)) },
+            33 => Message::ReplicaGone { tenure: self.tenure() },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }
@@ -538,7 +539,10 @@ impl Story {
                 *tenure = entry.map_or(known, |entry| entry.tenure);
             }
             Message::Have(have) => have.seen = have.seen.max(have.tenure).max(have.sent),
-            Message::Ack { tenure, .. } | Message::Confirm { tenure } | Message::Removed { tenure } => *tenure = known,
+            Message::Ack { tenure, .. }
+            | Message::Confirm { tenure }
+            | Message::Removed { tenure }
+            | Message::ReplicaGone { tenure } => *tenure = known,
             Message::RemoveDone { id } | Message::NotFound { id } | Message::Busy { id } => *id = newest,
             _ => {}
         }
@@ -695,14 +699,21 @@ impl Story {
         self.run(place, Input::Message { from: owner, message: Message::OwnerIs { owner, tenure } });
     }
 
-    /// All replicas say that they have what was pushed last: only members are ever waited for.
+    /// All replicas say that they have what was pushed last, or are gone: only members are ever waited for.
     fn finish_push(&mut self, place: Place) {
-        for from in (2..=MEMBERS).map(NodeId) {
-            let (tenure, version) = match self.node.inspect(place.0, place.1).map(|now| now.main) {
-                Some(Main::Owner { tenure, version, .. }) if self.members.has(from) => (tenure, version),
-                _ => continue,
-            };
-            self.run(place, Input::Message { from, message: Message::PushAck { tenure, version } });
+        for is_gone in [false, true, false, true] {
+            for from in (2..=MEMBERS).map(NodeId) {
+                let message = match self.node.inspect(place.0, place.1).map(|now| now.main) {
+                    Some(Main::Owner { tenure, .. }) if is_gone && self.members.has(from) => {
+                        Message::ReplicaGone { tenure }
+                    }
+                    Some(Main::Owner { tenure, version, .. }) if self.members.has(from) => {
+                        Message::PushAck { tenure, version }
+                    }
+                    _ => continue,
+                };
+                self.run(place, Input::Message { from, message });
+            }
         }
     }
 

@@ -156,6 +156,7 @@ impl<'a> Words<'a> {
             "push" => Message::Push { tenure: self.tenure()?, version: self.version()? },
             "push_ack" => Message::PushAck { tenure: self.tenure()?, version: self.version()? },
             "drop_replica" => Message::DropReplica { tenure: self.tenure()? },
+            "replica_gone" => Message::ReplicaGone { tenure: self.tenure()? },
             "have" => self.have()?,
             "have_replica" => Message::HaveReplica { tenure: self.tenure()?, version: self.version()? },
             "reported" => {
@@ -327,7 +328,10 @@ pub fn message(message: &Message) -> String {
         | Message::Orphan { tenure, version }
         | Message::HaveReplica { tenure, version } => format!("{name} {tenure} v{}", version.0),
         Message::OwnerIs { owner, tenure } => format!("{name} {owner} {tenure}"),
-        Message::Confirm { tenure } | Message::Removed { tenure } | Message::DropReplica { tenure } => {
+        Message::Confirm { tenure }
+        | Message::Removed { tenure }
+        | Message::DropReplica { tenure }
+        | Message::ReplicaGone { tenure } => {
             format!("{name} {tenure}")
         }
         Message::Removing { tenure, forwarded } => format!("{name} {tenure}{}", also(*forwarded, " forwarded")),
