@@ -29,7 +29,10 @@ pub(crate) enum Failure {
     },
     Fenced,
     NotFound,
-    Lost,
+    Lost {
+        set: String,
+        object: u64,
+    },
     Destroyed,
     Unknown {
         name: String,
@@ -83,7 +86,7 @@ impl Failure {
             }
             Error::Access(AccessError::Fenced) => Failure::Fenced,
             Error::Access(AccessError::NotFound) => Failure::NotFound,
-            Error::Access(AccessError::Lost) => Failure::Lost,
+            Error::Access(AccessError::Lost { set, object }) => Failure::Lost { set, object },
             Error::Set(SetError::Destroyed) => Failure::Destroyed,
             Error::Set(SetError::Unknown { name }) => Failure::Unknown { name },
             Error::Set(SetError::BadName { name }) => Failure::BadName { name },
@@ -118,7 +121,7 @@ impl Failure {
             Failure::NoSuchNode { node } => not_a_member(node),
             Failure::Fenced => AccessError::Fenced.into(),
             Failure::NotFound => AccessError::NotFound.into(),
-            Failure::Lost => AccessError::Lost.into(),
+            Failure::Lost { set, object } => AccessError::Lost { set, object }.into(),
             Failure::Destroyed => SetError::Destroyed.into(),
             Failure::Unknown { name } => SetError::Unknown { name }.into(),
             Failure::BadName { name } => SetError::BadName { name }.into(),
