@@ -425,8 +425,7 @@ impl<T: Value> Set<T> {
     /// ```
     ///
     /// # Errors
-    /// `NotLost` if it is there, or does not exist: nothing was changed. `Attached` in an attached program: that is
-    /// for whoever is responsible for the cluster. What a get can meet.
+    /// `NotLost` if it is there, or does not exist: nothing was changed; and what a get can meet.
     pub fn accept_loss(&self, object: u64) -> Pending<()> {
         self.0.here.clone().accept_loss(self.name().into(), object, self.0.wait_limit)
     }
@@ -445,8 +444,7 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `NothingLost` if no loss of members was beyond what the set survives; `AcceptanceUnconfirmed` names a member that
-    /// could not be told; `CutShort` if another one was lost meanwhile: accept it again. `Attached` as for
-    /// [`accept_loss`](Set::accept_loss).
+    /// could not be told; `CutShort` if another one was lost meanwhile: accept it again.
     pub fn accept_losses(&self) -> Pending<()> {
         self.0.here.clone().accept_losses(self.name().into(), self.0.wait_limit)
     }

@@ -153,11 +153,21 @@ fn what_is_lost_is_gone_once_that_is_accepted() {
         assert!(matches!(answer, Err(Error::Access(AccessError::NotLost { .. }))), "object {there}: {answer:?}");
     }
 
-    sets[1].accept_losses().wait_for(LIMIT).expect("most is still lost");
+    let socket = std::env::temp_dir().join(format!("kddm-lost-{}.sock", std::process::id()));
+    nodes[1].accept_programs(&socket).expect("the path is free");
+    let program = Node::attach(&socket).wait_for(LIMIT).expect("it accepts programs");
+    let attached = open(&program, "single", 0);
+    assert!(is_lost(attached.get(8).wait_for(LIMIT).map(|value| *value), 8));
+    attached.accept_loss(8).wait_for(LIMIT).expect("it is lost");
+    assert_eq!(*attached.get(8).wait_for(LIMIT).expect("a first touch"), 0);
+    let answer = attached.accept_loss(8).wait_for(LIMIT);
+    assert!(matches!(answer, Err(Error::Access(AccessError::NotLost { .. }))), "{answer:?}");
+
+    attached.accept_losses().wait_for(LIMIT).expect("most is still lost");
     for object in (0..60).chain(1_000..1_200) {
         let answer = look((object % 2) as usize, object);
         match object {
-            2 => assert_eq!(answer.expect("it was made anew"), 0),
+            2 | 8 => assert_eq!(answer.expect("it was made anew"), 0),
             _ if object >= 60 || object % 3 == 2 => assert!(not_found(answer), "object {object}"),
             _ => assert_eq!(answer.expect("it was never lost"), object + 1),
         }
@@ -169,7 +179,7 @@ fn what_is_lost_is_gone_once_that_is_accepted() {
     let again = sets[0].accept_losses().wait_for(LIMIT);
     assert!(matches!(again, Err(Error::Set(SetError::NothingLost { .. }))), "{again:?}");
     eventually("all is whole", || nodes.iter().all(|node| node.recovery().is_whole && node.recovery().lost == 0));
-    assert_eq!(nodes.iter().map(|node| node.statistics().losses_accepted).sum::<u64>(), 3);
+    assert_eq!(nodes.iter().map(|node| node.statistics().losses_accepted).sum::<u64>(), 4);
 }
 
 #[test]

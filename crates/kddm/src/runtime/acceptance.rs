@@ -174,16 +174,10 @@ impl Runtime {
 }
 
 impl SetHere {
-    fn refuses_to_accept(&self) -> Option<Error> {
-        let instead = "use `kddmadm object accept-loss`, or `kddmadm sets accept-loss`";
-        let what = "accept a loss";
-        self.runtime.lender.is_some().then(|| MembershipError::Attached { what, instead }.into())
-    }
-
     /// Accepts that an object is gone, if it is lost, and waits until its home says so.
     pub fn accept_loss(self, name: String, object: u64, limit: Duration) -> Pending<()> {
-        if let Some(error) = self.refuses_to_accept() {
-            return Pending::ready(Err(error));
+        if self.runtime.lender.is_some() {
+            return self.accept_on_thread(name, Some(object), limit);
         }
         let here = self.clone();
         let late = move |limit| self.is_late(object, limit);
@@ -226,16 +220,25 @@ impl SetHere {
 
     /// Accepts all that is lost of the set, on all members.
     pub fn accept_losses(self, name: String, limit: Duration) -> Pending<()> {
-        if let Some(error) = self.refuses_to_accept() {
-            return Pending::ready(Err(error));
-        }
-        let (named, me) = (name.clone(), self.runtime.identity.id.0);
-        let accept = move || self.runtime.accept_losses_everywhere(self.set, &named, limit);
-        let late = move |limit: Duration| {
-            let reason = format!("it was still under way after {limit:?}");
-            SetError::AcceptanceUnconfirmed { name: name.clone(), node: me, reason }.into()
+        self.accept_on_thread(name, None, limit)
+    }
+
+    /// As [`Self::accept_losses`]; where that is for a node to which this program is attached, also of one object.
+    fn accept_on_thread(self, name: String, object: Option<u64>, limit: Duration) -> Pending<()> {
+        let (named, me) = (name.clone(), self.runtime.identity.id);
+        let accept = move || match &self.runtime.lender {
+            Some(lender) => lender.accept_loss(&named, object, limit),
+            None => self.runtime.accept_losses_everywhere(self.set, &named, limit),
         };
-        promise("kddm-accept", accept, late)
+        promise("kddm-accept", accept, still(name, me))
+    }
+}
+
+/// Whoever waits has less time than it takes.
+fn still(name: String, node: NodeId) -> impl Fn(Duration) -> Error + Send + 'static {
+    move |limit: Duration| {
+        let reason = format!("it was still under way after {limit:?}");
+        SetError::AcceptanceUnconfirmed { name: name.clone(), node: node.0, reason }.into()
     }
 }
 
@@ -277,17 +280,13 @@ impl Node {
         name: &str,
         accept: impl FnOnce(SetHere, String, Duration) -> Pending<()> + Send + 'static,
     ) -> Pending<()> {
-        let (node, named, me) = (self.clone(), name.to_string(), self.id());
+        let (node, named) = (self.clone(), name.to_string());
         let limit = self.runtime().config.wait_limit;
+        let late = still(name.into(), NodeId(self.id()));
         let work = move || {
             let info = node.set_info(&named)?;
             let here = SetHere { runtime: Arc::clone(node.runtime()), set: SetId(info.id) };
             accept(here, named, limit).wait()
-        };
-        let name = name.to_string();
-        let late = move |limit: Duration| {
-            let reason = format!("it was still under way after {limit:?}");
-            SetError::AcceptanceUnconfirmed { name: name.clone(), node: me, reason }.into()
         };
         promise("kddm-accept", work, late)
     }
