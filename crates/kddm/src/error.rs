@@ -48,7 +48,7 @@ impl Error {
         match self {
             Error::Access(AccessError::RemoveUnconfirmed { .. }) => Fate::Unknown,
             Error::Access(AccessError::PutUnconfirmed { .. } | AccessError::CutShort) => Fate::Unknown,
-            Error::Set(SetError::DestroyUnconfirmed { .. }) => Fate::Unknown,
+            Error::Set(SetError::DestroyUnconfirmed { .. } | SetError::AcceptanceUnconfirmed { .. }) => Fate::Unknown,
             Error::Membership(MembershipError::Detached) => Fate::Unknown,
             Error::Rpc(error) => error.fate(),
             _ => Fate::NothingHappened,
@@ -188,9 +188,26 @@ pub enum AccessError {
     /// `wait()` where waiting would stop the node itself.
     #[error("waiting here would block the node; use `.await` or another thread")]
     WouldBlock,
-    /// The newest version cannot be proven present.
-    #[error("the newest version of the object cannot be proven present")]
-    Lost,
+    /// Its newest version cannot be proven present: its only copies may have gone with lost members. It stays so until
+    /// a member comes back that has it, or somebody accepts that it is gone: [`Node::accept_loss`](crate::Node::accept_loss).
+    #[error(
+        "object {object} of set {set:?} is lost: its newest version cannot be proven present; to go on without it, \
+         accept that: `kddmadm object accept-loss {set} {object} --yes`"
+    )]
+    Lost {
+        /// The name of the set; its number after `#`, if this node has not opened it.
+        set: String,
+        /// The object.
+        object: u64,
+    },
+    /// Its loss was to be accepted, and it is there, or nobody has made it yet. It is as it was.
+    #[error("object {object} of set {set:?} is not lost, so there is nothing to accept; nothing was changed")]
+    NotLost {
+        /// The name of the set.
+        set: String,
+        /// The object.
+        object: u64,
+    },
     /// This node may not use what it holds any more.
     #[error("this node has lost its membership; nothing was changed")]
     Fenced,
@@ -268,13 +285,14 @@ impl AccessError {
             AccessError::TooLarge { .. } => 9,
             AccessError::Overloaded { .. } => 10,
             AccessError::WouldBlock => 11,
-            AccessError::Lost => 12,
+            AccessError::Lost { .. } => 12,
             AccessError::Fenced => 13,
             AccessError::NamedTwice { .. } => 14,
             AccessError::PeerFull { .. } => 15,
             AccessError::HeldByThisHolder { .. } => 16,
             AccessError::PutUnconfirmed { .. } => 17,
             AccessError::CutShort => 18,
+            AccessError::NotLost { .. } => 19,
         }
     }
 }
@@ -314,6 +332,22 @@ pub enum SetError {
         /// Why.
         reason: String,
     },
+    /// The losses of a set were to be accepted, and no members were lost with more than it survives.
+    #[error("nothing of set {name:?} is lost, so there is nothing to accept; nothing was changed")]
+    NothingLost {
+        /// The set.
+        name: String,
+    },
+    /// Not every node has confirmed that it gave up what was lost. Those that did have; accept it again.
+    #[error("node {node} has not confirmed that what is lost of {name:?} is accepted: {reason}; accept it again")]
+    AcceptanceUnconfirmed {
+        /// The set.
+        name: String,
+        /// Who is missing.
+        node: u16,
+        /// Why.
+        reason: String,
+    },
     /// A name is 1 to 64 bytes, with `/` between name spaces.
     #[error("a set's name has 1 to 64 bytes and no empty part between slashes, {name:?} has not")]
     BadName {
@@ -330,6 +364,8 @@ impl SetError {
             SetError::Destroyed => 3,
             SetError::DestroyUnconfirmed { .. } => 4,
             SetError::BadName { .. } => 5,
+            SetError::NothingLost { .. } => 6,
+            SetError::AcceptanceUnconfirmed { .. } => 7,
         }
     }
 }

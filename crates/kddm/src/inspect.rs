@@ -59,7 +59,7 @@ pub struct RecoveryInfo {
     pub failures: u32,
     /// This node still hears what others have, and answers for some objects only then.
     pub is_recovering: bool,
-    /// Nothing is lost, and every object has as many replicas as it is to have: all members have said so.
+    /// Every object that is not lost has as many replicas as it is to have: all members have said so.
     pub is_whole: bool,
     /// Objects of others of which this node keeps a replica.
     pub replicas: usize,
@@ -207,11 +207,9 @@ impl Node {
     }
 
     /// What this node keeps of each set that it knows, by the set's number. Cheap: no object is
-    /// looked at, unless members were lost and not all is whole again.
+    /// looked at, but of sets that may have lost some.
     pub fn usage(&self) -> BTreeMap<u64, SetUsage> {
         let mut usage: BTreeMap<u64, SetUsage> = BTreeMap::new();
-        // To count them takes a look at each object of the directory.
-        let may_be_lost = !self.runtime().membership.lock().state.is_healed();
         for (at, lane) in self.runtime().lanes.iter().enumerate() {
             let state = lane.lock();
             // Replicas are kept also of sets that were never used here.
@@ -223,7 +221,8 @@ impl Node {
                 sum.inputs += state.core.touched(*set).map(|(_, _, shard)| shard.inputs()).sum::<u64>();
                 sum.directory_entries += directory_entries;
                 sum.replicas += state.core.touched(*set).map(|(_, _, shard)| shard.replica_count()).sum::<usize>();
-                sum.lost += if may_be_lost { state.core.lost_count(*set) } else { 0 };
+                // To count them takes a look at each object of the directory.
+                sum.lost += if state.core.may_have_lost(*set) { state.core.lost_count(*set) } else { 0 };
                 sum.metadata_bytes += state.core.memory_bytes(*set);
                 // All lanes share one table.
                 let store = state.stores.get(set).filter(|_| at == 0);
@@ -254,9 +253,9 @@ impl Node {
             let state = lane.lock();
             info.is_recovering |= state.core.is_recovering();
             info.replicas += state.core.replica_count();
-            if !is_whole {
-                info.lost += state.core.sets().into_iter().map(|set| state.core.lost_count(set)).sum::<usize>();
-            }
+            let may_have_lost = |set: &SetId| state.core.may_have_lost(*set);
+            let sets = state.core.sets().into_iter().filter(may_have_lost);
+            info.lost += sets.map(|set| state.core.lost_count(set)).sum::<usize>();
         }
         info
     }

@@ -401,6 +401,7 @@ impl Node {
         } else if set.replicas() > 0 {
             table.set_replicated();
         }
+        self.runtime().name_set(set, &name);
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);

@@ -411,6 +411,44 @@ impl<T: Value> Set<T> {
         }
     }
 
+    /// Accepts that the object is gone, if it is [`Lost`](AccessError::Lost): it has never existed from then on, and
+    /// its next access is a first touch. This cannot be undone: if a member comes back that has it, that copy is
+    /// dropped.
+    ///
+    /// ```
+    /// # let nodes = kddm::Node::local_cluster(2)?;
+    /// # let set: kddm::Set<u64> = nodes[0].set("accepted").open().wait()?;
+    /// set.grab(1).wait()?.put().wait()?;
+    /// let refused = set.accept_loss(1).wait().unwrap_err();
+    /// assert!(matches!(refused, kddm::Error::Access(kddm::AccessError::NotLost { .. })));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotLost` if it is there, or does not exist: nothing was changed; and what a get can meet.
+    pub fn accept_loss(&self, object: u64) -> Pending<()> {
+        self.0.here.clone().accept_loss(self.name().into(), object, self.0.wait_limit)
+    }
+
+    /// Accepts all that is lost of the set, and all of it of which nobody can say whether it is, on all members: as
+    /// if the set had been made just now, but for what is there, which stays as it is. This cannot be undone. Goes
+    /// on if the answer is dropped.
+    ///
+    /// ```
+    /// # let nodes = kddm::Node::local_cluster(2)?;
+    /// # let set: kddm::Set<u64> = nodes[0].set("accepted").open().wait()?;
+    /// let refused = set.accept_losses().wait().unwrap_err(); // No member was lost.
+    /// assert!(matches!(refused, kddm::Error::Set(kddm::SetError::NothingLost { .. })));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NothingLost` if no loss of members was beyond what the set survives; `AcceptanceUnconfirmed` names a member that
+    /// could not be told; `CutShort` if another one was lost meanwhile: accept it again.
+    pub fn accept_losses(&self) -> Pending<()> {
+        self.0.here.clone().accept_losses(self.name().into(), self.0.wait_limit)
+    }
+
     /// A handle to one object: the shortest way to it, without a map.
     pub fn object(&self, object: u64) -> ObjectRef<T> {
         ObjectRef::new(self.clone(), object)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kddm_core::id::{PlacementPolicy, SetId, mix};
+use kddm_core::id::{Epoch, PlacementPolicy, SetId, mix};
 use kddm_core::replicas::MOST_REPLICAS;
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +72,17 @@ pub(crate) struct Description {
 /// An object of the system set: the sets whose names hash to it, or the counter.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SystemObject {
+    /// In the one that counts: the last number. Where names are: the epoch in which the oldest of their sets was
+    /// made, or an earlier one.
     pub counter: u64,
     pub sets: Vec<Description>,
+}
+
+impl SystemObject {
+    fn find(&self, name: &str) -> Option<(Description, Epoch)> {
+        let description = self.sets.iter().find(|description| description.name == name)?;
+        Some((description.clone(), Epoch(self.counter.try_into().unwrap_or_default())))
+    }
 }
 
 fn bucket(name: &str) -> u64 {
@@ -290,23 +299,26 @@ impl Wanted {
                     node.system()?.get(names)
                 }
             };
-            let found = asked.await?.sets.iter().find(|d| d.name == self.name).cloned();
-            let description = match found {
-                Some(description) => description,
+            let found = asked.await?.find(&self.name);
+            let (description, born) = match found {
+                Some(found) => found,
                 None if !self.create => return Err(unknown(&self.name)),
                 None => self.make(&node).await?,
             };
             self.compare(&description)?;
+            node.runtime().set_is_born(SetId(description.set), born);
             Ok(description)
         };
         chain(steps, late)
     }
 
-    async fn make(&self, node: &Node) -> Result<Description, Error> {
+    async fn make(&self, node: &Node) -> Result<(Description, Epoch), Error> {
         let system = node.system()?;
+        // Before the number is given out: what is lost from here on may be of the set.
+        let born = node.runtime().epoch_of_all_lanes();
         let mut names = system.grab(bucket(&self.name)).await?;
-        if let Some(description) = names.sets.iter().find(|d| d.name == self.name) {
-            return Ok(description.clone());
+        if let Some(found) = names.find(&self.name) {
+            return Ok(found);
         }
         let placed_by = self.placed_by.unwrap_or_default();
         let count = |object: &mut SystemObject| {
@@ -329,9 +341,12 @@ impl Wanted {
             Ok(())
         };
         system.update(page(counter), list).await?;
+        if names.sets.is_empty() {
+            names.counter = born.0.into();
+        }
         names.sets.push(description.clone());
         names.put().await?;
-        Ok(description)
+        Ok((description, born))
     }
 
     /// Only what was given explicitly is compared; the type always is.

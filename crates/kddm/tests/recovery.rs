@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kddm::{AccessError, Config, Error, Node, Set};
+use kddm::{AccessError, Config, Error, Node, Set, SetError};
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -116,11 +116,94 @@ fn what_has_no_replica_is_said_to_be_lost() {
                 assert_ne!(object % 3, 2, "its only copy has gone");
                 found += 1;
             }
-            Err(Error::Access(AccessError::Lost)) => lost += 1,
+            Err(Error::Access(AccessError::Lost { .. })) => lost += 1,
             Err(error) => panic!("object {object}: {error}"),
         }
     }
     assert_eq!((found, lost), (40, 20));
+}
+
+#[test]
+fn what_is_lost_is_gone_once_that_is_accepted() {
+    let mut nodes = cluster(3);
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    for object in 0..60 {
+        put(&sets[(object % 3) as usize], object, object + 1);
+    }
+    drop(sets);
+    vanish(nodes.remove(2));
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    let look = |node: usize, object: u64| sets[node].get_existing(object).wait_for(LIMIT).map(|value| *value);
+    let is_lost = |answer: Result<u64, Error>, object: u64| {
+        matches!(answer, Err(Error::Access(AccessError::Lost { set, object: named }))
+            if set == "single" && named == object)
+    };
+    let not_found = |answer: Result<u64, Error>| matches!(answer, Err(Error::Access(AccessError::NotFound)));
+    let lost: Vec<u64> = (0..60).filter(|object| object % 3 == 2).collect();
+    assert!(lost.iter().all(|object| is_lost(look(0, *object), *object)), "their only copy has gone");
+    // What nobody ever named is in doubt, too, where the home was lost.
+    assert!((1_000..1_200).any(|object| is_lost(look(1, object), object)));
+
+    sets[0].accept_loss(2).wait_for(LIMIT).expect("it is lost");
+    nodes[1].accept_loss("single", 5).wait_for(LIMIT).expect("it is lost");
+    assert!(not_found(look(1, 2)) && not_found(look(0, 5)) && is_lost(look(1, 8), 8));
+    assert_eq!(*sets[1].get(2).wait_for(LIMIT).expect("a first touch"), 0);
+    for there in [1, 2, 5] {
+        let answer = sets[1].accept_loss(there).wait_for(LIMIT);
+        assert!(matches!(answer, Err(Error::Access(AccessError::NotLost { .. }))), "object {there}: {answer:?}");
+    }
+
+    let socket = std::env::temp_dir().join(format!("kddm-lost-{}.sock", std::process::id()));
+    nodes[1].accept_programs(&socket).expect("the path is free");
+    let program = Node::attach(&socket).wait_for(LIMIT).expect("it accepts programs");
+    let attached = open(&program, "single", 0);
+    assert!(is_lost(attached.get(8).wait_for(LIMIT).map(|value| *value), 8));
+    attached.accept_loss(8).wait_for(LIMIT).expect("it is lost");
+    assert_eq!(*attached.get(8).wait_for(LIMIT).expect("a first touch"), 0);
+    let answer = attached.accept_loss(8).wait_for(LIMIT);
+    assert!(matches!(answer, Err(Error::Access(AccessError::NotLost { .. }))), "{answer:?}");
+
+    attached.accept_losses().wait_for(LIMIT).expect("most is still lost");
+    for object in (0..60).chain(1_000..1_200) {
+        let answer = look((object % 2) as usize, object);
+        match object {
+            2 | 8 => assert_eq!(answer.expect("it was made anew"), 0),
+            _ if object >= 60 || object % 3 == 2 => assert!(not_found(answer), "object {object}"),
+            _ => assert_eq!(answer.expect("it was never lost"), object + 1),
+        }
+    }
+    for object in &lost {
+        put(&sets[0], *object, 7);
+        assert_eq!(look(1, *object).expect("it was made anew"), 7);
+    }
+    let again = sets[0].accept_losses().wait_for(LIMIT);
+    assert!(matches!(again, Err(Error::Set(SetError::NothingLost { .. }))), "{again:?}");
+    eventually("all is whole", || nodes.iter().all(|node| node.recovery().is_whole && node.recovery().lost == 0));
+    assert_eq!(nodes.iter().map(|node| node.statistics().losses_accepted).sum::<u64>(), 4);
+}
+
+#[test]
+fn a_set_that_is_younger_than_a_loss_has_lost_nothing() {
+    let mut nodes = cluster(3);
+    let older = open(&nodes[0], "older", 0);
+    put(&older, 1, 1);
+    vanish(nodes.remove(2));
+    let is_lost = |answer| matches!(answer, Err(Error::Access(AccessError::Lost { .. })));
+    let look = |set: &Set<u64>, object| set.get_existing(object).wait_for(LIMIT).map(|value| *value);
+    eventually("it is expelled", || nodes.iter().all(|node| node.members().len() == 2));
+    assert!((0..200).any(|object| is_lost(look(&older, object))), "the lost home answered for some of the older set");
+    let younger = open(&nodes[1], "younger", 0);
+    // Half of them have their home at a node that has never opened the set.
+    for object in 0..200 {
+        assert_eq!(*younger.get(object).wait_for(LIMIT).expect("it is as if no member had been lost"), 0);
+    }
+    // And so it is for who comes later, as a home.
+    let contact = nodes[0].address().clone();
+    nodes.push(Node::join(Config::new().node_id(4).contact(contact)).wait_for(LIMIT).expect("it is let in"));
+    let there = open(&nodes[2], "younger", 0);
+    for object in 200..400 {
+        assert_eq!(*there.get(object).wait_for(LIMIT).expect("it is as if no member had been lost"), 0);
+    }
 }
 
 /// A new epoch ends the removal that the first one waits for; whoever waits behind him goes on.

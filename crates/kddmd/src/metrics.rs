@@ -112,6 +112,11 @@ pub fn render(subject: &Subject) -> String {
             "Members whose processes have ended, by their guardians.",
             counted.proven_dead,
         ),
+        (
+            "kddm_losses_accepted_total",
+            "Losses that were accepted by this node: of one object, or all of a set.",
+            counted.losses_accepted,
+        ),
         ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),

@@ -69,7 +69,7 @@ fn lease(answer: &Json) -> String {
         Some(left) => format!("{left} ms left here"),
     };
     let failures = match answer["failures"].as_u64() {
-        None | Some(0) => String::new(),
+        None | Some(0) => recovery(answer),
         Some(1) => format!("; 1 member was lost and not all is whole again{}", recovery(answer)),
         Some(many) => format!("; {many} members were lost and not all is whole again{}", recovery(answer)),
     };
@@ -81,8 +81,8 @@ fn recovery(answer: &Json) -> String {
     let reports = if answer["recovering"] == true { ", it still hears what others have" } else { "" };
     let lost = match answer["lost_here"].as_u64() {
         None | Some(0) => String::new(),
-        Some(1) => ", 1 object of which it is the home is lost".into(),
-        Some(many) => format!(", {many} objects of which it is the home are lost"),
+        Some(1) => ", 1 object of which it is the home is lost (see `kddmadm sets`)".into(),
+        Some(many) => format!(", {many} objects of which it is the home are lost (see `kddmadm sets`)"),
     };
     format!("{reports}{lost}")
 }
@@ -233,6 +233,20 @@ pub fn top(answer: &Json, before: Option<&Json>) -> String {
     )
 }
 
+/// `accept-loss`, of an object or of a set.
+pub fn accepted(answer: &Json) -> String {
+    let set = text(&answer["set"]);
+    match &answer["id"] {
+        Json::Null => format!(
+            "all that was lost of set {set} is accepted: it has never existed, and can be made anew; what is there is \
+             as it was"
+        ),
+        id => format!(
+            "object {id} of set {set} has never existed: it was lost, and that is accepted; it can be made anew"
+        ),
+    }
+}
+
 /// `object`: the value alone, so that it can be used.
 pub fn object(answer: &Json) -> String {
     match (&answer["value"], &answer["removed"]) {
@@ -256,6 +270,14 @@ mod tests {
         assert_eq!(object(&json!({"id": 1, "version": 2, "value": 7})), "7");
         assert_eq!(object(&json!({"id": 1, "version": 2})), "version 2");
         assert_eq!(object(&json!({"id": 1, "removed": true})), "object 1 is removed");
+    }
+
+    #[test]
+    fn what_was_accepted_is_said_in_a_sentence() {
+        let object = accepted(&json!({"set": "notes", "id": 7, "accepted": true}));
+        assert!(object.contains("object 7 of set notes"), "{object}");
+        let set = accepted(&json!({"set": "notes", "id": null, "accepted": true}));
+        assert!(set.contains("all that was lost of set notes"), "{set}");
     }
 
     #[test]

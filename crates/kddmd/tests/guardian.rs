@@ -126,7 +126,7 @@ fn first() -> Node {
 
 /// Nobody had a replica of what the dead node had.
 fn is_lost<O: std::fmt::Debug>(result: Result<O, Error>) {
-    assert!(matches!(result, Err(Error::Access(AccessError::Lost))), "{result:?}");
+    assert!(matches!(result, Err(Error::Access(AccessError::Lost { .. }))), "{result:?}");
 }
 
 /// The owner is killed while others wait for what it holds to write: they get what it had put last, under

@@ -17,7 +17,21 @@ impl Node {
     /// it has never existed, on all members; call [`hand_over`](Self::hand_over) until nothing is left to do.
     /// What a loss of members in the meantime takes is not meant: then it has to be accepted again.
     pub fn accept_set_loss(&mut self, set: SetId, outputs: &mut Outputs) -> Result<(), Refused> {
-        let epoch = self.view.epoch;
+        self.tell_what_counts_from(set, self.view.epoch, outputs)
+    }
+
+    /// That set was created in that epoch: no object of it is older, and no loss before took any. All members hear
+    /// of that, and of this node's wishes only afterwards. Nothing is said where nothing could be taken for lost.
+    pub fn set_is_born(&mut self, set: SetId, born: Epoch, outputs: &mut Outputs) -> Result<(), Refused> {
+        let known = self.born(set);
+        let is_needed = self.losses.has_bare(set, known, Epoch(born.0.saturating_add(1)));
+        if born > self.view.epoch || known >= born || !is_needed {
+            return Ok(());
+        }
+        self.tell_what_counts_from(set, born, outputs)
+    }
+
+    fn tell_what_counts_from(&mut self, set: SetId, epoch: Epoch, outputs: &mut Outputs) -> Result<(), Refused> {
         outputs.reserve(self.view.members.len())?;
         self.set_loss_is_accepted(set, epoch)?;
         for to in self.view.others_online(self.me) {
@@ -25,6 +39,22 @@ impl Node {
             outputs.push(Output::Send { to, object: ObjectId(0), message, body: Body::None, deferred: false });
         }
         Ok(())
+    }
+
+    /// The set is no older than that epoch, or what was lost of it until then is accepted.
+    fn born(&self, set: SetId) -> Epoch {
+        self.sets.get(&set.0).map_or(Epoch(0), |state| state.born)
+    }
+
+    /// Whether objects of that set may be lost, or in doubt, at any home: members were lost with more than its
+    /// replicas make up for, and nobody has accepted that. No object is looked at.
+    pub fn may_have_lost(&self, set: SetId) -> bool {
+        self.losses.has_bare(set, self.born(set), Epoch(u32::MAX))
+    }
+
+    /// Whether this node has yet to give up objects of that set whose loss is accepted.
+    pub fn is_accepting(&self, set: SetId) -> bool {
+        self.accepting.contains(&set)
     }
 
     /// What was lost of a set up to that epoch is accepted.

@@ -50,12 +50,6 @@ impl Node {
         }
     }
 
-    /// That set was created in that epoch: no object of it is older.
-    pub fn set_is_born(&mut self, set: SetId, born: Epoch) -> Result<(), Refused> {
-        self.set(set)?.born = born;
-        Ok(())
-    }
-
     /// Whether all that is here is in the installed epoch.
     pub fn has_entered(&self) -> bool {
         self.recovering.as_ref().is_none_or(|recovering| recovering.has_reported)

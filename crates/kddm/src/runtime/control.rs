@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Incarnation, NodeId, Placement, SetId};
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, SetId};
 use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId, Site};
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,8 @@ pub(crate) enum Question {
     Renew { number: u64, whole: Option<u32> },
     /// The process of that life has ended. From the guardian of its host.
     Died { node: u16, incarnation: u32, secret: Secret },
+    /// All that was lost of that set up to that epoch is accepted: give it up.
+    AcceptLosses { set: u64, epoch: u32, limit_ms: u64 },
 }
 
 /// What is answered.
@@ -236,6 +238,12 @@ impl Runtime {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done
             }
+            Question::AcceptLosses { set, epoch, limit_ms } => {
+                match self.accept_losses_here(SetId(set), Epoch(epoch), Duration::from_millis(limit_ms)) {
+                    Ok(()) => Answer::Done,
+                    Err(error) => Answer::No(error.to_string()),
+                }
+            }
         }
     }
 
@@ -267,7 +275,8 @@ impl Runtime {
             let state = self.membership.lock().state.clone();
             let is_new = |(node, member): &(NodeId, &MemberEntry)| !told.contains(&(*node, member.incarnation));
             let Some((node, member)) = state.members().find(is_new) else { return Ok(()) };
-            let answer = self.tell_of_destroy(&member.address, set, limit);
+            let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
+            let answer = self.ask_member(&member.address, &question, limit);
             let is_member = || self.membership.lock().state.has_life(node, member.incarnation, member.nonce);
             match answer {
                 Err(reason) if is_member() => {
@@ -279,12 +288,13 @@ impl Runtime {
         }
     }
 
-    fn tell_of_destroy(&self, address: &str, set: SetId, limit: Duration) -> Result<(), String> {
+    /// Has a member do something that takes it up to `limit`.
+    pub fn ask_member(&self, address: &str, question: &Question, limit: Duration) -> Result<(), String> {
         let address: Address = address.parse().map_err(|error: AddressError| error.to_string())?;
-        let question = Question::Destroy { set: set.0, limit_ms: limit.as_millis() as u64 };
         let hello = self.hello(Purpose::Control);
-        match greeting::call::<_, Answer>(&address, &hello, &question, limit.saturating_add(CONTROL_LIMIT)) {
+        match greeting::call::<_, Answer>(&address, &hello, question, limit.saturating_add(CONTROL_LIMIT)) {
             Ok(Answer::Done) => Ok(()),
+            Ok(Answer::No(reason) | Answer::Later(reason)) => Err(reason),
             Ok(_) => Err("it does not take this node for a member".into()),
             Err(error) => Err(error.to_string()),
         }

@@ -84,6 +84,7 @@ impl LaneState {
     fn forget_set(&mut self, set: SetId) -> Option<Arc<dyn Store>> {
         self.end_loans_of(set);
         self.overdue.forget(set);
+        self.signals.names.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         self.replicas.retain(|(of, _), _| *of != set);
         let store = self.stores.remove(&set)?;

@@ -156,7 +156,7 @@ mod tests {
         let lost_objects = || {
             let is_lost = |object: &u64| {
                 let answer = sets[0].get_existing(*object).wait_for(LIMIT);
-                matches!(answer, Err(Error::Access(AccessError::Lost)))
+                matches!(answer, Err(Error::Access(AccessError::Lost { .. })))
             };
             (0..60).filter(is_lost).collect::<Vec<u64>>()
         };

@@ -106,6 +106,8 @@ pub struct Statistics {
     pub frames_received: u64,
     /// Programs that were attached and are not any more.
     pub detached: u64,
+    /// Losses that were accepted by this node: of one object, or all of a set.
+    pub losses_accepted: u64,
 }
 
 impl Statistics {
@@ -140,6 +142,7 @@ impl Statistics {
         self.frames_sent += other.frames_sent;
         self.frames_received += other.frames_received;
         self.detached += other.detached;
+        self.losses_accepted += other.losses_accepted;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];

@@ -20,6 +20,8 @@ pub(crate) enum Wish {
     Fetch,
     /// Make ownership local and hold nothing.
     Acquire,
+    /// As `Fetch`, of an object that exists: whether it does, or is lost.
+    Look,
 }
 
 impl Wish {
@@ -28,6 +30,7 @@ impl Wish {
         match self {
             Wish::Request(kind) => kind,
             Wish::Fetch => RequestKind::Get { existing: false },
+            Wish::Look => RequestKind::Get { existing: true },
             Wish::Acquire => RequestKind::Grab { existing: false },
         }
     }

@@ -1,5 +1,6 @@
 //! What runs a node: its lanes, its links, its part in the membership.
 
+pub(crate) mod acceptance;
 pub(crate) mod backlog;
 pub(crate) mod control;
 pub(crate) mod couriers;

@@ -341,7 +341,7 @@ impl LaneState {
                     todo.push_back(input);
                 }
             }
-            Output::Answer { object, answer } => self.answered(set, object, outcome_of(answer)),
+            Output::Answer { object, answer } => self.answered(set, object, self.outcome_of(set, object, answer)),
             Output::Discard { object } => {
                 let store = self.store(set);
                 if let Some(cell) = store.find(object.0) {
@@ -463,12 +463,14 @@ impl Told {
     }
 }
 
-fn outcome_of(answer: Answer) -> Outcome {
-    match answer {
-        Answer::Removed | Answer::Flushed => Outcome::Done,
-        Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
-        Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
-        Answer::Lost => Outcome::Failed(AccessError::Lost.into()),
-        Answer::Unknown => Outcome::Failed(AccessError::CutShort.into()),
+impl LaneState {
+    fn outcome_of(&self, set: SetId, object: ObjectId, answer: Answer) -> Outcome {
+        match answer {
+            Answer::Removed | Answer::Flushed => Outcome::Done,
+            Answer::NotFound => Outcome::Failed(AccessError::NotFound.into()),
+            Answer::Busy => Outcome::Failed(AccessError::Busy.into()),
+            Answer::Lost => Outcome::Failed(self.is_lost(set, object)),
+            Answer::Unknown => Outcome::Failed(AccessError::CutShort.into()),
+        }
     }
 }

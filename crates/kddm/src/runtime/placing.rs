@@ -12,6 +12,7 @@ use kddm_core::node::HandedOver;
 use parking_lot::{Condvar, Mutex};
 
 use crate::runtime::Runtime;
+use crate::runtime::acceptance::Names;
 use crate::runtime::lane::LaneState;
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
@@ -39,6 +40,8 @@ pub(crate) struct Signals {
     pub settled: Arc<Signal>,
     /// A connection has ended, or there is somebody to connect to.
     pub links: Arc<Signal>,
+    /// What lanes call sets when they speak of them.
+    pub names: Arc<Names>,
 }
 
 impl Signal {

@@ -426,7 +426,9 @@ impl Ghost {
                 later()
             }
             Question::Died { .. } => Answer::NotYet,
-            Question::State | Question::Destroy { .. } | Question::Renew { .. } => later(),
+            Question::State | Question::Destroy { .. } | Question::AcceptLosses { .. } | Question::Renew { .. } => {
+                later()
+            }
             Question::Log(_) => Answer::NotAMember,
         }
     }

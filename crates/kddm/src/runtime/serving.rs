@@ -107,7 +107,7 @@ fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> 
     if store.access(cell) == Access::Write && !store.has_value(cell) {
         return first_touch(store, cell, wish, claimed);
     }
-    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire);
+    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire | Wish::Look);
     if holds_nothing {
         return Served::Yes(Outcome::Available);
     }

@@ -114,6 +114,14 @@ impl Subject {
             Command::Object { set, id, form, replicas, action } => {
                 object::act(&self.node, set, *id, *form, *replicas, action)
             }
+            Command::AcceptLoss { set, id } => {
+                match id {
+                    Some(id) => self.node.accept_loss(set, *id),
+                    None => self.node.accept_losses(set),
+                }
+                .wait()?;
+                Ok(json!({"set": set, "id": id, "accepted": true}))
+            }
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
@@ -233,6 +241,7 @@ impl Subject {
             "metadata_bytes": sum(|usage| usage.metadata_bytes),
             "replicas": recovery.replicas,
             "lost": recovery.lost,
+            "losses_accepted": counted.losses_accepted,
             "failures": recovery.failures,
             "misses": counted.misses,
             "moves": counted.moves(),

@@ -73,6 +73,14 @@ pub enum Command {
         /// What to do.
         action: Action,
     },
+    /// Accepts that an object, or all that is lost of a set, is gone.
+    AcceptLoss {
+        /// The set.
+        set: String,
+        /// The object; all that is lost of the set if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+    },
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

@@ -139,6 +139,34 @@ enum Sets {
         /// Its name.
         name: String,
     },
+    /// Accepts that all that is lost of a set is gone: it has never existed, and can be made anew.
+    AcceptLoss {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        sure: Sure,
+    },
+}
+
+#[derive(Args)]
+struct Sure {
+    /// Do it. It cannot be undone: copies that come back with a node are dropped.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Sure {
+    /// Without the word nobody is asked.
+    fn check(&self, what: &str, again: &str) -> Result<(), ToolError> {
+        if self.yes {
+            return Ok(());
+        }
+        Err(ToolError::Other(format!(
+            "this gives up {what}, also if a node comes back that has it, and cannot be undone; nothing was changed. \
+             `kddmadm sets` and `kddmadm cluster status` say what is lost and which nodes are missing. If none of them \
+             comes back: {again} --yes"
+        )))
+    }
 }
 
 #[derive(Args)]
@@ -194,6 +222,13 @@ enum Object {
     Remove {
         #[command(flatten)]
         which: Which1,
+    },
+    /// Accepts that it is lost: it has never existed, and can be made anew. For sets of any type.
+    AcceptLoss {
+        #[command(flatten)]
+        which: Which1,
+        #[command(flatten)]
+        sure: Sure,
     },
 }
 
@@ -301,7 +336,15 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Nodes => ask(protocol::Command::Status, show::nodes),
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
         Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::set),
-        Command::Object(object) => ask(object_command(object), show::object),
+        Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
+            let what = format!("all that is lost of set {name:?}");
+            sure.check(&what, &format!("kddmadm sets accept-loss {name}"))?;
+            ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
+        }
+        Command::Object(object) => {
+            let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
+            ask(object_command(object)?, shows)
+        }
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
@@ -368,14 +411,19 @@ fn run_bench(
     Ok(u8::from(report.off_budget().next().is_some()))
 }
 
-fn object_command(object: Object) -> protocol::Command {
+fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
     let (which, form, replicas, action) = match object {
+        Object::AcceptLoss { which: Which1 { set, id }, sure } => {
+            let what = format!("object {id} of set {set:?}, if it is lost");
+            sure.check(&what, &format!("kddmadm object accept-loss {set} {id}"))?;
+            return Ok(protocol::Command::AcceptLoss { set, id: Some(id) });
+        }
         Object::Get { which, form } => (which, form, None, Action::Get),
         Object::Put { which, value, form, made } => (which, form, made.replicas, Action::Put { value }),
         Object::Incr { which, by, made } => (which, None, made.replicas, Action::Incr { by }),
         Object::Remove { which } => (which, None, None, Action::Remove),
     };
-    protocol::Command::Object { set: which.set, id: which.id, form, replicas, action }
+    Ok(protocol::Command::Object { set: which.set, id: which.id, form, replicas, action })
 }
 
 /// The daemon to talk to.

@@ -58,9 +58,49 @@ fn a_daemon_that_is_killed_takes_only_along_what_had_no_replica() {
     let lost = first.tool(&scratch, &["--json", "object", "get", "unsafe", "1"]);
     let failure: Json = serde_json::from_slice(&lost.stdout).expect("JSON");
     assert_eq!(failure["error"]["code"], 112, "{failure}");
+    // What is lost keeps nothing else from being whole, and is not forgotten.
+    eventually("all else is whole", || status()["whole"] == true && status()["failures"] == 0);
     let status = status();
-    assert_eq!((&status["failures"], &status["whole"]), (&1.into(), &false.into()), "something is lost: {status}");
     assert!(status["lost_here"].as_u64() > Some(0) && status["replicas_here"].as_u64() > Some(0), "{status}");
     let said = text(&first.tool(&scratch, &["cluster", "status"]).stdout);
-    assert!(said.contains("1 member was lost") && said.contains("are lost"), "{said}");
+    assert!(said.contains("of which it is the home are lost"), "{said}");
+    what_is_lost_can_be_accepted(&scratch, &first, failure["error"]["message"].as_str().expect("a sentence"));
+}
+
+/// All of set "unsafe" is lost.
+fn what_is_lost_can_be_accepted(scratch: &Scratch, daemon: &Daemon, said: &str) {
+    let accept = "kddmadm object accept-loss unsafe 1 --yes";
+    assert!(said.contains("object 1 of set \"unsafe\"") && said.contains(accept), "{said}");
+    let fails = |arguments: &[&str]| {
+        let output = daemon.tool(scratch, arguments);
+        assert!(!output.status.success(), "{arguments:?}: {}", text(&output.stdout));
+        text(&output.stderr)
+    };
+    let said = fails(&["object", "accept-loss", "unsafe", "1"]);
+    assert!(said.contains("nothing was changed") && said.contains(accept), "{said}");
+    assert!(fails(&["sets", "accept-loss", "unsafe"]).contains("kddmadm sets accept-loss unsafe --yes"));
+    let get = |id: &str| {
+        let output = daemon.tool(scratch, &["--json", "object", "get", "unsafe", id]);
+        serde_json::from_slice::<Json>(&output.stdout).expect("JSON")
+    };
+    assert_eq!(get("1")["error"]["code"], 112, "without the word nothing happens");
+
+    let said = daemon.tool(scratch, &["object", "accept-loss", "unsafe", "1", "--yes"]);
+    assert!(text(&said.stdout).contains("object 1 of set unsafe has never existed"), "{}", text(&said.stderr));
+    assert_eq!((&get("1")["error"]["code"], &get("2")["error"]["code"]), (&101.into(), &112.into()));
+    assert!(fails(&["object", "accept-loss", "unsafe", "1", "--yes"]).contains("is not lost"));
+    assert!(fails(&["object", "accept-loss", "safe", "1", "--yes"]).contains("is not lost"));
+    assert!(fails(&["object", "accept-loss", "none", "1", "--yes"]).contains("there is no set"));
+    assert!(fails(&["sets", "accept-loss", "safe", "--yes"]).contains("nothing of set \"safe\" is lost"));
+
+    let answer = daemon.json(scratch, &["sets", "accept-loss", "unsafe", "--yes"]);
+    assert_eq!(answer, serde_json::json!({"set": "unsafe", "id": null, "accepted": true}));
+    for id in 2..=20 {
+        let found = get(&id.to_string());
+        assert_eq!(found["error"]["code"], 101, "object {id}: {found}");
+    }
+    assert_eq!(daemon.json(scratch, &["object", "incr", "unsafe", "2"])["value"], 1, "it is made anew");
+    let counted = daemon.json(scratch, &["stats"]);
+    assert_eq!((&counted["losses_accepted"], &counted["lost"]), (&2.into(), &0.into()));
+    assert_eq!(daemon.json(scratch, &["cluster", "status"])["lost_here"], 0);
 }

@@ -289,6 +289,11 @@ impl Lender {
         self.ask(Question::Destroy { name: name.into(), limit_ms }, limit).map(|_| ())
     }
 
+    pub fn accept_loss(&self, name: &str, object: Option<u64>, limit: Duration) -> Result<(), Error> {
+        let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        self.ask(Question::AcceptLoss { name: name.into(), object, limit_ms }, limit).map(|_| ())
+    }
+
     pub fn sets(&self) -> Result<Vec<SetInfo>, Error> {
         let Told::Sets(sets) = self.ask(Question::Sets, Duration::ZERO)? else { return Err(another_question()) };
         let mut sets: Vec<SetInfo> = sets.into_iter().map(SetInfo::from).collect();

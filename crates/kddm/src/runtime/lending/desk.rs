@@ -180,7 +180,7 @@ impl LaneState {
         let ending = match &error {
             Error::Access(AccessError::NotFound) => Ending::NotFound,
             Error::Access(AccessError::Busy) => Ending::Busy,
-            Error::Access(AccessError::Lost) => Ending::Lost,
+            Error::Access(AccessError::Lost { .. }) => Ending::Lost,
             _ => Ending::Failed,
         };
         self.desk.say_with(session, place, Word::Answer { number, ending }, |body| {

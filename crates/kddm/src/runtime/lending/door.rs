@@ -69,6 +69,12 @@ pub(super) enum Question {
         name: String,
         limit_ms: u64,
     },
+    /// Accept that an object, or all of a set, is gone, if it is lost.
+    AcceptLoss {
+        name: String,
+        object: Option<u64>,
+        limit_ms: u64,
+    },
     Sets,
     Set(String),
     /// It serves calls of that name, or does no more.
@@ -378,6 +384,14 @@ fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Q
             let set = wanted(owner)?.begin_destroy(&name)?;
             runtime.destroy_everywhere(set, &name, Duration::from_millis(limit_ms))?;
             wanted(owner)?.end_destroy(set, &name).map(|()| Told::Done)
+        }
+        Question::AcceptLoss { name, object, limit_ms } => {
+            let node = wanted(owner)?;
+            let accepted = match object {
+                Some(object) => node.accept_loss(&name, object),
+                None => node.accept_losses(&name),
+            };
+            accepted.wait_for(Duration::from_millis(limit_ms)).map(|()| Told::Done)
         }
         Question::Sets if !runtime.has_sets()? => Ok(Told::Sets(Vec::new())),
         Question::Sets => described(&wanted(owner)?.system()?).map(Told::Sets),

@@ -29,7 +29,23 @@ pub(crate) enum Failure {
     },
     Fenced,
     NotFound,
-    Lost,
+    Lost {
+        set: String,
+        object: u64,
+    },
+    NotLost {
+        set: String,
+        object: u64,
+    },
+    NothingLost {
+        name: String,
+    },
+    AcceptanceUnconfirmed {
+        name: String,
+        node: u16,
+        reason: String,
+    },
+    CutShort,
     Destroyed,
     Unknown {
         name: String,
@@ -83,7 +99,13 @@ impl Failure {
             }
             Error::Access(AccessError::Fenced) => Failure::Fenced,
             Error::Access(AccessError::NotFound) => Failure::NotFound,
-            Error::Access(AccessError::Lost) => Failure::Lost,
+            Error::Access(AccessError::Lost { set, object }) => Failure::Lost { set, object },
+            Error::Access(AccessError::NotLost { set, object }) => Failure::NotLost { set, object },
+            Error::Access(AccessError::CutShort) => Failure::CutShort,
+            Error::Set(SetError::NothingLost { name }) => Failure::NothingLost { name },
+            Error::Set(SetError::AcceptanceUnconfirmed { name, node, reason }) => {
+                Failure::AcceptanceUnconfirmed { name, node, reason }
+            }
             Error::Set(SetError::Destroyed) => Failure::Destroyed,
             Error::Set(SetError::Unknown { name }) => Failure::Unknown { name },
             Error::Set(SetError::BadName { name }) => Failure::BadName { name },
@@ -118,7 +140,13 @@ impl Failure {
             Failure::NoSuchNode { node } => not_a_member(node),
             Failure::Fenced => AccessError::Fenced.into(),
             Failure::NotFound => AccessError::NotFound.into(),
-            Failure::Lost => AccessError::Lost.into(),
+            Failure::Lost { set, object } => AccessError::Lost { set, object }.into(),
+            Failure::NotLost { set, object } => AccessError::NotLost { set, object }.into(),
+            Failure::CutShort => AccessError::CutShort.into(),
+            Failure::NothingLost { name } => SetError::NothingLost { name }.into(),
+            Failure::AcceptanceUnconfirmed { name, node, reason } => {
+                SetError::AcceptanceUnconfirmed { name, node, reason }.into()
+            }
             Failure::Destroyed => SetError::Destroyed.into(),
             Failure::Unknown { name } => SetError::Unknown { name }.into(),
             Failure::BadName { name } => SetError::BadName { name }.into(),
@@ -161,6 +189,11 @@ mod tests {
             Error::from(differs),
             AccessError::Overloaded { outstanding: 3, limit: 2 }.into(),
             SetError::Destroyed.into(),
+            AccessError::Lost { set: "a".into(), object: 7 }.into(),
+            AccessError::NotLost { set: "a".into(), object: 7 }.into(),
+            AccessError::CutShort.into(),
+            SetError::NothingLost { name: "a".into() }.into(),
+            SetError::AcceptanceUnconfirmed { name: "a".into(), node: 2, reason: "r".into() }.into(),
             RpcError::AlreadyRegistered { service: "s".into() }.into(),
             MembershipError::NotSharing { node: 7 }.into(),
             AccessError::Unreachable { node: 3, limit_ms: 0, why: WhyUnreachable::ProcessEnded }.into(),

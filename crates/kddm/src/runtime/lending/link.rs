@@ -444,7 +444,7 @@ impl LaneState {
             Ending::Done => Outcome::Done,
             Ending::NotFound => Outcome::Failed(AccessError::NotFound.into()),
             Ending::Busy => Outcome::Failed(AccessError::Busy.into()),
-            Ending::Lost => Outcome::Failed(AccessError::Lost.into()),
+            Ending::Lost => Outcome::Failed(self.is_lost(set, object)),
             Ending::Failed => Outcome::Failed(Failure::decode(body).error()),
         };
         self.answered(set, object, outcome);
