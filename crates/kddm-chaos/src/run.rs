@@ -1,6 +1,6 @@
 //! One run, from an empty network to a report.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
@@ -413,8 +413,11 @@ impl Run<'_> {
 
     /// Of how many faults it is not known how long an object of the host was away.
     fn not_measured(&self) -> Option<String> {
-        let (count, last) = (self.untaken.len(), self.untaken.last()?);
-        Some(format!("objects that a host could not take before its fault: {count}, the last because {last}"))
+        let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+        self.untaken.iter().for_each(|reason| *reasons.entry(reason).or_default() += 1);
+        let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect();
+        let said = format!("objects that hosts could not take before their faults: {}", reasons.join("; "));
+        (!reasons.is_empty()).then_some(said)
     }
 
     /// What was asked for and did not happen.

@@ -10,9 +10,11 @@ use crate::id::{Epoch, NodeId, SetId, ShardIndex};
 use crate::io::NoMemory;
 use crate::message::{Loss, Message};
 use crate::nodeset::NodeSet;
+use crate::replicas::MOST_REPLICAS;
 use crate::view::View;
 
-/// Losses that a node remembers one by one. Of those before it knows the last epoch only.
+/// Losses that a node remembers one by one. Of those before it knows only the last epoch in which one was not covered,
+/// for each number of replicas that a set may have.
 pub const LOSSES_REMEMBERED: usize = 16;
 
 /// Whether objects of a shard may exist that its directory does not name.
@@ -49,8 +51,9 @@ impl Change {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Losses {
     of: Vec<Change>,
-    /// There were others, up to this epoch.
-    forgotten: Epoch,
+    /// There were others. By the replicas of a set: the last epoch of one that may have taken objects of it with all
+    /// their copies. Those that were covered have left nothing to remember.
+    forgotten: [Epoch; MOST_REPLICAS + 1],
 }
 
 impl Losses {
@@ -68,8 +71,9 @@ impl Losses {
         self.of.try_reserve(1).map_err(|_| NoMemory)?;
         if self.of.len() >= LOSSES_REMEMBERED {
             let oldest = self.of.iter().map(|change| change.after.epoch).min().unwrap_or_default();
-            self.of.retain(|change| change.after.epoch > oldest);
-            self.forgotten = self.forgotten.max(oldest);
+            for change in self.of.extract_if(.., |change| change.after.epoch <= oldest) {
+                forget(&mut self.forgotten, &change.after);
+            }
         }
         self.of.push(change);
         self.of.sort_by_key(|change| (change.after.epoch, change.after.placement));
@@ -81,11 +85,11 @@ impl Losses {
         if loss.epoch > now || loss.failures == 0 {
             return Ok(false);
         }
+        let Loss { epoch, placement, failures, fewest_homes, before, after, .. } = loss;
         if loss.forgotten {
-            self.forgotten = self.forgotten.max(loss.epoch);
+            forget(&mut self.forgotten, &View { epoch, failures, fewest_homes, ..View::default() });
             return Ok(true);
         }
-        let Loss { epoch, placement, failures, fewest_homes, before, after, .. } = loss;
         let view = |homes: &NodeSet| -> Result<View, NoMemory> {
             let mut copy = Vec::new();
             copy.try_reserve_exact(homes.len()).map_err(|_| NoMemory)?;
@@ -99,7 +103,7 @@ impl Losses {
     /// What a member that has not been there is to know, in messages.
     pub fn told(&self) -> Result<Vec<Message>, NoMemory> {
         let mut told = Vec::new();
-        told.try_reserve_exact(self.of.len() + 1).map_err(|_| NoMemory)?;
+        told.try_reserve_exact(self.of.len() + self.forgotten.len()).map_err(|_| NoMemory)?;
         for Change { before, after } in &self.of {
             let View { epoch, placement, failures, fewest_homes, .. } = *after;
             let (before, after) = (set_of(&before.homes)?, set_of(&after.homes)?);
@@ -107,9 +111,14 @@ impl Losses {
             let loss = Loss { epoch, placement, failures, fewest_homes, before, after, forgotten };
             told.push(Message::Loss(loss));
         }
-        if self.forgotten > Epoch(0) {
-            let loss = Loss { epoch: self.forgotten, failures: 1, forgotten: true, ..Loss::default() };
-            told.push(Message::Loss(loss));
+        for (replicas, epoch) in self.forgotten.iter().copied().enumerate() {
+            // What is covered by some replicas is covered by more: each epoch is told once, of the most replicas.
+            let of_more = self.forgotten.get(replicas + 1).copied().unwrap_or_default();
+            if epoch > of_more {
+                let (failures, fewest_homes) = (replicas as u32 + 1, u16::MAX);
+                let loss = Loss { epoch, failures, fewest_homes, forgotten: true, ..Loss::default() };
+                told.push(Message::Loss(loss));
+            }
         }
         Ok(told)
     }
@@ -118,7 +127,7 @@ impl Losses {
     /// set is no older than that epoch, or what was lost of it until then is accepted. `now`: the epoch in
     /// which its members still say what they have.
     pub fn doubt(&self, set: SetId, at: ShardIndex, born: Epoch, now: Option<Epoch>) -> Doubt {
-        if self.forgotten > born {
+        if self.has_forgotten_bare(set, born) {
             return Doubt::Old;
         }
         let moved = self.of.iter().filter(|change| change.after.epoch > born && change.moves(set, at));
@@ -142,7 +151,20 @@ impl Losses {
             let is_older = epoch > born && epoch < until && change.before.homes != change.after.homes;
             is_older && change.is_bare(set)
         };
-        self.forgotten > born || self.of.iter().any(is_meant)
+        self.has_forgotten_bare(set, born) || self.of.iter().any(is_meant)
+    }
+
+    fn has_forgotten_bare(&self, set: SetId, born: Epoch) -> bool {
+        self.forgotten.get(set.replicas()).is_none_or(|epoch| *epoch > born)
+    }
+}
+
+/// Takes a loss to those that are not remembered one by one: the view after it.
+fn forget(forgotten: &mut [Epoch; MOST_REPLICAS + 1], after: &View) {
+    for (replicas, epoch) in forgotten.iter_mut().enumerate() {
+        if !after.covers(replicas) {
+            *epoch = after.epoch.max(*epoch);
+        }
     }
 }
 
@@ -164,8 +186,6 @@ fn set_of(homes: &[NodeId]) -> Result<NodeSet, NoMemory> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
-
     use super::*;
     use crate::id::{PlacementPolicy, SHARDS_PER_SET};
 
@@ -234,16 +254,60 @@ mod tests {
         assert_eq!(told, losses);
     }
 
-    #[test]
-    fn what_is_not_remembered_one_by_one_is_in_doubt() {
+    /// Losses in epochs from 2 to 29, each of so many members since all was whole last.
+    fn many(failures: u32) -> Losses {
         let mut losses = Losses::default();
         for epoch in 2..30 {
-            assert_eq!(losses.note(&view(epoch - 1, &[1, 2], 0), &view(epoch, &[1], 1)), Ok(()));
+            assert_eq!(losses.note(&view(epoch - 1, &[1, 2], 0), &view(epoch, &[1], failures)), Ok(()));
         }
         assert_eq!(losses.of.len(), LOSSES_REMEMBERED);
-        assert_eq!(losses.doubt(SAFE, ShardIndex(0), Epoch(0), None), Doubt::Old);
-        assert_eq!(losses.doubt(SAFE, ShardIndex(0), Epoch(29), None), Doubt::None);
-        assert_eq!(losses.told().map(|told| told.len()), Ok(LOSSES_REMEMBERED + 1));
-        assert_eq!(vec![losses.forgotten], [Epoch(13)]);
+        losses
+    }
+
+    #[test]
+    fn what_is_not_remembered_one_by_one_is_in_doubt_where_it_was_not_covered() {
+        let losses = many(2);
+        for (set, until) in [(PLAIN, 13), (SAFE, 13), (PLAIN.with_replicas(2), 0)] {
+            assert_eq!(losses.forgotten[set.replicas()], Epoch(until));
+            let doubt = |born| losses.doubt(set, ShardIndex(0), Epoch(born), None);
+            assert_eq!(doubt(0) == Doubt::Old, until > 0, "{until}");
+            assert_eq!(losses.has_bare(set, Epoch(0), Epoch(2)), until > 0);
+            assert_eq!(doubt(29), Doubt::None);
+        }
+    }
+
+    #[test]
+    fn covered_losses_are_forgotten_without_a_doubt_however_many_there_were() {
+        let losses = many(1);
+        for at in (0..SHARDS_PER_SET).map(ShardIndex) {
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::None);
+            assert_eq!(losses.doubt(PLAIN, at, Epoch(0), None), Doubt::Old);
+        }
+        assert!(!losses.has_bare(SAFE, Epoch(0), Epoch(30)) && losses.has_bare(PLAIN, Epoch(0), Epoch(2)));
+    }
+
+    #[test]
+    fn who_is_told_of_what_is_forgotten_knows_the_same() {
+        for failures in 1..10 {
+            let mut losses = many(failures);
+            // Later ones that more replicas cover.
+            for epoch in 30..50 {
+                assert_eq!(losses.note(&view(epoch - 1, &[1, 2], 0), &view(epoch, &[1], 1)), Ok(()));
+            }
+            let mut told = Losses::default();
+            for message in losses.told().unwrap() {
+                let Message::Loss(loss) = message else { panic!("{message:?}") };
+                assert_eq!(told.learn(loss, Epoch(49)), Ok(true));
+            }
+            assert_eq!(told, losses, "{failures}");
+        }
+    }
+
+    #[test]
+    fn a_loss_with_no_homes_to_count_on_is_covered_by_nothing() {
+        let mut losses = Losses::default();
+        let loss = Loss { epoch: Epoch(7), failures: 1, forgotten: true, ..Loss::default() };
+        assert_eq!(losses.learn(loss, Epoch(7)), Ok(true));
+        assert_eq!(losses.forgotten, [Epoch(7); MOST_REPLICAS + 1]);
     }
 }

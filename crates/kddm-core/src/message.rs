@@ -299,7 +299,8 @@ pub struct Loss {
     pub before: NodeSet,
     /// The homes after.
     pub after: NodeSet,
-    /// All losses up to that epoch, of which no more is known.
+    /// It is not remembered by itself, nor are those before it: only that it was the last one that sets with fewer
+    /// replicas than there were failures were not covered for.
     pub forgotten: bool,
 }
 

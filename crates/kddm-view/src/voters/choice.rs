@@ -7,7 +7,9 @@ use kddm_core::id::NodeId;
 use crate::state::{MemberEntry, State};
 
 /// The voters that this state should have, by ascending id: one of one or two nodes, three of three or four,
-/// five of five or more. Who votes already stays, if it can; others are added where no voter stands yet.
+/// five of five or more. Who votes already stays, if it can; others are added where no voter stands yet. Where there
+/// is a choice, those are taken that `hears` is true of: a voter that is gone, and not expelled yet, would be one that
+/// a smaller group can hardly do without.
 ///
 /// Those count that share objects, unless they are about to leave, and the witnesses. As long as
 /// nobody can vote the voters stay as they are.
@@ -17,9 +19,9 @@ use crate::state::{MemberEntry, State};
 /// use kddm_view::{ClusterId, Identity, SessionId, State, choose_voters};
 ///
 /// let identity = Identity { cluster: ClusterId(1), session: SessionId::DEFAULT };
-/// assert_eq!(choose_voters(&State::new(identity, NodeId(7))), [NodeId(7)]);
+/// assert_eq!(choose_voters(&State::new(identity, NodeId(7)), |_| true), [NodeId(7)]);
 /// ```
-pub fn choose_voters(state: &State) -> Vec<NodeId> {
+pub fn choose_voters(state: &State, hears: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
     let can_vote = |entry: &MemberEntry| (entry.state.can_share() || entry.site.witness) && !entry.draining;
     let able: BTreeMap<NodeId, &MemberEntry> = state.members().filter(|(_, entry)| can_vote(entry)).collect();
     let count = match able.len() {
@@ -35,7 +37,7 @@ pub fn choose_voters(state: &State) -> Vec<NodeId> {
         let crowd = |id: &NodeId| able[id].site.zone.as_deref().map_or(0, |zone| zones.get(zone).copied().unwrap_or(0));
         let votes = |id: &NodeId| state.voters().contains(id);
         let leads = |id: &NodeId| *id == state.voter();
-        let rank = |id: &NodeId| (!leads(id), crowd(id), !votes(id), *id);
+        let rank = |id: &NodeId| (!leads(id), crowd(id), !votes(id), !hears(*id), *id);
         let Some(best) = able.keys().copied().filter(|id| !chosen.contains(id)).min_by_key(rank) else { break };
         if let Some(zone) = &able[&best].site.zone {
             *zones.entry(zone).or_default() += 1;
@@ -51,7 +53,7 @@ mod tests {
     use kddm_core::view::NodeState;
 
     use super::*;
-    use crate::change::{Change, Site};
+    use crate::change::{Cause, Change, Site};
     use crate::identity::{ClusterId, Identity, SessionId};
     use crate::log::Decided;
 
@@ -79,7 +81,7 @@ mod tests {
     }
 
     fn chosen(state: &State) -> Vec<u16> {
-        choose_voters(state).iter().map(|node| node.0).collect()
+        choose_voters(state, |_| true).iter().map(|node| node.0).collect()
     }
 
     #[test]
@@ -110,5 +112,20 @@ mod tests {
         let incarnation = state.member(NodeId(2)).unwrap().incarnation;
         decide(&mut state, Change::Drain { node: NodeId(2), incarnation });
         assert_eq!(chosen(&state), [1, 3, 4]);
+    }
+
+    #[test]
+    fn fewer_voters_are_those_that_are_heard_and_silence_alone_replaces_nobody() {
+        let mut state = cluster(&["", "", "", "", ""]);
+        decide(&mut state, Change::Voters { voters: (1..=5).map(NodeId).collect() });
+        let incarnation = state.member(NodeId(1)).unwrap().incarnation;
+        decide(&mut state, Change::Lead { node: NodeId(5), term: 1 });
+        decide(&mut state, Change::Expel { node: NodeId(1), incarnation, cause: Cause::Proof });
+        // Node 2 was lost at the same time.
+        let without = |silent: u16| move |node: NodeId| node.0 != silent;
+        assert_eq!(choose_voters(&state, without(2)), [3, 4, 5].map(NodeId));
+        assert_eq!(choose_voters(&state, without(4)), [2, 3, 5].map(NodeId));
+        decide(&mut state, Change::Voters { voters: [2, 3, 5].map(NodeId).to_vec() });
+        assert_eq!(choose_voters(&state, without(2)), [2, 3, 5].map(NodeId));
     }
 }

@@ -92,7 +92,7 @@ impl Runtime {
     /// Names other voters if the members ask for that. Who is new among them has to have the log first.
     fn choose_who_votes(&self, membership: &mut Guard<'_>) -> bool {
         let state = &membership.state;
-        let mut chosen = choose_voters(state);
+        let mut chosen = choose_voters(state, |node| membership.log.hears(node));
         if self.config.decides_alone {
             let first = chosen.iter().copied().find(|voter| *voter == state.voter()).or(chosen.first().copied());
             chosen = first.into_iter().collect();

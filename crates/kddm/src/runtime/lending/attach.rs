@@ -9,6 +9,7 @@ use kddm_core::node::Node as Core;
 use kddm_view::{MemberEntry, Nowhere, State};
 use parking_lot::Mutex;
 
+use super::clock::{Clock, Reading};
 use super::door::{Opening, Purpose, Question, Reply, Told, Welcome};
 use super::link::Link;
 use super::views;
@@ -65,12 +66,13 @@ pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
     if !crate::runtime::wait::may_block() {
         return Err(AccessError::WouldBlock.into());
     }
-    let (welcome, streams) = be_let_in(socket)?;
-    start(socket, &welcome, streams)
+    let (welcome, reading, streams) = be_let_in(socket)?;
+    start(socket, &welcome, reading, streams)
 }
 
-/// Is let in: what the node says, and a connection for each lane.
-pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Vec<Stream>), Error> {
+/// Is let in: what the node says, how its deadlines are read here, and a connection for each lane.
+pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Reading, Vec<Stream>), Error> {
+    let asked = Clock::here();
     let stream = open(socket, &Purpose::Attach { name: own_name() }, CONTROL_LIMIT)?;
     let welcome = match receive(socket, &stream)? {
         Reply::Welcome(welcome) => welcome,
@@ -87,10 +89,11 @@ pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Vec<Stream>), Error> 
             _ => return Err(not_attached(socket, "it gives an answer to another question".into())),
         }
     }
-    Ok((welcome, streams))
+    let reading = Reading::between(asked, welcome.clock);
+    Ok((welcome, reading, streams))
 }
 
-fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
+fn start(socket: &Path, welcome: &Welcome, reading: Reading, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
     let state = State::decode(&welcome.state).map_err(|error| not_attached(socket, error.to_string()))?;
     let address: Address = welcome.address.parse().map_err(|error| not_attached(socket, format!("{error}")))?;
     let system = |what| move |error: std::io::Error| ConfigurationError::System { what, reason: error.to_string() };
@@ -108,14 +111,15 @@ fn start(socket: &Path, welcome: &Welcome, streams: Vec<Stream>) -> Result<Arc<R
     notify.begin_with(view);
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     // What is lent here is used no longer than by the node that lends it.
-    lease.set_deadline_ns(welcome.lease_until_ns);
+    lease.set_deadline_ns(reading.here_ns(welcome.lease_until_ns));
     let mut lanes = Vec::new();
     for (number, stream) in (0..).zip(streams) {
         let poller = Poller::new().map_err(system("polling"))?;
         // Nothing is ever handed to this core: the link stands in its place.
         let core = Core::new(identity.id, identity.incarnation, number);
         let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
-        lane.link = Some(Box::new(Link::new(stream, &poller, Arc::clone(&notify)).map_err(system("the socket"))?));
+        lane.link =
+            Some(Box::new(Link::new(stream, &poller, Arc::clone(&notify), reading).map_err(system("the socket"))?));
         lane.shares = true;
         lanes.push(Arc::new(Lane::new(poller, lane)));
     }

@@ -11,6 +11,7 @@ use kddm_core::id::SetId;
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
+use super::clock::Clock;
 use super::failure::Failure;
 use super::session::{SESSIONS, Session};
 use super::views;
@@ -123,6 +124,8 @@ pub(super) struct Welcome {
     pub view: Vec<u8>,
     /// Until when the node may use what it lends.
     pub lease_until_ns: u64,
+    /// By this clock.
+    pub clock: Clock,
 }
 
 /// A member, as it travels.
@@ -356,6 +359,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
         state,
         view,
         lease_until_ns: runtime.lease_of_programs_ns(lease_ns),
+        clock: Clock::here(),
     });
     let mut program = Session::new(stream, name, pid, secret);
     // Written once it is known here: its next word may be a question.

@@ -9,6 +9,7 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Access, Input, Output};
 
 use super::Place;
+use super::clock::Reading;
 use super::failure::Failure;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::pipe::{Inbox, Outbox};
@@ -36,6 +37,8 @@ pub(crate) struct Link {
     stream: Arc<Stream>,
     /// Hears of the views that the node has installed.
     pub(super) notify: Arc<Notify>,
+    /// How the node's deadlines are read here.
+    reading: Reading,
     inbox: Inbox,
     outbox: Outbox,
     pub(super) borrowed: HashMap<Place, Borrowed>,
@@ -60,13 +63,14 @@ pub(crate) struct Link {
 impl Link {
     /// # Errors
     /// The system's.
-    pub fn new(stream: Stream, poller: &Poller, notify: Arc<Notify>) -> std::io::Result<Link> {
+    pub fn new(stream: Stream, poller: &Poller, notify: Arc<Notify>, reading: Reading) -> std::io::Result<Link> {
         stream.set_limit(None)?;
         stream.set_nonblocking(true)?;
         poller.add(&stream, LENDER)?;
         Ok(Link {
             stream: Arc::new(stream),
             notify,
+            reading,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             borrowed: HashMap::new(),
@@ -367,7 +371,10 @@ impl LaneState {
                     return false;
                 }
             }
-            Word::Lease { until_ns } => self.lease.set_deadline_unless_ended(until_ns),
+            Word::Lease { until_ns } => {
+                let reading = self.link.as_ref().map(|link| link.reading).unwrap_or_default();
+                self.lease.set_deadline_unless_ended(reading.here_ns(until_ns));
+            }
             Word::Ended { is_fenced } => {
                 if is_fenced {
                     self.fence("the node that it is attached to has fenced itself");

@@ -9,6 +9,7 @@
 //! | `deaf.rs` | node | programs that take nothing of what they are told |
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
+//! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
 //! | `reattach.rs` | program | how it goes on when its node was gone and is back |
@@ -18,6 +19,7 @@
 //! the node says is done as if the core had said it. The node treats a loan as a hold by a local thread.
 
 pub(crate) mod attach;
+mod clock;
 mod deaf;
 pub(crate) mod desk;
 pub(crate) mod door;

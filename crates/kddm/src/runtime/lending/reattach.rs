@@ -12,6 +12,7 @@ use kddm_view::State;
 
 use super::Place;
 use super::attach::{Lender, Pass, be_let_in, known};
+use super::clock::Reading;
 use super::door::{Question, Told};
 use super::link::Link;
 use super::views;
@@ -106,7 +107,7 @@ impl Runtime {
     }
 
     fn try_to_attach(&self, lender: &Lender) -> Result<(), Trouble> {
-        let (welcome, streams) = be_let_in(&lender.socket)?;
+        let (welcome, reading, streams) = be_let_in(&lender.socket)?;
         let Ok(state) = State::decode(&welcome.state) else {
             return Err(Trouble::ForGood("it speaks another language"));
         };
@@ -128,7 +129,7 @@ impl Runtime {
         for ((number, lane), stream) in (0..).zip(&self.lanes).zip(streams) {
             let mut state = lane.lock();
             let core = Core::new(identity.id, incarnation, number);
-            let attached = state.attach_again(stream, core, &living, &lane.poller);
+            let attached = state.attach_again(stream, reading, core, &living, &lane.poller);
             lane.finish(state);
             if attached.is_err() {
                 return Err(Trouble::NotYet(MembershipError::Reattaching.into()));
@@ -199,12 +200,13 @@ impl LaneState {
     fn attach_again(
         &mut self,
         stream: Stream,
+        reading: Reading,
         core: Core,
         living: &HashMap<SetId, Wanted>,
         poller: &Poller,
     ) -> std::io::Result<()> {
         let Some(old) = self.link.as_ref().filter(|_| !self.stopped && !self.fenced) else { return Ok(()) };
-        let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify))?);
+        let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify), reading)?);
         link.numbered = old.numbered;
         link.opened.clone_from(living);
         let sets: Vec<SetId> = self.stores.keys().copied().collect();
