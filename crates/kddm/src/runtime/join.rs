@@ -19,7 +19,7 @@ use crate::runtime::lending::TAKES_NOTHING;
 use crate::runtime::membership::{Founder, Membership};
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
-use crate::runtime::reviving::{self, Kept, Revived};
+use crate::runtime::reviving::{self, Kept};
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
@@ -62,9 +62,9 @@ fn come_back(
     kept: Kept,
     nonce: u64,
 ) -> Result<(Identity, Membership), Error> {
-    let Revived { id, state, log, asked, before } = reviving::revive(config, listener, kept, nonce)?;
-    let identity = identity_of(&state, id)?;
-    Ok((identity, Membership::revived(state, id, log, asked, before)))
+    let revived = reviving::revive(config, listener, kept, nonce)?;
+    let identity = identity_of(&revived.state, revived.id)?;
+    Ok((identity, Membership::revived(revived)))
 }
 
 /// A node that is new.
