@@ -11,7 +11,7 @@ use kddm_view::{Cause, Change, RedbDisk, State, ViewLog, Voters};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Long enough for a busy machine.
-const LEASE: Duration = Duration::from_millis(1_500);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// A directory that goes with the test.
 struct Scratch(PathBuf);
@@ -207,6 +207,20 @@ fn a_cluster_comes_back_that_was_stopped_while_it_came_back() {
         let set: Set<u64> = nodes[0].set("numbers").open().wait_for(LIMIT).expect("the set is made anew");
         put(&set, 1, 8);
     }
+}
+
+/// With the log of its own cluster it is let in by no other one, whose changes it would take for those of its own.
+#[test]
+fn a_node_that_has_kept_a_log_joins_no_other_cluster() {
+    let (scratch, others) = (Scratch::new("ours"), Scratch::new("theirs"));
+    let ours = cluster(&scratch, 3);
+    let address = ours[1].address().clone();
+    lose_all(ours);
+    let theirs = cluster(&others, 1);
+    let short = config(2, &address, &scratch.log(2)).contact(theirs[0].address().clone()).join_limit(LEASE);
+    let error = Node::join(short).wait_for(LIMIT).err().expect("it is of another cluster").to_string();
+    assert!(error.contains("the other one to cluster") && error.contains("too few"), "{error}");
+    assert_eq!(theirs[0].members().len(), 1);
 }
 
 /// The only voter comes back before anybody's lease has ended: the other one keeps what it has.

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_view::lease::Terms;
-use kddm_view::{Cause, Change, MemberEntry, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters};
+use kddm_view::{
+    Cause, Change, ClusterId, MemberEntry, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters,
+};
 use parking_lot::{Condvar, Mutex};
 
 use crate::cell::Lease;
@@ -343,11 +345,11 @@ impl Ghost {
             if let Some(back) = self.is_back() {
                 return Ok(back);
             }
-            let reason = match ask_all(&config, address, self.nonce, deadline) {
+            let reason = match ask_all(&config, address, ClusterId(self.hello.cluster), self.nonce, deadline) {
                 Ok(Round::Admitted(_, state, asked)) => return Ok((state, asked)),
                 Ok(Round::Later(reason) | Round::Nobody(reason)) => reason,
                 // Its number is that of its former life, until that is known to be over.
-                Err(Error::Membership(MembershipError::Refused { .. })) if Instant::now() < deadline => String::new(),
+                Err(Error::Membership(MembershipError::Refused { reason })) if Instant::now() < deadline => reason,
                 Err(error) => return Err(error),
             };
             let mut inside = self.inside.lock();
