@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kddm::{Address, Config, Error, Node, Set};
+use kddm_core::id::{NodeId, Time};
+use kddm_view::{Cause, Change, RedbDisk, State, ViewLog, Voters};
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Long enough for a busy machine.
-const LEASE: Duration = Duration::from_millis(1_500);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// A directory that goes with the test.
 struct Scratch(PathBuf);
@@ -85,6 +87,19 @@ fn lose_all(nodes: Vec<Node>) {
     ends.into_iter().for_each(|end| end.join().expect("it stops"));
 }
 
+/// Those who vote have confirmed the one that leads, and that has granted the others more time.
+fn outlive_a_lease(nodes: &[Node]) {
+    let left = |node: &Node| node.lease().remaining.expect("three decide");
+    let first: Vec<Instant> = nodes.iter().map(|node| Instant::now() + left(node)).collect();
+    eventually("their leases are renewed", || {
+        nodes.iter().zip(&first).all(|(node, first)| {
+            let left = left(node);
+            assert!(!left.is_zero(), "the lease of node {} has ended", node.id());
+            Instant::now() + left > *first + LEASE
+        })
+    });
+}
+
 #[test]
 fn a_cluster_that_was_stopped_goes_on_where_it_was() {
     let scratch = Scratch::new("all");
@@ -105,6 +120,7 @@ fn a_cluster_that_was_stopped_goes_on_where_it_was() {
         eventually("all vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
         assert!(nodes.iter().all(|node| node.cluster_id() == cluster && node.epoch() > epoch));
         assert!(nodes[0].members().iter().all(|member| Some(member.incarnation) > life), "all are new lives");
+        outlive_a_lease(&nodes);
         // What was in memory is gone, and all is whole without it.
         let set: Set<u64> = nodes[2].set("numbers").open().wait_for(LIMIT).expect("the set is made anew");
         assert_eq!(*set.get(1).wait_for(LIMIT).expect("nobody has it"), 0);
@@ -131,6 +147,80 @@ fn two_of_three_are_enough_and_one_is_not() {
     assert!(two.iter().all(|node| node.epoch() > epoch && node.members().len() == 2));
     let first = restart(&scratch, &addresses, &[1]).remove(0).expect("the others are there");
     assert_eq!(first.members().len(), 3);
+}
+
+/// What is decided in a log, added up.
+fn state_of(log: &Voters) -> State {
+    let mut state = log.base().clone();
+    for entry in log.decided_since(state.applied()).expect("it is all there") {
+        state.apply(&entry).expect("they are in order");
+    }
+    state
+}
+
+/// As a leader does that comes back: it has expelled the lives of before, its own, too, and all are stopped before
+/// anybody has been let in again.
+fn expel_all(scratch: &Scratch, ids: &[u16]) {
+    let open = |id: u16| {
+        let disk = RedbDisk::open(&scratch.log(id)).expect("nobody else has it");
+        Voters::restart(NodeId(id), u64::from(id) << 32, Box::new(disk)).expect("it is whole").expect("it has a log")
+    };
+    let mut logs: Vec<(NodeId, Voters)> = ids.iter().map(|id| (NodeId(*id), open(*id))).collect();
+    for round in 1.. {
+        assert!(round < 10_000, "nobody is elected, or nothing is decided");
+        if logs.iter().all(|(_, log)| state_of(log).members().count() == 0) {
+            return;
+        }
+        let mut said = Vec::new();
+        for (node, log) in &mut logs {
+            log.tick(Time(round * 50_000_000));
+            if log.is_leader() && !log.has_undecided() && state_of(log).term() == log.term() {
+                let next = state_of(log).members().next().map(|(node, entry)| (node, entry.incarnation));
+                if let Some((node, incarnation)) = next {
+                    log.write_as_leader(Change::Expel { node, incarnation, cause: Cause::Lease }).expect("written");
+                }
+            }
+            said.extend(log.take_outgoing().into_iter().map(|out| (*node, out)));
+        }
+        while let Some((from, out)) = said.pop() {
+            let (node, log) = logs.iter_mut().find(|(node, _)| *node == out.to).expect("all are there");
+            log.step(from, &out.message).expect("they are honest");
+            said.extend(log.take_outgoing().into_iter().map(|out| (*node, out)));
+        }
+    }
+}
+
+/// All are stopped again while they come back, when nobody is a member for the moment.
+#[test]
+fn a_cluster_comes_back_that_was_stopped_while_it_came_back() {
+    for ids in [&[1][..], &[1, 2, 3]] {
+        let scratch = Scratch::new(&format!("again-{}", ids.len()));
+        let nodes = cluster(&scratch, ids.len() as u16);
+        let addresses: Vec<Address> = nodes.iter().map(|node| node.address().clone()).collect();
+        let (cluster, epoch) = (nodes[0].cluster_id(), nodes[0].epoch());
+        lose_all(nodes);
+        expel_all(&scratch, ids);
+        let nodes: Vec<Node> =
+            restart(&scratch, &addresses, ids).into_iter().map(|node| node.expect("all are there")).collect();
+        assert!(nodes.iter().all(|node| node.cluster_id() == cluster && node.epoch() > epoch));
+        eventually("all are members", || nodes.iter().all(|node| node.members().len() == ids.len()));
+        let set: Set<u64> = nodes[0].set("numbers").open().wait_for(LIMIT).expect("the set is made anew");
+        put(&set, 1, 8);
+    }
+}
+
+/// With the log of its own cluster it is let in by no other one, whose changes it would take for those of its own.
+#[test]
+fn a_node_that_has_kept_a_log_joins_no_other_cluster() {
+    let (scratch, others) = (Scratch::new("ours"), Scratch::new("theirs"));
+    let ours = cluster(&scratch, 3);
+    let address = ours[1].address().clone();
+    lose_all(ours);
+    let theirs = cluster(&others, 1);
+    let short = config(2, &address, &scratch.log(2)).contact(theirs[0].address().clone()).join_limit(LEASE);
+    let error = Node::join(short).wait_for(LIMIT).err().expect("it is of another cluster").to_string();
+    assert!(error.contains("the other one to cluster") && error.contains("too few"), "{error}");
+    assert_eq!(theirs[0].members().len(), 1);
 }
 
 /// The only voter comes back before anybody's lease has ended: the other one keeps what it has.

@@ -158,6 +158,30 @@ fn a_process_that_is_killed_on_purpose_loses_and_doubles_nothing() {
     assert_eq!(summary["words"], FILES * WORDS);
 }
 
+/// The demonstration itself is killed: the guardian that it has started is gone, and so is its folder.
+#[test]
+fn a_demonstration_that_is_killed_leaves_nothing_behind() {
+    let (folder, scratch) = (Folder::with_much_text("all-killed"), Folder::new("all-killed-scratch"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kddmadm"));
+    command.args(["demo", "--kill", "words"]).arg(&folder.0).env("TMPDIR", &scratch.0);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let start = Instant::now();
+    let entries = || {
+        let names = std::fs::read_dir(&scratch.0).expect("it is there").flatten();
+        names.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let until = |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(start.elapsed() < LIMIT, "{:?}", entries());
+            std::thread::yield_now();
+        }
+    };
+    until(&|| entries().iter().any(|path| path.join("guardian.sock").exists()));
+    child.kill().expect("it runs");
+    child.wait().expect("it has ended");
+    until(&|| entries().is_empty());
+}
+
 /// A counting process that is killed is named, before any wait has come to its limit of ten seconds.
 #[test]
 fn a_killed_counting_process_is_blamed() {

@@ -19,7 +19,7 @@ use crate::runtime::lending::TAKES_NOTHING;
 use crate::runtime::membership::{Founder, Membership};
 use crate::runtime::notify::Notify;
 use crate::runtime::placing::Signals;
-use crate::runtime::reviving::{self, Kept, Revived};
+use crate::runtime::reviving::{self, Kept};
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
@@ -62,9 +62,9 @@ fn come_back(
     kept: Kept,
     nonce: u64,
 ) -> Result<(Identity, Membership), Error> {
-    let Revived { id, state, log, asked, before } = reviving::revive(config, listener, kept, nonce)?;
-    let identity = identity_of(&state, id)?;
-    Ok((identity, Membership::revived(state, id, log, asked, before)))
+    let revived = reviving::revive(config, listener, kept, nonce)?;
+    let identity = identity_of(&revived.state, revived.id)?;
+    Ok((identity, Membership::revived(revived)))
 }
 
 /// A node that is new.
@@ -140,7 +140,7 @@ pub(crate) enum Round {
 fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(NodeId, State, Time), Error> {
     let deadline = super::wait::deadline_in(config.join_limit);
     loop {
-        let reason = match ask_all(config, address, nonce, deadline)? {
+        let reason = match ask_all(config, address, ClusterId(0), nonce, deadline)? {
             Round::Admitted(node, state, asked) => return Ok((node, state, asked)),
             Round::Later(reason) if Instant::now() + ASK_AGAIN < deadline => {
                 tracing::debug!(reason, "not let in yet");
@@ -153,10 +153,16 @@ fn ask_for_admission(config: &Config, address: &str, nonce: u64) -> Result<(Node
     }
 }
 
-pub(crate) fn ask_all(config: &Config, address: &str, nonce: u64, deadline: Instant) -> Result<Round, Error> {
-    let purpose = Purpose::Control;
-    let hello =
-        Hello { protocol: PROTOCOL, session: config.session, cluster: 0, node: 0, incarnation: 0, nonce, purpose };
+/// Whoever has a log of `cluster` is let in by no other one; 0 if any will do.
+pub(crate) fn ask_all(
+    config: &Config,
+    address: &str,
+    ClusterId(cluster): ClusterId,
+    nonce: u64,
+    deadline: Instant,
+) -> Result<Round, Error> {
+    let (session, purpose) = (config.session, Purpose::Control);
+    let hello = Hello { protocol: PROTOCOL, session, cluster, node: 0, incarnation: 0, nonce, purpose };
     let (mut reasons, mut is_worth_it) = (Vec::new(), false);
     let mut contacts = config.contacts.clone();
     let mut at = 0;

@@ -131,9 +131,12 @@ impl Runtime {
         });
     }
 
-    /// Whether no lane misses its link to a member that is in the installed view.
+    /// Whether no lane misses its link to a member that is in the installed view. One that is fenced wants none.
     fn is_linked(&self, id: NodeId) -> bool {
-        self.lanes.iter().all(|lane| lane.lock().peers.get(&id).is_none_or(Peer::is_connected))
+        self.lanes.iter().all(|lane| {
+            let state = lane.lock();
+            state.fenced || state.peers.get(&id).is_none_or(Peer::is_connected)
+        })
     }
 
     fn connect_to(self: &Arc<Self>, id: NodeId, member: &MemberEntry) {

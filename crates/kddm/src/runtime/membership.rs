@@ -20,6 +20,7 @@ use crate::runtime::couriers::Couriers;
 use crate::runtime::healing::Healing;
 use crate::runtime::leasing::Leasing;
 use crate::runtime::peer::Peer;
+use crate::runtime::reviving::Revived;
 
 /// How often a task looks whether sets exist by now: once in the life of a cluster, for a round trip.
 const SEAL_ROUND: Duration = Duration::from_millis(1);
@@ -45,6 +46,9 @@ pub(crate) struct Founder {
 pub(crate) struct Membership {
     /// This life.
     me: (NodeId, Incarnation),
+    /// From when the time of the log counts. It never goes back: a log that is told of an earlier time than before
+    /// waits until that is over, shows itself to nobody, and its node's lease ends.
+    pub since: Instant,
     pub state: State,
     pub log: Voters,
     pub outbox: Vec<Outgoing>,
@@ -68,6 +72,7 @@ impl Membership {
         let life = state.member(me).map_or(Incarnation(0), |entry| entry.incarnation);
         Membership {
             me: (me, life),
+            since: Instant::now(),
             state,
             log,
             outbox: Vec::new(),
@@ -106,17 +111,12 @@ impl Membership {
         Ok(Membership::new(me, state, log, leasing))
     }
 
-    /// The membership of a node that has come back with the log that it had kept, and asked for that at `asked`.
-    /// Who was a member before can have a say still, and is in `before`.
-    pub fn revived(
-        state: State,
-        me: NodeId,
-        log: Voters,
-        asked: Time,
-        before: BTreeMap<NodeId, MemberEntry>,
-    ) -> Membership {
+    /// The membership of a node that has come back with the log that it had kept.
+    pub fn revived(revived: Revived) -> Membership {
+        let Revived { id, state, log, asked, since, before } = revived;
         let leasing = Leasing::let_in(state.lease_ms(), asked);
-        let mut membership = Membership::new(me, state, log, leasing);
+        let mut membership = Membership::new(id, state, log, leasing);
+        membership.since = since;
         membership.departed = before;
         membership.note_departed(None);
         membership

@@ -134,7 +134,7 @@ impl Runtime {
             limits: parts.limits,
             lanes: parts.lanes,
             lease: parts.lease,
-            started: Instant::now(),
+            started: parts.membership.since,
             membership: Mutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_view::lease::Terms;
-use kddm_view::{Cause, Change, MemberEntry, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters};
+use kddm_view::{
+    Cause, Change, ClusterId, MemberEntry, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters,
+};
 use parking_lot::{Condvar, Mutex};
 
 use crate::cell::Lease;
@@ -70,12 +72,21 @@ pub(crate) fn kept(config: &Config, nonce: u64) -> Result<Option<Kept>, Error> {
     let log = Voters::restart(id, nonce, disk).map_err(|error| unusable(file, &error))?;
     let Some(log) = log else { return Ok(None) };
     let mut state = log.base().clone();
+    let members = |state: &State| state.members().map(|(node, entry)| (node, entry.clone())).collect::<Vec<_>>();
+    let mut before = BTreeMap::from_iter(members(&state));
     let entries = log.decided_since(state.applied()).map_err(|error| unusable(file, &error))?;
     for entry in entries {
         state.apply(&entry).map_err(|error| unusable(file, &error))?;
+        if matches!(entry.change, Change::Join { .. }) {
+            before.extend(members(&state));
+        }
     }
-    let Some(old) = state.member(id).cloned() else { return Ok(None) };
-    Ok(Some(Kept { id, log: log.with_pace(Pace::for_lease_ms(state.lease_ms())), state, old }))
+    // Whoever has been expelled may have a say still: others are named only after that, and all may have been
+    // stopped in between. Without it nobody would be let in ever again.
+    let has_a_say = |node: &NodeId| log.groups().iter().any(|group| group.contains(node));
+    before.retain(|node, _| state.member(*node).is_some() || has_a_say(node));
+    let Some(old) = before.get(&id).cloned() else { return Ok(None) };
+    Ok(Some(Kept { id, log: log.with_pace(Pace::for_lease_ms(state.lease_ms())), state, old, before }))
 }
 
 /// See [`kept`].
@@ -85,6 +96,8 @@ pub(crate) struct Kept {
     state: State,
     /// The former life of this node.
     old: MemberEntry,
+    /// The members, and those that are none any more and have a say.
+    before: BTreeMap<NodeId, MemberEntry>,
 }
 
 /// A node that is a member again.
@@ -94,6 +107,9 @@ pub(crate) struct Revived {
     pub log: Voters,
     /// Its lease counts from then.
     pub asked: Time,
+    /// From when the time of the log counts.
+    pub since: Instant,
+    /// Who was a member before can have a say still.
     pub before: BTreeMap<NodeId, MemberEntry>,
 }
 
@@ -130,7 +146,7 @@ struct Inside {
 /// # Errors
 /// `Refused` with what is missing.
 pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonce: u64) -> Result<Revived, Error> {
-    let Kept { id, mut log, state, old } = kept;
+    let Kept { id, mut log, state, old, before } = kept;
     let lease = Duration::from_millis(state.lease_ms().into());
     if log.groups() != [vec![id]] {
         log.stand_back();
@@ -147,7 +163,6 @@ pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonc
     let address = listener.address().to_string();
     let join = Change::Join { node: Some(id), address: address.clone(), nonce, site: config.site.clone() };
     let epoch = state.view().epoch.0;
-    let before = state.members().map(|(node, entry)| (node, entry.clone())).collect();
     let inside = Inside { log, state, outbox: Vec::new(), elected: None, asked: None, is_live: false };
     let ghost = Arc::new(Ghost {
         config: config.clone(),
@@ -179,7 +194,7 @@ pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonc
     let (state, asked) = came?;
     let Some(Inside { mut log, .. }) = inside else { return Err(MembershipError::Stopped.into()) };
     log.stand();
-    Ok(Revived { id, state, log, asked, before: ghost.before.clone() })
+    Ok(Revived { id, state, log, asked, since: ghost.started, before: ghost.before.clone() })
 }
 
 impl Tells for Arc<Ghost> {
@@ -330,11 +345,11 @@ impl Ghost {
             if let Some(back) = self.is_back() {
                 return Ok(back);
             }
-            let reason = match ask_all(&config, address, self.nonce, deadline) {
+            let reason = match ask_all(&config, address, ClusterId(self.hello.cluster), self.nonce, deadline) {
                 Ok(Round::Admitted(_, state, asked)) => return Ok((state, asked)),
                 Ok(Round::Later(reason) | Round::Nobody(reason)) => reason,
                 // Its number is that of its former life, until that is known to be over.
-                Err(Error::Membership(MembershipError::Refused { .. })) if Instant::now() < deadline => String::new(),
+                Err(Error::Membership(MembershipError::Refused { reason })) if Instant::now() < deadline => reason,
                 Err(error) => return Err(error),
             };
             let mut inside = self.inside.lock();

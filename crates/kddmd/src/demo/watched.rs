@@ -1,5 +1,6 @@
 //! The guardian of a demonstration, which tells the others at once when one of its processes was killed.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,7 +34,9 @@ impl Guardian {
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
         command.arg(GUARDIAN).arg("--socket").arg(socket_in(&folder)).arg("--log").arg("error");
-        // It ends with its standard input, and so with this process.
+        // It ends with its standard input, and so with this process, and not with a Ctrl-C that is meant for that: it
+        // has to clean up.
+        command.process_group(0);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().map_err(failed)?;
         let mut guardian = Guardian { child, folder };
         let deadline = Instant::now() + START_LIMIT;
@@ -67,10 +70,16 @@ impl Drop for Guardian {
     }
 }
 
-/// Runs the guardian until standard input ends.
+/// Runs the guardian until standard input ends, and leaves nothing behind.
 pub fn run(arguments: crate::guardian::Arguments) -> std::process::ExitCode {
-    std::thread::spawn(|| {
+    let socket = arguments.socket.clone();
+    std::thread::spawn(move || {
         let _until_the_parent_is_gone = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if let Some(socket) = socket {
+            let _already_gone = std::fs::remove_file(&socket);
+            // Not if anything else is in there.
+            let _already_gone = socket.parent().map(std::fs::remove_dir);
+        }
         std::process::exit(0);
     });
     crate::guardian::main(arguments)
