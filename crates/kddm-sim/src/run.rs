@@ -52,7 +52,7 @@ pub struct Report {
 /// Many times what any scenario needs to come to rest.
 const EVENT_LIMIT: u64 = 500_000;
 /// Steps for judging one object of one run: histories of a run are short.
-const BUDGET: u64 = 2_000_000;
+const BUDGET: u64 = 60_000_000;
 
 /// Runs one seed to its end.
 pub fn run(seed: u64) -> Report {
