@@ -96,6 +96,11 @@ impl Fault {
         self != Fault::Kill && self.limit(lease).is_some()
     }
 
+    /// Whether all that it can cost is known when it is over: others hear of it at once, or their leases do not notice.
+    pub fn is_over_at_once(self) -> bool {
+        matches!(self, Fault::Kill | Fault::ClockJump | Fault::DiskFull | Fault::PauseShort)
+    }
+
     /// Whether a daemon ends by it.
     pub fn ends_daemon(self) -> bool {
         matches!(self, Fault::Kill | Fault::ClockJump)

@@ -33,6 +33,8 @@ pub struct Return {
     pub host: u16,
     /// When it was over, in nanoseconds of the run.
     pub to_ns: u64,
+    /// When the host had its next fault, if it had one.
+    pub next_ns: Option<u64>,
     /// How long after that; none if they could not before the host had the next fault, or the run was over.
     pub after: Option<Duration>,
 }
@@ -43,6 +45,7 @@ const BACK_LIMIT: Duration = Duration::from_secs(10);
 impl Return {
     /// What is to be said of a host that did not come back after it was cut off.
     pub fn is_missed(&self, end_ns: u64) -> Option<String> {
+        let end_ns = self.next_ns.map_or(end_ns, |next_ns| next_ns.min(end_ns));
         let had_time = end_ns.saturating_sub(self.to_ns) > BACK_LIMIT.as_nanos() as u64;
         let is_missed = self.fault == Fault::Split && self.after.is_none() && had_time;
         is_missed.then(|| format!("host {} did not come back by itself after a split", self.host))
@@ -54,11 +57,14 @@ pub fn returns(history: &[Operation], faults: &[Happened], host_of: impl Fn(u64)
     let of = |happened: &Happened| {
         let (fault, host, to_ns) = (happened.fault, happened.host, happened.to_ns);
         let next_ns = faults.iter().filter(|next| next.host == host).map(|next| next.from_ns);
-        let next_ns = next_ns.filter(|from_ns| *from_ns > to_ns).min().unwrap_or(u64::MAX);
+        let next_ns = next_ns.filter(|from_ns| *from_ns > to_ns).min();
         let is_its = |done: &&Operation| done.invoke_ns >= to_ns && host_of(done.client) == Some(host);
         let done = history.iter().filter(is_its).filter(|done| done.outcome == Outcome::Ok);
-        let first_ns = done.filter_map(|done| done.return_ns).filter(|done_ns| *done_ns < next_ns).min();
-        Return { fault, host, to_ns, after: first_ns.map(|first_ns| Duration::from_nanos(first_ns - to_ns)) }
+        let first_ns = done
+            .filter_map(|done| done.return_ns)
+            .filter(|done_ns| next_ns.is_none_or(|next_ns| *done_ns < next_ns))
+            .min();
+        Return { fault, host, to_ns, next_ns, after: first_ns.map(|first_ns| Duration::from_nanos(first_ns - to_ns)) }
     };
     faults.iter().map(of).collect()
 }
@@ -201,6 +207,9 @@ mod tests {
         assert_eq!(back(&at(2100, 2300)).after, Some(Duration::from_millis(300)));
         assert_eq!(back(&at(1900, 2300)).after, None);
         assert!(back(&[]).is_missed(2100 * MS).is_none() && back(&[]).is_missed(20_000 * MS).is_some());
+        let next = Happened { fault: Fault::DiskFull, from_ns: 2500 * MS, to_ns: 3000 * MS, ..split.clone() };
+        let back = returns(&[], &[split.clone(), next], here)[0];
+        assert!(back.is_missed(20_000 * MS).is_none(), "it had half a second until its next fault");
     }
 
     fn judged(operations: &[Operation], last: Last) -> Found {

@@ -282,17 +282,17 @@ impl Run<'_> {
 
     /// Whether a host that has that fault may be lost to the others.
     fn loses(&self, fault: Fault) -> bool {
-        fault.ends_daemon() || fault.may_expel(self.options.lease)
+        // The kernel tells of a cable that is back up to a second late.
+        fault.ends_daemon() || fault.may_expel(self.options.lease) || fault == Fault::CutShort
     }
 
     /// Who leads those who decide, if all is whole and one host may be lost. What is promised holds for one loss at a
     /// time: objects have one replica.
     fn leader_of_a_whole(&self) -> Option<u16> {
-        // Whoever was away for longer than a lease may still be on the way out.
+        // Whoever could not be heard may still be on the way out.
         let lease_ns = self.options.lease.as_nanos() as u64;
         let settled_ns = self.clock.now_ns().saturating_sub(2 * lease_ns);
-        let is_settled =
-            |last: &Happened| last.fault == Fault::Kill || !self.loses(last.fault) || last.to_ns < settled_ns;
+        let is_settled = |last: &Happened| last.fault.is_over_at_once() || last.to_ns < settled_ns;
         let may_lose = self.hosts.iter().all(Host::is_member) && self.faults.last().is_none_or(is_settled);
         may_lose.then(|| said::whole(&self.hosts, self.programs)).flatten().map(|said| said.leader)
     }

@@ -208,7 +208,9 @@ impl Runtime {
             return false;
         };
         let question = Question::Renew { number: renewal.number, whole: whole.map(|placement| placement.0) };
-        match self.ask_on(line, voter, &address, &question, limit) {
+        // Another one may lead by now: what is left of the lease is too short to wait for one that is gone.
+        let leads = || self.membership.lock().state.voter() == voter && !self.is_stopping();
+        match self.ask_on_while(line, (voter, &address), &question, limit, leads) {
             Ok(Answer::Granted { number, lasts_ns }) => {
                 self.silence.heard(voter);
                 let mut membership = self.membership.lock();

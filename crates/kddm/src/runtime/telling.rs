@@ -1,5 +1,6 @@
 //! What this node's log says to those of others, and what it hears from them.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use crate::runtime::couriers::Tells;
 use crate::runtime::membership::Guard;
 use crate::transport::greeting::{self, Hello, Purpose, call, greet};
 use crate::transport::{Address, Stream};
+
+/// How often it is looked whether an answer is still wanted: short beside the shortest lease.
+const WANTED_LOOK: Duration = Duration::from_millis(5);
 
 /// A connection to another node, kept from one question to the next.
 pub(crate) struct Line {
@@ -116,6 +120,32 @@ impl Runtime {
         ask_on(&self.hello(Purpose::Control), line, (to, address), question, limit)
     }
 
+    /// The same as long as the answer is wanted. A connection that is only silent is not made anew: the host may be gone,
+    /// and there would be no time left for whoever is wanted instead.
+    pub fn ask_on_while(
+        &self,
+        line: &mut Option<Line>,
+        (to, address): (NodeId, &Address),
+        question: &Question,
+        limit: Duration,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Answer, Box<dyn std::error::Error>> {
+        if let Some(kept) = line.take().filter(|line| line.to == to) {
+            match put_while(&kept.stream, question, limit, &is_wanted) {
+                Ok(answer) => {
+                    *line = Some(kept);
+                    return Ok(answer);
+                }
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error.into()),
+                Err(_it_has_ended) => {}
+            }
+        }
+        let (stream, ..) = greet(address, &self.hello(Purpose::Control), limit / 2)?;
+        let answer = put_while(&stream, question, limit, is_wanted)?;
+        *line = Some(Line { to, stream });
+        Ok(answer)
+    }
+
     /// The state of the cluster as that node knows it, if it tells.
     pub fn state_of(&self, node: NodeId) -> Result<Option<State>, Error> {
         match self.ask(node, &Question::State)? {
@@ -182,6 +212,53 @@ fn put(stream: &Stream, question: &Question, limit: Duration) -> std::io::Result
     greeting::receive(stream)
 }
 
+/// Gives up, as if there were no answer in time, when none is wanted any more.
+fn put_while(
+    stream: &Stream,
+    question: &Question,
+    limit: Duration,
+    is_wanted: impl Fn() -> bool,
+) -> std::io::Result<Answer> {
+    stream.set_limit(Some(limit))?;
+    greeting::send(stream, question)?;
+    let deadline = Instant::now() + limit;
+    while !stream.wait_readable(WANTED_LOOK) {
+        if Instant::now() >= deadline || !is_wanted() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    greeting::receive(stream)
+}
+
 fn refused(reason: String) -> Error {
     MembershipError::Refused { reason }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Node;
+    use crate::transport::Listener;
+
+    #[test]
+    fn an_answer_that_is_not_wanted_any_more_is_not_waited_for() {
+        let nodes = Node::local_cluster(1).expect("a node");
+        // It takes connections, and says nothing.
+        let silent: Address = "127.0.0.1:0".parse().expect("an address");
+        let listener = Listener::bind(&silent, true).expect("a free port");
+        let stream = crate::transport::stream::dial(listener.address(), LONG).expect("it listens");
+        let mut line = Some(Line { to: NodeId(9), stream });
+        let (question, asked) = (Question::State, (NodeId(9), listener.address()));
+        let looks = std::cell::Cell::new(0);
+        let is_wanted = || {
+            looks.set(looks.get() + 1);
+            looks.get() < 3
+        };
+        let runtime = nodes[0].runtime();
+        let error = runtime.ask_on_while(&mut line, asked, &question, LONG, is_wanted).expect_err("it says nothing");
+        assert!(error.to_string().contains("timed out"), "{error}");
+        assert_eq!((looks.get(), line.is_none()), (3, true), "and it is not greeted anew");
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
 }
