@@ -3,10 +3,17 @@
 use std::io::{BufReader, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::protocol::{ANSWER_LIMIT_BYTES, Command, Failure, Request, Response, VERSION, read_line, write_line};
+use super::protocol::{
+    ANSWER_LIMIT_BYTES, Command, Failure, LineError, Request, Response, VERSION, read_line, write_line,
+};
+
+/// How long a daemon may think about what it only has to look up: twice the limit of a wait, and for longer only if
+/// its process does not run. What changes something has limits of its own.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a daemon is to be asked.
 #[derive(Clone, Debug)]
@@ -36,6 +43,17 @@ pub enum ClientError {
         /// What happened.
         reason: String,
     },
+    /// It says nothing.
+    #[error(
+        "the daemon at {socket} has not answered within {limit:?}: is its process stopped (SIGSTOP), or its host \
+         overloaded?"
+    )]
+    Silent {
+        /// Where.
+        socket: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// It said no.
     #[error("{}", .0.message)]
     Refused(Failure),
@@ -64,7 +82,20 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn watch(&self, command: Command, mut each: impl FnMut(Json) -> bool) -> Result<(), ClientError> {
+    pub fn watch(&self, command: Command, each: impl FnMut(Json) -> bool) -> Result<(), ClientError> {
+        let only_looks = matches!(
+            command,
+            Command::Status | Command::Sets | Command::Set { .. } | Command::Holders | Command::Stats
+        );
+        self.watch_within(command, only_looks.then_some(LOOK_LIMIT), each)
+    }
+
+    fn watch_within(
+        &self,
+        command: Command,
+        limit: Option<Duration>,
+        mut each: impl FnMut(Json) -> bool,
+    ) -> Result<(), ClientError> {
         let socket = || self.socket.display().to_string();
         let stream = UnixStream::connect(&self.socket).map_err(|error| {
             let reason = match error.kind() {
@@ -75,12 +106,19 @@ impl Client {
             ClientError::NoDaemon { socket: socket(), reason }
         })?;
         let broken = |reason: String| ClientError::Broken { socket: socket(), reason };
+        let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
+        limited.map_err(|error| broken(error.to_string()))?;
         // A daemon that refuses the connection may have closed it already: its reason is there to read.
         let _its_answer_tells = write_line(&stream, &Request { version: VERSION, command });
         let mut input = BufReader::new(&stream);
         loop {
             let response: Response =
-                read_line(&mut input, ANSWER_LIMIT_BYTES).map_err(|error| broken(error.to_string()))?;
+                read_line(&mut input, ANSWER_LIMIT_BYTES).map_err(|error| match (&error, limit) {
+                    (LineError::Io(error), Some(limit)) if error.kind() == ErrorKind::WouldBlock => {
+                        ClientError::Silent { socket: socket(), limit }
+                    }
+                    _ => broken(error.to_string()),
+                })?;
             match response {
                 Response { error: Some(failure), .. } => return Err(ClientError::Refused(failure)),
                 Response { ok: Some(answer), more, .. } => {
@@ -91,5 +129,24 @@ impl Client {
                 _ => return Err(broken("an answer without content".into())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_says_nothing_is_not_waited_for_without_an_end() {
+        let socket = std::env::temp_dir().join(format!("kddm-client-{}.sock", std::process::id()));
+        let _stopped = UnixListener::bind(&socket).expect("a socket");
+        let limit = Duration::from_millis(20);
+        let silent = Client::new(socket.clone()).watch_within(Command::Status, Some(limit), |_| true);
+        let _left_behind = std::fs::remove_file(&socket);
+        let error = silent.expect_err("nobody answers");
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+        assert!(error.to_string().contains("SIGSTOP"), "{error}");
     }
 }
