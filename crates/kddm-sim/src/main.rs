@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod model_command;
 mod mutations_command;
+mod seeds;
 mod sim;
 mod stack_command;
 mod voters_command;

@@ -111,7 +111,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     if arguments.log_only || arguments.stack {
         let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
         let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-        let seeds = crate::voters_command::Seeds { first, count, limit };
+        let seeds = crate::seeds::Seeds { first, count, limit };
         return if arguments.stack {
             crate::stack_command::main(&seeds, arguments.slip)
         } else {

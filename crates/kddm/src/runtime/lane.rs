@@ -2,7 +2,6 @@
 //! a socket, a thread that asks) takes its lock, runs the protocol, and writes the answers itself.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
+use crate::runtime::per_kind::PerKind;
 use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
 use crate::runtime::silence::Silence;
@@ -39,30 +39,6 @@ pub(crate) struct Limits {
     pub peer_buffer_bytes: usize,
     /// How long a program may take nothing of what waits for it.
     pub program_takes_nothing: Duration,
-}
-
-/// A count for each kind of message, in the order of their numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PerKind([u64; MESSAGE_KINDS]);
-
-impl Default for PerKind {
-    fn default() -> PerKind {
-        PerKind([0; MESSAGE_KINDS])
-    }
-}
-
-impl Deref for PerKind {
-    type Target = [u64; MESSAGE_KINDS];
-
-    fn deref(&self) -> &[u64; MESSAGE_KINDS] {
-        &self.0
-    }
-}
-
-impl DerefMut for PerKind {
-    fn deref_mut(&mut self) -> &mut [u64; MESSAGE_KINDS] {
-        &mut self.0
-    }
 }
 
 /// What a lane counts. Reads that hit are counted by nobody: that would cost them.

@@ -22,6 +22,7 @@ pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod overdue;
 pub(crate) mod peer;
+pub(crate) mod per_kind;
 pub(crate) mod places;
 pub(crate) mod placing;
 pub(crate) mod proof;
