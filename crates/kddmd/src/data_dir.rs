@@ -240,7 +240,14 @@ impl DataDir {
             let _may_be_missing = std::fs::remove_file(self.path.join(name));
         }
         let _may_have_other_files = std::fs::remove_dir(&self.path);
-        drop(self.lock);
+    }
+}
+
+/// The lock belongs to the open file, not to its descriptor: a child that another thread forks has a copy of
+/// that until it executes its program, and with it the lock. So it is given back by name, for all copies.
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ends_with_the_process_then = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
@@ -250,6 +257,17 @@ mod tests {
 
     fn scratch(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("kddm-data-dir-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn it_is_free_when_given_back_though_a_copy_of_its_lock_is_open() {
+        let path = scratch("copied");
+        let first = DataDir::open(&path, Sync::No).expect("free");
+        // What a fork leaves in the child for a moment.
+        let copy = first.lock.try_clone().expect("a descriptor");
+        drop(first);
+        DataDir::open(&path, Sync::No).expect("free again").remove();
+        drop(copy);
     }
 
     #[test]
