@@ -8,6 +8,7 @@ use kddm::{Node, Raw, Set};
 
 use crate::Failure;
 use crate::memory::Fields;
+use crate::remote::BATCH;
 
 /// `bench peer CONTACT PROCESSOR|-`.
 pub fn run(arguments: &[String]) -> Result<(), Failure> {
@@ -101,16 +102,37 @@ fn fetch(node: &Node, count: u64) -> Result<usize, Failure> {
     Ok(set.metadata_bytes() - before)
 }
 
-/// The floor: for each 8 bytes that name a size and are padded to 64, an answer of that size.
+/// What the floor asks for: an answer of that size, always the same one (0), or one of many values.
+pub fn echo_request(size: usize, which: u64) -> [u8; 64] {
+    let mut request = [0u8; 64];
+    request[..8].copy_from_slice(&(size as u64).to_le_bytes());
+    request[8..16].copy_from_slice(&which.to_le_bytes());
+    request
+}
+
+/// The floor.
 fn serve_echo(listener: &TcpListener) {
     while let Ok((mut stream, _)) = listener.accept() {
         let _without_delay = stream.set_nodelay(true);
         let mut request = [0u8; 64];
-        let mut reply = Vec::new();
+        let (mut same, mut values) = (Vec::new(), Vec::new());
         while stream.read_exact(&mut request).is_ok() {
-            let size = u64::from_le_bytes(request[..8].try_into().expect("eight bytes")) as usize;
-            reply.resize(size, 7);
-            if stream.write_all(&reply).is_err() {
+            let number = |at: usize| u64::from_le_bytes(request[at..at + 8].try_into().expect("eight bytes")) as usize;
+            let size = number(0);
+            let reply = match number(8).checked_sub(1) {
+                None => {
+                    same.resize(size, 7);
+                    &same
+                }
+                Some(which) => {
+                    // The first one makes all anew, as those of the set are, and is not timed.
+                    if which == 0 {
+                        values = (0..=BATCH).map(|_| vec![7u8; size]).collect();
+                    }
+                    &values[which % values.len()]
+                }
+            };
+            if stream.write_all(reply).is_err() {
                 break;
             }
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use kddm::{Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
-use crate::peer::take_turn;
+use crate::peer::{echo_request, take_turn};
 use crate::report::{Row, Samples, row};
 
 /// Another process with a node of the same cluster.
@@ -70,13 +70,15 @@ impl Peer {
     }
 }
 
-const BATCH: u64 = 100;
+pub const BATCH: u64 = 100;
 
 /// Large objects that are written again together: copies of so many fit what a process keeps memory for.
 const BATCH_AGAIN: u64 = 10;
 
 /// Figures, the bytes of their values, rounds of a batch each, and what is measured.
-const FIGURES: [(&str, usize, u64, Miss); 6] = [
+type Figure = (&'static str, usize, u64, Miss);
+
+const FIGURES: [Figure; 6] = [
     ("get_miss_64", 64, 60, Miss::Get),
     ("get_miss_4096", 4096, 40, Miss::Get),
     ("get_miss_1m", 1 << 20, 2, Miss::Get),
@@ -111,10 +113,10 @@ pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> R
     let set: Set<Raw> = node.set(name).placement(PlacedBy::Fixed(peer.id)).replicas(0).open().wait()?;
     let mut bench = Bench { peer, other, echo, set, name, next: 1 };
     let mut rows = Vec::new();
-    for (figure, size, rounds, miss) in FIGURES {
-        let rounds = only.map_or(Some(rounds), |(named, rounds)| (named == figure).then_some(rounds));
+    for figure in FIGURES {
+        let rounds = only.map_or(Some(figure.2), |(named, rounds)| (named == figure.0).then_some(rounds));
         if let Some(rounds) = rounds {
-            rows.push(bench.misses(&format!("{figure}@{pinning}"), size, rounds, miss)?);
+            rows.extend(bench.misses(pinning, figure, rounds)?);
         }
     }
     let turns = only.map_or(Some(TURNS), |(named, rounds)| (named == "ping_pong").then_some(rounds * BATCH));
@@ -135,22 +137,38 @@ enum Miss {
 
 /// The floor: nanoseconds of a request of 64 bytes and an answer of that size.
 pub fn ping(echo: &mut TcpStream, size: usize, reply: &mut Vec<u8>) -> Result<f64, Failure> {
-    let mut request = [0u8; 64];
-    request[..8].copy_from_slice(&(size as u64).to_le_bytes());
     reply.resize(size, 0);
     let start = Instant::now();
-    echo.write_all(&request)?;
+    echo.write_all(&echo_request(size, 0))?;
     echo.read_exact(reply)?;
     Ok(start.elapsed().as_nanos() as f64)
 }
 
+/// The floor of what is kept: each answer is another value, and has come to stay.
+fn ping_to_keep(echo: &mut TcpStream, size: usize, which: u64) -> Result<(f64, Vec<u8>), Failure> {
+    let start = Instant::now();
+    echo.write_all(&echo_request(size, 1 + which))?;
+    let mut reply = Vec::with_capacity(size);
+    while reply.len() < size {
+        if rustix::io::read(&*echo, rustix::buffer::spare_capacity(&mut reply))? == 0 {
+            return Err("the peer has ended".into());
+        }
+    }
+    Ok((start.elapsed().as_nanos() as f64, reply))
+}
+
 impl Bench {
-    fn misses(&mut self, name: &str, size: usize, rounds: u64, miss: Miss) -> Result<Row, Failure> {
-        let (mut work, mut floor) = (Samples::default(), Samples::default());
-        let mut reply = Vec::new();
+    /// Where copies come to stay there are two floors: the second one does just that.
+    fn misses(&mut self, pinning: &str, figure: Figure, rounds: u64) -> Result<Vec<Row>, Failure> {
+        let (name, size, _, miss) = figure;
+        let (mut work, mut floor, mut floor_kept) = (Samples::default(), Samples::default(), Samples::default());
+        let (mut reply, mut kept) = (Vec::new(), Vec::new());
         let batch = if miss == Miss::GetAgain { BATCH_AGAIN } else { BATCH };
         for round in 0..rounds + 2 {
             let from = self.next;
+            if miss == Miss::Get {
+                kept.push(ping_to_keep(&mut self.echo, size, 0)?.1);
+            }
             if miss != Miss::GetAgain {
                 self.next += batch;
             }
@@ -169,14 +187,24 @@ impl Bench {
                 }
                 let work_ns = start.elapsed().as_nanos() as f64;
                 let floor_ns = ping(&mut self.echo, size, &mut reply)?;
+                let (kept_ns, value) = match miss {
+                    Miss::Get => ping_to_keep(&mut self.echo, size, 1 + (object - from))?,
+                    _ => (floor_ns, Vec::new()),
+                };
+                kept.push(value);
                 if round >= 2 {
                     work.push(work_ns);
                     floor.push(floor_ns);
+                    floor_kept.push(kept_ns);
                 }
             }
         }
         self.next += BATCH;
-        Ok(row(name, "us", 1e3, work, floor))
+        let mut rows = vec![row(&format!("{name}@{pinning}"), "us", 1e3, work.clone(), floor)];
+        if miss == Miss::Get {
+            rows.push(row(&format!("{name}_kept@{pinning}"), "us", 1e3, work, floor_kept));
+        }
+        Ok(rows)
     }
 
     /// One object written by two nodes in turn: the time until the one whose turn it is may write.

@@ -14,7 +14,7 @@ pub struct Row {
 }
 
 /// Nanoseconds of single operations, or of batches divided by their size.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Samples(Vec<f64>);
 
 impl Samples {
