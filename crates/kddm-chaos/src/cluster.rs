@@ -126,6 +126,11 @@ impl Host {
         self.number
     }
 
+    /// The process of its guardian, and that of its daemon if it has one.
+    pub fn processes(&self) -> (u32, Option<u32>) {
+        (self.guardian.id(), self.daemon.as_ref().map(|daemon| daemon.child.id()))
+    }
+
     /// Where programs attach to its daemon.
     pub fn attach_socket(&self) -> PathBuf {
         kddm::attach_socket(&self.data_dir())

@@ -13,6 +13,8 @@ use crate::network::{Cable, Network};
 pub enum Fault {
     /// kill -9, and a new start.
     Kill,
+    /// SIGTERM: it leaves, and comes back as a new life.
+    Restart,
     /// SIGSTOP and SIGCONT, shorter than any lease.
     PauseShort,
     /// SIGSTOP and SIGCONT, for longer than a lease.
@@ -38,8 +40,9 @@ pub enum Fault {
 
 impl Fault {
     /// All, each with its name.
-    pub const ALL: [(Fault, &'static str); 11] = [
+    pub const ALL: [(Fault, &'static str); 12] = [
         (Fault::Kill, "kill"),
+        (Fault::Restart, "restart"),
         (Fault::PauseShort, "pause-short"),
         (Fault::Pause, "pause"),
         (Fault::CutShort, "cut-short"),
@@ -70,7 +73,7 @@ impl Fault {
     /// How long it lasts, in milliseconds: from, to.
     pub fn lasts_ms(self) -> (u64, u64) {
         match self {
-            Fault::Kill => (0, 800),
+            Fault::Kill | Fault::Restart => (0, 800),
             Fault::PauseShort | Fault::CutShort | Fault::OneWayShort => (50, 250),
             Fault::Pause | Fault::Cut | Fault::OneWay | Fault::Split => (1_500, 3_500),
             Fault::RandomLoss => (300, 1_500),
@@ -85,7 +88,7 @@ impl Fault {
         let outlasts = Duration::from_millis(self.lasts_ms().1) > lease;
         let is_promised = match self {
             Fault::Kill => true,
-            Fault::RandomLoss | Fault::ClockJump | Fault::DiskFull => false,
+            Fault::Restart | Fault::RandomLoss | Fault::ClockJump | Fault::DiskFull => false,
             _ => outlasts,
         };
         is_promised.then(|| lease.mul_f64(1.1) + Duration::from_millis(10))
@@ -98,12 +101,12 @@ impl Fault {
 
     /// Whether all that it can cost is known when it is over: others hear of it at once, or their leases do not notice.
     pub fn is_over_at_once(self) -> bool {
-        matches!(self, Fault::Kill | Fault::ClockJump | Fault::DiskFull | Fault::PauseShort)
+        matches!(self, Fault::Kill | Fault::Restart | Fault::ClockJump | Fault::DiskFull | Fault::PauseShort)
     }
 
     /// Whether a daemon ends by it.
     pub fn ends_daemon(self) -> bool {
-        matches!(self, Fault::Kill | Fault::ClockJump)
+        matches!(self, Fault::Kill | Fault::Restart | Fault::ClockJump)
     }
 }
 
@@ -130,6 +133,7 @@ impl Drawn {
     pub fn begin(&self, host: &mut Host, network: &Network) -> Result<(), String> {
         match self.fault {
             Fault::Kill => host.kill(),
+            Fault::Restart => host.stop(),
             Fault::PauseShort | Fault::Pause => host.pause(),
             Fault::CutShort | Fault::Cut => network.set_cable(self.host, Cable::Pulled),
             Fault::OneWayShort | Fault::OneWay => network.deafen(self.host, &self.others),
@@ -149,7 +153,7 @@ impl Drawn {
     /// It goes on.
     pub fn end(&self, host: &mut Host, network: &Network, programs: &Programs) -> Result<u64, String> {
         match self.fault {
-            Fault::Kill | Fault::ClockJump => host.start(programs)?,
+            Fault::Kill | Fault::Restart | Fault::ClockJump => host.start(programs)?,
             Fault::PauseShort | Fault::Pause => host.go_on()?,
             Fault::CutShort | Fault::Cut => network.set_cable(self.host, Cable::Plugged)?,
             Fault::OneWayShort | Fault::OneWay | Fault::RandomLoss => return network.heal(self.host),

@@ -14,6 +14,7 @@ pub mod plot;
 pub mod probe;
 pub mod reads;
 pub mod report;
+pub mod residue;
 pub mod run;
 pub mod said;
 pub mod world;

@@ -38,7 +38,7 @@ struct Arguments {
     /// Decides which faults come when, and what clients do [default: drawn].
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// Only these faults, with commas between: kill, pause-short, pause, cut-short, cut, one-way-short,
+    /// Only these faults, with commas between: kill, restart, pause-short, pause, cut-short, cut, one-way-short,
     /// one-way, split, random-loss, clock-jump, disk-full.
     #[arg(long, value_delimiter = ',', value_name = "FAULT")]
     only: Vec<String>,
@@ -46,6 +46,10 @@ struct Arguments {
     /// from 200 ms on.
     #[arg(long)]
     short_lease: bool,
+    /// The daemon of host 1 lives through the run, and it, the guardians and this program must have as much memory (but
+    /// this program) and as many descriptors and threads at the end as at the begin: judged from ten minutes on.
+    #[arg(long)]
+    soak: bool,
     /// No faults: instead so many reads by processes that are stopped for longer than their lease, 40 times, while others
     /// write; is anything stale read?
     #[arg(long, value_name = "COUNT")]
@@ -159,6 +163,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         kills: arguments.kills,
         lease,
         faults,
+        spared: arguments.soak.then_some(1),
         programs,
         output: arguments.output.clone(),
     })

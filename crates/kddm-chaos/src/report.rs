@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::judge::{Found, Return};
 use crate::plot;
 use crate::probe::Recovery;
+use crate::residue::Watched;
 
 /// A fault that was.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +64,8 @@ pub struct Report {
     pub recoveries: Vec<Recovery>,
     /// Completed operations in each tenth of a second.
     pub throughput: Vec<u64>,
+    /// Those that lived long enough to be judged by what they have of the system.
+    pub processes: Vec<Watched>,
     /// What was asked for and did not happen.
     pub missing: Vec<String>,
     /// What else is to be known.
@@ -77,6 +80,7 @@ impl Report {
             && stale == 0
             && self.answered_alone == 0
             && self.verdict == Verdict::Linearizable
+            && self.processes.iter().all(|process| process.grew().is_none())
             && self.missing.is_empty()
     }
 
@@ -149,6 +153,7 @@ impl Report {
             "lease_ms": self.lease.as_millis() as u64,
             "answered_alone": self.answered_alone,
             "faults": by_fault,
+            "processes": self.processes.iter().map(Watched::json).collect::<Vec<_>>(),
             "missing": self.missing,
             "notes": self.notes,
         })
@@ -227,6 +232,12 @@ impl fmt::Display for Report {
             let (failed, own) = (self.failed_starts, self.own_ends);
             writeln!(f, "daemons that could not become members: {failed}; that ended by themselves: {own}")?;
         }
+        for process in &self.processes {
+            writeln!(f, "{}", process.line())?;
+        }
+        for grew in self.processes.iter().filter_map(Watched::grew) {
+            writeln!(f, "{grew}")?;
+        }
         for missing in &self.missing {
             writeln!(f, "asked for and did not happen: {missing}")?;
         }
@@ -265,6 +276,7 @@ mod tests {
             verdict: Verdict::Linearizable,
             recoveries,
             throughput: vec![1, 2],
+            processes: Vec::new(),
             missing: Vec::new(),
             notes: Vec::new(),
         }

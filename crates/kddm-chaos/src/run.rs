@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Scope;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::plot;
 use crate::probe::{Probe, Recovery};
 use crate::report::{Happened, Report};
+use crate::residue::{Figures, Residue};
 use crate::said;
 use crate::world::Folder;
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub lease: Duration,
     /// Which faults.
     pub faults: Vec<Fault>,
+    /// A host whose daemon no fault ends.
+    pub spared: Option<u16>,
     /// Where the programs are.
     pub programs: PathBuf,
     /// Where logs, history, picture and report go.
@@ -87,12 +90,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     };
     let hosts = hosts(options, &network, &folder, &programs)?;
     let clock = Clock::default();
-    let mut first = Client::new(0, &clock, &hosts[0].attach_socket());
-    for object in 0..OBJECTS {
-        first.update(object, CALM_LIMIT).map_err(|error| format!("nothing works before the first fault: {error}"))?;
-    }
-    let mut history = std::mem::take(&mut first.history);
-    drop(first);
+    let mut history = first_values(&clock, &hosts[0])?;
     let mut run = Run {
         options,
         network: &network,
@@ -106,6 +104,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         kills: 0,
         untaken: Vec::new(),
         dropped_packets: 0,
+        residue: Residue::default(),
         bar: bar(options),
     };
     eprintln!("chaos: seed {}, {} daemons are members, faults begin", options.seed, options.nodes);
@@ -113,6 +112,7 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
     history.extend(worked.history);
     run.bar.finish_and_clear();
     let end_ns = clock.now_ns();
+    let processes = std::mem::take(&mut run.residue).judged();
     let mut notes = run.come_back();
     let (last, seen) = run.last_values(OBJECTS + worked.probes + 1);
     history.extend(seen);
@@ -139,10 +139,20 @@ pub fn run(options: &Options, is_interrupted: &AtomicBool) -> Result<Report, Str
         verdict,
         recoveries: worked.recoveries,
         throughput,
+        processes,
         missing,
         notes,
         faults: run.faults,
     })
+}
+
+/// Gives all objects their first values.
+fn first_values(clock: &Clock, host: &Host) -> Result<Vec<Operation>, String> {
+    let mut first = Client::new(0, clock, &host.attach_socket());
+    for object in 0..OBJECTS {
+        first.update(object, CALM_LIMIT).map_err(|error| format!("nothing works before the first fault: {error}"))?;
+    }
+    Ok(first.history)
 }
 
 /// Writes the history down; what is to be said if it could not be.
@@ -207,10 +217,29 @@ struct Run<'a> {
     /// Why hosts could not take an object of their own before a fault.
     untaken: Vec<String>,
     dropped_packets: u64,
+    residue: Residue,
     bar: ProgressBar,
 }
 
-type Probing<'scope> = std::thread::ScopedJoinHandle<'scope, (Recovery, Vec<Operation>)>;
+type UnderWay<'scope> = ScopedJoinHandle<'scope, (Recovery, Vec<Operation>)>;
+
+/// The probes of a run.
+#[derive(Default)]
+struct Probing<'scope> {
+    under_way: Vec<UnderWay<'scope>>,
+    over: Vec<(Recovery, Vec<Operation>)>,
+    begun: u64,
+}
+
+impl Probing<'_> {
+    /// Takes home what is over, or all of it: a thread that nobody has waited for keeps its stack.
+    fn gather(&mut self, is_meant: fn(&UnderWay<'_>) -> bool) -> Result<(), String> {
+        for probe in self.under_way.extract_if(.., |probe| is_meant(probe)) {
+            self.over.push(probe.join().map_err(|_| "a probe has panicked")?);
+        }
+        Ok(())
+    }
+}
 
 impl Run<'_> {
     fn work(&mut self) -> Result<Worked, String> {
@@ -227,17 +256,17 @@ impl Run<'_> {
                     (client.history, client.errors)
                 }));
             }
-            let mut probing = Vec::new();
+            let mut probing = Probing::default();
             let went = self.make_trouble(scope, &mut probing);
             clock.is_over.store(true, Ordering::Release);
-            let mut worked = Worked { probes: probing.len() as u64, ..Worked::default() };
+            probing.gather(|_| true)?;
+            let mut worked = Worked { probes: probing.begun, ..Worked::default() };
             for client in clients {
                 let (history, errors) = client.join().map_err(|_| "a client has panicked")?;
                 worked.history.extend(history);
                 worked.errors += errors;
             }
-            for probe in probing {
-                let (recovery, history) = probe.join().map_err(|_| "a probe has panicked")?;
+            for (recovery, history) in probing.over {
                 worked.recoveries.push(recovery);
                 worked.history.extend(history);
             }
@@ -250,7 +279,7 @@ impl Run<'_> {
     fn make_trouble<'scope>(
         &mut self,
         scope: &'scope Scope<'scope, '_>,
-        probing: &mut Vec<Probing<'scope>>,
+        probing: &mut Probing<'scope>,
     ) -> Result<Vec<Operation>, String>
     where
         Self: 'scope,
@@ -262,7 +291,8 @@ impl Run<'_> {
         while begun.elapsed() < self.options.length && self.options.kills.is_none_or(|kills| self.kills < kills) {
             let may_lose = self.leader_of_a_whole().is_some();
             let may = |fault: Fault, host: u16| {
-                self.hosts[usize::from(host) - 1].is_member() && (may_lose || !self.loses(fault))
+                let is_spared = self.options.spared == Some(host) && fault.ends_daemon();
+                !is_spared && self.hosts[usize::from(host) - 1].is_member() && (may_lose || !self.loses(fault))
             };
             let Some((pause, drawn)) = plan.next(may) else {
                 self.wait(10 * LOOK)?;
@@ -302,14 +332,15 @@ impl Run<'_> {
         drawn: &Drawn,
         led: bool,
         scope: &'scope Scope<'scope, '_>,
-        probing: &mut Vec<Probing<'scope>>,
+        probing: &mut Probing<'scope>,
         history: &mut Vec<Operation>,
     ) -> Result<(), String>
     where
         Self: 'scope,
     {
         let at = usize::from(drawn.host) - 1;
-        let number = probing.len() as u64;
+        let number = probing.begun;
+        probing.gather(|probe| probe.is_finished())?;
         let mut owner = Client::new(crate::probe::PROBES * 2 + number, self.clock, &self.hosts[at].attach_socket());
         let probe = Probe::prepare(number, &mut owner);
         history.append(&mut owner.history);
@@ -329,7 +360,8 @@ impl Run<'_> {
         if let (Ok(probe), Some(elsewhere)) = (probe, elsewhere) {
             let of = Recovery { fault: drawn.fault, led, took: None };
             let (socket, clock) = (elsewhere.attach_socket(), self.clock);
-            probing.push(scope.spawn(move || probe.run(of, begun, clock, socket)));
+            probing.begun += 1;
+            probing.under_way.push(scope.spawn(move || probe.run(of, begun, clock, socket)));
         }
         let waited = self.wait(drawn.lasts);
         self.started[at] = Instant::now();
@@ -350,6 +382,7 @@ impl Run<'_> {
                 return Err("interrupted".into());
             }
             self.start_again()?;
+            self.look_at_processes();
             self.bar.set_position(self.clock.now_ns() / 1_000_000_000);
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -368,6 +401,18 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Of daemons only that which no fault ends.
+    fn look_at_processes(&mut self) {
+        let of_host = |host: &Host| {
+            let (number, (guardian, daemon)) = (host.number(), host.processes());
+            let daemon = daemon.filter(|_| self.options.spared == Some(number));
+            let daemon = daemon.map(|pid| (format!("the daemon of host {number}"), pid, Figures::All));
+            [Some((format!("the guardian of host {number}"), guardian, Figures::All)), daemon].into_iter().flatten()
+        };
+        let own = ("this program".to_string(), std::process::id(), Figures::WithoutMemory);
+        self.residue.look(self.hosts.iter().flat_map(of_host).chain([own]));
     }
 
     /// Waits until all daemons are members again; what is to be said of those that are not.
