@@ -228,14 +228,11 @@ impl Turn<'_> {
             return self.dropped("I3: the tenures of this object are used up");
         };
         *self.floor = tenure;
-        self.entry = self.absent(tenure);
-        let view = self.place.view;
-        for node in view.others_online(self.place.me) {
-            self.send(node, Message::Confirm { tenure });
-            self.send(node, Message::DropReplica { tenure });
-        }
-        self.confirm(tenure);
-        self.drop_replica(tenure);
-        self.restart_parked();
+        // Any member may have something of it, as far as this one knows.
+        let may_have = Have { role: Role::Ghost, ..Have::default() };
+        let all = self.place.view.others_online(self.place.me);
+        self.to_free.clear();
+        self.to_free.extend(all.map(|from| Report { from, have: may_have, replica: None }));
+        self.end(tenure);
     }
 }

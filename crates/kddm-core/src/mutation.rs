@@ -136,6 +136,8 @@ mutations! {
     RemoveAgain = "remove_again",
     /// Nobody tells a replica that its owner does not know of it.
     KeepOrphans = "keep_orphans",
+    /// A home says that an object is gone before all who may have a copy have dropped it.
+    EndUnheard = "end_unheard",
     /// That a loss is accepted ends an object that is not lost.
     AcceptWhatIsThere = "accept_what_is_there",
     /// An owner does not ask again for the acks that it is owed.

@@ -97,6 +97,11 @@ impl Set {
         self.touched.get_mut(usize::from(*slot) - 1).ok_or(Refused::UnknownSet)
     }
 
+    /// Owners here may want replicas, or homes wait until others have dropped theirs.
+    fn may_want_replicas(&self, set: SetId) -> bool {
+        set.replicas() > 0 || self.touched.iter().any(|touched| touched.shard.recovery.may_decide_anew())
+    }
+
     /// For checkers: in an order that does not depend on what was touched first.
     fn sorted(&self) -> Vec<&Touched> {
         let mut sorted: Vec<&Touched> = Vec::with_capacity(self.touched.len());

@@ -53,7 +53,8 @@ impl Recovery {
         !self.is_recovering && self.to_enter.is_empty()
     }
 
-    /// A copy has become an object that is not safe yet: the home may have to decide anew.
+    /// A copy has become an object that is not safe yet, so the home may have to decide anew; or it waits until copies
+    /// are gone that nobody is to have.
     pub fn may_decide_anew(&self) -> bool {
         !self.is_recovering && !self.to_free.is_empty()
     }
@@ -125,24 +126,38 @@ impl Recovery {
         self.reports.keys().chain(self.to_free.keys()).copied()
     }
 
+    /// The objects for which somebody is awaited that is not among these.
+    pub fn awaiting_others(&self, is_there: impl Fn(NodeId) -> bool) -> impl Iterator<Item = ObjectId> {
+        let is_gone = move |report: &Report| report.from.is_somebody() && !is_there(report.from);
+        let found = self.to_free.iter().filter(move |(_, reports)| reports.iter().any(&is_gone));
+        found.map(|(object, _)| *object)
+    }
+
     /// How many these are.
     pub fn len(&self) -> usize {
         self.reports.len() + self.to_free.len()
     }
 
     /// Makes room for what a step about that object may keep; says how much has been said of it so far. What
-    /// may be said between its reports and the decision is lent by `spare` if nothing has been yet.
-    pub fn reserve(&mut self, object: ObjectId, decides: bool, spare: &mut Vec<Report>) -> Result<usize, NoMemory> {
-        if !decides && !self.is_recovering && self.to_free.is_empty() {
+    /// may be said between its reports and the decision is lent by `spare` if nothing has been yet. The step may
+    /// decide, and so many nodes may be told by it that the object is gone.
+    pub fn reserve(
+        &mut self,
+        object: ObjectId,
+        (decides, told): (bool, usize),
+        spare: &mut Vec<Report>,
+    ) -> Result<usize, NoMemory> {
+        if !decides && told == 0 && !self.is_recovering && self.to_free.is_empty() {
             return Ok(0);
         }
         self.to_free.try_reserve(1).map_err(|_| NoMemory)?;
         let kept = self.to_free.get_mut(&object).unwrap_or(spare);
-        kept.try_reserve(AMENDMENTS).map_err(|_| NoMemory)?;
+        kept.try_reserve(AMENDMENTS + told).map_err(|_| NoMemory)?;
         let kept = kept.len();
-        let Some(reports) = self.reports.get_mut(&object).filter(|_| decides) else { return Ok(kept + AMENDMENTS) };
+        let most = kept + AMENDMENTS + told;
+        let Some(reports) = self.reports.get_mut(&object).filter(|_| decides) else { return Ok(most) };
         reports.try_reserve(kept).map_err(|_| NoMemory)?;
-        Ok(reports.len() + kept + AMENDMENTS)
+        Ok(reports.len() + most)
     }
 
     pub fn take_reports(&mut self, object: ObjectId) -> Vec<Report> {

@@ -146,6 +146,11 @@ pub(crate) enum Step {
     },
     /// Somebody has accepted that the object is gone, if it is lost.
     AcceptLoss,
+    /// A node has dropped its replica, as it was told to by the owner, or by the home.
+    ReplicaGone {
+        from: NodeId,
+        tenure: Tenure,
+    },
 }
 
 impl Shard {
@@ -175,6 +180,7 @@ impl Shard {
                 return self.recovery.note(object, from, |report| report.replica = Some((tenure, version)));
             }
             Input::Message { from, message: Message::Decline { tenure, copy } } => Step::Decline { from, tenure, copy },
+            Input::Message { from, message: Message::ReplicaGone { tenure } } => Step::ReplicaGone { from, tenure },
             Input::AcceptLoss | Input::Message { message: Message::AcceptLoss { set_until: None }, .. } => {
                 Step::AcceptLoss
             }
@@ -317,8 +323,16 @@ impl Turn<'_> {
                 let reports = recovery.take_reports(self.id);
                 self.decide(reports, recovery);
             }
-            Step::Refill => self.refill(),
+            Step::Refill => {
+                self.await_nobody_who_left(recovery);
+                self.refill();
+            }
             Step::AcceptLoss => self.accept_loss(),
+            Step::ReplicaGone { from, tenure } => {
+                if !self.has_dropped(from, tenure, recovery) {
+                    self.replica_gone(from, tenure);
+                }
+            }
         }
         None
     }

@@ -102,3 +102,42 @@ fn an_object_with_too_few_replicas_gets_them_before_it_moves() {
     one.go_on();
     assert!(one.node.is_whole());
 }
+
+#[test]
+fn whoever_has_left_is_not_awaited_for_what_is_gone() {
+    let mut one = One { node: Node::new(NodeId(1), Incarnation(1), 0), said: Outputs::new() };
+    one.install(view(1, 4));
+    one.go_on();
+    let created = Tenure::NONE.next(Epoch(1)).expect("the first");
+    let removed = created.next(Epoch(1)).expect("the second");
+    one.from(2, Message::OwnerIs { owner: NodeId(2), tenure: created });
+    one.from(2, Message::Removing { tenure: removed, forwarded: false });
+    let without = |epoch, placement, lost: &[u16]| {
+        let all = view(placement, 4);
+        let stays = |node: &NodeId| !lost.contains(&node.0);
+        let members = all.members.iter().copied().filter(|member| stays(&member.id)).collect();
+        let homes = all.homes.iter().copied().filter(stays).collect();
+        View { epoch: Epoch(epoch), members, homes, failures: 1, ..all }
+    };
+    one.install(without(2, 2, &[2]));
+    one.go_on();
+    one.from(3, Message::HaveReplica { tenure: created, version: Version(1) });
+    one.from(3, Message::AllReported);
+    one.from(4, Message::AllReported);
+    let told = one.go_on();
+    let is_told = |output: &Output| matches!(output, Output::Send { to: NodeId(3), message: Message::DropReplica { tenure }, .. } if *tenure == removed);
+    assert!(told.iter().any(is_told), "{told:?}");
+    assert!(one.node.is_settled() && !one.node.is_whole(), "node 3 has not answered");
+    let id = RequestId { node: NodeId(4), incarnation: Incarnation(4), counter: 1 };
+    let kind = RequestKind::Get { existing: true };
+    let request = Request { id, kind, tau: Tenure::NONE, forwards: 0, inherited: false, first: false, to_home: true };
+    assert_eq!(one.from(4, Message::Request(request)), [], "it waits");
+
+    one.install(without(2, 3, &[2, 3]));
+    let answered = one.go_on();
+    let is_answer = |output: &Output| matches!(output, Output::Send { to: NodeId(4), message: Message::NotFound { id: of }, .. } if *of == id);
+    assert!(answered.iter().any(is_answer), "{answered:?}");
+    one.from(4, Message::Placed { placement: Placement(3) });
+    one.go_on();
+    assert!(one.node.is_whole(), "{:?}", one.node.what_is_missing());
+}

@@ -212,6 +212,7 @@ const CRASHES: &[&str] = &[
     "1:w,w,+k+R1+h",
     "3:w,,+k+k+R1",
     "3:w,,+k+k+R1+h",
+    "3:wx,r,w+k+k+R1",
 ];
 
 /// Small cases with a crash that find what larger ones do.
@@ -228,6 +229,7 @@ const SMALL_CRASHES: &[&str] = &[
     "3:w,r,+k+h",
     "2:w,r+J2+k",
     "1:w,r+L1+k",
+    "3:wx,,w+k+k+R1",
 ];
 
 /// Cases that mean more than a pair.

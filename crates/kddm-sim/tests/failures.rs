@@ -65,3 +65,9 @@ fn case_18_what_is_lost_without_replicas_is_reported_and_accepted() {
 fn case_19_a_second_member_is_lost_while_the_others_recover_from_the_first() {
     is_clean_at_every_moment("3:w,,+k+k+R1");
 }
+
+/// The home of a removed object said that it was gone, and was lost before the last replica had heard it.
+#[test]
+fn what_is_gone_does_not_come_back_when_its_home_is_lost_too() {
+    is_clean_at_every_moment("3:wx,,w+k+k+R1");
+}

@@ -39,8 +39,8 @@ impl Node {
 
     /// Other homes: some owners may want more replicas, or others.
     pub(super) fn look_for_replicas(&mut self) {
-        let has_replicas = self.sets.keys().any(|set| SetId(*set).replicas() > 0);
-        self.refilling = has_replicas.then_some((SetId(0), 0));
+        let may_want = self.sets.iter().any(|(set, state)| state.may_want_replicas(SetId(*set)));
+        self.refilling = may_want.then_some((SetId(0), 0));
     }
 
     /// A node whose first view is not the first one: others may wait to hear that it has nothing.
@@ -233,7 +233,7 @@ impl Node {
         let next = |(id, state): (&u64, &Set)| {
             let set = SetId(*id);
             let behind = |at: ShardIndex| set > first || (set == first && at.0 >= from);
-            let wants = set.replicas() > 0 && set >= first;
+            let wants = set >= first && state.may_want_replicas(set);
             let shards = state.touched.iter().map(|touched| touched.at).filter(|at| wants && behind(*at));
             shards.min().map(|at| (set, at))
         };
@@ -279,7 +279,7 @@ impl Node {
         // loss takes none of it for what never existed (see `Losses`).
         self.sets.values().flat_map(|set| &set.touched).find_map(|touched| {
             if touched.shard.recovery.may_decide_anew() {
-                return Some("copies have become objects that are not safe yet");
+                return Some("copies have become objects that are not safe yet, or are on their way out");
             }
             touched.shard.is_filling().then_some("replicas are on their way")
         })

@@ -242,9 +242,9 @@ impl Turn<'_> {
                 self.drop_orphans(&reports, ReplicaSet::new());
             }
             Decision::Promote(candidate) => self.promote(reports, candidate, greatest),
-            Decision::Gone => self.decided_gone(&reports, greatest),
+            Decision::Gone => self.decided_gone(reports, greatest),
             // Somebody has accepted the loss before it was noticed.
-            Decision::Lost if self.place.is_accepted => self.decided_gone(&reports, greatest),
+            Decision::Lost if self.place.is_accepted => self.decided_gone(reports, greatest),
             Decision::Lost => self.decided_lost(greatest),
         }
     }
@@ -315,14 +315,10 @@ impl Turn<'_> {
         }
     }
 
-    fn decided_gone(&mut self, reports: &[Report], greatest: Tenure) {
+    fn decided_gone(&mut self, reports: Vec<Report>, greatest: Tenure) {
         *self.floor = (*self.floor).max(greatest);
-        self.entry = self.absent(greatest);
-        self.free_ghosts(reports, NodeId::NOBODY, greatest);
-        for report in reports.iter().filter(|report| report.replica.is_some()) {
-            self.send(report.from, Message::DropReplica { tenure: greatest });
-        }
-        self.restart_parked();
+        self.to_free = reports;
+        self.end(greatest);
     }
 
     /// Everything that could still decide it is kept where it is: a later view decides again.
@@ -337,6 +333,10 @@ impl Turn<'_> {
         let Some(tenure) = greatest.max(*self.floor).next(self.place.epoch()) else {
             return self.dropped("I3: the tenures of this object are used up");
         };
+        if self.drops_surplus(&reports, greatest) {
+            self.to_free = reports;
+            return;
+        }
         let other = |report: &&Report| report.from != chosen.node;
         let shares = |report: &&Report| report.have.role == Role::Sharer;
         let is_replica = |report: &&Report| report.replica.is_some();

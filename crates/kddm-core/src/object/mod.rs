@@ -3,6 +3,7 @@
 
 pub(crate) mod decision;
 mod enter;
+mod gone;
 pub(crate) mod local;
 mod message;
 mod replica;

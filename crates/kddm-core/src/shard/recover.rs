@@ -81,7 +81,8 @@ impl Shard {
         self.forgotten
     }
 
-    /// The first owners that want more replicas, or others, up to `most` of them.
+    /// The first objects whose owners want more replicas, or others, up to `most` of them; and whose homes await who
+    /// has left.
     pub(crate) fn short_of_replicas(&mut self, place: &Place<'_>, most: usize) -> Result<Vec<ObjectId>, NoMemory> {
         let wanted = place.replicas_wanted();
         let mut found: Vec<ObjectId> = Vec::new();
@@ -97,6 +98,15 @@ impl Shard {
                 found.push(packed.key());
             }
         }
+        // And the homes that wait until nodes have dropped their copies which are no members any more.
+        let awaits = |entry: Entry| matches!(entry.state, EntryState::Removing | EntryState::Unknown);
+        for object in self.recovery.awaiting_others(|node| place.talks(node)) {
+            if found.len() < most && self.directory.get(object).copied().is_some_and(awaits) && !found.contains(&object)
+            {
+                found.push(object);
+            }
+        }
+        found.sort_unstable();
         Ok(found)
     }
 

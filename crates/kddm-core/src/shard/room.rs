@@ -60,8 +60,14 @@ impl Shard {
             }) => sharers.len(),
             _ => 0,
         };
-        let decides = matches!(step, Step::Decide | Step::Decline { .. });
-        let reported = self.recovery.reserve(object, decides, &mut room.reports)?;
+        let decides = match step {
+            Step::Decide | Step::Decline { .. } => true,
+            // Who was to drop a copy has, or has left.
+            Step::ReplicaGone { .. } | Step::Refill => self.recovery.may_decide_anew(),
+            _ => false,
+        };
+        let all = if matches!(step, Step::AcceptLoss) { place.view.members.len() } else { 0 };
+        let reported = self.recovery.reserve(object, (decides, all), &mut room.reports)?;
         if decides {
             room.nodes.reserve(reported)?;
         }
@@ -96,8 +102,7 @@ impl Shard {
         self.sides.try_reserve(1).map_err(|_| NoMemory)?;
         self.parked.try_reserve(1).map_err(|_| NoMemory)?;
         room.calls.try_reserve(8 + bound).map_err(refused)?;
-        let told = if matches!(step, Step::AcceptLoss) { 2 * place.view.members.len() } else { 0 };
-        outputs.reserve(16 + 4 * bound + told)
+        outputs.reserve(16 + 4 * bound)
     }
 
     pub(super) fn store(&mut self, me: NodeId, at: Option<usize>, packed: Packed, seen: Seen) {

@@ -165,10 +165,16 @@ fn view_of(members: u16) -> View {
     }
 }
 
+/// Of more nodes no set has all in order.
+const MOST_IN_ORDER: usize = 7;
+
 /// A set with that home of which, for the object of the story, the lowest node is the first choice for a
 /// replica, and for who answers when the home is lost: so that one can read who is who.
 fn set_in_order(home: NodeId, replicas: u8, view: &View) -> Result<SetId, String> {
     let policy = PlacementPolicy::Fixed(home);
+    if view.homes.len() > MOST_IN_ORDER {
+        return Ok(SetId::new(policy, SetId::FIRST_COUNTER).with_replicas(replicas));
+    }
     let in_order = |set: &SetId| {
         let mut left = view.homes.clone();
         while let Some(lowest) = left.first().copied() {
