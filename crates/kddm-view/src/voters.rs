@@ -162,6 +162,7 @@ impl Voters {
     /// If the storage fails.
     pub fn found(me: NodeId, origin: u64, state: State, storage: Box<dyn Storage>) -> Result<Voters, LogError> {
         let mut log = Voters::new(me, origin, Book::new(Base::of(state)), storage);
+        log.book.batch.node = Some(me);
         log.start_election(true);
         log.flush()?;
         Ok(log)
@@ -183,6 +184,7 @@ impl Voters {
         log.promise.term = log.book.last_term();
         log.book.batch.promise = Some(log.promise);
         log.book.batch.votes_from = Some(votes_from);
+        log.book.batch.node = Some(me);
         log.flush()?;
         Ok(log)
     }
@@ -190,9 +192,12 @@ impl Voters {
     /// The log of a node that has kept it; nothing if there is none.
     ///
     /// # Errors
-    /// If the storage fails, or is damaged.
+    /// If the storage fails, is damaged, or is that of another node.
     pub fn restart(me: NodeId, origin: u64, mut storage: Box<dyn Storage>) -> Result<Option<Voters>, LogError> {
         let Some(kept) = storage.load()? else { return Ok(None) };
+        if kept.node != me {
+            return Err(StorageError::OtherNode { kept: kept.node, wanted: me }.into());
+        }
         let book = Book::read(&kept)?;
         let mut log = Voters::new(me, origin, book, storage);
         log.promise = kept.promise;

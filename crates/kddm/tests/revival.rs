@@ -244,7 +244,7 @@ fn one_that_decides_alone_comes_back_to_a_member_that_lives() {
 }
 
 #[test]
-fn a_damaged_log_is_refused_with_what_to_do_and_left_alone() {
+fn a_log_that_is_damaged_or_of_another_node_is_refused_with_what_to_do_and_left_alone() {
     let scratch = Scratch::new("damaged");
     let file = scratch.log(1);
     std::fs::write(&file, b"this is no log of any node, and long enough to be looked at as one").expect("written");
@@ -257,4 +257,12 @@ fn a_damaged_log_is_refused_with_what_to_do_and_left_alone() {
     Node::join(config(2, &Address::loopback(), &kept)).wait_for(LIMIT).expect("it begins a cluster").stop();
     let error = Node::join(Config::new().view_log(&kept)).wait_for(LIMIT).err().expect("whose is it?").to_string();
     assert!(error.contains("node_id"), "{error}");
+    let error = Node::join(config(3, &Address::loopback(), &kept)).wait_for(LIMIT).err().expect("not its own");
+    assert!(error.to_string().contains("that of node 2, and this is node 3"), "{error}");
+    let other = config(2, &Address::loopback(), &kept).session(12);
+    let error = Node::join(other).wait_for(LIMIT).err().expect("not its session").to_string();
+    assert!(error.contains("give it session 4711"), "{error}");
+    std::fs::write(&kept, b"").expect("written");
+    let error = Node::join(config(2, &Address::loopback(), &kept)).wait_for(LIMIT).err().expect("it was there");
+    assert!(error.to_string().contains("it is empty, and what it kept is gone"), "{error}");
 }

@@ -235,8 +235,10 @@ impl DataDir {
 
     /// Removes it with all that a daemon puts there. Other files stay, and the directory with them.
     pub fn remove(self) {
-        for name in ["node-id", "node-id.new", "members", "members.new", "admin.sock", "attach.sock", VIEW_LOG, "lock"]
-        {
+        let new_log = format!("{VIEW_LOG}.new");
+        let sockets = ["admin.sock", "attach.sock"];
+        let kept = ["node-id", "node-id.new", "members", "members.new", VIEW_LOG, &new_log, "lock"];
+        for name in sockets.into_iter().chain(kept) {
             let _may_be_missing = std::fs::remove_file(self.path.join(name));
         }
         let _may_have_other_files = std::fs::remove_dir(&self.path);

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kddm_core::id::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::voters::storage::{Batch, Kept, Promise, Storage, StorageError, checksum};
@@ -43,6 +44,7 @@ pub enum Mutation {
 
 #[derive(Serialize, Deserialize)]
 struct Record {
+    node: Option<u16>,
     promise: Option<(u64, u16)>,
     votes_from: Option<u64>,
     cut_after: Option<u64>,
@@ -115,9 +117,10 @@ impl Storage for MemoryDisk {
 }
 
 fn record(batch: &Batch) -> Vec<u8> {
-    let Batch { promise, votes_from, cut_after, base, append, decided, is_urgent: _ } = batch.clone();
+    let Batch { node, promise, votes_from, cut_after, base, append, decided, is_urgent: _ } = batch.clone();
+    let node = node.map(|node| node.0);
     let promise = promise.map(|promise| (promise.term, promise.vote));
-    let record = Record { promise, votes_from, cut_after, base, append, decided };
+    let record = Record { node, promise, votes_from, cut_after, base, append, decided };
     let mut bytes = vec![0; HEADER];
     bytes = postcard::to_extend(&record, bytes).expect("numbers and bytes can always be written to memory");
     let length = u32::try_from(bytes.len()).expect("a batch has a limit far below that");
@@ -136,7 +139,8 @@ fn record_at(bytes: &[u8]) -> Option<(Batch, usize)> {
         return None;
     }
     let record: Record = postcard::from_bytes(body).ok()?;
-    let Record { promise, votes_from, cut_after, base, append, decided } = record;
+    let Record { node, promise, votes_from, cut_after, base, append, decided } = record;
+    let node = node.map(NodeId);
     let promise = promise.map(|(term, vote)| Promise { term, vote });
-    Some((Batch { promise, votes_from, cut_after, base, append, decided, is_urgent: false }, length))
+    Some((Batch { node, promise, votes_from, cut_after, base, append, decided, is_urgent: false }, length))
 }

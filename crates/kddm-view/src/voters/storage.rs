@@ -1,5 +1,6 @@
 //! What a log keeps, and what it asks of whoever keeps it.
 
+use kddm_core::id::NodeId;
 use thiserror::Error;
 
 /// Whom this node has promised not to hinder.
@@ -14,6 +15,8 @@ pub struct Promise {
 /// What changes at once: all of it, or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
+    /// Whose log it is: said once, when it is new.
+    pub node: Option<NodeId>,
     /// The new promise.
     pub promise: Option<Promise>,
     /// The first entry that can make this node a voter.
@@ -39,8 +42,9 @@ impl Batch {
     /// Whether it must survive a power failure from the moment at which it is written. The rest is
     /// told again by others.
     pub fn must_last(&self) -> bool {
-        let Batch { promise, votes_from, cut_after, base, append, decided: _, is_urgent } = self;
+        let Batch { node, promise, votes_from, cut_after, base, append, decided: _, is_urgent } = self;
         *is_urgent
+            || node.is_some()
             || promise.is_some()
             || votes_from.is_some()
             || cut_after.is_some()
@@ -52,6 +56,8 @@ impl Batch {
 /// What was kept over a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Kept {
+    /// Whose log it is: it may vote for nobody else.
+    pub node: NodeId,
     /// The last promise.
     pub promise: Promise,
     /// The first entry that can make this node a voter.
@@ -83,6 +89,18 @@ pub enum StorageError {
         /// What is wrong with it.
         what: String,
     },
+    /// It would vote twice: with its own log and with this one.
+    #[error(
+        "the kept view log is that of node {kept}, and this is node {wanted}: give each node a file of its own (with \
+         kddmd a data directory), or start this one as node {kept} if no other process is; if this log is needed no \
+         more, move its file away"
+    )]
+    OtherNode {
+        /// Whose it is.
+        kept: NodeId,
+        /// Who wants it.
+        wanted: NodeId,
+    },
 }
 
 /// Where a log is kept.
@@ -103,6 +121,7 @@ pub trait Storage: Send {
 impl Kept {
     /// What is kept after a batch.
     pub(crate) fn apply(&mut self, batch: &Batch) {
+        self.node = batch.node.unwrap_or(self.node);
         self.promise = batch.promise.unwrap_or(self.promise);
         self.votes_from = batch.votes_from.unwrap_or(self.votes_from);
         if let Some(cut) = batch.cut_after {

@@ -348,9 +348,14 @@ fn a_damaged_file_is_an_error_that_says_what_to_do() {
     let before = some_entries(&path);
     let whole = std::fs::read(&path).unwrap();
     let (mut refused, mut same) = (0, 0);
+    for length in [0, 1, 320, 4096, whole.len() / 2] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let error = RedbDisk::open(&path).map(|_| ()).unwrap_err();
+        assert!(matches!(&error, StorageError::Damaged { what } if what.contains("view.log")), "{length}: {error}");
+        assert_eq!(std::fs::read(&path).unwrap(), &whole[..length], "it is left as it is");
+    }
     for round in 0..60_usize {
         let mut bytes = whole.clone();
-        // An empty file is a new one.
         let at = (round * 7919 * 13 + 1) % bytes.len();
         match round % 3 {
             0 => bytes.truncate(at),
@@ -376,6 +381,77 @@ fn a_damaged_file_is_an_error_that_says_what_to_do() {
         }
     }
     assert!(refused > 10 && same > 0, "{refused} refused, {same} the same");
+}
+
+#[test]
+fn a_log_names_its_node_and_is_that_of_no_other() {
+    let directory = Directory::new("names");
+    let path = directory.0.join("view.log");
+    some_entries(&path);
+    let error = Voters::restart(NodeId(2), 2, Box::new(RedbDisk::open(&path).unwrap())).map(|_| ()).unwrap_err();
+    let other = StorageError::OtherNode { kept: NodeId(1), wanted: NodeId(2) };
+    assert_eq!(error, LogError::Storage(other));
+    assert!(error.to_string().contains("a file of its own"), "{error}");
+    assert!(Voters::restart(NodeId(1), 3, Box::new(RedbDisk::open(&path).unwrap())).unwrap().is_some());
+    // A file in which nothing was ever kept is none that this program has left behind.
+    drop(redb::Database::create(directory.0.join("empty")).unwrap());
+    let empty = RedbDisk::open(&directory.0.join("empty")).unwrap().load().map(|_| ());
+    assert!(matches!(empty, Err(StorageError::Damaged { .. })), "{empty:?}");
+}
+
+/// A node that is stopped while it makes its first file has promised nothing, and begins anew.
+#[test]
+fn a_file_has_its_name_only_once_it_is_a_log() {
+    let directory = Directory::new("begins");
+    let (path, new) = (directory.0.join("view.log"), directory.0.join("view.log.new"));
+    drop(RedbDisk::open(&path).unwrap());
+    assert!(new.exists() && !path.exists());
+    std::fs::write(&new, [0x5a; 5000]).unwrap();
+    let mut disk = RedbDisk::open(&path).unwrap();
+    assert_eq!(disk.load().unwrap(), None);
+    let second = RedbDisk::open(&path).map(|_| ()).unwrap_err();
+    assert!(second.to_string().contains("another process has"), "{second}");
+    drop(Voters::found(NodeId(1), 1, empty(), Box::new(disk)).unwrap());
+    assert!(path.exists() && !new.exists());
+    // As if it had been stopped between the first batch and the name: nobody has heard of it.
+    std::fs::rename(&path, &new).unwrap();
+    assert_eq!(RedbDisk::open(&path).unwrap().load().unwrap(), None);
+}
+
+/// A record in the place of another one is no more that one than a damaged one is.
+#[test]
+fn a_damaged_record_is_named() {
+    use redb::ReadableTable as _;
+    let directory = Directory::new("record");
+    let path = directory.0.join("view.log");
+    let entries: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("entries");
+    let rest: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("rest");
+    let with = |change: &dyn Fn(&redb::WriteTransaction)| {
+        let _fresh = std::fs::remove_file(&path);
+        some_entries(&path);
+        let file = redb::Database::open(&path).unwrap();
+        let write = file.begin_write().unwrap();
+        change(&write);
+        write.commit().unwrap();
+        drop(file);
+        RedbDisk::open(&path).unwrap().load().unwrap_err().to_string()
+    };
+    let said = with(&|write| {
+        let mut entries = write.open_table(entries).unwrap();
+        let other = entries.get(19).unwrap().unwrap().value().to_vec();
+        entries.insert(20, &other[..]).unwrap();
+    });
+    assert!(said.contains("entry 20 has another checksum"), "{said}");
+    let said = with(&|write| {
+        let mut rest = write.open_table(rest).unwrap();
+        let term = rest.get("term").unwrap().unwrap().value().to_vec();
+        rest.insert("vote", &term[..]).unwrap();
+    });
+    assert!(said.contains("vote has another checksum"), "{said}");
+    let said = with(&|write| {
+        write.open_table(rest).unwrap().remove("node").unwrap();
+    });
+    assert!(said.contains("node is missing"), "{said}");
 }
 
 #[test]

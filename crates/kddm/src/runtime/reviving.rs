@@ -86,6 +86,15 @@ pub(crate) fn kept(config: &Config, nonce: u64) -> Result<Option<Kept>, Error> {
     let has_a_say = |node: &NodeId| log.groups().iter().any(|group| group.contains(node));
     before.retain(|node, _| state.member(*node).is_some() || has_a_say(node));
     let Some(old) = before.get(&id).cloned() else { return Ok(None) };
+    let session = state.identity().session;
+    if session.number() != config.session {
+        let reason = format!(
+            "it is the log of session {session}, and this node is to be in session {}: give it session {session}, or \
+             move the file away, and it takes part in the other session as a new node",
+            config.session
+        );
+        return Err(unusable(file, &reason));
+    }
     Ok(Some(Kept { id, log: log.with_pace(Pace::for_lease_ms(state.lease_ms())), state, old, before }))
 }
 
