@@ -25,6 +25,7 @@ pub mod error;
 mod guard;
 #[doc(hidden)]
 pub mod guardian;
+mod health;
 mod holder;
 mod inspect;
 mod node;
@@ -51,6 +52,7 @@ pub mod value;
 pub use cell::HeldBy;
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
 pub use guard::{ReadGuard, WriteGuard};
+pub use health::{Health, SetHealth};
 pub use holder::{By, Holder};
 pub use inspect::{Holding, Holdings, ProgramInfo, RecoveryInfo, SetInfo, SetUsage, ShardUsage};
 pub use node::{MemberInfo, Node, NodeState};
