@@ -1,6 +1,6 @@
 //! What is wrong at a node, for an operator: looked for when somebody asks, and never on the path of an operation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use kddm_core::id::{SHARDS_PER_SET, SetId, ShardIndex};
@@ -76,21 +76,22 @@ impl Node {
             health.is_fenced |= state.fenced;
             health.missing = health.missing.or_else(|| state.core.what_is_missing().map(Into::into));
         }
-        let is_made = health.missing.is_some();
-        for set in runtime.known_sets() {
-            let of_set = runtime.set_health(set, health.homes, is_made);
-            health.sets.insert(set.0, of_set);
-        }
+        health.sets = runtime.sets_health().into_iter().map(|(set, health)| (set.0, health)).collect();
         health
     }
 }
 
 impl Runtime {
-    fn known_sets(&self) -> Vec<SetId> {
-        let mut sets: Vec<SetId> = self.lanes.iter().flat_map(|lane| lane.lock().core.sets()).collect();
-        sets.sort_unstable();
-        sets.dedup();
-        sets
+    /// What is wrong with each set of which this node knows something.
+    pub(crate) fn sets_health(&self) -> BTreeMap<SetId, SetHealth> {
+        let homes = self.membership.lock().state.view().homes.len();
+        let (mut sets, mut is_made) = (BTreeSet::new(), false);
+        for lane in &self.lanes {
+            let state = lane.lock();
+            sets.extend(state.core.sets());
+            is_made |= state.core.what_is_missing().is_some();
+        }
+        sets.into_iter().map(|set| (set, self.set_health(set, homes, is_made))).collect()
     }
 
     /// A lane is let go between shards while objects are looked at: this is in nobody's way.
@@ -109,7 +110,8 @@ impl Runtime {
         if may_have_lost {
             health.in_doubt = shards().filter(|(lane, at)| lane.lock().core.is_in_doubt(set, *at)).count();
         }
-        if set.replicas() >= homes {
+        // The list of sets has as many replicas as there are nodes for, and nobody has asked for them.
+        if set.replicas() >= homes && set != SetId::SYSTEM {
             health.short = health.objects - health.lost;
         } else if is_made && set.replicas() > 0 {
             health.short = shards().map(|(lane, at)| lane.lock().core.short_count(set, at)).sum();

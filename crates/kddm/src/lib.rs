@@ -27,6 +27,7 @@ mod guard;
 pub mod guardian;
 mod health;
 mod holder;
+mod incident;
 mod inspect;
 mod node;
 mod notifier;
@@ -54,6 +55,7 @@ pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, S
 pub use guard::{ReadGuard, WriteGuard};
 pub use health::{Health, SetHealth};
 pub use holder::{By, Holder};
+pub use incident::Incident;
 pub use inspect::{Holding, Holdings, ProgramInfo, RecoveryInfo, SetInfo, SetUsage, ShardUsage};
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};

@@ -11,6 +11,7 @@ pub(crate) mod fence;
 pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;
+pub(crate) mod incidents;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod leasing;
