@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kddm::{AccessError, Config, Error, Node, Set, SetError};
+use kddm::{AccessError, Config, Error, Incident, Node, Set, SetError};
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -40,6 +40,46 @@ fn put(set: &Set<u64>, object: u64, value: u64) {
 /// It ends without a word, as if its process had been killed.
 fn vanish(node: Node) {
     node.stop_within(Duration::ZERO);
+}
+
+/// What a watcher hears until all is whole.
+fn until_whole(told: &std::sync::mpsc::Receiver<Incident>) -> Vec<Incident> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&Incident::Whole) {
+        heard.push(told.recv_timeout(LIMIT).expect("something more happens"));
+    }
+    heard
+}
+
+/// Each home tells of what it is the home of; one with a panic keeps nobody else from hearing.
+#[test]
+fn whoever_watches_hears_of_what_is_lost_and_when_the_rest_is_whole() {
+    let mut nodes = cluster(3);
+    let (sender, told) = std::sync::mpsc::channel();
+    nodes[0].on_incident(|_| panic!("a watcher")).expect("there is room");
+    let watch = move |incident: &Incident| sender.send(incident.clone()).expect("the test listens");
+    nodes[0].on_incident(watch).expect("there is room");
+    let (safe, bare) = (open(&nodes[2], "safe", 2), open(&nodes[2], "bare", 0));
+    let _named_here = (open(&nodes[0], "safe", 2), open(&nodes[0], "bare", 0));
+    for object in 0..50 {
+        put(&safe, object, 1);
+        put(&bare, object, 1);
+    }
+    drop((safe, bare));
+    vanish(nodes.remove(2));
+    let heard = until_whole(&told);
+    let lost = |incident: &Incident| match incident {
+        Incident::Lost { set, objects, shards_in_doubt } => set == "bare" && *objects > 0 && *shards_in_doubt > 0,
+        _ => false,
+    };
+    assert!(heard.iter().any(lost), "{heard:?}");
+    let is_of_safe = |incident: &Incident| matches!(incident, Incident::Lost { set, .. } if set == "safe");
+    assert!(!heard.iter().any(is_of_safe), "{heard:?}");
+    let few = |incident: &Incident| matches!(incident, Incident::FewReplicas { set, .. } if set == "safe");
+    assert!(heard.iter().any(few), "two nodes keep two copies, and three were wanted: {heard:?}");
+    assert!(nodes[0].statistics().notifier_panics >= 2);
+    let health = nodes[0].health();
+    assert_eq!((health.lost_members, health.homes), (vec![3], 2));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket};
 use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
-use crate::{bench, sharing};
+use crate::{bench, doctor, sharing};
 
 /// The variable in which a daemon tells itself, when it begins again, whom to ask for admission.
 const REJOIN: &str = "KDDM_REJOIN";
@@ -252,7 +252,7 @@ fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Resul
 fn offer_services(node: &Node, data_dir: &DataDir) -> Result<(), DaemonError> {
     let offer = || -> Result<(), kddm::Error> {
         node.accept_programs(attach_socket(data_dir.path()))?;
-        std::mem::forget((bench::serve(node)?, sharing::serve(node)?));
+        std::mem::forget((bench::serve(node)?, sharing::serve(node)?, doctor::serve(node)?));
         Ok(())
     };
     offer().map_err(|error| DaemonError::Node(error.to_string()))

@@ -7,6 +7,7 @@ pub mod config;
 pub mod daemon;
 pub mod data_dir;
 pub mod demo;
+pub mod doctor;
 pub mod guardian;
 pub mod history;
 pub mod http;

@@ -88,6 +88,25 @@ fn recovered(page: &mut Page, node: &Node, usage: &std::collections::BTreeMap<u6
     }
 }
 
+/// What a doctor would find of objects here. They are looked at only while replicas are being made.
+fn health(page: &mut Page, node: &Node) {
+    let health = node.health();
+    let help = "Shards that this node answers for, of 1,024 in a set, in which more may be lost, by number of the set.";
+    page.family("kddm_shards_in_doubt", "gauge", help);
+    for (set, one) in &health.sets {
+        page.sample("kddm_shards_in_doubt", &format!("{{set=\"{set}\"}}"), one.in_doubt);
+    }
+    let help = "Objects with fewer replicas than they are to have, by number of the set; sum it over all nodes.";
+    page.family("kddm_objects_short_of_replicas", "gauge", help);
+    for (set, one) in &health.sets {
+        page.sample("kddm_objects_short_of_replicas", &format!("{{set=\"{set}\"}}"), one.short);
+    }
+    let help = "Members that were lost, as far as this node remembers, and have not come back.";
+    page.single("kddm_members_lost", "gauge", help, health.lost_members.len());
+    let help = "Whether a guardian watches this process.";
+    page.single("kddm_guarded", "gauge", help, u8::from(health.is_guarded));
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -147,6 +166,7 @@ pub fn render(subject: &Subject) -> String {
         page.sample("kddm_set_inputs_total", &format!("{{set=\"{set}\"}}"), one.inputs);
     }
     recovered(&mut page, node, &usage);
+    health(&mut page, node);
     page.single("kddm_sets", "gauge", "Sets of which this node keeps something.", usage.len());
     page.single("kddm_objects", "gauge", "Objects of which this node knows something.", objects);
     page.single("kddm_directory_entries", "gauge", "Objects whose home is this node.", entries);
@@ -167,6 +187,7 @@ mod tests {
         let node = kddm::Node::local_cluster(1).expect("a node").remove(0);
         let set: kddm::Set<String> = node.set("counted").open().wait().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
+        let number = node.set_info("counted").expect("it is there").id;
         let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
         let families: Vec<&str> =
             page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
@@ -177,6 +198,12 @@ mod tests {
             assert!(families.contains(&name.split('{').next().expect("a name")), "{line}");
         }
         assert!(samples.contains(&"kddm_members{state=\"possible\"} 1"));
+        let of_set = format!("{{set=\"{number}\"}}");
+        assert!(
+            samples.contains(&format!("kddm_objects_short_of_replicas{of_set} 1").as_str()),
+            "one replica, one node"
+        );
+        assert!(samples.contains(&format!("kddm_shards_in_doubt{of_set} 0").as_str()));
         assert!(page.contains("kddm_messages_total{kind=\"request\",direction=\"sent\"}"));
         assert!(page.lines().any(|line| line.strip_prefix("kddm_objects ").is_some_and(|count| count != "0")));
     }

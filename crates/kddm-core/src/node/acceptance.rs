@@ -42,7 +42,7 @@ impl Node {
     }
 
     /// The set is no older than that epoch, or what was lost of it until then is accepted.
-    fn born(&self, set: SetId) -> Epoch {
+    pub(super) fn born(&self, set: SetId) -> Epoch {
         self.sets.get(&set.0).map_or(Epoch(0), |state| state.born)
     }
 

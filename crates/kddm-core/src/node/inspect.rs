@@ -4,9 +4,10 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
 use crate::id::{NodeId, ObjectId, SHARDS_PER_SET, SetId, ShardIndex};
+use crate::losses::Doubt;
 use crate::shard::{Inspection, Shard};
 
-use super::{Node, Touched};
+use super::{Node, Touched, untouched};
 
 impl Node {
     fn shards(&self, set: SetId) -> impl Iterator<Item = &Shard> {
@@ -48,6 +49,25 @@ impl Node {
     pub fn touched(&self, set: SetId) -> impl Iterator<Item = (ShardIndex, NodeId, &Shard)> {
         let touched = self.sets.get(&set.0).into_iter().flat_map(|state| state.touched.iter());
         touched.map(|touched| (touched.at, touched.home, &touched.shard))
+    }
+
+    /// How many objects of a shard that this node owns have fewer replicas than their set is to have. Looks at each
+    /// of them.
+    pub fn short_count(&self, set: SetId, at: ShardIndex) -> usize {
+        let touched = self.sets.get(&set.0).and_then(|state| state.get(at));
+        touched.map_or(0, |touched| touched.shard.short_count(set.replicas()))
+    }
+
+    /// Whether this node answers for that shard, and objects of it may be lost that no directory names, which nobody
+    /// has accepted.
+    pub fn is_in_doubt(&self, set: SetId, at: ShardIndex) -> bool {
+        match self.sets.get(&set.0).and_then(|state| state.get(at)) {
+            Some(touched) => touched.home == self.me && touched.shard.recovery.doubt == Doubt::Old,
+            None => {
+                let home = untouched(self.me, &self.view, self.moving.as_ref(), set, at);
+                home == self.me && self.losses.doubt(set, at, self.born(set), None) == Doubt::Old
+            }
+        }
     }
 
     /// Bytes of memory held for a set.

@@ -51,6 +51,17 @@ impl Shard {
         self.directory.iter().filter(|entry| entry.lost).count()
     }
 
+    /// How many of the objects that this node owns have fewer replicas than that, or have some that still wait for
+    /// their first copy.
+    pub fn short_count(&self, wanted: usize) -> usize {
+        let is_short = |packed: &&Packed| {
+            let side = if packed.has_side { self.sides.get(&packed.key()) } else { None };
+            let count = side.map_or_else(|| packed.replica(), |side| side.replicas_of(Some(packed))).len();
+            count < wanted || side.is_some_and(|side| side.pushing.is_some_and(|pushing| pushing.fills))
+        };
+        self.objects.iter().filter(|packed| packed.is_owner() && packed.has_value).filter(is_short).count()
+    }
+
     /// The objects of which a value, a copy or the ownership is here, in no particular order.
     pub fn holdings(&self) -> impl Iterator<Item = ObjectId> {
         let is_told = |packed: &&Packed| !packed.is_owner() || !mutated(Mutation::LeaveWithLastCopy);

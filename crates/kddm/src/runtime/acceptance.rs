@@ -33,7 +33,7 @@ const ACCEPTED_CHECK: Duration = Duration::from_millis(2);
 pub(crate) struct Names(Mutex<HashMap<SetId, Arc<str>>>);
 
 impl Names {
-    fn of(&self, set: SetId) -> String {
+    pub fn of(&self, set: SetId) -> String {
         self.0.lock().get(&set).map_or_else(|| format!("#{}", set.0), |name| name.to_string())
     }
 

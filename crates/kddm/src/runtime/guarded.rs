@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::guardian::{Heard, Life, MOST_WORD_BYTES, Said, Secret, VERSION, WORD_LIMIT};
@@ -22,7 +23,9 @@ impl Runtime {
         let (Some(socket), Some(secret)) = (self.config.guardian.clone(), self.secret) else { return };
         let mut said = String::new();
         while !self.is_stopping() {
-            if let Err(reason) = self.be_guarded(&socket, secret)
+            let guarded = self.be_guarded(&socket, secret);
+            self.is_guarded.store(false, Ordering::Relaxed);
+            if let Err(reason) = guarded
                 && reason != said
             {
                 // Most hosts have none, and nobody has asked for one there.
@@ -53,6 +56,7 @@ impl Runtime {
         let (mut told_at, members) = self.others();
         say(&stream, &Said::Register { version: VERSION, life, members })?;
         tracing::info!(socket = %socket.display(), "a guardian watches this process");
+        self.is_guarded.store(true, Ordering::Relaxed);
         loop {
             let mut membership = self.membership.lock();
             let deadline = Instant::now() + LOOK_INTERVAL;

@@ -11,6 +11,7 @@ pub(crate) mod fence;
 pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;
+pub(crate) mod incidents;
 pub(crate) mod join;
 pub(crate) mod lane;
 pub(crate) mod leasing;
@@ -96,6 +97,8 @@ pub(crate) struct Runtime {
     pub secret: Option<Secret>,
     /// Which members owe something.
     pub silence: Silence,
+    /// A guardian watches this process.
+    pub is_guarded: AtomicBool,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -144,6 +147,7 @@ impl Runtime {
             rpc: Arc::default(),
             secret: parts.secret,
             silence: Silence::default(),
+            is_guarded: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,

@@ -1,5 +1,6 @@
 //! Runs the notifiers of a node, on a thread of their own.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +12,21 @@ use kddm_view::{Notifiers, Registration, RegistryError};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
+use crate::incident::{Incident, WATCHERS, Watcher};
 use crate::notifier::{MemberEvent, Wanted, refused};
 use crate::runtime::Runtime;
 
 /// How long a stop waits for notifiers: what a clean leave may take at all.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
+/// Incidents that wait while a watcher runs: one each for many sets.
+const INCIDENTS_WAITING: usize = 1024;
+
 struct Queue {
     notifiers: Notifiers,
+    /// What has become of objects, and those who hear of that.
+    incidents: VecDeque<Incident>,
+    watchers: Vec<Watcher>,
     /// The last view was queued: the thread ends when all have heard.
     is_closed: bool,
 }
@@ -36,7 +44,12 @@ impl Notify {
     /// With the notifiers that are to hear of everything from the beginning.
     pub fn new(limit: Duration, here: u16, wanted: &[Wanted]) -> Result<Notify, Error> {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let queue = Mutex::new(Queue { notifiers: Notifiers::new(limit_ns), is_closed: false });
+        let queue = Mutex::new(Queue {
+            notifiers: Notifiers::new(limit_ns),
+            incidents: VecDeque::new(),
+            watchers: Vec::new(),
+            is_closed: false,
+        });
         let (overruns, panics) = Default::default();
         let notify = Notify { queue, news: Condvar::new(), overruns, panics };
         for wanted in wanted {
@@ -65,6 +78,30 @@ impl Notify {
         while super::wait::may_block() && queue.notifiers.is_running(registration) {
             self.news.wait(&mut queue);
         }
+    }
+
+    /// Has `watcher` told of incidents. False if there are as many as there may be.
+    pub fn watch(&self, watcher: Watcher) -> bool {
+        let mut queue = self.queue.lock();
+        let has_room = queue.watchers.len() < WATCHERS;
+        if has_room {
+            queue.watchers.push(watcher);
+        }
+        has_room
+    }
+
+    /// Tells those who watch, if there are any.
+    pub fn happened(&self, incident: Incident) {
+        let mut queue = self.queue.lock();
+        if queue.watchers.is_empty() || queue.is_closed {
+            return;
+        }
+        if queue.incidents.len() >= INCIDENTS_WAITING {
+            tracing::warn!(?incident, "too many incidents wait for a watcher: nobody is told of this one");
+            return;
+        }
+        queue.incidents.push_back(incident);
+        self.news.notify_all();
     }
 
     pub fn installed(&self, view: View) {
@@ -142,6 +179,12 @@ impl Runtime {
                 self.notify.news.notify_all();
                 continue;
             }
+            if let Some(incident) = queue.incidents.pop_front() {
+                let watchers = queue.watchers.clone();
+                drop(queue);
+                self.tell_watchers(&watchers, &incident);
+                continue;
+            }
             if queue.is_closed {
                 self.notify.news.notify_all();
                 return;
@@ -152,8 +195,17 @@ impl Runtime {
             self.changed.notify_all();
             self.notify.news.notify_all();
             let mut queue = self.notify.queue.lock();
-            if queue.notifiers.is_idle() && !queue.is_closed {
+            if queue.notifiers.is_idle() && queue.incidents.is_empty() && !queue.is_closed {
                 self.notify.news.wait(&mut queue);
+            }
+        }
+    }
+
+    fn tell_watchers(&self, watchers: &[Watcher], incident: &Incident) {
+        for watcher in watchers {
+            if catch_unwind(AssertUnwindSafe(|| watcher(incident))).is_err() {
+                self.notify.panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(?incident, "a watcher of incidents panicked; the next goes on");
             }
         }
     }

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::runtime::Runtime;
 use crate::runtime::acceptance::Names;
+use crate::runtime::incidents::Judged;
 use crate::runtime::lane::LaneState;
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
@@ -164,8 +165,10 @@ impl Runtime {
     /// The thread that leads from view to view.
     pub fn keep_placement(self: &Arc<Self>) {
         crate::runtime::wait::mark_part_of_node();
+        let mut judged = Judged::default();
         while !self.is_stopping() {
             let is_held_up = self.hand_over();
+            self.look_for_incidents(&mut judged);
             if self.install_pending(&mut self.membership.lock()) {
                 continue;
             }

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::object;
 use super::protocol::{Command, Failure};
-use crate::{bench, sharing};
+use crate::{bench, doctor, sharing};
 
 /// Shards shown of a set: enough to see whether one is busier than the others.
 const BUSIEST: usize = 8;
@@ -122,6 +122,7 @@ impl Subject {
                 .wait()?;
                 Ok(json!({"set": set, "id": id, "accepted": true}))
             }
+            Command::Doctor => doctor::examine(&self.node),
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),

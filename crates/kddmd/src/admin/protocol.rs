@@ -81,6 +81,8 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
     },
+    /// What is wrong with the cluster, why, and what to do.
+    Doctor,
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

@@ -14,7 +14,7 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, watched, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{bench, daemon, guardian, history, show};
+use kddmd::{bench, daemon, doctor, guardian, history, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -49,6 +49,8 @@ enum Command {
     /// One object of a set with values in JSON or bytes.
     #[command(subcommand)]
     Object(Object),
+    /// What is wrong with the cluster, why, and what to do. Status 0: nothing; 1: something; 2: nobody could be asked.
+    Doctor,
     /// Who holds and who waits, on the daemon's node.
     Holders,
     /// What the daemon has counted.
@@ -302,17 +304,22 @@ fn main() -> ExitCode {
         Ok(status) => status.into(),
         Err(ToolError::Output(_)) => ExitCode::SUCCESS,
         Err(error) => {
-            if json {
-                let failure = match &error {
-                    ToolError::Client(ClientError::Refused(failure)) => failure.clone(),
-                    other => Failure::new(other.to_string()),
-                };
-                let _nobody_may_read = writeln!(std::io::stdout(), "{}", json!({ "error": failure }));
-            }
-            eprintln!("kddmadm: {error}");
+            tell(&error, json);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says why the tool has not done what it was to do.
+fn tell(error: &ToolError, json: bool) {
+    if json {
+        let failure = match error {
+            ToolError::Client(ClientError::Refused(failure)) => failure.clone(),
+            other => Failure::new(other.to_string()),
+        };
+        let _nobody_may_read = writeln!(std::io::stdout(), "{}", json!({ "error": failure }));
+    }
+    eprintln!("kddmadm: {error}");
 }
 
 fn run(cli: Cli) -> Result<u8, ToolError> {
@@ -345,6 +352,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
             ask(object_command(object)?, shows)
         }
+        Command::Doctor => examine(&client()?, cli.json),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
@@ -424,6 +432,15 @@ fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
         Object::Remove { which } => (which, None, None, Action::Remove),
     };
     Ok(protocol::Command::Object { set: which.set, id: which.id, form, replicas, action })
+}
+
+fn examine(client: &Client, json: bool) -> Result<u8, ToolError> {
+    let (text, status) = doctor::run(client, json);
+    match text {
+        Ok(text) => print(&text)?,
+        Err(error) => tell(&error.into(), json),
+    }
+    Ok(status)
 }
 
 /// The daemon to talk to.

@@ -2,6 +2,7 @@
 
 mod attached;
 mod daemons;
+mod doctor;
 mod harness;
 mod hostile;
 mod leases;

@@ -1,0 +1,65 @@
+//! Noticing what has become of objects: whenever homes have moved and this node knows what others have.
+
+use std::collections::BTreeMap;
+
+use kddm_core::id::{Epoch, Placement, SetId};
+
+use crate::health::SetHealth;
+use crate::incident::Incident;
+use crate::runtime::Runtime;
+
+/// When it was looked last, and what was found.
+#[derive(Default)]
+pub(crate) struct Judged {
+    /// In which epoch and placement, and whether all was said to be whole.
+    at: Option<(Epoch, Placement, bool)>,
+    sets: BTreeMap<SetId, SetHealth>,
+}
+
+impl Runtime {
+    /// Looks at what has become of objects, once in each placement and once when all is whole, and tells of what is
+    /// worse than before. On the thread that leads from view to view.
+    pub fn look_for_incidents(&self, judged: &mut Judged) {
+        let is_healed = self.membership.lock().state.is_healed();
+        let (mut at, mut is_recovering) = (None, false);
+        for lane in &self.lanes {
+            let state = lane.lock();
+            is_recovering |= state.core.is_recovering() || state.fenced;
+            let view = state.core.view();
+            at = Some((view.epoch, view.placement, is_healed));
+        }
+        if is_recovering || at == judged.at {
+            return;
+        }
+        let was_healed = judged.at.is_none_or(|(_, _, healed)| healed);
+        judged.at = at;
+        let health = self.sets_health();
+        for (set, now) in &health {
+            let before = judged.sets.get(set).copied().unwrap_or_default();
+            self.tell_what_is_worse(*set, before, *now);
+        }
+        judged.sets = health;
+        if is_healed && !was_healed {
+            self.notify.happened(Incident::Whole);
+        }
+    }
+
+    fn tell_what_is_worse(&self, set: SetId, before: SetHealth, now: SetHealth) {
+        let name = || self.signals.names.of(set);
+        if now.lost > before.lost || now.in_doubt > before.in_doubt {
+            let (set, objects, shards_in_doubt) = (name(), now.lost, now.in_doubt);
+            tracing::warn!(
+                set,
+                objects,
+                shards_in_doubt,
+                "objects are lost: more members than their replicas make up for"
+            );
+            self.notify.happened(Incident::Lost { set, objects, shards_in_doubt });
+        }
+        if now.short > 0 && before.short == 0 {
+            let (set, objects) = (name(), now.short);
+            tracing::warn!(set, objects, "objects have fewer replicas than they are to have");
+            self.notify.happened(Incident::FewReplicas { set, objects });
+        }
+    }
+}
