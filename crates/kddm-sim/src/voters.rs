@@ -238,7 +238,13 @@ impl Simulation {
         let Some(log) = &mut node.log else { return Ok(()) };
         if let Err(LogError::Storage(_)) = log.decided_since(log.base().applied()) {
             self.truth.counts.torn += 1;
-            return self.crash(id);
+            // The power is gone, or the disk alone.
+            if self.is_healed || self.rng.bool() {
+                return self.crash(id);
+            }
+            log.retire();
+            self.truth.counts.retired += 1;
+            return self.look(id);
         }
         self.truth.judge(id, log, &mut node.state)?;
         let life = node.life;
@@ -343,7 +349,7 @@ impl Simulation {
         let nonce = self.next_once << 8 | u64::from(id.0);
         let node = Some(NodeId(self.rng.u16(100..140)));
         let zone = self.rng.bool().then(|| "zone".to_owned());
-        Change::Join { node, address: "x:1".into(), nonce, site: Site { zone, witness: false } }
+        Change::Join { node, address: "x:1".into(), nonce, site: Site { zone, ..Site::default() } }
     }
 
     /// The epoch grows with each.
@@ -380,6 +386,10 @@ impl Simulation {
             }
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            // Somebody sees to the disk.
+            if self.nodes.get(&id).and_then(|node| node.log.as_ref()).is_some_and(|log| log.failure().is_some()) {
+                self.crash(id)?;
+            }
             if self.nodes.get(&id).is_some_and(|node| node.log.is_some()) {
                 let wish = self.wish(id);
                 self.last_wishes.push((id, self.next_once << 8 | u64::from(id.0)));

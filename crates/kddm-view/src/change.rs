@@ -108,7 +108,7 @@ pub enum Change {
 /// ```
 /// use kddm_view::Site;
 ///
-/// let site = Site { zone: Some("rack-7".into()), witness: false };
+/// let site = Site { zone: Some("rack-7".into()), ..Site::default() };
 /// assert_ne!(site, Site::default());
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -117,6 +117,8 @@ pub struct Site {
     pub zone: Option<String>,
     /// It votes and shares nothing.
     pub witness: bool,
+    /// Of two nodes it is the one that decides. A witness shares nothing, and is none.
+    pub preferred: bool,
 }
 
 /// How it is known that a member which is expelled cannot use any more what it held.
@@ -155,6 +157,9 @@ pub enum MalformedChange {
         /// Its length.
         bytes: usize,
     },
+    /// It shares nothing, so that it is none of two.
+    #[error("a witness cannot be the preferred node of two: prefer one of those that share objects")]
+    PreferredWitness,
     /// These cannot be the voters.
     #[error("{count} voters are refused: name 1 to {max} different nodes by ascending id", max = VOTERS)]
     Voters {
@@ -237,6 +242,9 @@ pub(crate) fn check_address(address: &str) -> Result<(), MalformedChange> {
 }
 
 pub(crate) fn check_site(site: &Site) -> Result<(), MalformedChange> {
+    if site.witness && site.preferred {
+        return Err(MalformedChange::PreferredWitness);
+    }
     let Some(zone) = &site.zone else { return Ok(()) };
     let length_is_right = (1..=ZONE_BYTES).contains(&zone.len());
     if length_is_right && !zone.chars().any(char::is_control) {
@@ -300,6 +308,13 @@ enum Wire {
         nonce: u64,
         zone: Option<String>,
         witness: bool,
+    },
+    /// The same of one that is preferred.
+    JoinPreferred {
+        node: Option<u16>,
+        address: String,
+        nonce: u64,
+        zone: Option<String>,
     },
 }
 
@@ -367,7 +382,11 @@ impl From<&Change> for Wire {
                 if *site == Site::default() {
                     return Wire::Join { node, address, nonce };
                 }
-                Wire::JoinAt { node, address, nonce, zone: site.zone.clone(), witness: site.witness }
+                let zone = site.zone.clone();
+                match site.preferred {
+                    true => Wire::JoinPreferred { node, address, nonce, zone },
+                    false => Wire::JoinAt { node, address, nonce, zone, witness: site.witness },
+                }
             }
             Change::SetState { node, incarnation, state } => {
                 Wire::SetState { node: node.0, incarnation: incarnation.0, state: (*state).into() }
@@ -393,7 +412,12 @@ impl From<Wire> for Change {
                 Change::Join { node: node.map(NodeId), address, nonce, site: Site::default() }
             }
             Wire::JoinAt { node, address, nonce, zone, witness } => {
-                Change::Join { node: node.map(NodeId), address, nonce, site: Site { zone, witness } }
+                let site = Site { zone, witness, preferred: false };
+                Change::Join { node: node.map(NodeId), address, nonce, site }
+            }
+            Wire::JoinPreferred { node, address, nonce, zone } => {
+                let site = Site { zone, witness: false, preferred: true };
+                Change::Join { node: node.map(NodeId), address, nonce, site }
             }
             Wire::SetState { node, incarnation, state } => {
                 Change::SetState { node: NodeId(node), incarnation: Incarnation(incarnation), state: state.into() }
@@ -445,17 +469,21 @@ mod tests {
         assert_eq!(voters.encode().unwrap(), [1, 8, 3, 3, 5, 8]);
         assert_eq!(Change::decode(&[1, 8, 3, 3, 5, 8]), Ok(voters));
         assert_eq!(Change::Lead { node: NodeId(5), term: 3 }.encode().unwrap(), [1, 9, 5, 3]);
-        let site = Site { zone: Some("z".into()), witness: true };
+        let site = Site { zone: Some("z".into()), witness: true, preferred: false };
         let join = Change::Join { node: None, address: "a:1".into(), nonce: 5, site };
         let bytes = [1, 10, 0, 3, b'a', b':', b'1', 5, 1, 1, b'z', 1];
         assert_eq!(join.encode().unwrap(), bytes);
         assert_eq!(Change::decode(&bytes), Ok(join));
+        let site = Site { preferred: true, ..Site::default() };
+        let join = Change::Join { node: None, address: "a:1".into(), nonce: 5, site };
+        assert_eq!(join.encode().unwrap(), [1, 11, 0, 3, b'a', b':', b'1', 5, 0]);
+        assert_eq!(Change::decode(&[1, 11, 0, 3, b'a', b':', b'1', 5, 0]), Ok(join));
     }
 
     #[test]
     fn the_longest_change_fits() {
         let address = "x".repeat(ADDRESS_BYTES);
-        let site = Site { zone: Some("z".repeat(ZONE_BYTES)), witness: true };
+        let site = Site { zone: Some("z".repeat(ZONE_BYTES)), witness: true, preferred: false };
         let change = Change::Join { node: Some(NodeId(u16::MAX)), address, nonce: u64::MAX, site };
         let bytes = change.encode().unwrap();
         assert!(bytes.len() <= CHANGE_BYTES);
@@ -464,6 +492,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_both_ways() {
+        let both = Site { witness: true, preferred: true, ..Site::default() };
+        let both = Change::Join { node: None, address: "a:1".into(), nonce: 5, site: both };
+        assert_eq!(both.encode(), Err(MalformedChange::PreferredWitness));
         assert_eq!(join("").encode(), Err(MalformedChange::Address { bytes: 0 }));
         assert_eq!(join(&"x".repeat(256)).encode(), Err(MalformedChange::Address { bytes: 256 }));
         assert_eq!(join("a\u{1b}[2J").encode(), Err(MalformedChange::Address { bytes: 5 }));

@@ -16,7 +16,7 @@ use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, 
 pub const STATE_BYTES: usize = MEMBERS * 370;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 4;
+pub const STATE_SCHEMA: u8 = 5;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -70,6 +70,7 @@ struct WireMember {
     draining: bool,
     zone: Option<String>,
     witness: bool,
+    preferred: bool,
 }
 
 impl State {
@@ -84,6 +85,7 @@ impl State {
             draining: entry.draining,
             zone: entry.site.zone.clone(),
             witness: entry.site.witness,
+            preferred: entry.site.preferred,
         };
         let wire = Wire {
             cluster: self.identity.cluster.0,
@@ -139,9 +141,9 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         unless((1..=wire.lives).contains(&member.incarnation), "a life that was never given out")?;
         unless(check_address(&member.address).is_ok(), "an address")?;
         let incarnation = Incarnation(member.incarnation);
-        let WireMember { address, nonce, draining, zone, witness, .. } = member;
-        let site = Site { zone, witness };
-        unless(check_site(&site).is_ok(), "a zone")?;
+        let WireMember { address, nonce, draining, zone, witness, preferred, .. } = member;
+        let site = Site { zone, witness, preferred };
+        unless(check_site(&site).is_ok(), "what it says of itself")?;
         unless(!witness || !state.can_share(), "a witness that shares")?;
         unless(!draining || state.can_share(), "a member that hands over what it cannot have")?;
         let entry = MemberEntry { incarnation, state, address, nonce, draining, site };
@@ -184,7 +186,7 @@ mod tests {
     use crate::log::Decided;
 
     fn site() -> Site {
-        Site { zone: Some("z".repeat(ZONE_BYTES)), witness: false }
+        Site { zone: Some("z".repeat(ZONE_BYTES)), witness: false, preferred: true }
     }
 
     fn filled(members: u16, address: &str) -> State {

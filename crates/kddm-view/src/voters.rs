@@ -70,6 +70,8 @@ struct Peer {
     heard: Time,
     /// What it keeps counts: it has its log.
     counts: bool,
+    /// It has said that its disk has failed.
+    fails: bool,
     /// It has been told up to here, if it only follows.
     told: u64,
 }
@@ -352,7 +354,7 @@ impl Voters {
         let next = others.get(self.asked % others.len().max(1)).copied();
         self.asked = self.asked.wrapping_add(1);
         if let Some(to) = known.or(next) {
-            self.send(to, &Wire::Follow { decided });
+            self.send(to, &Wire::Follow { decided, fails: self.retired.is_some() });
         }
     }
 }

@@ -217,6 +217,23 @@ impl Config {
         self
     }
 
+    /// Of two nodes this is the one that decides who is a member: the other one may be lost, and stops sharing while
+    /// this one is gone. With a third node, or a [witness](Config::witness), it makes no difference.
+    ///
+    /// ```
+    /// let first = kddm::Node::join(kddm::Config::new()).wait()?;
+    /// let second = kddm::Node::join(kddm::Config::new().contact(first.address().clone()).preferred()).wait()?;
+    /// assert_eq!(first.voting().preferred, [2]);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `OutOfRange` when a witness joins with it.
+    pub fn preferred(mut self) -> Config {
+        self.site.preferred = true;
+        self
+    }
+
     /// Stays online, without sharing objects, until [`Node::start_sharing`](crate::Node::start_sharing).
     pub fn without_autostart(mut self) -> Config {
         self.start_as = NodeState::Online;

@@ -74,6 +74,10 @@ pub struct Layer {
     /// A witness: it shares no objects, and helps to decide who is a member. It makes three of two.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub witness: Option<bool>,
+    /// Of two nodes this is the one that decides who is a member: the other one may be lost, and stops sharing while
+    /// this one is gone.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub preferred: Option<bool>,
     /// Where this daemon keeps its number, its lock and its admin socket [default: $XDG_STATE_HOME/kddm,
     /// /var/lib/kddm for root, or ~/.local/state/kddm].
     #[arg(long, value_name = "DIR")]
@@ -197,6 +201,7 @@ impl Layer {
             session: number("session", get("session"), "it must be a number from 1 to 9999")?,
             zone: get("zone"),
             witness: number("witness", get("witness"), truth)?,
+            preferred: number("preferred", get("preferred"), truth)?,
             data_dir: get("data_dir").map(PathBuf::from),
             http: get("http"),
             guardian: get("guardian").map(PathBuf::from),
@@ -282,6 +287,7 @@ impl Layer {
             session: self.session.or(below.session),
             zone: self.zone.or(below.zone),
             witness: self.witness.or(below.witness),
+            preferred: self.preferred.or(below.preferred),
             data_dir: self.data_dir.or(below.data_dir),
             http: self.http.or(below.http),
             guardian: self.guardian.or(below.guardian),
@@ -361,6 +367,10 @@ impl Settings {
                 "`found` begins a cluster of its own and `contacts` asks to be let into another; give one of them";
             return Err(ConfigError::new(text));
         }
+        if layer.witness == Some(true) && layer.preferred == Some(true) {
+            let text = "a `witness` shares no objects and `preferred` is one of two nodes that do; give one of them";
+            return Err(ConfigError::new(text));
+        }
         let data_dir = layer.data_dir.clone().or(default_data_dir).ok_or_else(|| {
             ConfigError::new("no data directory: neither HOME nor XDG_STATE_HOME is set; name one with --data-dir")
         })?;
@@ -398,6 +408,9 @@ impl Settings {
         }
         if self.layer.witness == Some(true) {
             config = config.witness();
+        }
+        if self.layer.preferred == Some(true) {
+            config = config.preferred();
         }
         if let Some(lease) = self.layer.lease_ms {
             config.lease = Duration::from_millis(lease);

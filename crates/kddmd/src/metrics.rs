@@ -74,6 +74,8 @@ fn voting(page: &mut Page, voting: &kddm::VotingInfo) {
     page.single("kddm_view_votes", "gauge", "Whether this node is one of them.", u8::from(voting.votes));
     let help = "Whether this node has no part in deciding any more, because its disk has failed.";
     page.single("kddm_view_log_failed", "gauge", help, u8::from(voting.failure.is_some()));
+    let help = "Members that have told this node, which leads, that their disks have failed.";
+    page.single("kddm_view_disks_failed", "gauge", help, voting.failing.len());
 }
 
 /// What a loss of members has left.

@@ -46,19 +46,50 @@ fn deciding(answer: &Json) -> String {
         Some(leader) => format!(", led by node {leader} (term {})", answer["term"]),
         None => ", who elect a leader".into(),
     };
-    let alone = match answer["stops_with"].as_u64() {
-        Some(node) => format!(
-            " alone: while node {node} is gone the others stop sharing; a third node, or a witness (kddmd --witness), \
-             makes three"
-        ),
-        None => String::new(),
-    };
     let failure = match answer["voting_failure"].as_str() {
         Some(failure) => format!("\nnode {} has no part in that any more: {failure}", answer["answered_by"]),
         None => String::new(),
     };
+    let failing: String = failing(answer).iter().map(|node| format!("\nnode {node} {DISK_FAILED}")).collect();
     let nodes = if voters.len() == 1 { "node" } else { "nodes" };
-    format!("decided by {nodes} {}{led}{alone}{failure}", voters.join(", "))
+    format!("decided by {nodes} {}{led}{}{failure}{failing}", voters.join(", "), rule(answer))
+}
+
+/// What is said of a node that keeps no log.
+const DISK_FAILED: &str = "has no part in that while it runs: its disk has failed; see to it, then start it again";
+
+/// Other nodes that have said that their disks have failed: the leader hears it.
+fn failing(answer: &Json) -> Vec<String> {
+    let failed = |node: &&Json| node["disk_failed"] == true && node["id"] != answer["answered_by"];
+    answer["nodes"].as_array().into_iter().flatten().filter(failed).map(|node| text(&node["id"])).collect()
+}
+
+/// Which rule that is, and what the loss of which node means.
+fn rule(answer: &Json) -> String {
+    let voters = answer["voters"].as_array().into_iter().flatten();
+    let failed = failing(answer);
+    let cannot = voters.clone().filter(|voter| failed.contains(&text(voter))).count();
+    let may_be_lost = (voters.count().saturating_sub(1) / 2).saturating_sub(cannot);
+    let lost = match may_be_lost {
+        0 => "none of the others may be lost",
+        1 => "any one of them may be lost at one time",
+        _ => "any two of them may be lost at one time",
+    };
+    let more = "a third node, or a witness (kddmd --witness), makes three";
+    let node = &answer["voters"][0];
+    match answer["rule"].as_str().unwrap_or_default() {
+        "preferred node" => format!(
+            "; preferred node {node} decides alone: while it is gone the others stop sharing, and any of them may be \
+             lost; {more}"
+        ),
+        "first node" => format!(
+            "; node {node} decides alone: while it is gone the others stop sharing, and any of them may be lost; \
+             --preferred says which of two decides, and {more}"
+        ),
+        "witness" => format!("; witness: it makes three voters of two nodes, {lost}"),
+        rule @ ("three voters" | "five voters") => format!("; {rule}: {lost}"),
+        _ => String::new(),
+    }
 }
 
 /// For how long members may go on by themselves, and how many were lost.
@@ -278,6 +309,33 @@ mod tests {
         assert!(object.contains("object 7 of set notes"), "{object}");
         let set = accepted(&json!({"set": "notes", "id": null, "accepted": true}));
         assert!(set.contains("all that was lost of set notes"), "{set}");
+    }
+
+    #[test]
+    fn the_rule_that_decides_is_said_with_what_a_loss_means() {
+        let said = |voters: &[u16], rule: &str, failed: u16| {
+            let node = |id: u16| json!({"id": id, "disk_failed": id == failed});
+            let nodes: Vec<Json> = (1..=5).map(node).collect();
+            let leader = voters[0];
+            deciding(&json!({
+                "voters": voters, "rule": rule, "leader": leader, "term": 7, "nodes": nodes, "answered_by": 1
+            }))
+        };
+        assert_eq!(said(&[1], "alone", 0), "decided by node 1");
+        let preferred = said(&[2], "preferred node", 0);
+        assert!(preferred.contains("preferred node 2 decides alone: while it is gone the others stop"), "{preferred}");
+        let first = said(&[1], "first node", 0);
+        assert!(first.contains("; node 1 decides alone") && first.contains("--preferred"), "{first}");
+        let witness = said(&[1, 2, 9], "witness", 0);
+        assert!(witness.ends_with("it makes three voters of two nodes, any one of them may be lost at one time"));
+        let three = "decided by nodes 1, 2, 3, led by node 1 (term 7); three voters: ";
+        assert_eq!(said(&[1, 2, 3], "three voters", 0), format!("{three}any one of them may be lost at one time"));
+        let failed = said(&[1, 2, 3], "three voters", 3);
+        assert!(failed.starts_with(&format!("{three}none of the others may be lost")), "{failed}");
+        assert!(failed.contains("node 3 has no part") && failed.contains("see to it, then start it again"), "{failed}");
+        assert!(
+            said(&[1, 2, 3, 4, 5], "five voters", 0).ends_with("five voters: any two of them may be lost at one time")
+        );
     }
 
     #[test]

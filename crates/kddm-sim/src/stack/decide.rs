@@ -185,7 +185,7 @@ impl Simulation {
         let is_heard = |voter: &NodeId| {
             *voter == id || state.member(*voter).is_some_and(|entry| keeper.hears(entry.incarnation, now))
         };
-        let voters = choose_voters(state, |voter| is_heard(&voter));
+        let voters = choose_voters(state, |voter| is_heard(&voter), |_| false);
         let is_due = time >= *propose_at && state.is_sealed();
         if is_due && voters != state.voters() && voters.iter().all(is_heard) {
             *propose_at = time + AGAIN_NS;

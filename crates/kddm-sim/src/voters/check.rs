@@ -20,6 +20,8 @@ pub struct Counts {
     pub crashes: u64,
     /// Writes that were torn by such an end.
     pub torn: u64,
+    /// Disks that failed under a node that went on.
+    pub retired: u64,
     /// Whole clusters that ended.
     pub blackouts: u64,
     /// Nodes that slept.
@@ -42,7 +44,7 @@ pub struct Counts {
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 13] {
+    pub fn named(&self) -> [(&'static str, u64); 14] {
         let Counts {
             lost,
             doubled,
@@ -50,6 +52,7 @@ impl Counts {
             cut,
             crashes,
             torn,
+            retired,
             blackouts,
             pauses,
             wiped,
@@ -67,6 +70,7 @@ impl Counts {
             ("cut", cut),
             ("crashes", crashes),
             ("torn writes", torn),
+            ("failed disks", retired),
             ("blackouts", blackouts),
             ("pauses", pauses),
             ("lost disks", wiped),
@@ -86,6 +90,7 @@ impl Counts {
             cut: self.cut + other.cut,
             crashes: self.crashes + other.crashes,
             torn: self.torn + other.torn,
+            retired: self.retired + other.retired,
             blackouts: self.blackouts + other.blackouts,
             pauses: self.pauses + other.pauses,
             wiped: self.wiped + other.wiped,

@@ -12,7 +12,7 @@ use crate::log::LogError;
 
 impl Peer {
     pub(super) fn new(next: u64, now: Time) -> Peer {
-        Peer { matched: 0, next, has: 0, heard: now, counts: false, told: 0 }
+        Peer { matched: 0, next, has: 0, heard: now, counts: false, fails: false, told: 0 }
     }
 }
 

@@ -89,6 +89,13 @@ impl Voters {
         peers.get(&node).is_some_and(|peer| self.now <= peer.heard.after_ns(3 * FOLLOW_INTERVAL_NS))
     }
 
+    /// Whether this node leads and that node has told it that its disk has failed: it can keep no log, and is to be
+    /// no voter until it has been started again.
+    pub fn fails(&self, node: NodeId) -> bool {
+        let Role::Leader { peers, .. } = &self.role else { return false };
+        peers.get(&node).is_some_and(|peer| peer.fails)
+    }
+
     /// Why this node has no part in the log any more, if its storage has failed.
     pub fn failure(&self) -> Option<&StorageError> {
         self.failed.as_ref().or(self.retired.as_ref())

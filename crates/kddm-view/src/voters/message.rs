@@ -12,8 +12,8 @@ use crate::voters::book::{Base, Entry};
 /// others stay below the limit of the log with one voter.
 pub const VOTERS_MESSAGE_BYTES: usize = STATE_BYTES + 65_536;
 
-/// First byte of a message: another one than that of the log with one voter.
-const SCHEMA: u8 = 2;
+/// First byte of a message, of an entry and of a state on disk: another one than that of the log with one voter.
+const SCHEMA: u8 = 3;
 
 /// Entries and terms are counted no further: at a million a second that takes 146 thousand years.
 pub(super) const MOST: u64 = 1 << 62;
@@ -37,12 +37,13 @@ pub(super) enum Wire {
     Voted { pre: bool, term: u64, granted: bool },
     /// Leader to voters: what follows that entry, and what is decided.
     Append { term: u64, previous: u64, previous_term: u64, decided: u64, entries: Vec<WireEntry> },
-    /// The answer: all up to `last` is as the leader has it, or, if `refused`, go back to there.
-    Appended { term: u64, refused: bool, last: u64, decided: u64, counts: bool },
+    /// The answer: all up to `last` is as the leader has it, or, if `refused`, go back to there. `fails`: my disk
+    /// has failed, and I keep nothing.
+    Appended { term: u64, refused: bool, last: u64, decided: u64, counts: bool, fails: bool },
     /// What is decided, as a whole: in the place of entries that are not kept any more.
     Whole { term: u64, base: Vec<u8> },
-    /// I follow, and know what is decided up to there.
-    Follow { decided: u64 },
+    /// I follow, and know what is decided up to there. `fails`: name me for no voter, my disk has failed.
+    Follow { decided: u64, fails: bool },
     /// The answer, and what a leader tells by itself.
     Decided { term: u64, leader: u16, after: u64, entries: Vec<WireEntry> },
     /// Leader to a voter: lead in my place.

@@ -28,12 +28,12 @@ impl Voters {
                 let entries = read_entries(&entries).map_err(bad)?;
                 self.on_append(from, term, (previous, previous_term), decided, entries)
             }
-            Wire::Appended { term, refused, last, decided, counts } => {
-                self.on_appended(from, term, refused, (last, decided), counts)
+            Wire::Appended { term, refused, last, decided, counts, fails } => {
+                self.on_appended(from, term, refused, (last, decided), (counts, fails))
             }
             Wire::Whole { term, base } => self.on_whole(from, term, Base::decode(&base).map_err(bad)?),
-            Wire::Follow { decided } => {
-                self.on_follow(from, decided);
+            Wire::Follow { decided, fails } => {
+                self.on_follow(from, decided, fails);
                 Ok(())
             }
             Wire::Decided { term, leader, after, entries } => {
@@ -154,7 +154,8 @@ impl Voters {
         let mut configurations = self.book.configurations();
         let (Some(Configuration { at, voters }), true) = (configurations.pop(), is_sure) else { return };
         let Role::Leader { peers, .. } = &self.role else { return };
-        let is_back = |voter: &NodeId| peers.get(voter).is_some_and(|peer| !peer.counts && peer.matched >= at.max(1));
+        let has_all = |peer: &Peer| !peer.counts && !peer.fails && peer.matched >= at.max(1);
+        let is_back = |voter: &NodeId| peers.get(voter).is_some_and(has_all);
         if configurations.is_empty() && voters.iter().any(is_back) {
             let change = Change::Voters { voters };
             self.book.append(Entry { term: self.promise.term, origin: 0, ticket: 0, change });
@@ -202,7 +203,7 @@ impl Voters {
         term: u64,
         refused: bool,
         (last, decided): (u64, u64),
-        counts: bool,
+        (counts, fails): (bool, bool),
     ) -> Result<(), LogError> {
         if term > MOST {
             return Err(Voters::bad(from, "no log comes to such a term"));
@@ -221,7 +222,7 @@ impl Voters {
             return Err(Voters::bad(from, "it has entries that its leader has not"));
         }
         peer.heard = now;
-        peer.counts = counts;
+        (peer.counts, peer.fails) = (counts, fails);
         peer.has = peer.has.max(decided.min(self.book.decided()));
         if refused {
             peer.next = last.max(peer.matched).saturating_add(1);
@@ -310,7 +311,7 @@ impl Voters {
         self.send(to, &Wire::Decided { term, leader, after, entries });
     }
 
-    fn on_follow(&mut self, from: NodeId, decided: u64) {
+    fn on_follow(&mut self, from: NodeId, decided: u64, fails: bool) {
         let (now, mine, next) = (self.now, self.book.decided(), self.book.last().saturating_add(1));
         let voters = self.voters();
         if let Role::Leader { peers, .. } = &mut self.role {
@@ -321,6 +322,7 @@ impl Voters {
                 peer.heard = now;
             }
             peer.has = peer.has.max(decided.min(mine));
+            peer.fails = fails;
         }
         if decided <= mine {
             self.send_decided(from, decided);
@@ -381,8 +383,9 @@ impl Voters {
     fn answer(&mut self, to: NodeId, refused: bool, last: u64) -> Result<(), LogError> {
         let (term, decided, counts) = (self.promise.term, self.book.decided(), self.may_vote());
         // One that keeps nothing has nothing, whatever it is sent.
-        let refused = refused || self.retired.is_some();
-        self.send(to, &Wire::Appended { term, refused, last, decided, counts });
+        let fails = self.retired.is_some();
+        let refused = refused || fails;
+        self.send(to, &Wire::Appended { term, refused, last, decided, counts, fails });
         Ok(())
     }
 
@@ -477,7 +480,7 @@ impl Voters {
     fn ask_leader(&mut self, from: NodeId) {
         let decided = self.book.decided();
         let to = self.leader.filter(|leader| *leader != self.me).unwrap_or(from);
-        self.send(to, &Wire::Follow { decided });
+        self.send(to, &Wire::Follow { decided, fails: self.retired.is_some() });
     }
 }
 

@@ -482,7 +482,7 @@ proptest! {
         world.log(1).reconfigure(&three()).unwrap();
         world.run(2);
         bytes.insert(0, kind);
-        bytes.insert(0, 2);
+        bytes.insert(0, 3);
         for id in 1..=3 {
             let _read_or_refused = world.log(id).step(NodeId(4), &bytes);
             let _nor_one_of_a_voter = world.log(id).step(NodeId(id % 3 + 1), &bytes);
@@ -535,13 +535,13 @@ proptest! {
 #[test]
 fn the_bytes_of_messages_are_fixed() {
     let vote = Wire::Vote { pre: true, asked: false, term: 7, last: 300, last_term: 6 };
-    assert_eq!(vote.encode(), [2, 0, 1, 0, 7, 0xac, 2, 6]);
-    assert_eq!(Wire::LeadYou { term: 7 }.encode(), [2, 7, 7]);
-    assert_eq!(Wire::Follow { decided: 300 }.encode(), [2, 5, 0xac, 2]);
+    assert_eq!(vote.encode(), [3, 0, 1, 0, 7, 0xac, 2, 6]);
+    assert_eq!(Wire::LeadYou { term: 7 }.encode(), [3, 7, 7]);
+    assert_eq!(Wire::Follow { decided: 300, fails: true }.encode(), [3, 5, 0xac, 2, 1]);
     let entry = book::Entry { term: 7, origin: 1, ticket: 2, change: Change::Seal };
-    assert_eq!(message::entry_bytes(&entry), [2, 7, 1, 2, 2, 1, 3]);
-    assert_eq!(message::read_entry(&[2, 7, 1, 2, 2, 1, 3]), Ok(entry));
-    assert_eq!(message::read_entry(&[2, 7, 1, 2, 3, 1, 5, 9]), Err("it has an entry that is never in a log of voters"));
+    assert_eq!(message::entry_bytes(&entry), [3, 7, 1, 2, 2, 1, 3]);
+    assert_eq!(message::read_entry(&[3, 7, 1, 2, 2, 1, 3]), Ok(entry));
+    assert_eq!(message::read_entry(&[3, 7, 1, 2, 3, 1, 5, 9]), Err("it has an entry that is never in a log of voters"));
     assert_eq!(message::read_entry(&[1]), Err("an entry was written by another version of the program"));
 }
 
@@ -638,4 +638,40 @@ fn a_voter_whose_disk_has_failed_follows_and_counts_for_nothing() {
     world.away = BTreeSet::from([NodeId(1)]);
     world.run(10);
     assert!(!world.log(3).is_leader() && !world.log(2).is_leader(), "it votes for nobody");
+}
+
+/// A disk that fails under its log, and is seen to before the node starts again.
+#[test]
+fn a_voter_says_that_its_disk_has_failed_until_it_is_started_again() {
+    let disk = MemoryDisk::default();
+    let mut world = World::new(4);
+    let third = Voters::follow(NodeId(3), 3, empty(), Box::new(disk.clone())).unwrap();
+    world.logs.insert(NodeId(3), third);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    assert!(!world.log(1).fails(NodeId(3)));
+    disk.fail_after(0);
+    world.log(1).propose(join(5)).unwrap();
+    let said = world.log(1).take_outgoing().into_iter().find(|out| out.to == NodeId(3)).unwrap();
+    assert!(matches!(world.log(3).step(NodeId(1), &said.message), Err(LogError::Storage(_))));
+    world.log(3).retire();
+    world.run(1);
+    assert!(world.log(1).fails(NodeId(3)) && !world.log(1).fails(NodeId(2)));
+    let next = vec![NodeId(1), NodeId(2), NodeId(4)];
+    world.log(1).reconfigure(&next).unwrap();
+    world.run(3);
+    assert_eq!(world.state(3).voters(), next, "it follows still");
+    assert!(world.log(1).fails(NodeId(3)), "and says so still, or it would be named again");
+    world.log(1).stand_back();
+    world.run(2);
+    let leader = world.leader();
+    assert!(leader != 1 && world.log(leader).fails(NodeId(3)), "also to another leader");
+    disk.crash(|_| 0);
+    let again = Voters::restart(NodeId(3), 33, Box::new(disk)).unwrap().unwrap();
+    world.logs.insert(NodeId(3), again);
+    world.run(2);
+    assert!(!world.log(leader).fails(NodeId(3)));
+    world.log(leader).reconfigure(&[NodeId(2), NodeId(3), NodeId(4)]).unwrap();
+    world.run(3);
+    assert!(world.log(3).votes() && world.log(3).promised().is_some());
 }

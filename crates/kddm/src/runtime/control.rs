@@ -28,7 +28,7 @@ const LEARN_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// Let me in. For the voter.
-    Join { wanted: Option<u16>, address: String, nonce: u64, zone: Option<String>, witness: bool },
+    Join { wanted: Option<u16>, address: String, nonce: u64, zone: Option<String>, witness: bool, preferred: bool },
     /// A message of the view log.
     Log(Vec<u8>),
     /// The whole state. For the voter.
@@ -207,8 +207,8 @@ impl Runtime {
 
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
-            Question::Join { wanted, address, nonce, zone, witness } => {
-                let (node, site) = (wanted.map(NodeId), Site { zone, witness });
+            Question::Join { wanted, address, nonce, zone, witness, preferred } => {
+                let (node, site) = (wanted.map(NodeId), Site { zone, witness, preferred });
                 self.answer_join(&Change::Join { node, address, nonce, site }, nonce)
             }
             Question::Renew { .. } if !self.leads(&self.membership.lock()) => {

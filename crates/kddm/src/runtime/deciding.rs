@@ -31,6 +31,11 @@ pub struct VotingInfo {
     pub votes: bool,
     /// Why this node has no part in deciding any more, if its disk has failed.
     pub failure: Option<String>,
+    /// Members that have said so of themselves, by ascending number: they decide nothing until their disks are seen
+    /// to and they are started again. Only the leader hears it.
+    pub failing: Vec<u16>,
+    /// Of two nodes these decide alone, by ascending number.
+    pub preferred: Vec<u16>,
     /// What fails together with a member, of those that have said so: voters are spread over zones.
     pub zones: BTreeMap<u16, String>,
     /// Members that vote and share nothing, by ascending number.
@@ -66,6 +71,8 @@ impl Runtime {
         let sites = || membership.state.members().map(|(node, entry)| (node.0, &entry.site));
         VotingInfo {
             zones: sites().filter_map(|(node, site)| Some((node, site.zone.clone()?))).collect(),
+            preferred: sites().filter(|(_, site)| site.preferred).map(|(node, _)| node).collect(),
+            failing: sites().map(|(node, _)| node).filter(|node| log.fails(NodeId(*node))).collect(),
             witnesses: sites().filter(|(_, site)| site.witness).map(|(node, _)| node).collect(),
             voters: membership.state.voters().iter().map(|voter| voter.0).collect(),
             leader: log.leader().map(|leader| leader.0),
@@ -92,7 +99,8 @@ impl Runtime {
     /// Names other voters if the members ask for that. Who is new among them has to have the log first.
     fn choose_who_votes(&self, membership: &mut Guard<'_>) -> bool {
         let state = &membership.state;
-        let mut chosen = choose_voters(state, |node| membership.log.hears(node));
+        let log = &membership.log;
+        let mut chosen = choose_voters(state, |node| log.hears(node), |node| log.fails(node));
         if self.config.decides_alone {
             let first = chosen.iter().copied().find(|voter| *voter == state.voter()).or(chosen.first().copied());
             chosen = first.into_iter().collect();
@@ -163,5 +171,80 @@ impl Runtime {
     fn is_gone(&self, node: NodeId) -> bool {
         let state = self.lanes[0].lock();
         node != self.identity.id && state.peers.get(&node).is_none_or(|peer| peer.is_gone(FIRST_CONNECTION))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use kddm_view::ViewLog;
+
+    use crate::{Config, Node};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Leases that a busy host does not let run out.
+    fn config() -> Config {
+        Config::new().lease(Duration::from_secs(10)).join_limit(LIMIT)
+    }
+
+    fn cluster(others: impl IntoIterator<Item = Config>) -> Vec<Node> {
+        let mut nodes = vec![Node::join(config()).wait_for(LIMIT).expect("it begins a cluster")];
+        for other in others {
+            let other = other.contact(nodes[0].address().clone());
+            nodes.push(Node::join(other).wait_for(LIMIT).expect("it is let in"));
+        }
+        nodes
+    }
+
+    fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_voter_whose_disk_has_failed_is_replaced() {
+        let nodes = cluster([config(), config(), config()]);
+        eventually("three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        {
+            let runtime = nodes[2].runtime();
+            let mut membership = runtime.membership.lock();
+            membership.log.close();
+            runtime.advance(&mut membership);
+        }
+        assert!(nodes[2].voting().failure.is_some() && !nodes[2].voting().votes);
+        eventually("another one votes", || nodes.iter().all(|node| node.voting().voters == [1, 2, 4]));
+        assert_eq!(nodes[0].voting().failing, [3]);
+        assert!(nodes[2].members().len() == 4 && nodes[2].lease().remaining != Some(Duration::ZERO), "a member still");
+        // The next one to fail leaves two that can vote: one of them decides.
+        {
+            let runtime = nodes[1].runtime();
+            let mut membership = runtime.membership.lock();
+            membership.log.close();
+            runtime.advance(&mut membership);
+        }
+        eventually("one decides", || nodes.iter().all(|node| node.voting().voters == [1]));
+        let named = || nodes[0].runtime().membership.lock().log.decided_since(0).map(|entries| entries.len());
+        let before = named().expect("all entries are kept");
+        let granted = nodes[0].lease().counts.granted;
+        eventually("time goes by", || nodes[0].lease().counts.granted > granted + 6);
+        assert_eq!(named().ok(), Some(before), "nobody is named again and again");
+    }
+
+    #[test]
+    fn the_preferred_one_of_two_decides_also_when_it_comes_second() {
+        let nodes = cluster([config().preferred()]);
+        eventually("it decides", || nodes.iter().all(|node| node.voting().voters == [2]));
+        assert_eq!(nodes[0].voting().preferred, [2]);
+        let third = Node::join(config().contact(nodes[0].address().clone())).wait_for(LIMIT).expect("it is let in");
+        eventually("three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        third.stop();
+        eventually("it decides again", || nodes.iter().all(|node| node.voting().voters == [2]));
+        let both = Node::join(config().witness().preferred()).wait_for(LIMIT).err().expect("it shares nothing");
+        assert!(both.to_string().contains("it is for nodes that share objects"), "{both}");
     }
 }

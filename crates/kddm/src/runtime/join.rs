@@ -102,6 +102,9 @@ fn check(config: &Config) -> Result<SessionId, Error> {
     let Ok(session) = SessionId::new(config.session) else {
         return out("session", config.session.to_string(), "it must be from 1 to 9999");
     };
+    if config.site.witness && config.site.preferred {
+        return out("preferred", "set for a witness".into(), "it is for nodes that share objects");
+    }
     if config.node_id == Some(0) {
         return out("node_id", "0".into(), "it must be from 1 to 65535");
     }
@@ -173,8 +176,9 @@ pub(crate) fn ask_all(
             reasons.push(format!("{contact} was not asked any more: the limit of this join is over"));
             continue;
         }
-        let (wanted, address, Site { zone, witness }) = (config.node_id, address.into(), config.site.clone());
-        let question = Question::Join { wanted, address, nonce, zone, witness };
+        let (wanted, address, site) = (config.node_id, address.into(), config.site.clone());
+        let Site { zone, witness, preferred } = site;
+        let question = Question::Join { wanted, address, nonce, zone, witness, preferred };
         // The lease of who is let in counts from before it has asked.
         let asked = Time(Lease::now_ns());
         match call(&contact, &hello, &question, limit) {

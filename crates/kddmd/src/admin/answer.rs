@@ -139,6 +139,8 @@ impl Subject {
                 json!({
                     "zone": voting.zones.get(&member.id),
                     "witness": voting.witnesses.contains(&member.id),
+                    "preferred": voting.preferred.contains(&member.id),
+                    "disk_failed": voting.failing.contains(&member.id),
                     "decides": decides(&voting, member.id),
                     "id": member.id,
                     "state": word(member.state),
@@ -165,6 +167,7 @@ impl Subject {
             "leader": voting.leader,
             "term": voting.term,
             "voting_failure": voting.failure,
+            "rule": rule(&voting, members.len()),
             // Of several nodes one decides alone: without it the others stop.
             "stops_with": (voting.voters.len() == 1 && members.len() > 1).then(|| voting.voters[0]),
             "answered_by": self.node.id(),
@@ -262,6 +265,19 @@ impl Subject {
             "messages_sent": counted.messages(),
             "messages": messages,
         })
+    }
+}
+
+/// Which rule decides who is a member.
+fn rule(voting: &kddm::VotingInfo, members: usize) -> &'static str {
+    let is_one_of = |some: &[u16]| voting.voters.iter().any(|voter| some.contains(voter));
+    match voting.voters.len() {
+        1 if members < 2 => "alone",
+        1 if is_one_of(&voting.preferred) => "preferred node",
+        1 => "first node",
+        3 if is_one_of(&voting.witnesses) => "witness",
+        3 => "three voters",
+        _ => "five voters",
     }
 }
 

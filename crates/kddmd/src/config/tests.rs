@@ -37,7 +37,7 @@ fn the_defaults_are_those_that_are_promised() {
 #[test]
 fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     let text = "node_id = 3\nlisten = \"7601\"\ninsecure = true\ncontacts = [\"a:1\", \"b:2\"]\nfound = false\nautostart = false\n\
-                session = 12\nzone = \"rack 7\"\nwitness = true\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
+                session = 12\nzone = \"rack 7\"\nwitness = true\npreferred = false\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
                 drain_limit_ms = 3\nlease_ms = 300\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nguardian = \"/g\"\n";
     let from_file = file(text).expect("good");
     let from_environment = environment(&[
@@ -50,6 +50,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("KDDM_SESSION", "12"),
         ("KDDM_ZONE", "rack 7"),
         ("KDDM_WITNESS", "true"),
+        ("KDDM_PREFERRED", "false"),
         ("KDDM_DATA_DIR", "/d"),
         ("KDDM_HTTP", "7680"),
         ("KDDM_LOG", "debug"),
@@ -111,5 +112,7 @@ fn beyond_loopback_only_if_allowed_and_one_way_to_begin() {
     assert!(resolve(Layer { insecure: Some(true), ..beyond }).is_ok());
     let both = Layer { found: Some(true), contacts: Some(vec!["a:1".into()]), ..Layer::default() };
     assert!(resolve(both).is_err());
+    let both = Layer { witness: Some(true), preferred: Some(true), ..Layer::default() };
+    assert!(resolve(both).expect_err("it shares nothing").to_string().contains("give one of them"));
     assert!(Settings::resolve(Layer::default(), None).is_err());
 }

@@ -86,6 +86,25 @@ fn daemons_that_were_all_killed_go_on_where_they_were() {
     assert_eq!(increment(&again[1], &scratch), "1", "what was in memory is gone, and all is whole without it");
 }
 
+/// The second one decides, as it was told, and the first one may be lost.
+#[test]
+fn the_preferred_daemon_of_two_decides_and_goes_on_alone() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &["--lease-ms", "1500"]);
+    let contact = first.address(&scratch);
+    let arguments = ["--listen", "127.0.0.1:0", "--contact", &contact, "--preferred"];
+    let second = Daemon::start(&scratch, "second", &arguments);
+    eventually("the second one decides", || voters(&status(&first, &scratch)) == [2]);
+    let said = text(&first.tool(&scratch, &["cluster", "status"]).stdout);
+    assert!(said.contains("preferred node 2 decides alone: while it is gone the others stop sharing"), "{said}");
+    assert_eq!(status(&second, &scratch)["rule"], "preferred node");
+    assert_eq!(increment(&first, &scratch), "1");
+    first.signal(Signal::KILL);
+    drop(first);
+    assert_eq!(increment(&second, &scratch), "2");
+    eventually("it is alone", || status(&second, &scratch)["rule"] == "alone");
+}
+
 #[test]
 fn a_daemon_whose_view_log_is_damaged_says_what_to_do() {
     let scratch = Scratch::new();
