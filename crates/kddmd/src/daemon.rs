@@ -18,6 +18,7 @@ use crate::admin::answer::Subject;
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
 use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket};
+use crate::ending::{self, End};
 use crate::http;
 use crate::joining::{self, Past};
 use crate::notify::ServiceManager;
@@ -28,6 +29,9 @@ const REJOIN: &str = "KDDM_REJOIN";
 
 /// Why a daemon stops that was started as a child of another program.
 const PARENT_ENDED: &str = "its parent has ended";
+
+/// What is said of a daemon that ends because all do.
+const CLUSTER_ENDS: &str = "all daemons are told to end";
 
 /// How much longer than handing over the rest of a stop may take.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
@@ -183,9 +187,9 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
     keep_members(&node, data_dir);
     watch_members(&node, &sender).and_then(|()| watch_fence(&node, &sender)).inspect_err(|_| node.stop())?;
-    offer_services(&node, data_dir).inspect_err(|_| node.stop())?;
-    let subject = Subject::new(node.clone(), started, settings.drain_limit);
+    let subject = subject(&node, started, settings.drain_limit, &sender);
     let is_stopping = Arc::clone(&subject.is_stopping);
+    offer_services(&node, data_dir, Arc::clone(&subject.end)).inspect_err(|_| node.stop())?;
     let socket = admin_socket(data_dir.path());
     let listens = server::listen(&socket, subject.clone());
     listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
@@ -215,6 +219,8 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         match events.recv() {
             Ok(Event::Stop(why)) => break why,
             Ok(Event::Members) => keep_members(&node, data_dir),
+            // All daemons are about to end: whoever decides may be gone already.
+            Ok(Event::Fenced | Event::Out) if is_stopping.load(Ordering::Acquire) => {}
             Ok(Event::Fenced) => return Err(begin_again(&node)),
             Ok(Event::Out) => {
                 let text =
@@ -227,6 +233,17 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     };
     is_stopping.store(true, Ordering::Release);
     stop(&node, &events, sender, why, settings.drain_limit, &manager)
+}
+
+/// This daemon, as those who ask see it: they can end it with all others.
+fn subject(node: &Node, started: Instant, drain_limit: Duration, sender: &Sender<Event>) -> Subject {
+    let mut subject = Subject::new(node.clone(), started, drain_limit);
+    let (ends, stops) = (sender.clone(), Arc::clone(&subject.is_stopping));
+    subject.end = Arc::new(move || {
+        stops.store(true, Ordering::Release);
+        let _main_may_have_left = ends.send(Event::Stop(CLUSTER_ENDS));
+    });
+    subject
 }
 
 /// What is known of the lives of this daemon's node before this one.
@@ -249,10 +266,11 @@ fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Resul
 
 /// What programs and other daemons may ask of this one. The services end with the process: to unregister one waits
 /// for what runs, and a second signal must not wait.
-fn offer_services(node: &Node, data_dir: &DataDir) -> Result<(), DaemonError> {
+fn offer_services(node: &Node, data_dir: &DataDir, end: End) -> Result<(), DaemonError> {
     let offer = || -> Result<(), kddm::Error> {
         node.accept_programs(attach_socket(data_dir.path()))?;
-        std::mem::forget((bench::serve(node)?, sharing::serve(node)?, doctor::serve(node)?));
+        let served = (bench::serve(node)?, sharing::serve(node)?, doctor::serve(node)?, ending::serve(node, end)?);
+        std::mem::forget(served);
         Ok(())
     };
     offer().map_err(|error| DaemonError::Node(error.to_string()))
@@ -334,8 +352,12 @@ fn stop(
     tracing::info!(why, limit_seconds = limit.as_secs(), "stopping; a second signal ends at once");
     manager.tell("STOPPING=1\nSTATUS=Handing over");
     let (begun, leaving) = (Instant::now(), node.clone());
-    // With whoever started this daemon the whole cluster ends: there is nobody to hand over to.
-    let drain = if why == PARENT_ENDED { Duration::ZERO } else { limit };
+    // With whoever started this daemon the whole cluster ends, or has been told to: nobody is there to hand over to.
+    let ends_with_all = why == PARENT_ENDED || why == CLUSTER_ENDS;
+    let drain = if ends_with_all { Duration::ZERO } else { limit };
+    if !ends_with_all {
+        ending::tell_if_last(node);
+    }
     let leave = move || {
         leaving.stop_within(drain);
         let _main_may_have_left = sender.send(Event::Stopped);

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod data_dir;
 pub mod demo;
 pub mod doctor;
+pub mod ending;
 pub mod guardian;
 pub mod history;
 pub mod http;

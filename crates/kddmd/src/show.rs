@@ -1,8 +1,13 @@
 //! Answers of a daemon as people read them.
 
+use std::io::{IsTerminal, Write};
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::Value as Json;
+
+use crate::admin::client::{Client, ClientError};
+use crate::admin::protocol::Command;
 
 /// A cell: strings without quotes, nothing for what is missing.
 fn text(value: &Json) -> String {
@@ -262,6 +267,35 @@ pub fn top(answer: &Json, before: Option<&Json>) -> String {
         answer["members"]["online"],
         number(answer, "resident_bytes") / f64::from(1 << 20),
     )
+}
+
+/// `top`: one screen after the other until nobody reads them, or as many as were asked for.
+///
+/// # Errors
+/// As asking the daemon, and what the output says.
+pub fn watch(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) -> Result<(), WatchError> {
+    // Home, and clear from there: the lines before stay in the terminal's memory.
+    let clear = if std::io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
+    let mut before: Option<Json> = None;
+    let mut printed = Ok(());
+    client.watch(Command::Watch { interval_ms, count }, |answer| {
+        let text = if json { answer.to_string() } else { top(&answer, before.as_ref()) };
+        before = Some(answer);
+        printed = writeln!(std::io::stdout(), "{clear}{text}");
+        printed.is_ok()
+    })?;
+    Ok(printed?)
+}
+
+/// Why nothing more is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The daemon.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Whoever reads standard output has read enough.
+    #[error("nobody reads the output")]
+    Output(#[from] std::io::Error),
 }
 
 /// `accept-loss`, of an object or of a set.

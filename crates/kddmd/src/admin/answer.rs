@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::object;
 use super::protocol::{Command, Failure};
+use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
 /// Shards shown of a set: enough to see whether one is busier than the others.
@@ -34,6 +35,8 @@ pub struct Subject {
     pub drain_limit: Duration,
     /// A stop has begun.
     pub is_stopping: Arc<AtomicBool>,
+    /// Ends the daemon without handing over.
+    pub end: End,
 }
 
 /// The three words of the states, as people see them.
@@ -48,7 +51,7 @@ pub fn word(state: NodeState) -> &'static str {
 impl Subject {
     /// A daemon that begins now.
     pub fn new(node: Node, started: Instant, drain_limit: Duration) -> Subject {
-        Subject { node, started, drain_limit, is_stopping: Arc::default() }
+        Subject { node, started, drain_limit, is_stopping: Arc::default(), end: Arc::new(|| {}) }
     }
 
     /// The state of its node; one that stops is not to be counted on any more.
@@ -97,6 +100,10 @@ impl Subject {
             }
             Command::Stop { node } => {
                 sharing::stop(&self.node, *node, self.drain_limit, &mut progress).map(|()| self.status())
+            }
+            Command::End { is_meant } => {
+                // A lease that ends meanwhile is no reason to begin again.
+                ending::stop_all(&self.node, *is_meant, || self.is_stopping.store(true, Ordering::Release))
             }
             Command::Wait { members, limit_ms } => {
                 let limit = Duration::from_millis((*limit_ms).min(MOST_WAIT_MS));

@@ -85,7 +85,13 @@ impl Client {
     pub fn watch(&self, command: Command, each: impl FnMut(Json) -> bool) -> Result<(), ClientError> {
         let only_looks = matches!(
             command,
-            Command::Status | Command::Sets | Command::Set { .. } | Command::Holders | Command::Stats | Command::Doctor
+            Command::Status
+                | Command::Sets
+                | Command::Set { .. }
+                | Command::Holders
+                | Command::Stats
+                | Command::Doctor
+                | Command::End { is_meant: false }
         );
         self.watch_within(command, only_looks.then_some(LOOK_LIMIT), each)
     }

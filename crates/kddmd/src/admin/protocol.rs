@@ -45,6 +45,11 @@ pub enum Command {
         /// Which; all if it is missing.
         node: Option<u16>,
     },
+    /// What would end with all daemons; if that is meant, all end.
+    End {
+        /// Do it.
+        is_meant: bool,
+    },
     /// Answers when that many members are possible.
     Wait {
         /// How many.

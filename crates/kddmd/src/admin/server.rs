@@ -113,7 +113,13 @@ fn serve(stream: &UnixStream, subject: &Subject) -> Result<(), LineError> {
                 let _it_may_be_gone = write_line(stream, &Response::one_of_many(answer));
             };
             let answer = subject.answer(&command, &mut told);
-            Ok(write_line(stream, &Response::last(answer))?)
+            let ends = answer.is_ok() && command == Command::End { is_meant: true };
+            let written = write_line(stream, &Response::last(answer));
+            if ends {
+                // The others have, so that this one does whether anybody listens or not.
+                (subject.end)();
+            }
+            Ok(written?)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `kddmadm`: look at a cluster, change it, show what it does.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, watched, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::{bench, daemon, doctor, guardian, history, show};
+use kddmd::show::WatchError;
+use kddmd::{bench, daemon, doctor, ending, guardian, history, show};
 use serde_json::{Value as Json, json};
 
 /// Administers and demonstrates KDDM clusters: a client of the daemon kddmd.
@@ -114,8 +115,14 @@ enum Cluster {
     Status,
     /// Has online nodes share objects.
     Start(Which),
-    /// Has nodes hand over what they have, and share no more.
-    Stop(Which),
+    /// Has a node hand over what it has, and share no more; or ends all daemons, and with them all objects.
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        /// End all daemons without asking.
+        #[arg(long, conflicts_with = "node")]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -339,7 +346,10 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
     match cli.command {
         Command::Cluster(Cluster::Status) => ask(protocol::Command::Status, show::status),
         Command::Cluster(Cluster::Start(which)) => ask(protocol::Command::Start { node: which.node }, show::status),
-        Command::Cluster(Cluster::Stop(which)) => ask(protocol::Command::Stop { node: which.node }, show::status),
+        Command::Cluster(Cluster::Stop { which, yes }) => match which.node {
+            Some(_) => ask(protocol::Command::Stop { node: which.node }, show::status),
+            None => finish(ending::run(&client()?, yes, cli.json), cli.json),
+        },
         Command::Nodes => ask(protocol::Command::Status, show::nodes),
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
         Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::set),
@@ -352,7 +362,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
             ask(object_command(object)?, shows)
         }
-        Command::Doctor => examine(&client()?, cli.json),
+        Command::Doctor => finish(doctor::run(&client()?, cli.json), cli.json),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
@@ -434,8 +444,8 @@ fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
     Ok(protocol::Command::Object { set: which.set, id: which.id, form, replicas, action })
 }
 
-fn examine(client: &Client, json: bool) -> Result<u8, ToolError> {
-    let (text, status) = doctor::run(client, json);
+/// Prints what there is to say, or why nobody could be asked.
+fn finish((text, status): (Result<String, ClientError>, u8), json: bool) -> Result<u8, ToolError> {
     match text {
         Ok(text) => print(&text)?,
         Err(error) => tell(&error.into(), json),
@@ -461,18 +471,11 @@ fn print(text: &str) -> std::io::Result<()> {
 }
 
 fn top(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) -> Result<u8, ToolError> {
-    // Home, and clear from there: the lines before stay in the terminal's memory.
-    let clear = if std::io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
-    let mut before: Option<Json> = None;
-    let mut printed = Ok(());
-    client.watch(protocol::Command::Watch { interval_ms, count }, |answer| {
-        let text = if json { answer.to_string() } else { show::top(&answer, before.as_ref()) };
-        before = Some(answer);
-        printed = print(&format!("{clear}{text}"));
-        printed.is_ok()
-    })?;
-    printed?;
-    Ok(0)
+    match show::watch(client, interval_ms, count, json) {
+        Ok(()) => Ok(0),
+        Err(WatchError::Client(error)) => Err(error.into()),
+        Err(WatchError::Output(error)) => Err(error.into()),
+    }
 }
 
 fn man(dir: Option<PathBuf>) -> Result<u8, ToolError> {

@@ -26,7 +26,7 @@ const NOT_ASKED: u8 = 2;
 ///
 /// # Errors
 /// As a call.
-fn case(node: &Node) -> Result<Case, kddm::Error> {
+pub fn look(node: &Node) -> Result<Case, kddm::Error> {
     let voting = node.voting();
     let members = node.members();
     let id = node.id();
@@ -72,7 +72,7 @@ fn case(node: &Node) -> Result<Case, kddm::Error> {
 /// # Errors
 /// A sentence that says what to do.
 pub fn examine(node: &Node) -> Result<Json, Failure> {
-    let case = case(node)?;
+    let case = look(node)?;
     let findings = findings(&case);
     let is_healthy = findings.iter().all(|finding| finding.level == Level::Note);
     let shares = case.members.values().filter(|member| member.shares).count();

@@ -29,6 +29,18 @@ fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
     (all, addresses.map(|address| address.expect("a text")).collect())
 }
 
+/// All three at once, where they were.
+fn start_all(scratch: &Scratch, addresses: &[String]) -> Vec<Daemon> {
+    std::thread::scope(|scope| {
+        let start = |at: usize| {
+            let arguments = ["--listen", &addresses[at], "--contact", &addresses[0]];
+            Daemon::start(scratch, NAMES[at], &arguments)
+        };
+        let starts: Vec<_> = (0..3).map(|at| scope.spawn(move || start(at))).collect();
+        starts.into_iter().map(|start| start.join().expect("it is back")).collect()
+    })
+}
+
 fn increment(daemon: &Daemon, scratch: &Scratch) -> String {
     let output = daemon.tool(scratch, &["object", "incr", "numbers", "1", "1"]);
     text(&output.stdout).trim().to_string() + &text(&output.stderr)
@@ -67,18 +79,7 @@ fn daemons_that_were_all_killed_go_on_where_they_were() {
     let before = status(&all[0], &scratch);
     all.iter().for_each(|daemon| daemon.signal(Signal::KILL));
     drop(all);
-    let again: Vec<Daemon> = std::thread::scope(|scope| {
-        let starts: Vec<_> = (0..3)
-            .map(|at| {
-                let (scratch, addresses) = (&scratch, &addresses);
-                scope.spawn(move || {
-                    let arguments = ["--listen", &addresses[at], "--contact", &addresses[0]];
-                    Daemon::start(scratch, NAMES[at], &arguments)
-                })
-            })
-            .collect();
-        starts.into_iter().map(|start| start.join().expect("it is back")).collect()
-    });
+    let again = start_all(&scratch, &addresses);
     eventually("three decide", || again.iter().all(|daemon| voters(&status(daemon, &scratch)) == [1, 2, 3]));
     let after = status(&again[1], &scratch);
     assert_eq!(after["cluster"], before["cluster"]);
@@ -123,4 +124,43 @@ fn a_daemon_whose_view_log_is_damaged_says_what_to_do() {
     std::fs::remove_file(&file).expect("as it says");
     let again = Daemon::start(&scratch, "first", &["--found", "--listen", &address]);
     assert_eq!(voters(&status(&again, &scratch)), [1]);
+}
+
+#[test]
+fn all_daemons_end_when_that_is_meant_and_come_back_as_the_same_cluster() {
+    let scratch = Scratch::new();
+    let (mut all, addresses) = three(&scratch);
+    assert_eq!(increment(&all[2], &scratch), "1");
+    let before = status(&all[0], &scratch);
+    let refused = all[1].tool(&scratch, &["--json", "cluster", "stop"]);
+    let survey: Json = serde_json::from_slice(&refused.stdout).expect("JSON");
+    assert_eq!((refused.status.code(), &survey["stopped"]), (Some(1), &false.into()));
+    assert_eq!((&survey["objects"], &survey["nodes"]), (&1.into(), &serde_json::json!([1, 2, 3])));
+    let said = text(&all[1].tool(&scratch, &["cluster", "stop"]).stderr);
+    assert!(said.contains("1 in set \"numbers\"") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(increment(&all[2], &scratch), "2", "nothing was stopped");
+
+    let stopped = all[1].tool(&scratch, &["cluster", "stop", "--yes"]);
+    assert!(stopped.status.success() && text(&stopped.stdout) == "stopped\n", "{}", text(&stopped.stderr));
+    assert!(text(&stopped.stderr).contains("1 in set \"numbers\""), "it is said first");
+    for daemon in &mut all {
+        assert!(daemon.wait().success());
+    }
+    assert!(all[1].said().contains("these objects end with the cluster"));
+    drop(all);
+    let again = start_all(&scratch, &addresses);
+    eventually("three decide", || again.iter().all(|daemon| voters(&status(daemon, &scratch)) == [1, 2, 3]));
+    assert_eq!(status(&again[0], &scratch)["cluster"], before["cluster"]);
+    assert_eq!(increment(&again[1], &scratch), "1", "what was in memory is gone");
+}
+
+#[test]
+fn the_last_daemon_that_shares_says_what_ends_with_it() {
+    let scratch = Scratch::new();
+    let mut only = Daemon::first(&scratch, &[]);
+    assert_eq!(increment(&only, &scratch), "1");
+    only.signal(Signal::TERM);
+    assert!(only.wait().success());
+    let said = only.said();
+    assert!(said.contains("no other node shares objects") && said.contains("set=\"numbers\" objects=1"), "{said}");
 }
