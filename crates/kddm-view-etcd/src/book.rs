@@ -68,7 +68,7 @@ impl Book {
             wishes: VecDeque::new(),
             ticket: 0,
             failure: None,
-            stands: true,
+            stands: false,
             resigned: None,
             dead_term: 0,
             confirmed: None,
@@ -221,7 +221,8 @@ mod tests {
     const ME: NodeId = NodeId(1);
 
     fn book() -> Book {
-        Book::new(ME, 7, State::new(Identity { cluster: ClusterId(1), session: SessionId::DEFAULT }, ME))
+        let state = State::new(Identity { cluster: ClusterId(1), session: SessionId::DEFAULT }, ME);
+        Book { stands: true, ..Book::new(ME, 7, state) }
     }
 
     fn leader(node: u16, term: u64) -> Option<Leadership> {

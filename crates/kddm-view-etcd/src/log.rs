@@ -38,10 +38,13 @@ impl EtcdLog {
         let shared = Shared::new(settings, Book::new(me, origin, state.clone()))?;
         let base = shared.keys.base();
         shared.transaction(&[is_absent(&base)], &[put(&base, &state.encode(), 0)], &[])?;
-        EtcdLog::open(settings, me, origin)
+        let mut log = EtcdLog::open(settings, me, origin)?;
+        log.stand();
+        Ok(log)
     }
 
-    /// The log of a node that knows nothing of it but where it is: it begins with the state that is kept there.
+    /// The log of a node that knows nothing of it but where it is: it begins with the state that is kept there, and leads
+    /// only after [`Self::stand`].
     ///
     /// # Errors
     /// As for [`Self::found`], and if there is no log.
@@ -51,7 +54,7 @@ impl EtcdLog {
         EtcdLog::follow(settings, me, origin, state)
     }
 
-    /// The log of a node that was let in with that state.
+    /// The log of a node that was let in with that state. It leads only after [`Self::stand`].
     ///
     /// # Errors
     /// As for [`Self::found`], but etcd need not answer yet.
@@ -130,7 +133,7 @@ impl EtcdLog {
         self.resign(None);
     }
 
-    /// This node may lead again.
+    /// This node may lead, from now on or again.
     pub fn stand(&mut self) {
         self.shared.book().stands = true;
         self.shared.wake();

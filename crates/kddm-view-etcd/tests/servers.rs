@@ -64,9 +64,7 @@ fn found(settings: &Settings, me: u16, origin: u64) -> EtcdLog {
 }
 
 fn opened(settings: &Settings, me: u16, origin: u64) -> EtcdLog {
-    let mut log = until("a log", || EtcdLog::open(settings, NodeId(me), origin).ok());
-    log.stand_back();
-    log
+    until("a log", || EtcdLog::open(settings, NodeId(me), origin).ok())
 }
 
 fn leads(log: &mut EtcdLog) {
@@ -277,7 +275,6 @@ fn whoever_is_far_behind_takes_the_state() {
     // One that has slept through it, with the state of the beginning.
     let state = State::new(settings.identity, NodeId(1)).with_lease_ms(5_000);
     let mut slept = EtcdLog::follow(&settings, NodeId(3), 3, state).expect("it begins");
-    slept.stand_back();
     until("it has all", || (slept.known_by(NodeId(3)) >= ENTRIES).then_some(()));
     slept.tick(kddm_core::id::Time(0));
     assert!(slept.decided_since(0).is_err() && slept.state().is_some_and(|state| state.applied() >= begin));
