@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what every change must pass, with the time that each step took.
 
 mod chaos;
+mod etcd;
 mod fuzz;
 mod memory_model;
 mod mutations;
@@ -22,6 +23,7 @@ enum Work {
     Readme,
     Mutations,
     Chaos,
+    Etcd,
 }
 
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
@@ -36,6 +38,7 @@ const CI: &[(&str, Work)] = &[
     ("docs", Work::Docs),
     ("tests", Work::Cargo(&["test", "--workspace"])),
     ("chaos", Work::Chaos),
+    ("etcd", Work::Etcd),
     ("memory", Work::MemoryModel),
     ("model", Work::Cargo(MODEL)),
     ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::check(),
         Some("readme") => readme::check(),
         Some("chaos") => chaos::run(rest),
+        Some("etcd") => etcd::check(),
         Some("fuzz") => fuzz::run(rest),
         Some("memory-model") => memory_model::run(),
         Some("sim") => cargo(SIM, rest),
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
+                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
                  Arguments after sim, model, bench and chaos are passed on; try --help there."
             );
             false
@@ -84,6 +88,7 @@ fn ci() -> bool {
             Work::MemoryModel => memory_model::run(),
             Work::Readme => readme::check(),
             Work::Chaos => chaos::short(),
+            Work::Etcd => etcd::check(),
             Work::Mutations => mutations::run(&["--quick".to_owned()]),
         };
         times.push((name, start.elapsed().as_secs_f64()));
