@@ -140,7 +140,7 @@ pub struct Voters {
     pace: Pace,
     /// It leads if it is elected: see [`Voters::stand_back`].
     stands: bool,
-    /// How far all was decided at the last write.
+    /// How far all was decided at the last write that did not fail.
     shown: u64,
     doubts: u64,
 }
@@ -291,6 +291,8 @@ impl Voters {
         if let Err(error) = self.storage.write(&batch) {
             self.outgoing.clear();
             self.role = Role::Follower;
+            // What one voter has decided alone rests on this very write.
+            self.shown = decided;
             self.failed = Some(error.clone());
             return Err(error.into());
         }

@@ -163,7 +163,15 @@ impl Truth {
 
     /// Agreement, no gaps, one leader a term, growing epochs: on what a node says that it has decided.
     pub fn judge(&mut self, id: NodeId, log: &Voters, state: &mut State) -> Result<(), String> {
-        let last = self.terms.insert(id, log.term()).unwrap_or(0);
+        // One whose disk has failed forgets what it hears, and has nobody count on it.
+        let is_retired = log.failure().is_some();
+        if is_retired && (log.promised().is_some() || log.votes() || log.is_leader()) {
+            return Err(format!("{id} has a say, and keeps nothing: {log:?}"));
+        }
+        let last = self.terms.get(&id).copied().unwrap_or(0);
+        if !is_retired {
+            self.terms.insert(id, log.term());
+        }
         if log.term() < last {
             return Err(format!("{id} was in term {last}, and is in term {}: it may vote twice", log.term()));
         }

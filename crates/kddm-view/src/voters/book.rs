@@ -204,6 +204,13 @@ impl Book {
         self.batch.cut_after = Some(self.batch.cut_after.map_or(index, |cut| cut.min(index)));
     }
 
+    /// Forgets the entries after `index`, decided or not: nobody has been told of them, and what others have decided
+    /// they tell again.
+    pub fn forget_after(&mut self, index: u64) {
+        self.decided = self.decided.min(index.max(self.first()));
+        self.cut_after(self.decided);
+    }
+
     /// Takes in entries that follow `previous`, where others are in the place of those the others go.
     /// False if one contradicts what is decided.
     pub fn merge(&mut self, previous: u64, entries: Vec<Entry>) -> bool {

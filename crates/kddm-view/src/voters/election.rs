@@ -9,6 +9,7 @@ use super::message::{MOST, Wire};
 use super::{Peer, Role, Voters};
 use crate::change::Change;
 use crate::log::LogError;
+use crate::state::MEMBERS;
 
 impl Peer {
     pub(super) fn new(next: u64, now: Time) -> Peer {
@@ -135,5 +136,16 @@ impl Voters {
             self.win(pre);
         }
         Ok(())
+    }
+}
+
+/// Makes room for one more, in the place of the one that has been silent for longest.
+pub(super) fn make_room(peers: &mut BTreeMap<NodeId, Peer>, is_voter: impl Fn(&NodeId) -> bool) {
+    if peers.len() < 2 * MEMBERS {
+        return;
+    }
+    let silent = peers.iter().filter(|(node, _)| !is_voter(node)).min_by_key(|(_, peer)| peer.heard);
+    if let Some(node) = silent.map(|(node, _)| *node) {
+        peers.remove(&node);
     }
 }

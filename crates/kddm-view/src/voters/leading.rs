@@ -112,7 +112,7 @@ impl Voters {
         self.leader = None;
         self.heard = None;
         self.ask_at = self.now;
-        self.book.cut_after(self.book.decided());
+        self.book.forget_after(self.shown);
     }
 
     /// This node has stopped: it lets go of the storage, and says nothing more that counts.
@@ -179,7 +179,7 @@ impl Voters {
         if node == self.me || voters.contains(&node) {
             return;
         }
-        super::replication::make_room(peers, |node| voters.contains(node));
+        super::election::make_room(peers, |node| voters.contains(node));
         peers.entry(node).or_insert_with(|| Peer::new(next, now));
         let (term, leader) = (self.promise.term, self.me.0);
         self.send(node, &Wire::Decided { term, leader, after: decided, entries: Vec::new() });

@@ -1,7 +1,5 @@
 //! How entries come from proposers to the leader, and from there to all.
 
-use std::collections::BTreeMap;
-
 use kddm_core::id::NodeId;
 
 use super::book::{Base, Configuration, Entry};
@@ -10,7 +8,6 @@ use super::{PROPOSE_INTERVAL_NS, Peer, Role, UNDECIDED, Voters};
 use crate::change::Change;
 use crate::log::LogError;
 use crate::single_voter::{ENTRIES_PER_MESSAGE, FOLLOWER_SILENCE_NS};
-use crate::state::MEMBERS;
 
 impl Voters {
     pub(super) fn take(&mut self, from: NodeId, message: Wire) -> Result<(), LogError> {
@@ -223,6 +220,10 @@ impl Voters {
         }
         peer.heard = now;
         (peer.counts, peer.fails) = (counts, fails);
+        if fails {
+            // It has forgotten what it had, and would refuse for ever what follows that.
+            peer.matched = 0;
+        }
         peer.has = peer.has.max(decided.min(self.book.decided()));
         if refused {
             peer.next = last.max(peer.matched).saturating_add(1);
@@ -315,7 +316,7 @@ impl Voters {
         let (now, mine, next) = (self.now, self.book.decided(), self.book.last().saturating_add(1));
         let voters = self.voters();
         if let Role::Leader { peers, .. } = &mut self.role {
-            make_room(peers, |node| voters.contains(node));
+            super::election::make_room(peers, |node| voters.contains(node));
             let peer = peers.entry(from).or_insert_with(|| Peer::new(next, now));
             // A voter is heard when it answers its leader as one: asking is not keeping.
             if !voters.contains(&from) {
@@ -481,16 +482,5 @@ impl Voters {
         let decided = self.book.decided();
         let to = self.leader.filter(|leader| *leader != self.me).unwrap_or(from);
         self.send(to, &Wire::Follow { decided, fails: self.retired.is_some() });
-    }
-}
-
-/// Makes room for one more, in the place of the one that has been silent for longest.
-pub(super) fn make_room(peers: &mut BTreeMap<NodeId, Peer>, is_voter: impl Fn(&NodeId) -> bool) {
-    if peers.len() < 2 * MEMBERS {
-        return;
-    }
-    let silent = peers.iter().filter(|(node, _)| !is_voter(node)).min_by_key(|(_, peer)| peer.heard);
-    if let Some(node) = silent.map(|(node, _)| *node) {
-        peers.remove(&node);
     }
 }

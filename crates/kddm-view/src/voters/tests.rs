@@ -640,6 +640,47 @@ fn a_voter_whose_disk_has_failed_follows_and_counts_for_nothing() {
     assert!(!world.log(3).is_leader() && !world.log(2).is_leader(), "it votes for nobody");
 }
 
+/// It has forgotten entries that its leader knows it had: it is told of them again, and not of what follows them for
+/// ever.
+#[test]
+fn one_whose_disk_has_failed_follows_from_what_it_has_left() {
+    let mut world = World::new(3);
+    world.log(1).reconfigure(&three()).unwrap();
+    world.run(2);
+    let say = |world: &mut World, from: u16, to: u16| {
+        let said = world.log(from).take_outgoing().into_iter().filter(|out| out.to == NodeId(to));
+        for out in said.collect::<Vec<_>>() {
+            world.log(to).step(NodeId(from), &out.message).unwrap();
+        }
+    };
+    world.away.insert(NodeId(2));
+    world.log(1).propose(join(5)).unwrap();
+    say(&mut world, 1, 3);
+    say(&mut world, 3, 1);
+    assert!(world.log(3).has_undecided());
+    world.log(3).failed = Some(StorageError::Failed { reason: "no space".into() });
+    world.log(3).retire();
+    world.run(1);
+    let last = world.log(1).book.last();
+    assert_eq!((world.log(3).book.last(), world.log(1).fails(NodeId(3))), (last, true));
+}
+
+/// It would take for decided what nobody has kept, and what it says otherwise once its disk is seen to.
+#[test]
+fn what_one_voter_could_not_keep_it_has_not_decided() {
+    let disk = MemoryDisk::default();
+    let mut log = Voters::found(NodeId(1), 1, empty(), Box::new(disk.clone())).unwrap();
+    log.propose(join(1)).unwrap();
+    let before = log.decided_since(0).unwrap();
+    disk.fail_after(0);
+    assert!(log.propose(join(2)).is_err());
+    log.retire();
+    assert_eq!(log.decided_since(0).unwrap(), before);
+    disk.crash(|_| 0);
+    let log = Voters::restart(NodeId(1), 2, Box::new(disk)).unwrap().unwrap();
+    assert_eq!(log.decided_since(0).unwrap()[..before.len()], before);
+}
+
 /// A disk that fails under its log, and is seen to before the node starts again.
 #[test]
 fn a_voter_says_that_its_disk_has_failed_until_it_is_started_again() {
