@@ -306,13 +306,12 @@ impl Found<'_> {
             let why = "a majority of them may lose no more nodes than that of one fewer";
             self.add((Level::Warning, "even_voters"), &voters, what, why, "start another node, or a witness");
         }
-        for voter in &voters {
-            let Some(facts) = case.facts.get(voter) else { continue };
+        for (node, facts) in &case.facts {
             if let Some(reason) = &facts.voting_failure {
-                let what = format!("node {voter} decides no more: {reason}");
+                let what = format!("node {node} decides no more: {reason}");
                 let why = "its disk failed, or is full; the others need one vote more of those that are left";
                 let to_do = "see to its disk, then start its daemon again";
-                self.add((Level::Error, "no_vote"), &[*voter], what, why, to_do);
+                self.add((Level::Error, "no_vote"), &[*node], what, why, to_do);
             }
         }
         let is_voter = |facts: &Facts| voters.contains(&facts.node);
