@@ -98,9 +98,10 @@ impl Node {
     /// that is in it before it sees the end of the connection: so a completed put survives this program,
     /// whatever ends it, and what was not put is discarded.
     ///
-    /// When the node goes, waits and puts under way end with `Detached`, and guards keep what they show and can
-    /// put nothing. This program attaches again by itself, for three minutes; what is asked for meanwhile
-    /// is `Reattaching`, and nothing has happened. Once the same node of the same cluster is back, this handle
+    /// When the node goes, puts and removes under way end with `Detached`, and guards keep what they show and can
+    /// put nothing. This program attaches again by itself, for three minutes: who waits for an object, or asks for
+    /// one meanwhile, waits for that, and hears `Reattaching` at the limit of the wait; all else that is asked for is
+    /// `Reattaching` at once. Nothing has happened then. Once the same node of the same cluster is back, this handle
     /// and the sets that still exist work again, and those that do not are `Destroyed`. If it does not come
     /// back, everything ends with `Detached`, and with `Fenced` if it had fenced itself.
     ///

@@ -71,8 +71,11 @@ impl Request {
     }
 
     fn timed_out(&mut self, limit: Duration) -> Error {
-        let waiting_for = self.here.waiting_for(self.object);
+        let (waiting_for, away) = (self.here.waiting_for(self.object), self.here.is_away(self.object));
         self.lose_interest();
+        if let Some(error) = away {
+            return error;
+        }
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let error = match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
@@ -169,7 +172,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
                     return Some(Err(error));
                 }
             }
-            Outcome::Available | Outcome::Done => {}
+            Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
         match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
@@ -205,7 +208,7 @@ impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
     fn finish(&mut self) -> Option<Result<WriteGuard<T>, Error>> {
         match self.0.request.op.take()? {
             Outcome::Write(hold) => return Some(self.0.write_guard(hold)),
-            Outcome::Read(_) | Outcome::Available | Outcome::Done => {}
+            Outcome::Read(_) | Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
         let Asked { request, shared, make, by } = &self.0;
@@ -241,6 +244,10 @@ pub(crate) struct Plain(pub Request);
 impl Operation<()> for Plain {
     fn finish(&mut self) -> Option<Result<(), Error>> {
         match self.0.op.take()? {
+            Outcome::Again => {
+                self.0.ask_again();
+                self.finish()
+            }
             Outcome::Failed(error) => Some(Err(error)),
             _ => Some(Ok(())),
         }

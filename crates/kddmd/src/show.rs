@@ -272,8 +272,13 @@ pub fn top(answer: &Json, before: Option<&Json>) -> String {
 /// `top`: one screen after the other until nobody reads them, or as many as were asked for.
 ///
 /// # Errors
-/// As asking the daemon, and what the output says.
-pub fn watch(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) -> Result<(), WatchError> {
+/// As asking the daemon; the answer is whether all could be shown.
+pub fn watch(
+    client: &Client,
+    interval_ms: u64,
+    count: Option<u64>,
+    json: bool,
+) -> Result<std::io::Result<()>, ClientError> {
     // Home, and clear from there: the lines before stay in the terminal's memory.
     let clear = if std::io::stdout().is_terminal() && !json { "\x1b[H\x1b[2J" } else { "" };
     let mut before: Option<Json> = None;
@@ -284,18 +289,7 @@ pub fn watch(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) 
         printed = writeln!(std::io::stdout(), "{clear}{text}");
         printed.is_ok()
     })?;
-    Ok(printed?)
-}
-
-/// Why nothing more is shown.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// The daemon.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// Whoever reads standard output has read enough.
-    #[error("nobody reads the output")]
-    Output(#[from] std::io::Error),
+    Ok(printed)
 }
 
 /// `accept-loss`, of an object or of a set.

@@ -283,6 +283,9 @@ impl LaneState {
 
     pub fn fail_waiters(&mut self, set: Option<SetId>, error: &Error) {
         self.cut_puts_short(set);
+        if set.is_none() {
+            self.lender_is_back(|| Outcome::Failed(error.clone()));
+        }
         self.fail_those_who_ask(set, error);
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
@@ -251,7 +252,10 @@ impl Runtime {
             }
             match view.homes.binary_search(&self.identity.id) {
                 Ok(_) => state.shares = true,
-                Err(_) => state.stop_sharing(),
+                Err(_) => {
+                    self.signals.is_leaving.store(self.is_leaving(), Ordering::Relaxed);
+                    state.stop_sharing();
+                }
             }
             state.release_held(&lane.poller);
             lane.finish(state);

@@ -239,6 +239,11 @@ impl Runtime {
         self.lanes.iter().map(|lane| lane.lock().core.memory_bytes(set)).sum()
     }
 
+    /// Whether it is on its way out, or about to be.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

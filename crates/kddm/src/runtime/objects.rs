@@ -20,6 +20,9 @@ use crate::sync::{Slip, slips};
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
+        if self.can_wait_for_lender(set, wish) {
+            return self.wait_for_lender(op);
+        }
         if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
             self.complete(&op, Outcome::Failed(error));
             return;
@@ -91,6 +94,7 @@ impl LaneState {
 
     /// A local thread gives up.
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
+        self.waits_for_lender_no_more(op);
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         let Some(at) = local.waiters.iter().position(|waiter| waiter.asker.is(op)) else { return };
         self.alarms.take_back(op.take_alarm());

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
@@ -41,6 +42,8 @@ pub(crate) struct Signals {
     pub settled: Arc<Signal>,
     /// A connection has ended, or there is somebody to connect to.
     pub links: Arc<Signal>,
+    /// This node is about to leave, and hands over what it has.
+    pub is_leaving: Arc<AtomicBool>,
     /// What lanes call sets when they speak of them.
     pub names: Arc<Names>,
 }

@@ -152,6 +152,12 @@ impl SetHere {
         lost.map_or(Ok(()), Err)
     }
 
+    /// Why a wait of an attached program has come to the end of its limit, if that is because its node is not there.
+    pub fn is_away(&self, object: u64) -> Option<Error> {
+        self.runtime.lender.as_ref()?;
+        self.lane(object).lock().lender_is_away()
+    }
+
     /// A hold has ended, and its release said that somebody waits.
     #[cold]
     pub fn released(&self, object: u64) {

@@ -32,6 +32,8 @@ pub(crate) enum Outcome {
     Available,
     /// The object was removed, or flushed.
     Done,
+    /// The node that lends is not there, or is again: ask once more.
+    Again,
     /// No access.
     Failed(Error),
 }

@@ -54,11 +54,11 @@ fn a_node_that_stops_ends_its_programs() {
     let waits = here.grab(2);
     house.nodes[0].stop_within(SHORT);
     // One that is refused by a node on its way down, or whose attachment has ended.
-    assert!(waits.wait().is_err());
+    assert!(waits.wait_for(SHORT).is_err());
     *guard = 1;
     until("a put is refused", || here.grab(1).wait_for(SHORT).is_err());
     assert!(matches!(guard.put().wait(), Err(Error::Membership(MembershipError::Detached))));
-    assert!(matches!(here.get(9).wait(), Err(Error::Membership(MembershipError::Reattaching))));
+    assert!(matches!(here.get(9).wait_for(SHORT), Err(Error::Membership(MembershipError::Reattaching))));
     let error = program.set::<u64>("another").open().wait().expect_err("nobody is there");
     assert!(matches!(error, Error::Membership(MembershipError::Reattaching)), "{error}");
     assert_eq!(error.fate(), kddm::Fate::NothingHappened);

@@ -14,7 +14,6 @@ use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, watched, worker};
 use kddmd::playground::{self, PlaygroundError};
-use kddmd::show::WatchError;
 use kddmd::{bench, daemon, doctor, ending, guardian, history, show};
 use serde_json::{Value as Json, json};
 
@@ -365,7 +364,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Doctor => finish(doctor::run(&client()?, cli.json), cli.json),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
-        Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
+        Command::Top { interval_ms, count } => Ok(show::watch(&client()?, interval_ms, count, cli.json)?.map(|()| 0)?),
         Command::Bench(arguments) => run_bench(&arguments, client, cli.json),
         Command::History(History::Check { file }) => {
             let checked = history::check(&file);
@@ -468,14 +467,6 @@ fn client(admin: Option<PathBuf>, data_dir: Option<PathBuf>) -> Result<Client, T
 
 fn print(text: &str) -> std::io::Result<()> {
     writeln!(std::io::stdout(), "{text}")
-}
-
-fn top(client: &Client, interval_ms: u64, count: Option<u64>, json: bool) -> Result<u8, ToolError> {
-    match show::watch(client, interval_ms, count, json) {
-        Ok(()) => Ok(0),
-        Err(WatchError::Client(error)) => Err(error.into()),
-        Err(WatchError::Output(error)) => Err(error.into()),
-    }
 }
 
 fn man(dir: Option<PathBuf>) -> Result<u8, ToolError> {

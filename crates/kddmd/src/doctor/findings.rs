@@ -113,6 +113,7 @@ pub fn findings(case: &Case) -> Vec<Finding> {
     found.voters();
     found.places();
     found.hosts();
+    found.forgive();
     found.all.sort_by_key(|finding| finding.level);
     found.all
 }
@@ -131,6 +132,14 @@ impl Found<'_> {
     /// The members of which that is so.
     fn which(&self, is_so: impl Fn(&Facts) -> bool) -> Vec<u16> {
         self.case.facts.iter().filter(|(_, facts)| is_so(facts)).map(|(node, _)| *node).collect()
+    }
+
+    /// That a member was lost is no more than a note when all has been made whole without it.
+    fn forgive(&mut self) {
+        let is_of_loss = |finding: &Finding| finding.code == "expelled" || finding.level == Level::Note;
+        if self.all.iter().all(is_of_loss) && self.case.facts.values().all(|facts| facts.missing.is_none()) {
+            self.all.iter_mut().for_each(|finding| finding.level = Level::Note);
+        }
     }
 
     /// Who does not answer, who was lost, who does not share.
@@ -297,13 +306,12 @@ impl Found<'_> {
             let why = "a majority of them may lose no more nodes than that of one fewer";
             self.add((Level::Warning, "even_voters"), &voters, what, why, "start another node, or a witness");
         }
-        for voter in &voters {
-            let Some(facts) = case.facts.get(voter) else { continue };
+        for (node, facts) in &case.facts {
             if let Some(reason) = &facts.voting_failure {
-                let what = format!("node {voter} decides no more: {reason}");
+                let what = format!("node {node} decides no more: {reason}");
                 let why = "its disk failed, or is full; the others need one vote more of those that are left";
                 let to_do = "see to its disk, then start its daemon again";
-                self.add((Level::Error, "no_vote"), &[*voter], what, why, to_do);
+                self.add((Level::Error, "no_vote"), &[*node], what, why, to_do);
             }
         }
         let is_voter = |facts: &Facts| voters.contains(&facts.node);

@@ -103,8 +103,11 @@ fn who_is_silent_or_gone_or_idle_is_named() {
         case.silent.insert(3, Unsaid::NotADaemon);
     });
     assert_eq!(program.nodes, [3]);
-    let gone = finds("expelled", Level::Warning, |case| of(case, 1).lost_members = vec![2, 9]);
+    let gone = finds("expelled", Level::Note, |case| of(case, 1).lost_members = vec![2, 9]);
     assert_eq!(gone.nodes, [9], "node 2 is back");
+    finds("expelled", Level::Warning, |case| {
+        (of(case, 1).lost_members, of(case, 2).missing) = (vec![9], Some("replicas are being made".into()));
+    });
     let idle = finds("not_sharing", Level::Warning, |case| case.members.get_mut(&2).expect("it is in").shares = false);
     assert_eq!(idle.to_do, "kddmadm cluster start -n 2");
     finds("unreachable", Level::Error, |case| of(case, 1).unreachable = vec![2]);

@@ -7,6 +7,9 @@ use rustix::process::Signal;
 
 use super::harness::{Daemon, LIMIT, Scratch, eventually, text};
 
+/// As short as a wait can be that must not come true.
+const SHORT: std::time::Duration = std::time::Duration::from_millis(30);
+
 fn attach(daemon: &Daemon) -> Node {
     Node::attach(daemon.dir.join("attach.sock")).wait().expect("the daemon accepts programs")
 }
@@ -70,7 +73,7 @@ fn a_daemon_that_stops_takes_back_what_it_has_lent() {
         let got = second.tool(&scratch, &["object", "get", "words", object, "--as", "text"]);
         assert_eq!(text(&got.stdout), value, "{}", text(&got.stderr));
     }
-    assert!(matches!(words.get(1).wait(), Err(Error::Membership(MembershipError::Reattaching))));
+    assert!(matches!(words.get(1).wait_for(SHORT), Err(Error::Membership(MembershipError::Reattaching))));
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn a_killed_daemon_ends_its_programs() {
     eventually("a copy is not read any more", || words.find(1).is_none());
     let ended = |error: Error| matches!(error, Error::Membership(MembershipError::Detached));
     let again = |error: Error| matches!(error, Error::Membership(MembershipError::Reattaching));
-    assert!(words.get(1).wait().is_err_and(again));
+    assert!(words.get(1).wait_for(SHORT).is_err_and(again));
     assert!(guard.put().wait().is_err_and(ended));
     assert!(program.set::<Raw>("words").open().wait().is_err_and(again));
     assert!(Node::attach(daemon.dir.join("attach.sock")).wait().is_err());
@@ -120,25 +123,15 @@ fn a_program_attaches_again_when_its_daemon_is_back() {
     let _serves = program.rpc().register("echo", |request| Ok(request.body().to_vec())).expect("the name is free");
     first.signal(Signal::TERM);
     assert!(first.wait().success());
-    let error = words.get(1).wait().map(drop).expect_err("nobody is there");
+    let waits = words.get(1);
+    let error = words.get(1).wait_for(SHORT).map(drop).expect_err("nobody is there");
     assert!(is_reattaching(&error) && error.fate() == kddm::Fate::NothingHappened, "{error}");
     let elsewhere = attach(&second);
     elsewhere.destroy_set("others", LIMIT).wait().expect("destroyed");
     put(&elsewhere.set("words").open().wait().expect("it exists"), 1, "put meanwhile");
 
     let first = Daemon::start(&scratch, "first", &["--listen", "127.0.0.1:0", "--contact", &at_second]);
-    let mut got = None;
-    eventually("it is attached again", || {
-        got = match words.get(1).wait_for(LIMIT) {
-            Ok(guard) => Some(guard.0.clone()),
-            Err(error) => {
-                assert!(is_reattaching(&error), "{error}");
-                None
-            }
-        };
-        got.is_some()
-    });
-    assert_eq!(got.as_deref(), Some(&b"put meanwhile"[..]));
+    assert_eq!(waits.wait_for(LIMIT).expect("it waited for the daemon").0, b"put meanwhile");
     put(&words, 1, "put after");
     assert!(matches!(others.get(1).wait(), Err(Error::Set(kddm::SetError::Destroyed))));
     assert_eq!((program.id(), program.members().len()), (1, 2));

@@ -8,4 +8,5 @@ mod hostile;
 mod leases;
 mod playgrounds;
 mod refusals;
+mod rolling;
 mod voting;

@@ -5,6 +5,7 @@
 //! one loan only, and a loan needs no number.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kddm_core::id::{ObjectId, SetId};
@@ -14,7 +15,7 @@ use super::Place;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::session::Session;
 use crate::cell::{HeldBy, Hold};
-use crate::error::{AccessError, Error};
+use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::lending::failure::Failure;
 use crate::runtime::serving::Served;
@@ -172,8 +173,12 @@ impl LaneState {
         let error = match outcome {
             Outcome::Read(hold) => return self.lend(session, place, number, Access::Read, hold),
             Outcome::Write(hold) => return self.lend(session, place, number, Access::Write, hold),
-            Outcome::Done | Outcome::Available => {
+            Outcome::Done | Outcome::Available | Outcome::Again => {
                 return self.desk.say(session, place, Word::Answer { number, ending: Ending::Done });
+            }
+            // It is expected back, and what the program wants can wait for that.
+            Outcome::Failed(Error::Membership(MembershipError::NotSharing { .. })) if self.is_leaving() => {
+                MembershipError::Stopped.into()
             }
             Outcome::Failed(error) => error,
         };
@@ -240,6 +245,25 @@ impl LaneState {
         let (level, bytes) = (loan.level, Bytes::Known);
         let tenure = self.core.inspect(place.0, place.1).map_or(0, |seen| seen.seen.0);
         self.desk.say(session, place, Word::Granted { level, bytes, number, version: 0, tenure });
+    }
+
+    /// Whether this node is on its way out, and hands over. Programs that hold nothing are granted nothing any more.
+    pub fn is_leaving(&self) -> bool {
+        self.signals.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether a program has given back what it was asked for. If it has not, it may need something else first. What it
+    /// was not asked for yet it is asked for now: if it holds that, it will not owe nothing when it asks again.
+    pub(super) fn owes_nothing(&mut self, number: u32) -> bool {
+        let Some(session) = self.desk.sessions.get(&number) else { return true };
+        let lent: Vec<Place> = session.borrowed.iter().copied().collect();
+        if lent.iter().any(|place| self.desk.loan(number, *place).is_some_and(|loan| loan.asked.is_some())) {
+            return false;
+        }
+        for (set, object) in lent {
+            self.ask_back(set, object, Access::None, None);
+        }
+        true
     }
 
     /// Asks all programs that have more of an object than `to`, but one, to give that back. One that has

@@ -75,6 +75,8 @@ pub(crate) enum Failure {
         limit_ms: u64,
         reason: String,
     },
+    /// The node is about to leave, and has not begun what was asked for.
+    Leaving,
     /// One that has no form of its own: its text.
     Other(String),
 }
@@ -117,6 +119,7 @@ impl Failure {
             }
             Error::Rpc(RpcError::AlreadyRegistered { service }) => Failure::AlreadyRegistered { service },
             Error::Membership(MembershipError::Stopped) => Failure::Stopped,
+            Error::Membership(MembershipError::Reattaching) => Failure::Leaving,
             Error::Membership(MembershipError::NotSharing { node }) => Failure::NotSharing { node },
             Error::Membership(MembershipError::JoinTimedOut { limit_ms, reason }) => {
                 Failure::JoinTimedOut { limit_ms, reason }
@@ -160,6 +163,7 @@ impl Failure {
             Failure::AlreadyRegistered { service } => RpcError::AlreadyRegistered { service }.into(),
             // The node's own stop is the end of the attachment.
             Failure::Stopped => MembershipError::Detached.into(),
+            Failure::Leaving => MembershipError::Reattaching.into(),
             Failure::NotSharing { node } => MembershipError::NotSharing { node }.into(),
             Failure::JoinTimedOut { limit_ms, reason } => MembershipError::JoinTimedOut { limit_ms, reason }.into(),
             Failure::Other(reason) => MembershipError::Refused { reason }.into(),

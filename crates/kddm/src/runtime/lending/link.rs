@@ -9,6 +9,7 @@ use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Access, Input, Output};
 
 use super::Place;
+use super::away::{Away, Begun};
 use super::clock::Reading;
 use super::failure::Failure;
 use super::frame::{Bytes, Ending, Head, Word};
@@ -56,6 +57,8 @@ pub(crate) struct Link {
     /// Objects that guards of an earlier attachment still hold: nothing is begun with them.
     pub(super) stale: HashSet<Place>,
     pub(super) is_ended: bool,
+    /// Those who ask while the node is gone, or about to go.
+    pub(super) away: Away,
     /// This program does not attach again.
     pub(super) is_given_up: bool,
 }
@@ -82,6 +85,7 @@ impl Link {
             opened: HashMap::new(),
             stale: HashSet::new(),
             is_ended: false,
+            away: Away::default(),
             is_given_up: false,
         })
     }
@@ -452,7 +456,11 @@ impl LaneState {
             Ending::NotFound => Outcome::Failed(AccessError::NotFound.into()),
             Ending::Busy => Outcome::Failed(AccessError::Busy.into()),
             Ending::Lost => Outcome::Failed(self.is_lost(set, object)),
-            Ending::Failed => Outcome::Failed(Failure::decode(body).error()),
+            Ending::Failed => match Failure::decode(body) {
+                Failure::Leaving => return self.lender_leaves(place, Begun::No),
+                Failure::Stopped => return self.lender_leaves(place, Begun::Perhaps),
+                failure => Outcome::Failed(failure.error()),
+            },
         };
         self.answered(set, object, outcome);
         self.run_own(set, object, None);
@@ -475,7 +483,11 @@ impl LaneState {
                 store.end(Ended::Detached);
             }
         }
-        self.fail_waiters(None, &error);
+        if self.fenced || self.stopped {
+            self.fail_waiters(None, &error);
+        } else {
+            self.end_waits_for_lender(&error);
+        }
         for (_, op) in puts {
             self.complete(&op, Outcome::Failed(error.clone()));
         }

@@ -12,6 +12,7 @@
 //! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
+//! | `away.rs` | program | who asks while the node is gone, or about to go |
 //! | `reattach.rs` | program | how it goes on when its node was gone and is back |
 //!
 //! The program's lane is the same code as a node's: waiters, cells, revocation, leader and followers. In
@@ -19,6 +20,7 @@
 //! the node says is done as if the core had said it. The node treats a loan as a hold by a local thread.
 
 pub(crate) mod attach;
+mod away;
 mod clock;
 mod deaf;
 pub(crate) mod desk;

@@ -16,11 +16,12 @@ use super::clock::Reading;
 use super::door::{Question, Told};
 use super::link::Link;
 use super::views;
-use crate::cell::RevokeResult;
+use crate::cell::{Lease, RevokeResult};
 use crate::error::{Error, MembershipError, SetError};
 use crate::runtime::Runtime;
 use crate::runtime::join::identity_of;
 use crate::runtime::lane::LaneState;
+use crate::runtime::wait::Outcome;
 use crate::system::Wanted;
 use crate::transport::{Poller, Stream};
 
@@ -75,6 +76,8 @@ impl Runtime {
                 state.detach(&lane.poller);
                 lane.finish(state);
             }
+            // Nothing that the node had lent is used any more, so that its lease may end.
+            self.lease.set_deadline_unless_ended(Lease::NOT_NEEDED);
             self.rpc.end_connections("the daemon of this program is gone");
             if !self.attach_again(lender) {
                 return self.give_up();
@@ -126,6 +129,7 @@ impl Runtime {
         *lender.members.lock() = known(&state, identity.id);
         let opened = self.lanes[0].lock().link.as_ref().map(|link| link.opened.clone()).unwrap_or_default();
         let living = still_there(lender, opened)?;
+        self.lease.set_deadline_unless_ended(reading.here_ns(welcome.lease_until_ns));
         for ((number, lane), stream) in (0..).zip(&self.lanes).zip(streams) {
             let mut state = lane.lock();
             let core = Core::new(identity.id, incarnation, number);
@@ -134,6 +138,11 @@ impl Runtime {
             if attached.is_err() {
                 return Err(Trouble::NotYet(MembershipError::Reattaching.into()));
             }
+        }
+        for lane in &self.lanes {
+            let mut state = lane.lock();
+            state.lender_is_back(|| Outcome::Again);
+            lane.finish(state);
         }
         tracing::info!(sets = living.len(), "attached again");
         Ok(())
@@ -160,9 +169,12 @@ impl Runtime {
 
     fn give_up(&self) {
         for lane in &self.lanes {
-            if let Some(link) = &mut lane.lock().link {
+            let mut state = lane.lock();
+            if let Some(link) = &mut state.link {
                 link.is_given_up = true;
             }
+            state.lender_is_back(|| Outcome::Failed(MembershipError::Detached.into()));
+            lane.finish(state);
         }
     }
 }
@@ -209,6 +221,7 @@ impl LaneState {
         let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify), reading)?);
         link.numbered = old.numbered;
         link.opened.clone_from(living);
+        link.away.is_waited_for_by(&old.away);
         let sets: Vec<SetId> = self.stores.keys().copied().collect();
         // What they were asked for, and what they waited for, went with the connection.
         self.locals.clear();

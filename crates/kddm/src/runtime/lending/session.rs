@@ -14,7 +14,7 @@ use super::desk::Asked;
 use super::frame::{Bytes, Head, Word};
 use super::pipe::{Inbox, Outbox};
 use crate::cell::Hold;
-use crate::error::{AccessError, Error, WhyUnreachable};
+use crate::error::{AccessError, Error, MembershipError, WhyUnreachable};
 use crate::inspect::ProgramInfo;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::{Asker, Waiter, Wish};
@@ -223,8 +223,14 @@ impl LaneState {
         let overloaded = (outstanding >= limit || session.borrowed.len() >= LOANS)
             .then(|| AccessError::Overloaded { outstanding, limit }.into());
         let wish = Wish::Request(kind);
+        let is_leaving = self.is_leaving();
+        let leaves = is_leaving && self.owes_nothing(number);
+        // What it needs to give back what it holds it is granted to the last.
+        let is_in_force =
+            |error: &Error| !is_leaving || !matches!(error, Error::Membership(MembershipError::NotSharing { .. }));
         let error = overloaded
-            .or_else(|| self.refusal(set))
+            .or_else(|| leaves.then(|| MembershipError::Reattaching.into()))
+            .or_else(|| self.refusal(set).filter(is_in_force))
             .or_else(|| self.refused_by_backlog(set, object, wish))
             .or_else(|| self.not_to_be_flushed_to(kind));
         if let Some(error) = error {
