@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::runtime::Runtime;
 use crate::runtime::acceptance::Names;
 use crate::runtime::lane::LaneState;
+use crate::runtime::lending::Parted;
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
 use crate::runtime::peer::Peer;
@@ -42,6 +43,8 @@ pub(crate) struct Signals {
     pub links: Arc<Signal>,
     /// What lanes call sets when they speak of them.
     pub names: Arc<Names>,
+    /// Programs that are not attached any more.
+    pub parted: Arc<Parted>,
 }
 
 impl Signal {
