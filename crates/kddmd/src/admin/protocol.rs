@@ -81,6 +81,12 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
     },
+    /// All barriers: who has to come, and who waits.
+    Barriers,
+    /// All latches, and what remains to be counted down.
+    Latches,
+    /// All sources of unique ids.
+    Ids,
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

@@ -49,6 +49,12 @@ enum Command {
     /// One object of a set with values in JSON or bytes.
     #[command(subcommand)]
     Object(Object),
+    /// The barriers of the cluster: who has to come, and who waits.
+    Barriers,
+    /// The latches of the cluster, and what remains to be counted down.
+    Latches,
+    /// The sources of unique ids of the cluster.
+    Ids,
     /// Who holds and who waits, on the daemon's node.
     Holders,
     /// What the daemon has counted.
@@ -345,6 +351,9 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
             ask(object_command(object)?, shows)
         }
+        Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
+        Command::Latches => ask(protocol::Command::Latches, show::latches),
+        Command::Ids => ask(protocol::Command::Ids, show::ids),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => top(&client()?, interval_ms, count, cli.json),
