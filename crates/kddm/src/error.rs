@@ -1,9 +1,13 @@
-//! What can go wrong, in five families, and what became of the object each time.
+//! What can go wrong, in six families, and what became of the object each time.
+
+mod configuration;
 
 use std::fmt;
 
+pub use configuration::ConfigurationError;
+
+use crate::coordination::CoordinationError;
 use crate::rpc::RpcError;
-use crate::transport::Address;
 
 /// What an operation that ended with an error has done to the object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +41,9 @@ pub enum Error {
     /// What the caller asked for cannot be, whatever the cluster does.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
+    /// Waiting for others at a barrier or latch, or for an id.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
     /// Calling another node.
     #[error(transparent)]
     Rpc(#[from] RpcError),
@@ -63,6 +70,7 @@ impl Error {
             Error::Membership(error) => 300 + error.number(),
             Error::Configuration(error) => 400 + error.number(),
             Error::Rpc(error) => 500 + error.number(),
+            Error::Coordination(error) => 600 + error.number(),
         }
     }
 }
@@ -211,6 +219,12 @@ pub enum AccessError {
     /// This node may not use what it holds any more.
     #[error("this node has lost its membership; nothing was changed")]
     Fenced,
+    /// The object did not change while it was waited for.
+    #[error("nobody has changed the object within {limit_ms} ms")]
+    Unchanged {
+        /// The limit that was in force.
+        limit_ms: u64,
+    },
     /// A `get_many` or `grab_many` named one object twice.
     #[error("object {object} is named twice")]
     NamedTwice {
@@ -293,6 +307,7 @@ impl AccessError {
             AccessError::PutUnconfirmed { .. } => 17,
             AccessError::CutShort => 18,
             AccessError::NotLost { .. } => 19,
+            AccessError::Unchanged { .. } => 20,
         }
     }
 }
@@ -450,48 +465,6 @@ impl MembershipError {
             MembershipError::Attached { .. } => 8,
             MembershipError::Detached => 9,
             MembershipError::Reattaching => 10,
-        }
-    }
-}
-
-/// Why a configuration cannot work.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigurationError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}")]
-    Listen {
-        /// The address.
-        address: Address,
-        /// Why.
-        reason: String,
-    },
-    /// A value is out of its range.
-    #[error("{setting} is {value}; {rule}")]
-    OutOfRange {
-        /// The setting.
-        setting: &'static str,
-        /// What was given.
-        value: String,
-        /// What is allowed.
-        rule: &'static str,
-    },
-    /// The operating system refused something that a node needs.
-    #[error("cannot start: {what}: {reason}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the system said.
-        reason: String,
-    },
-}
-
-impl ConfigurationError {
-    fn number(&self) -> u16 {
-        match self {
-            ConfigurationError::Listen { .. } => 1,
-            ConfigurationError::OutOfRange { .. } => 2,
-            ConfigurationError::System { .. } => 3,
         }
     }
 }

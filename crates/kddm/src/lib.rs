@@ -21,6 +21,7 @@
 #[doc(hidden)]
 pub mod cell;
 mod chain;
+mod coordination;
 pub mod error;
 mod guard;
 #[doc(hidden)]
@@ -49,8 +50,12 @@ mod together;
 #[doc(hidden)]
 pub mod transport;
 pub mod value;
+mod watch;
 
 pub use cell::HeldBy;
+pub use coordination::{
+    Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, Parties, Party, Passed, UniqueIds, WhyBroken,
+};
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
 pub use guard::{ReadGuard, WriteGuard};
 pub use health::{Health, SetHealth};
@@ -73,3 +78,4 @@ pub use system::{DEFAULT_REPLICAS, PlacedBy, SetBuilder};
 pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};
+pub use watch::Seen;

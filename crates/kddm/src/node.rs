@@ -59,14 +59,34 @@ pub struct MemberInfo {
 pub struct Node(pub(crate) Arc<Owner>);
 
 /// Stops the node when the last handle is gone.
-pub(crate) struct Owner(pub(crate) Arc<Runtime>);
+pub(crate) struct Owner(pub(crate) Arc<Runtime>, AtEnd);
+
+/// What the end of an [`Owner`] means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    Stops,
+    GoesOn,
+}
+
+impl Owner {
+    pub(crate) fn new(runtime: Arc<Runtime>) -> Arc<Owner> {
+        Arc::new(Owner(runtime, AtEnd::Stops))
+    }
+
+    /// For work of the node itself, which does not keep it: whoever has the node stops it, and need not wait for this.
+    pub(crate) fn guest(runtime: Arc<Runtime>) -> Arc<Owner> {
+        Arc::new(Owner(runtime, AtEnd::GoesOn))
+    }
+}
 
 /// The lease of nodes in one process.
 const LEASE_IN_PROCESS: Duration = Duration::from_secs(60);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.stop();
+        if self.1 == AtEnd::Stops {
+            self.0.stop();
+        }
     }
 }
 
@@ -85,7 +105,7 @@ impl Node {
     /// # Errors
     /// `NoContact`, `Refused` with the cluster's reason, `JoinTimedOut`, `Listen`.
     pub fn join(config: Config) -> Pending<Node> {
-        let join = || crate::runtime::join::join(config).map(|runtime| Node(Arc::new(Owner(runtime))));
+        let join = || crate::runtime::join::join(config).map(|runtime| Node(Owner::new(runtime)));
         promise("kddm-join", join, |limit| still("the join was still under way", limit))
     }
 
@@ -111,7 +131,7 @@ impl Node {
         let socket = socket.as_ref().to_path_buf();
         let attach = move || {
             let runtime = crate::runtime::lending::attach::attach(&socket)?;
-            Ok(Node(Arc::new(Owner(runtime))))
+            Ok(Node(Owner::new(runtime)))
         };
         promise("kddm-attach", attach, |limit| still("the attachment was still under way", limit))
     }
@@ -213,7 +233,7 @@ impl Node {
             return Pending::ready(Err(error));
         }
         let node = self.clone();
-        let again = move || node.runtime().rejoin(limit).map(|runtime| Node(Arc::new(Owner(runtime))));
+        let again = move || node.runtime().rejoin(limit).map(|runtime| Node(Owner::new(runtime)));
         promise("kddm-rejoin", again, |limit| still("it was still on its way back", limit))
     }
 

@@ -64,6 +64,15 @@ impl<O> Late<O> {
         Late::Settled(Box::new(result))
     }
 
+    /// What is late in another answer.
+    pub fn of(pending: Pending<O>) -> Late<O> {
+        match pending.0 {
+            State::Ready(answer) => Late::settled(Ok(answer)),
+            State::Late(late) => late,
+            State::Taken => unreachable!("{TAKEN}"),
+        }
+    }
+
     pub fn failed(error: impl Into<Error>) -> Late<O> {
         Late::settled(Err(error.into()))
     }

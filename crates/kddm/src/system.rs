@@ -85,11 +85,11 @@ impl SystemObject {
     }
 }
 
-fn bucket(name: &str) -> u64 {
+pub(crate) fn bucket(name: &str) -> u64 {
     name.bytes().fold(0x6b64_646d, |hash, byte| mix(hash ^ u64::from(byte))) | 1
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let fits = !name.is_empty() && name.len() <= NAME_LIMIT_BYTES && name.split('/').all(|part| !part.is_empty());
     if fits { Ok(()) } else { Err(SetError::BadName { name: name.into() }.into()) }
 }
@@ -408,7 +408,7 @@ impl Node {
 
     /// Says to all who open it from now on that the set ends.
     pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
-        check_name(name)?;
+        check_name(name).and_then(|()| crate::coordination::check_may_go(name))?;
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {

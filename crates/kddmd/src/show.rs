@@ -189,6 +189,63 @@ pub fn holders(answer: &Json) -> String {
     format!("{}{more}{}", table(&answer["objects"], &columns), programs(answer))
 }
 
+/// Nodes, and programs at them: `2, 3, program 7 at 3`.
+fn parties(all: &Json) -> String {
+    let party = |party: &Json| match &party["program"] {
+        Json::Null => party["node"].to_string(),
+        program => format!("program {program} at {}", party["node"]),
+    };
+    all.as_array().into_iter().flatten().map(party).collect::<Vec<_>>().join(", ")
+}
+
+/// A list with something of each of its objects written by `write`; a sentence if there is nothing.
+fn list(rows: &Json, nothing: &str, columns: &[(&str, &str)], write: impl Fn(&mut Json)) -> String {
+    let mut rows = rows.clone();
+    match rows.as_array_mut() {
+        Some(some) if !some.is_empty() => some.iter_mut().for_each(write),
+        _ => return nothing.into(),
+    }
+    table(&rows, columns)
+}
+
+/// `barriers`.
+pub fn barriers(answer: &Json) -> String {
+    let columns = [
+        ("NAME", "name"),
+        ("PARTIES", "parties"),
+        ("GENERATION", "generation"),
+        ("WAITING", "waiting"),
+        ("OPENED BY", "enrolled"),
+        ("BROKEN", "broken"),
+    ];
+    list(&answer["barriers"], "no barriers", &columns, |barrier| {
+        for key in ["waiting", "enrolled"] {
+            barrier[key] = parties(&barrier[key]).into();
+        }
+    })
+}
+
+/// `latches`.
+pub fn latches(answer: &Json) -> String {
+    let columns = [
+        ("NAME", "name"),
+        ("COUNT", "count"),
+        ("REMAINING", "remaining"),
+        ("PROMISED BY", "owed"),
+        ("BROKEN", "broken"),
+    ];
+    list(&answer["latches"], "no latches", &columns, |latch| {
+        let by: Json = latch["owed"].as_array().into_iter().flatten().map(|owed| owed["by"].clone()).collect();
+        latch["owed"] = parties(&by).into();
+    })
+}
+
+/// `ids`.
+pub fn ids(answer: &Json) -> String {
+    let columns = [("NAME", "name"), ("EPOCH", "epoch"), ("BLOCKS", "blocks"), ("OF", "blocks_of_an_epoch")];
+    list(&answer["ids"], "no sources of ids", &columns, |_| {})
+}
+
 /// `sets show`: the set, and where most of the work is.
 pub fn set(answer: &Json) -> String {
     let mut plain = answer.clone();
@@ -364,6 +421,16 @@ mod tests {
         assert!(
             said(&[1, 2, 3, 4, 5], "five voters", 0).ends_with("five voters: any two of them may be lost at one time")
         );
+    }
+
+    #[test]
+    fn parties_are_nodes_and_programs_at_them() {
+        let waiting =
+            json!([{"node": 2, "incarnation": 5, "program": null}, {"node": 3, "incarnation": 4, "program": 7}]);
+        let barrier = json!({"name": "phase", "parties": 3, "generation": 9, "waiting": waiting, "enrolled": []});
+        let shown = barriers(&json!({"barriers": [barrier]}));
+        assert!(shown.contains("phase") && shown.contains("2, program 7 at 3"), "{shown}");
+        assert_eq!(barriers(&json!({"barriers": []})), "no barriers");
     }
 
     #[test]

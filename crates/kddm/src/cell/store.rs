@@ -107,6 +107,9 @@ pub trait Store: Any + Send + Sync {
     /// release of whoever is in their way is told.
     fn set_waiters(&self, cell: CellNumber, waits: bool);
 
+    /// The end of a write hold is told (or no longer), also if nobody waits for it.
+    fn set_watched(&self, cell: CellNumber, is_watched: bool);
+
     /// A read hold for a queued thread. Decodes the value at its first use. `None` without read
     /// access, without a value, or while somebody writes.
     fn take_read(&self, cell: CellNumber) -> Option<Hold>;
@@ -270,6 +273,12 @@ impl<T: Value> Store for Table<T> {
     fn set_waiters(&self, cell: CellNumber, waits: bool) {
         if let Some(cell) = self.live(cell) {
             cell.word.set_waiters(waits);
+        }
+    }
+
+    fn set_watched(&self, cell: CellNumber, is_watched: bool) {
+        if let Some(cell) = self.live(cell) {
+            cell.word.set_watched(is_watched);
         }
     }
 

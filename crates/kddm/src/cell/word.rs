@@ -11,7 +11,8 @@
 //! | 7 | READY: the value is here, decoded |
 //! | 8-13 | heat: counted reads since the last write hold or revocation |
 //! | 14-26 | counted readers |
-//! | 27-63 | stamp: changes at each publish, install, revocation and free; validates seqlock reads |
+//! | 27 | WATCHED: the end of a write hold is told, whoever waits |
+//! | 28-63 | stamp: changes at each publish, install, revocation and free; validates seqlock reads |
 
 use kddm_core::io::Access;
 
@@ -31,7 +32,8 @@ const HEAT_ONE: u64 = 1 << 8;
 const HEAT: u64 = 0x3f << 8;
 const READER_ONE: u64 = 1 << 14;
 const READERS: u64 = 0x1fff << 14;
-const STAMP_ONE: u64 = 1 << 27;
+pub(super) const WATCHED: u64 = 1 << 27;
+const STAMP_ONE: u64 = 1 << 28;
 const STAMP: u64 = !(STAMP_ONE - 1);
 
 /// What a seqlock read must find unchanged.
@@ -291,7 +293,7 @@ impl Word {
     /// Ends the write hold. True: tell the driver.
     pub fn release_writer(&self, published: bool) -> bool {
         let stamp = if published { STAMP_ONE } else { 0 };
-        Bits(self.0.fetch_add(stamp.wrapping_sub(WRITER), Ordering::Release)).tell()
+        Bits(self.0.fetch_add(stamp.wrapping_sub(WRITER), Ordering::Release)).has(REVOKE | WAITERS | WATCHED)
     }
 
     /// The write hold becomes a counted one to read, whatever access is granted. Nobody else holds it.
@@ -313,6 +315,15 @@ impl Word {
             self.0.fetch_or(WAITERS, Ordering::AcqRel);
         } else if self.load().has(WAITERS) {
             self.0.fetch_and(!WAITERS, Ordering::AcqRel);
+        }
+    }
+
+    /// Sets or clears WATCHED.
+    pub fn set_watched(&self, is_watched: bool) {
+        if is_watched {
+            self.0.fetch_or(WATCHED, Ordering::AcqRel);
+        } else {
+            self.0.fetch_and(!WATCHED, Ordering::AcqRel);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::runtime::silence::Silence;
 use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
 use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
+use crate::runtime::watching::Watchers;
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, Slip, now, slips};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
@@ -149,6 +150,7 @@ pub(crate) struct LaneState {
     pub alarms: Alarms,
     pub overdue: Overdue,
     pub untaken: Untaken,
+    pub watchers: Watchers,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -195,6 +197,7 @@ impl LaneState {
             alarms: Alarms::default(),
             overdue: Overdue::default(),
             untaken: Untaken::default(),
+            watchers: Watchers::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -290,6 +293,7 @@ impl LaneState {
     }
 
     fn fail_those_who_ask(&mut self, set: Option<SetId>, error: &Error) {
+        self.fail_watchers(set, error);
         let mut failed = Vec::new();
         for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {

@@ -41,6 +41,7 @@ pub(crate) mod told;
 pub(crate) mod turn;
 pub(crate) mod untaken;
 pub(crate) mod wait;
+pub(crate) mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,6 +53,7 @@ use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cell::{Lease, Table};
+use crate::coordination::Here;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
 use crate::options::Config;
@@ -107,6 +109,8 @@ pub(crate) struct Runtime {
     pub listener: Option<Arc<Listener>>,
     /// Where programs attach.
     pub door: Mutex<Option<Arc<Listener>>>,
+    /// What is kept here for barriers, latches and ids.
+    pub coordination: Here,
     /// The node that this program is attached to.
     pub lender: Option<Lender>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
@@ -152,6 +156,7 @@ impl Runtime {
             stopping: AtomicBool::new(false),
             listener: parts.listener,
             door: Mutex::default(),
+            coordination: Here::default(),
             lender: parts.lender,
             threads: Mutex::default(),
         }
@@ -283,6 +288,7 @@ impl Runtime {
         self.rpc.close();
         self.changed.notify_all();
         self.signals.links.raise();
+        self.signals.parted.close();
         for lane in &self.lanes {
             self.signals.settled.raise();
             lane.stopping.store(true, Ordering::Release);

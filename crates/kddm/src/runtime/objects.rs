@@ -416,6 +416,9 @@ impl LaneState {
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
     fn tidy(&mut self, set: SetId, object: ObjectId, touched: bool) {
+        if touched && self.is_watched(set, object) {
+            self.look_at_watchers(set, object);
+        }
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 self.locals.remove(&(set, object));

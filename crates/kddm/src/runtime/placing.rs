@@ -16,6 +16,7 @@ use crate::runtime::Runtime;
 use crate::runtime::acceptance::Names;
 use crate::runtime::incidents::Judged;
 use crate::runtime::lane::LaneState;
+use crate::runtime::lending::Parted;
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
 use crate::runtime::peer::Peer;
@@ -46,6 +47,8 @@ pub(crate) struct Signals {
     pub is_leaving: Arc<AtomicBool>,
     /// What lanes call sets when they speak of them.
     pub names: Arc<Names>,
+    /// Programs that are not attached any more.
+    pub parted: Arc<Parted>,
 }
 
 impl Signal {

@@ -109,7 +109,7 @@ fn node(state: &State, id: NodeId) -> Node {
     runtime.install(&state.view());
     // A node of a model does not leave its cluster: it is taken down by the test.
     runtime.leaving.store(true, Ordering::Release);
-    Node(Arc::new(Owner(Arc::new(runtime))))
+    Node(Owner::new(Arc::new(runtime)))
 }
 
 /// Two nodes, connected, and a set on both.

@@ -1,5 +1,6 @@
 //! How waits begin and end: by tasks and by threads, and what they leave behind.
 
+mod changes;
 mod ends;
 mod guards;
 mod holders;

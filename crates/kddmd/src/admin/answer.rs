@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
 use serde_json::{Value as Json, json};
 
-use super::object;
 use super::protocol::{Command, Failure};
+use super::{coordination, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -130,6 +130,9 @@ impl Subject {
                 Ok(json!({"set": set, "id": id, "accepted": true}))
             }
             Command::Doctor => doctor::examine(&self.node),
+            Command::Barriers => coordination::barriers(&self.node),
+            Command::Latches => coordination::latches(&self.node),
+            Command::Ids => coordination::ids(&self.node),
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod coordination;
 pub mod object;
 pub mod protocol;
 pub mod server;

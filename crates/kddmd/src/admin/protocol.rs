@@ -88,6 +88,12 @@ pub enum Command {
     },
     /// What is wrong with the cluster, why, and what to do.
     Doctor,
+    /// All barriers: who has to come, and who waits.
+    Barriers,
+    /// All latches, and what remains to be counted down.
+    Latches,
+    /// All sources of unique ids.
+    Ids,
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

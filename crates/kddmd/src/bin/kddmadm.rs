@@ -51,6 +51,12 @@ enum Command {
     Object(Object),
     /// What is wrong with the cluster, why, and what to do. Status 0: nothing; 1: something; 2: nobody could be asked.
     Doctor,
+    /// The barriers of the cluster: who has to come, and who waits.
+    Barriers,
+    /// The latches of the cluster, and what remains to be counted down.
+    Latches,
+    /// The sources of unique ids of the cluster.
+    Ids,
     /// Who holds and who waits, on the daemon's node.
     Holders,
     /// What the daemon has counted.
@@ -362,6 +368,9 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             ask(object_command(object)?, shows)
         }
         Command::Doctor => finish(doctor::run(&client()?, cli.json), cli.json),
+        Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
+        Command::Latches => ask(protocol::Command::Latches, show::latches),
+        Command::Ids => ask(protocol::Command::Ids, show::ids),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => Ok(show::watch(&client()?, interval_ms, count, cli.json)?.map(|()| 0)?),

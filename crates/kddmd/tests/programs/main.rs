@@ -1,6 +1,7 @@
 //! The programs as people run them: real processes on loopback, each with a limit to what it may take.
 
 mod attached;
+mod coordination;
 mod daemons;
 mod doctor;
 mod harness;

@@ -276,6 +276,11 @@ impl Lender {
         }
     }
 
+    /// The number of this program's attachment.
+    pub fn session(&self) -> u32 {
+        self.pass.lock().session
+    }
+
     /// The life of the node.
     pub fn incarnation(&self) -> Incarnation {
         self.pass.lock().incarnation

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::VERSION;
 use super::clock::Clock;
 use super::failure::Failure;
+use super::parted;
 use super::session::{SESSIONS, Session};
 use super::views;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
@@ -195,6 +196,10 @@ impl Node {
         let thread = std::thread::Builder::new().name("kddm-attach".into()).spawn(accept);
         let thread = thread.map_err(|error| failed(error.to_string()))?;
         self.runtime().threads.lock().push(thread);
+        let (node, parted) = (Arc::downgrade(self.runtime()), Arc::clone(&self.runtime().signals.parted));
+        let tell = move || parted::tell_of(&parted, &node);
+        let thread = std::thread::Builder::new().name("kddm-parted".into()).spawn(tell);
+        self.runtime().threads.lock().push(thread.map_err(|error| failed(error.to_string()))?);
         *door = Some(listener);
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
 //! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
+//! | `parted.rs` | node | who waits for a program at a barrier hears of its end |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
 //! | `away.rs` | program | who asks while the node is gone, or about to go |
 //! | `reattach.rs` | program | how it goes on when its node was gone and is back |
@@ -28,6 +29,7 @@ pub(crate) mod door;
 pub(crate) mod failure;
 mod frame;
 pub(crate) mod link;
+mod parted;
 mod pipe;
 mod reattach;
 pub(crate) mod session;
@@ -38,6 +40,7 @@ use kddm_core::id::{ObjectId, SetId};
 pub(crate) use deaf::TAKES_NOTHING;
 pub(crate) use desk::Desk;
 pub(crate) use link::{LENDER, Link};
+pub(crate) use parted::Parted;
 pub(crate) use session::program_of;
 
 /// An object of a set.

@@ -309,6 +309,7 @@ impl LaneState {
         let is_undecodable = store.put_held(hold, version, body).is_err();
         self.statistics.undecodable += u64::from(is_undecodable);
         if set.replicas() == 0 {
+            self.look_at_watchers(set, object);
             return Ok(());
         }
         // In a set that ends nobody else will have it.
@@ -396,6 +397,7 @@ impl LaneState {
         self.statistics.detached += 1;
         self.statistics.frames_sent += session.outbox.frames;
         tracing::debug!(program = number, pid = session.pid, name = session.name, "a program is not attached any more");
+        self.signals.parted.add(number);
         for place in session.waits.into_keys() {
             self.withdraw_program(number, place);
         }
