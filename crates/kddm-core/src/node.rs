@@ -311,7 +311,7 @@ impl Node {
         }
         self.tell_others(&Message::Placed { placement: self.view.placement }, outputs)?;
         let me = self.me;
-        self.point_to_new_homes(|home, new| home == me && new != me);
+        self.point_to_new_homes(me, |new| new != me);
         if let Some(moving) = &mut self.moving {
             moving.announce();
         }
@@ -335,7 +335,7 @@ impl Node {
         let Some(moving) = &mut self.moving else { return };
         let is_meant = placement >= self.view.placement || mutated(Mutation::AcceptOldPlacement);
         if is_meant && moving.heard(from) {
-            self.point_to_new_homes(|home, new| home == from && new == me);
+            self.point_to_new_homes(from, |new| new == me);
             self.settle();
         }
     }
@@ -346,11 +346,13 @@ impl Node {
         self.placed(from, self.view.placement);
     }
 
-    fn point_to_new_homes(&mut self, which: impl Fn(NodeId, NodeId) -> bool) {
+    /// Only of the shards that the old home answered for it is asked who does now: that is a look at all homes, and each
+    /// member says that it is done.
+    fn point_to_new_homes(&mut self, old: NodeId, goes: impl Fn(NodeId) -> bool) {
         for (set, state) in &mut self.sets {
-            for Touched { at, home, shard } in &mut state.touched {
+            for Touched { at, home, shard } in state.touched.iter_mut().filter(|touched| touched.home == old) {
                 let new = self.view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
-                if which(*home, new) {
+                if goes(new) {
                     *home = new;
                     if new == self.me {
                         // The home before has never touched it. What it would have found then is so here.

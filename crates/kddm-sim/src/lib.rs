@@ -14,6 +14,7 @@ pub mod mutations;
 pub mod network;
 pub mod recorder;
 pub mod run;
+pub mod scale;
 pub mod scenario;
 pub mod search;
 pub mod shrink;

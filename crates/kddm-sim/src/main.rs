@@ -1,5 +1,6 @@
 //! `kddm-sim sim`: seeded runs of whole clusters. `kddm-sim model`: every interleaving of small ones.
-//! `kddm-sim mutations`: whether these two find what is done wrongly on purpose.
+//! `kddm-sim mutations`: whether these two find what is done wrongly on purpose. `kddm-sim scale`: what a
+//! membership costs as it grows.
 
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod model_command;
 mod mutations_command;
+mod scale_command;
 mod seeds;
 mod sim;
 mod stack_command;
@@ -27,6 +29,8 @@ enum Command {
     Model(model_command::Arguments),
     /// Whether the searches find what is done wrongly on purpose.
     Mutations(mutations_command::Arguments),
+    /// What joins, leaves and losses cost in clusters of up to a thousand nodes.
+    Scale(scale_command::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -34,5 +38,6 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Model(arguments) => model_command::run(&arguments),
         Command::Mutations(arguments) => mutations_command::run(&arguments),
+        Command::Scale(arguments) => scale_command::main(&arguments),
     }
 }
