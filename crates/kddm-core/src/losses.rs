@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use crate::id::{Epoch, NodeId, SetId, ShardIndex};
 use crate::io::NoMemory;
 use crate::message::{Loss, Message};
+use crate::mutation::{Mutation, mutated};
 use crate::nodeset::NodeSet;
 use crate::replicas::MOST_REPLICAS;
 use crate::view::View;
@@ -155,7 +156,7 @@ impl Losses {
     }
 
     fn has_forgotten_bare(&self, set: SetId, born: Epoch) -> bool {
-        self.forgotten.get(set.replicas()).is_none_or(|epoch| *epoch > born)
+        self.forgotten.get(set.replicas()).is_none_or(|epoch| *epoch > born) && !mutated(Mutation::ForgetOldLosses)
     }
 }
 

@@ -136,6 +136,10 @@ mutations! {
     RemoveAgain = "remove_again",
     /// Nobody tells a replica that its owner does not know of it.
     KeepOrphans = "keep_orphans",
+    /// Losses that are not remembered one by one have taken nothing.
+    ForgetOldLosses = "forget_old_losses",
+    /// A set that is younger than a loss counts as one that was there.
+    ForgetBirth = "forget_birth",
     /// A home says that an object is gone before all who may have a copy have dropped it.
     EndUnheard = "end_unheard",
     /// That a loss is accepted ends an object that is not lost.

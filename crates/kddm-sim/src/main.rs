@@ -33,7 +33,17 @@ enum Command {
     Scale(scale_command::Arguments),
 }
 
+/// In a build with mutations one of them may be chosen for any command: `KDDM_MUTATION=NAME`.
+#[cfg(kddm_mutation)]
+fn choose_mutation() {
+    use kddm_core::mutation::{Mutation, choose};
+    let wanted = std::env::var("KDDM_MUTATION").unwrap_or_default();
+    choose(Mutation::ALL.iter().find(|(_, name, _)| *name == wanted).map(|(mutation, ..)| *mutation));
+}
+
 fn main() -> ExitCode {
+    #[cfg(kddm_mutation)]
+    choose_mutation();
     match Arguments::parse().command {
         Command::Sim(arguments) => sim::main(&arguments),
         Command::Model(arguments) => model_command::run(&arguments),

@@ -213,6 +213,7 @@ const CRASHES: &[&str] = &[
     "3:w,,+k+k+R1",
     "3:w,,+k+k+R1+h",
     "3:wx,r,w+k+k+R1",
+    "1:w,x,w+k+R1",
 ];
 
 /// Small cases with a crash that find what larger ones do.

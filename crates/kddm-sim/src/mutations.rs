@@ -58,7 +58,7 @@ pub fn look_for(mutation: Mutation, name: &'static str, what: &'static str, effo
     choose(Some(mutation));
     let found = first_broken(0..effort.seeds, effort.threads);
     let looks_on = effort.thorough || found.is_none();
-    let case = if looks_on { first_broken_case(&cases(effort), effort.threads) } else { None };
+    let case = if looks_on { broken_case(mutation, effort) } else { None };
     let applied = applied();
     choose(None);
     let caught_by = [found.is_some().then_some("sim"), case.is_some().then_some("model")];
@@ -93,6 +93,13 @@ const FEW: &[&str] = &[
     "1:w,w,+k+R1",
     "2:w,r,+k",
 ];
+
+/// What takes more to be seen than any small case has, and a case in which it is. They are looked for in no other, with
+/// as many worlds as that takes; without the mutation the case is one of [`model::named`] or [`model::quick`].
+const AIMED: &[(Mutation, &str)] = &[(Mutation::EndUnheard, "3:wx,,w+k+k+R1"), (Mutation::RemoveAgain, "1:w,x,w+k+R1")];
+/// Worlds that the search looks at in such a case, and its time.
+const AIMED_STATES: usize = 2_000_000;
+const AIMED_LIMIT: Duration = Duration::from_secs(600);
 
 /// The cases in which a mutation is looked for, small ones first.
 fn cases(effort: Effort) -> Vec<Case> {
@@ -134,8 +141,22 @@ fn broken(seed: u64) -> Option<String> {
     catch_unwind(|| run::broken(seed)).unwrap_or_else(|_| Some("a panic".into()))
 }
 
+fn broken_case(mutation: Mutation, effort: Effort) -> Option<String> {
+    let aimed = AIMED.iter().filter(|(of, _)| *of == mutation).filter_map(|(_, name)| model::case(name));
+    let aimed: Vec<Case> = aimed.collect();
+    if aimed.is_empty() {
+        return first_broken_case(&cases(effort), effort.threads);
+    }
+    let limits = search::Limits { time: AIMED_LIMIT, states: AIMED_STATES, takes_all_steps: false };
+    first_broken_of(&aimed, effort.threads, limits)
+}
+
 fn first_broken_case(cases: &[Case], threads: usize) -> Option<String> {
     let limits = search::Limits { time: CASE_LIMIT, states: STATES, takes_all_steps: false };
+    first_broken_of(cases, threads, limits)
+}
+
+fn first_broken_of(cases: &[Case], threads: usize, limits: search::Limits) -> Option<String> {
     let is_broken = |case: &&Case| {
         let found = catch_unwind(AssertUnwindSafe(|| search::search(&case.plan, threads, limits)));
         found.map_or(true, |found| found.broken.is_some())

@@ -29,6 +29,7 @@ mod counts;
 mod decide;
 mod faults;
 mod keeper;
+mod leaving;
 mod lives;
 mod network;
 mod plan;

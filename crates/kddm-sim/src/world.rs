@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kddm_core::id::{NodeId, ObjectId, Tenure, Version};
+use kddm_core::id::{NodeId, ObjectId, RequestId, Tenure, Version};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::shard::Main;
 
@@ -72,6 +72,8 @@ pub struct Truth {
     pub is_given_up: bool,
     /// It was lost before all else was whole again.
     pub is_lost: bool,
+    /// Removals that are done and that whoever asked for them still waits for.
+    done: Vec<RequestId>,
 }
 
 /// Everything that can happen next.
@@ -274,11 +276,15 @@ impl World {
         }
         if check::ended_its_life(before, self.node(node).inspect(object).main) {
             self.removed(object, node);
+            self.is_done_once(object, before, &effects);
         }
         for (other, before) in others.into_iter().chain([(object, before)]) {
             let ended = other != object && check::ended_its_life(before, self.node(node).inspect(other).main);
             if ended || (promotes && self.was_owner_for_a_moment(other, before, &effects)) {
                 self.removed(other, node);
+            }
+            if ended {
+                self.is_done_once(other, before, &effects);
             }
         }
         if self.is_given_up(object) {
@@ -286,6 +292,7 @@ impl World {
             effects.broken.retain(|what| what.starts_with("fault"));
         }
         self.settle(node, effects);
+        self.forget_who_is_answered();
         check::each_step(self, changed);
         if self.broken.is_none() && self.is_stuck_or_done() {
             check::at_the_end(self);
@@ -377,6 +384,44 @@ impl World {
             }
         }
         check::nobody_holds(self, object, owner);
+    }
+
+    /// `I10`: nobody's removal is done twice. Only a new epoch lets anybody ask for one again.
+    fn is_done_once(&mut self, object: ObjectId, before: Main, effects: &Effects) {
+        if (self.crashes == 0 && self.dead.is_empty()) || self.is_given_up(object) {
+            return;
+        }
+        let told = |(_, packet): &(NodeId, Packet)| match packet.message {
+            Message::RemoveDone { id } if packet.object == object => Some(id),
+            _ => None,
+        };
+        let requester = match before {
+            Main::Tombstone { requester, .. } => Some(requester),
+            _ => effects.packets.iter().find_map(told),
+        };
+        let (Some(requester), Some(truth)) = (requester, self.truth.get_mut(&object)) else { return };
+        if truth.done.contains(&requester) {
+            return self.breaks(format!("I10: object {} was removed twice for {requester:?}", object.0));
+        }
+        truth.done.push(requester);
+        truth.done.sort_unstable_by_key(|id| (id.node, id.counter));
+    }
+
+    fn forget_who_is_answered(&mut self) {
+        if self.truth.values().all(|truth| truth.done.is_empty()) {
+            return;
+        }
+        let clients = &self.clients;
+        for (object, truth) in &mut self.truth {
+            let waits = |id: &RequestId| {
+                let removes = |client: &Client| {
+                    let front = client.plan.front().filter(|_| client.doing == Doing::Waiting);
+                    front.is_some_and(|(of, wish)| of == object && wish.kind() == RequestKind::Remove)
+                };
+                clients.iter().any(|client| client.node == id.node && removes(client))
+            };
+            truth.done.retain(waits);
+        }
     }
 
     /// What a node is for all objects but one.

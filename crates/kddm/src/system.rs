@@ -25,8 +25,11 @@ pub const NAME_LIMIT_BYTES: usize = 64;
 /// Replicas of a set that is made without a word about them: the loss of one node loses nothing.
 pub const DEFAULT_REPLICAS: u8 = 1;
 
+/// What the system set is called where its losses are said and accepted; no other set is called so.
+pub(crate) const SYSTEM_NAME: &str = "kddm.sets";
+
 /// The object of the system set that counts set ids. Names hash to other objects.
-const COUNTER: u64 = 0;
+pub(crate) const COUNTER: u64 = 0;
 
 /// Sets described on one page of the list of all sets: a page stays below 16 KiB.
 const PAGE: u64 = 64;
@@ -90,7 +93,10 @@ pub(crate) fn bucket(name: &str) -> u64 {
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let fits = !name.is_empty() && name.len() <= NAME_LIMIT_BYTES && name.split('/').all(|part| !part.is_empty());
+    let fits = name != SYSTEM_NAME
+        && !name.is_empty()
+        && name.len() <= NAME_LIMIT_BYTES
+        && name.split('/').all(|part| !part.is_empty());
     if fits { Ok(()) } else { Err(SetError::BadName { name: name.into() }.into()) }
 }
 
@@ -306,6 +312,7 @@ impl Wanted {
                 None => self.make(&node).await?,
             };
             self.compare(&description)?;
+            node.runtime().numbers.note(SetId(description.set).counter());
             node.runtime().set_is_born(SetId(description.set), born);
             Ok(description)
         };
@@ -321,11 +328,17 @@ impl Wanted {
             return Ok(found);
         }
         let placed_by = self.placed_by.unwrap_or_default();
-        let count = |object: &mut SystemObject| {
-            object.counter = object.counter.max(SetId::FIRST_COUNTER - 1) + 1;
-            Ok(object.counter)
-        };
-        let counter = system.update(COUNTER, count).await?;
+        let mut count = system.grab(COUNTER).await?;
+        if count.counter == 0 && born > Epoch(1) {
+            // Nothing was counted yet, or the count was lost and given up: no number is given out twice.
+            let runtime = Arc::clone(node.runtime());
+            let late = late(&runtime, COUNTER);
+            count.counter = promise("kddm-count", move || runtime.greatest_set_of_all(), late).await?;
+        }
+        count.counter = count.counter.max(SetId::FIRST_COUNTER - 1) + 1;
+        let counter = count.counter;
+        node.runtime().numbers.note(counter);
+        count.put().await?;
         let description = Description {
             name: self.name.clone(),
             set: SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS)).0,
@@ -440,7 +453,7 @@ impl Node {
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
         self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
-        self.open_here(SetId::SYSTEM, "kddm.sets".into(), Arc::new(|_| SystemObject::default()), limit)
+        self.open_here(SetId::SYSTEM, SYSTEM_NAME.into(), Arc::new(|_| SystemObject::default()), limit)
     }
 }
 

@@ -222,6 +222,40 @@ fn what_is_lost_is_gone_once_that_is_accepted() {
     assert_eq!(nodes.iter().map(|node| node.statistics().losses_accepted).sum::<u64>(), 4);
 }
 
+/// All that shared objects was lost, with the names of the sets.
+#[test]
+fn names_that_are_lost_are_gone_once_that_is_accepted() {
+    let first = Node::join(Config::new().node_id(1).lease(LEASE_TO_ELECT)).wait_for(LIMIT).expect("the first node");
+    let contact = first.address().clone();
+    let witness = |id| Node::join(Config::new().node_id(id).contact(contact.clone()).witness()).wait_for(LIMIT);
+    let witnesses = [witness(2).expect("it is let in"), witness(3).expect("it is let in")];
+    let votes = |node: &Node| node.voting().votes;
+    eventually("three vote", || first.voting().voters == [1, 2, 3] && witnesses.iter().all(votes));
+    put(&open(&first, "names", 1), 1, 7);
+    let refused = first.accept_losses("kddm.sets").wait_for(LIMIT);
+    assert!(matches!(refused, Err(Error::Set(SetError::NothingLost { .. }))), "{refused:?}");
+    let refused = first.set::<u64>("kddm.sets").open().wait_for(LIMIT).map(|_| ());
+    assert!(matches!(refused, Err(Error::Set(SetError::BadName { .. }))), "{refused:?}");
+    vanish(first);
+    eventually("it is expelled", || witnesses.iter().all(|node| node.members().len() == 2));
+
+    let contact = witnesses[0].address().clone();
+    let last = Node::join(Config::new().node_id(4).contact(contact)).wait_for(LIMIT).expect("it is let in");
+    let lost = match last.set::<u64>("names").open().wait_for(LIMIT).map(|_| ()) {
+        Err(Error::Access(AccessError::Lost { set, object })) if set == "kddm.sets" => object,
+        other => panic!("{other:?}"),
+    };
+    last.accept_loss("kddm.sets", lost).wait_for(LIMIT).expect("it is lost");
+    let answer = last.accept_loss("kddm.sets", lost).wait_for(LIMIT);
+    assert!(matches!(answer, Err(Error::Access(AccessError::NotLost { .. }))), "{answer:?}");
+    last.accept_losses("kddm.sets").wait_for(LIMIT).expect("all others are, too");
+    let names = open(&last, "names", 1);
+    let found = names.get_existing(1).wait_for(LIMIT).map(|value| *value);
+    assert!(matches!(found, Err(Error::Access(AccessError::NotFound))), "{found:?}");
+    put(&names, 1, 8);
+    assert_eq!(last.set_info("names").expect("it exists").name, "names");
+}
+
 #[test]
 fn a_set_that_is_younger_than_a_loss_has_lost_nothing() {
     let mut nodes = cluster(3);

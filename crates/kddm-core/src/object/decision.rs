@@ -302,7 +302,7 @@ impl Turn<'_> {
             kept.contains(node)
                 || reports.iter().any(|of| of.have.role == Role::Owner && of.have.replicas.contains(node))
         };
-        for report in reports.iter().filter(|report| !named(report.from) && !mutated(Mutation::KeepOrphans)) {
+        for report in reports.iter().filter(|report| !named(report.from)) {
             if let Some((tenure, version)) = report.replica {
                 self.send(report.from, Message::Orphan { tenure, version });
             }

@@ -210,7 +210,7 @@ impl Turn<'_> {
     /// The owner did not name this replica when it said what it has: its word that the copy is of no more use was
     /// lost. One that was made since then is another.
     pub fn drop_orphan(&mut self, copy: (Tenure, Version)) {
-        if self.replica_is_told && self.replica == Some(copy) {
+        if self.replica_is_told && self.replica == Some(copy) && !mutated(Mutation::KeepOrphans) {
             self.drop_own_replica();
         }
     }

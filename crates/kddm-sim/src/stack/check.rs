@@ -86,6 +86,11 @@ impl Truth {
         Ok(())
     }
 
+    /// That life was expelled.
+    pub fn is_expelled(&self, life: Incarnation) -> bool {
+        self.expelled.contains(&life)
+    }
+
     /// `I3`: a tenure belongs to one life.
     pub fn owns(&mut self, process: &Process, object: ObjectId) -> Result<(), String> {
         let Some(life) = &process.life else { return Ok(()) };

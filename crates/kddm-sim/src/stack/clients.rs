@@ -15,11 +15,12 @@ const GET: Wish = Wish::Request(RequestKind::Get { existing: false });
 const GET_EXISTING: Wish = Wish::Request(RequestKind::Get { existing: true });
 const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: false });
 const TRY_GRAB: Wish = Wish::Request(RequestKind::TryGrab);
+const FLUSH: Wish = Wish::Request(RequestKind::Flush { to: NodeId::NOBODY });
 const REMOVE: Wish = Wish::Request(RequestKind::Remove);
 
 /// What a client is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doing {
+pub(super) enum Doing {
     /// It thinks.
     Nothing,
     Waiting(ObjectId, Wish),
@@ -34,7 +35,7 @@ enum Doing {
 pub struct Client {
     pub number: ClientNumber,
     pub node: NodeId,
-    doing: Doing,
+    pub(super) doing: Doing,
     /// Events for what it did before are void.
     token: u64,
     /// Objects that it reads at the end, one after the other.
@@ -66,7 +67,7 @@ impl Simulation {
         &mut self.clients[usize::from(number)]
     }
 
-    fn note(&mut self, note: Note) {
+    pub(super) fn note(&mut self, note: Note) {
         self.recorder.note(self.now, note);
     }
 
@@ -133,7 +134,8 @@ impl Simulation {
     fn shares(&self, node: NodeId) -> bool {
         let process = &self.processes[&node];
         let member = process.life.as_ref().and_then(|life| life.agent.view().member(node));
-        process.state.is_sealed() && member.is_some_and(|member| member.state.can_share())
+        let is_to_stay = process.life.as_ref().is_some_and(|life| !life.agent.is_leaving());
+        process.state.is_sealed() && is_to_stay && member.is_some_and(|member| member.state.can_share())
     }
 
     fn begin(&mut self, number: ClientNumber, node: NodeId) -> Result<(), String> {
@@ -164,7 +166,7 @@ impl Simulation {
     }
 
     fn draw_wish(&mut self) -> Wish {
-        match self.rng.u8(0..40) {
+        match self.rng.u8(0..42) {
             0..14 => GET,
             14..17 => GET_EXISTING,
             17..32 => GRAB,
@@ -172,6 +174,8 @@ impl Simulation {
             35 => REMOVE,
             36 => Wish::Insert,
             37 => Wish::Acquire,
+            38 => FLUSH,
+            39 => Wish::Request(RequestKind::Flush { to: NodeId(self.rng.u16(1..=self.plan.nodes)) }),
             _ => Wish::Fetch,
         }
     }
@@ -250,6 +254,8 @@ impl Simulation {
             self.note(Note::Granted(number, object, outcome, found));
         }
         self.truth.counts.told_lost += u64::from(is_lost);
+        let is_flush = matches!(wish, Wish::Request(RequestKind::Flush { .. }));
+        self.truth.counts.flushes += u64::from(is_flush && outcome == Outcome::Done);
         if is_lost && !self.truth.may_be_lost(object) {
             return Err(format!("I4: object {:x} is lost, although there were replicas", object.0));
         }
@@ -284,11 +290,15 @@ impl Simulation {
             else {
                 continue;
             };
-            // What it was to look at it looks at again.
-            client.to_look_at.iter_mut().for_each(|objects| objects.push(object));
             self.note(Note::GaveUp(number, object));
-            self.client_goes_on(number, Doing::Nothing, LOOK_AGAIN_NS);
+            self.looks_again_at(number, object);
         }
+    }
+
+    /// What a client was to look at it looks at again.
+    pub(super) fn looks_again_at(&mut self, number: ClientNumber, object: ObjectId) {
+        self.client_mut(number).to_look_at.iter_mut().for_each(|objects| objects.push(object));
+        self.client_goes_on(number, Doing::Nothing, LOOK_AGAIN_NS);
     }
 
     /// From now on all clients read everything there is, and nothing else.

@@ -1,7 +1,6 @@
 //! How processes begin, and how nodes become members and share objects.
 
 use kddm_core::id::NodeId;
-use kddm_core::view::NodeState;
 use kddm_view::{Change, Site, State, ViewLog, Voters};
 
 use super::decide::AGAIN_NS;
@@ -13,7 +12,7 @@ fn join(id: NodeId, nonce: u64) -> Change {
 }
 
 impl Simulation {
-    /// A node that is no member asks to be one, and one that shares nothing begins to.
+    /// A node that is no member asks to be one, one that shares nothing begins to, and one that is to leave does.
     pub(super) fn want_to_be_in(&mut self, id: NodeId) -> Result<(), String> {
         let process = &self.processes[&id];
         if self.now < process.propose_at {
@@ -23,15 +22,11 @@ impl Simulation {
             None if process.state.member(id).is_none() => join(id, process.nonce),
             // Its former life has to be expelled first.
             None => return Ok(()),
-            Some(life) => {
-                let incarnation = life.number;
-                let entry = process.state.member(id).filter(|entry| entry.incarnation == incarnation);
-                let is_in = life.agent.view().member(id).is_some();
-                if !is_in || entry.is_none_or(|entry| entry.state.can_share()) {
-                    return Ok(());
-                }
-                Change::SetState { node: id, incarnation, state: NodeState::Possible }
-            }
+            Some(life) if life.agent.view().member(id).is_none() => return Ok(()),
+            Some(_) => match self.next_step_out(id) {
+                Some(change) => change,
+                None => return Ok(()),
+            },
         };
         self.process(id).propose_at = self.now + AGAIN_NS;
         self.propose(id, change)

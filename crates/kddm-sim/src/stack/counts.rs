@@ -43,13 +43,19 @@ pub struct Counts {
     pub healed: u64,
     /// Answers that an object could not be proven present.
     pub told_lost: u64,
+    /// Members that have left cleanly.
+    pub left: u64,
+    /// Members that have stopped to share, and begun again.
+    pub stopped: u64,
+    /// Flushes.
+    pub flushes: u64,
     /// What a core has dropped that `KNOWN_DROPS` names. Rare, and may be 0.
     pub known_drops: u64,
 }
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 20] {
+    pub fn named(&self) -> [(&'static str, u64); 23] {
         let mut counts = *self;
         counts.each().map(|(name, count)| (name, *count))
     }
@@ -64,7 +70,7 @@ impl Counts {
         sum
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 20] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 23] {
         [
             ("operations", &mut self.operations),
             ("kills", &mut self.kills),
@@ -86,6 +92,9 @@ impl Counts {
             ("leaders", &mut self.leaders),
             ("heals", &mut self.healed),
             ("answers that an object is lost", &mut self.told_lost),
+            ("clean leaves", &mut self.left),
+            ("stops of sharing", &mut self.stopped),
+            ("flushes", &mut self.flushes),
         ]
     }
 }

@@ -28,6 +28,7 @@ impl Simulation {
         self.look(id)?;
         self.keep_lease(id);
         self.lead(id)?;
+        self.give_away(id)?;
         self.want_to_be_in(id)
     }
 

@@ -25,7 +25,8 @@ impl Simulation {
             return Ok(());
         }
         let id = NodeId(self.rng.u16(1..=self.plan.nodes));
-        match self.rng.u8(0..20) {
+        match self.rng.u8(0..24) {
+            20.. => self.leave(id),
             0..11 => self.kill(id),
             11..15 => self.cut_some(id),
             15..18 => self.pause_one(id),
@@ -38,10 +39,11 @@ impl Simulation {
     /// All are members and share objects, all is whole, and nothing is wrong.
     fn is_calm(&self) -> bool {
         let (state, view) = (self.truth.state(), self.truth.state().view());
+        let is_leaving = |process: &Process| process.life.as_ref().is_some_and(|life| life.leaving.is_some());
         let shares = |process: &Process| {
             process.sleeps_until <= self.now
                 && process.life.as_ref().is_some_and(|life| life.agent.view().placement == view.placement)
-                && view.homes.contains(&process.id)
+                && (view.homes.contains(&process.id) || is_leaving(process))
         };
         state.is_healed() && !self.network.has_cuts() && self.processes.values().all(shares)
     }
@@ -164,6 +166,7 @@ impl Simulation {
     /// All links as they were, and everybody awake: what is wanted must come to be.
     pub(super) fn heal(&mut self) {
         self.network.heal();
+        self.all_stay();
         self.events.retain(|_, event| !matches!(event, Event::Fault));
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             self.process(id).sleeps_until = 0;

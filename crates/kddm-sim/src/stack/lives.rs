@@ -24,7 +24,12 @@ impl Simulation {
         let entry = process.state.member(id);
         match &mut process.life {
             Some(life) if entry.is_some_and(|entry| entry.incarnation == life.number) => life.pending.push_back(view),
-            Some(_) => return self.end_life(id, "it was expelled"),
+            Some(life) => {
+                let (number, goes) = (life.number, life.leaving.is_some() && entry.is_none());
+                let goes = goes && !self.truth.is_expelled(number);
+                self.truth.counts.left += u64::from(goes);
+                return self.end_life(id, if goes { "it has left" } else { "it was expelled" });
+            }
             None => {
                 let Some(entry) = entry.filter(|entry| entry.nonce == process.nonce) else { return };
                 let number = entry.incarnation;
@@ -93,6 +98,9 @@ impl Simulation {
         }
         let mut effects = Effects::default();
         let has_installed = self.install_next(id, &mut effects);
+        if has_installed {
+            self.dismiss(id, &mut effects);
+        }
         if !has_installed
             && let Some(life) = &mut self.process(id).life
             && life.agent.is_handing_over()

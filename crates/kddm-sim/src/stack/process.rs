@@ -7,6 +7,7 @@ use kddm_core::view::View;
 use kddm_view::{MemoryDisk, State, Voters};
 
 use super::keeper::Keeper;
+use super::leaving::Leaving;
 use super::{Plan, TICK_NS};
 use crate::agent::Agent;
 
@@ -45,6 +46,10 @@ pub struct Life {
     pub pending: VecDeque<View>,
     /// It is about to go on.
     pub has_step: bool,
+    /// It wants to share no more.
+    pub leaving: Option<Leaving>,
+    /// It has wanted to once.
+    pub has_left: bool,
     /// The placement in which all was whole here.
     whole_in: Option<Placement>,
 }
@@ -52,7 +57,8 @@ pub struct Life {
 impl Life {
     /// One that has nothing yet, and begins with that view.
     pub fn new(id: NodeId, number: Incarnation, first: View) -> Life {
-        Life { number, agent: Agent::reborn(id, number), pending: [first].into(), has_step: false, whole_in: None }
+        let (agent, pending) = (Agent::reborn(id, number), [first].into());
+        Life { number, agent, pending, has_step: false, leaving: None, has_left: false, whole_in: None }
     }
 }
 
@@ -117,7 +123,9 @@ impl Process {
             let awaits: Vec<NodeId> =
                 view.members.iter().map(|member| member.id).filter(|id| agent.awaits(*id)).collect();
             let (settled, missing) = (agent.is_settled(), agent.what_is_missing());
+            let (leaving, empty) = (life.leaving, agent.is_empty());
             let what = format!("settled {settled}, awaits {awaits:?}, missing {missing:?}, next {waits:?}");
+            let what = format!("{what}, leaving {leaving:?}, empty {empty}");
             format!("{:?} at {:?} {:?}, {what}", life.number, view.epoch, view.placement)
         });
         format!("\n  node {} life {life:?} applied {} log {:?}", self.id, self.state.applied(), self.log)

@@ -24,6 +24,7 @@ use crate::runtime::local::Wish;
 use crate::runtime::placing::Follows;
 use crate::runtime::told::SetHere;
 use crate::runtime::wait::deadline_in;
+use crate::system::SYSTEM_NAME;
 
 /// How often a node looks whether all that it was to give up is gone.
 const ACCEPTED_CHECK: Duration = Duration::from_millis(2);
@@ -284,8 +285,14 @@ impl Node {
         let limit = self.runtime().config.wait_limit;
         let late = still(name.into(), NodeId(self.id()));
         let work = move || {
-            let info = node.set_info(&named)?;
-            let here = SetHere { runtime: Arc::clone(node.runtime()), set: SetId(info.id) };
+            // The names themselves may be lost: then there is nothing to look them up in.
+            let set = if named == SYSTEM_NAME {
+                node.system()?;
+                SetId::SYSTEM
+            } else {
+                SetId(node.set_info(&named)?.id)
+            };
+            let here = SetHere { runtime: Arc::clone(node.runtime()), set };
             accept(here, named, limit).wait()
         };
         promise("kddm-accept", work, late)

@@ -17,6 +17,9 @@ use crate::transport::address::AddressError;
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
 
+/// What is said of a member whose answer fits nothing else.
+pub(crate) const NO_MEMBER: &str = "it does not take this node for a member";
+
 /// How long one control exchange may take.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,8 @@ pub(crate) enum Question {
     Died { node: u16, incarnation: u32, secret: Secret },
     /// All that was lost of that set up to that epoch is accepted: give it up.
     AcceptLosses { set: u64, epoch: u32, limit_ms: u64 },
+    /// What is the greatest number of a set that you know?
+    GreatestSet,
 }
 
 /// What is answered.
@@ -74,6 +79,8 @@ pub(crate) enum Answer {
     NotYet,
     /// Ask again soon: why it cannot be decided now.
     Later(String),
+    /// The greatest number of a set that is known here.
+    GreatestSet(u64),
 }
 
 impl Runtime {
@@ -234,6 +241,7 @@ impl Runtime {
                 }
             }
             Question::State => Answer::State(self.membership.lock().state.encode()),
+            Question::GreatestSet => Answer::GreatestSet(self.greatest_set()),
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done
@@ -290,12 +298,19 @@ impl Runtime {
 
     /// Has a member do something that takes it up to `limit`.
     pub fn ask_member(&self, address: &str, question: &Question, limit: Duration) -> Result<(), String> {
+        match self.answer_of(address, question, limit)? {
+            Answer::Done => Ok(()),
+            _ => Err(NO_MEMBER.into()),
+        }
+    }
+
+    /// What a member answers, which may take it up to `limit`, if that is no refusal.
+    pub fn answer_of(&self, address: &str, question: &Question, limit: Duration) -> Result<Answer, String> {
         let address: Address = address.parse().map_err(|error: AddressError| error.to_string())?;
         let hello = self.hello(Purpose::Control);
         match greeting::call::<_, Answer>(&address, &hello, question, limit.saturating_add(CONTROL_LIMIT)) {
-            Ok(Answer::Done) => Ok(()),
             Ok(Answer::No(reason) | Answer::Later(reason)) => Err(reason),
-            Ok(_) => Err("it does not take this node for a member".into()),
+            Ok(answer) => Ok(answer),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -110,6 +110,7 @@ impl Runtime {
     /// Forgets a set here: new operations are refused at once, holders have `limit` to put. Guards that
     /// are left then keep their value and can publish nothing.
     pub fn destroy_here(&self, set: SetId, limit: Duration) {
+        self.numbers.note(set.counter());
         let deadline = wait::deadline_in(limit);
         for lane in &self.lanes {
             let mut state = lane.lock();

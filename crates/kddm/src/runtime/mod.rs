@@ -20,6 +20,7 @@ pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod membership;
 pub(crate) mod notify;
+pub(crate) mod numbers;
 pub(crate) mod objects;
 pub(crate) mod overdue;
 pub(crate) mod peer;
@@ -101,6 +102,8 @@ pub(crate) struct Runtime {
     pub silence: Silence,
     /// A guardian watches this process.
     pub is_guarded: AtomicBool,
+    /// The numbers of sets that it was told of.
+    pub numbers: numbers::Numbers,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -152,6 +155,7 @@ impl Runtime {
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),
+            numbers: numbers::Numbers::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: parts.listener,

@@ -450,9 +450,11 @@ impl Ghost {
                 later()
             }
             Question::Died { .. } => Answer::NotYet,
-            Question::State | Question::Destroy { .. } | Question::AcceptLosses { .. } | Question::Renew { .. } => {
-                later()
-            }
+            Question::State
+            | Question::Destroy { .. }
+            | Question::AcceptLosses { .. }
+            | Question::GreatestSet
+            | Question::Renew { .. } => later(),
             Question::Log(_) => Answer::NotAMember,
         }
     }
