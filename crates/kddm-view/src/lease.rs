@@ -358,6 +358,33 @@ mod tests {
         assert!(!holder.is_valid(Time(999)) && holder.renew(Time(999)).is_none());
     }
 
+    /// Its questions arrive and no answer does: it asks no more once its own lease is over, and is expelled then, and
+    /// does not stay a member that can do nothing.
+    #[test]
+    fn a_member_that_hears_no_answer_is_expelled_two_leases_later_at_most() {
+        for (slow, fast) in [(1_000, 1_000), (990, 1_010), (1_010, 990)] {
+            let (mut holder, mut granter) = (Holder::new(), granter());
+            let first = holder.renew(Time(0)).unwrap();
+            holder.granted(Grant { number: first.number, lasts_ns: TERMS.lease_ns }, Time(1));
+            let (mut asked, mut expelled) = (0, None);
+            for true_ns in 2..5_000_u64 {
+                let (own, leaders) = (Time(true_ns * slow / 1_000), Time(true_ns * fast / 1_000));
+                if true_ns % TERMS.renew_every_ns() == 0
+                    && let Some(renewal) = holder.renew(own)
+                {
+                    assert!(granter.renew(NODE, LIFE, renewal, FOREVER, leaders).is_some(), "it asks in time");
+                    asked += 1;
+                }
+                if expelled.is_none() && granter.ran_out(leaders).next().is_some() {
+                    assert!(!holder.is_valid(own), "it has nothing any more");
+                    expelled = Some(true_ns);
+                }
+            }
+            assert!((3..=4).contains(&asked), "{asked}");
+            assert!(expelled.is_some_and(|at| at <= 2_060), "{expelled:?}");
+        }
+    }
+
     #[test]
     fn the_oldest_renewal_is_forgotten_when_too_many_are_under_way() {
         let mut holder = Holder::new();

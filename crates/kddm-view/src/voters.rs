@@ -34,6 +34,7 @@ mod replication;
 pub(crate) mod storage;
 
 use book::{Base, Book};
+use election::Early;
 use leading::Pace;
 use message::Wire;
 use storage::{Promise, Storage, StorageError};
@@ -126,9 +127,20 @@ pub struct Voters {
     votes_from: u64,
     role: Role,
     leader: Option<NodeId>,
+    /// Who led before this node began to want to.
+    lost: Option<NodeId>,
+    /// A leader that is proven dead, and its term: what it has said before may come later still.
+    dead: Option<(NodeId, u64)>,
     /// When the leader was last heard.
     heard: Option<Time>,
     elect_at: Time,
+    /// When this node has asked for votes last, and how often without a whole election in between.
+    asks_since: Time,
+    attempts: u32,
+    /// When it has voted last.
+    voted: Option<Time>,
+    /// What voters have asked too early: at most one question each.
+    early: BTreeMap<NodeId, Early>,
     ask_at: Time,
     /// How often it has asked: each time another voter.
     asked: usize,
@@ -226,8 +238,14 @@ impl Voters {
             votes_from: 0,
             role: Role::Follower,
             leader: None,
+            lost: None,
+            dead: None,
             heard: None,
             elect_at: Time(0),
+            asks_since: Time(0),
+            attempts: 0,
+            voted: None,
+            early: BTreeMap::new(),
             ask_at: Time(0),
             asked: 0,
             propose_at: Time(0),
@@ -338,6 +356,10 @@ impl Voters {
         self.votes_from == 0 || self.is_voter()
     }
 
+    fn wants_to_lead(&self) -> bool {
+        self.stands && !self.is_leader() && self.is_voter()
+    }
+
     fn wait_to_elect(&mut self) {
         // xorshift64: two nodes seldom draw the same.
         self.random ^= self.random << 13;
@@ -397,7 +419,8 @@ impl ViewLog for Voters {
         if !self.is_leader() && self.now >= self.ask_at && (is_lost || !self.is_voter()) {
             self.ask();
         }
-        if self.stands && !self.is_leader() && self.is_voter() && self.now >= self.elect_at {
+        self.answer_early();
+        if self.wants_to_lead() && self.now >= self.elect_at {
             self.start_election(true);
         }
         if self.now >= self.propose_at {

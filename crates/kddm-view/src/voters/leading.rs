@@ -187,15 +187,25 @@ impl Voters {
 
     /// That node is proven dead. If it led, another one is wanted now, and not only after a silence.
     pub fn is_dead(&mut self, node: NodeId) {
-        if self.leader != Some(node) || self.failed.is_some() {
+        if self.leader.or(self.lost) != Some(node) || self.failed.is_some() {
             return;
         }
+        self.dead = Some((node, self.promise.term));
         self.leader = None;
         self.heard = None;
+        self.early_is_due();
         let mut ahead = self.voters().into_iter().filter(|voter| *voter != node).take_while(|voter| *voter != self.me);
         let rank = ahead.by_ref().count() as u64;
-        self.elect_at = self.now.after_ns(rank * (self.pace.election_ns / 100 * STAGGER_PERCENT));
+        let elect_at = self.now.after_ns(rank * (self.pace.election_ns / 100 * STAGGER_PERCENT));
+        self.elect_at = self.elect_at.min(elect_at);
         self.ask_at = self.now;
+    }
+
+    /// When this log wants to see the time, if nothing comes before: None if it does not matter.
+    pub fn due(&self) -> Option<Time> {
+        let elects = (self.failed.is_none() && self.wants_to_lead()).then_some(self.elect_at);
+        let answers = self.early.values().map(|early| early.until).min().filter(|_| self.failed.is_none());
+        [elects, answers].into_iter().flatten().min()
     }
 
     /// One that only follows asks another voter now what is decided and who leads: the leader may be gone.

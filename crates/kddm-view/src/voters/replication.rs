@@ -375,8 +375,14 @@ impl Voters {
             return Err(Voters::bad(from, "it leads a term that has another leader"));
         }
         self.step_down(term);
+        if self.dead == Some((from, term)) {
+            // It was said before its end.
+            return Ok(true);
+        }
         self.leader = Some(from);
         self.heard = Some(self.now);
+        self.attempts = 0;
+        self.early.clear();
         self.wait_to_elect();
         Ok(true)
     }

@@ -304,6 +304,7 @@ impl Runtime {
         let ask_at = self.now().after_ns(membership.tick_every_ns());
         loop {
             let nothing = membership.outbox.is_empty();
+            let ask_at = membership.log.due().map_or(ask_at, |due| due.min(ask_at));
             let until = self.notify.overrun_at().map_or(ask_at, |at| at.min(ask_at));
             let left_ns = until.0.saturating_sub(self.now().0);
             if self.is_stopping() || left_ns == 0 || !nothing {
