@@ -28,6 +28,7 @@ enum Work {
 
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
 const MODEL: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "model"];
+const SCALE: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "scale"];
 const BENCH: Cargo = &["run", "--release", "--quiet", "-p", "kddm", "--example", "bench", "--"];
 
 /// Cheap steps first: most mistakes show in seconds.
@@ -59,12 +60,13 @@ fn main() -> ExitCode {
         Some("memory-model") => memory_model::run(),
         Some("sim") => cargo(SIM, rest),
         Some("model") => cargo(MODEL, rest),
+        Some("scale") => cargo(SCALE, rest),
         Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
-                 Arguments after sim, model, bench and chaos are passed on; try --help there."
+                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
+                 Arguments after sim, model, scale, bench and chaos are passed on; try --help there."
             );
             false
         }

@@ -5,6 +5,7 @@ use core::cmp::Reverse;
 
 use crate::id::{Epoch, Incarnation, NodeId, Placement, PlacementPolicy, SHARDS_PER_SET, SetId, ShardIndex, Zone, mix};
 use crate::io::NoMemory;
+use crate::replicas::MOST_REPLICAS;
 
 /// The state of a node, in ascending order. **"Possible" is the highest state here**, other than in
 /// Linux CPU hotplug, where it is the lowest.
@@ -101,8 +102,22 @@ impl View {
     /// that have one, and among these by the same weights as the home itself, so that who answers for an object
     /// is often who has a copy.
     pub fn next_replica(&self, set: SetId, shard: ShardIndex, taken: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        // Those that have a copy are few: with their zones at hand not every member is looked at for every home.
+        let mut zones = [Zone::NONE; MOST_REPLICAS + 1];
+        let mut count = 0;
+        for member in self.members.iter().filter(|member| member.zone != Zone::NONE && taken(member.id)) {
+            if let Some(zone) = zones.get_mut(count) {
+                *zone = member.zone;
+            }
+            count += 1;
+        }
+        let crowd = |node: NodeId| match zones.get(..count) {
+            Some([]) => 0,
+            Some(of) => of.iter().filter(|zone| zone.meets(self.zone(node))).count(),
+            None => self.crowd(node, &taken),
+        };
         let free = self.homes.iter().copied().filter(|node| !taken(*node));
-        free.max_by_key(|node| (Reverse(self.crowd(*node, &taken)), weight(set, shard, *node), node.0))
+        free.max_by_key(|node| (Reverse(crowd(*node)), weight(set, shard, *node), node.0))
     }
 
     /// What fails together with that node.
@@ -173,6 +188,24 @@ mod tests {
             // Then those with the fewest beside them: one more in zone 2, before the third in zone 1.
             let all = chosen(&view, set, NodeId(1), 5);
             assert_eq!(all.len(), 5);
+        }
+    }
+
+    #[test]
+    fn however_many_have_a_copy_it_is_the_zone_with_the_fewest() {
+        let view = view(&[1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 3, 0]);
+        for taken in 1..20 {
+            let has = |node: NodeId| node.0 <= taken;
+            let next = view.next_replica(SetId::new(PlacementPolicy::Hash, 20), ShardIndex(7), has);
+            assert!(next == Some(NodeId(21)) || next == Some(NodeId(22)), "{taken}: nobody is beside these two");
+        }
+        // None of the two: the two zones in turns.
+        for taken in 1..20 {
+            let has = |node: NodeId| node.0 <= taken || node.0 > 20;
+            let next = view.next_replica(SetId::new(PlacementPolicy::Hash, 20), ShardIndex(7), has);
+            let fewer = if taken % 2 == 1 { Some(Zone(2)) } else { None };
+            let zone = next.map(|node| view.zone(node));
+            assert!(fewer.is_none() || zone == fewer, "{taken}: {zone:?}");
         }
     }
 

@@ -12,6 +12,9 @@ pub struct Arguments {
     /// Objects that each node owns.
     #[arg(long, default_value_t = Size::of(3).owned)]
     owned: u32,
+    /// Zones that the nodes are spread over; 0 if they name none.
+    #[arg(long, default_value_t = 0)]
+    zones: u16,
     /// One line of JSON for each run.
     #[arg(long)]
     json: bool,
@@ -23,7 +26,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         println!("per node      messages  of none     KiB   holds ms   over ms   longest wait ms   core ms");
     }
     for nodes in &arguments.nodes {
-        let size = Size { owned: arguments.owned, ..Size::of(*nodes) };
+        let size = Size { owned: arguments.owned, zones: arguments.zones, ..Size::of(*nodes) };
         let figures = match run(size) {
             Ok(figures) => figures,
             Err(wrong) => {

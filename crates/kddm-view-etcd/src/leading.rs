@@ -142,6 +142,12 @@ impl Shared {
         if let Some(leader) = found.filter(|leader| leader.lease == lease) {
             let ttl_s = keys::number(&granted["TTL"]);
             tracing::info!(node = leader.node.0, term = leader.term, ttl_s, "this node leads by the word of etcd");
+            if ttl_s > self.settings.ttl_s.into() {
+                tracing::warn!(
+                    ttl_s,
+                    "etcd notices later than it was asked to that a leader is gone: raise ttl_s to that"
+                );
+            }
         }
         self.take_in(|book| book.leader_seen(found, revision, None));
         Ok(())

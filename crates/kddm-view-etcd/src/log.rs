@@ -256,6 +256,9 @@ mod tests {
         let state = State::new(identity, NodeId(1));
         let error = EtcdLog::found(&settings, NodeId(1), 1, state.clone()).err().expect("it is refused");
         assert_eq!(error, EtcdError::LeaseTooShort { lease_ms: 1_000, ttl_s: 2, least_ms: 5_000 });
+        for (ttl_s, least_ms) in [(0, 2_500), (24, 60_000), (u32::MAX, 60_000)] {
+            assert_eq!(Settings { ttl_s, ..settings.clone() }.least_lease_ms(), least_ms);
+        }
         let slow = EtcdLog::found(&settings, NodeId(1), 1, state.with_lease_ms(5_000)).err();
         assert!(matches!(slow, Some(EtcdError::Unreachable { .. })), "{slow:?}");
     }

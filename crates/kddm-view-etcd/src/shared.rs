@@ -20,6 +20,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// default pace.
 const TTL_S: u32 = 2;
 
+/// The longest of these: the longest lease of a cluster is 60 s, and has to be 2.5 times as long.
+const TTL_S_MOST: u32 = 24;
+
 /// Where the log is, and whose it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -28,7 +31,7 @@ pub struct Settings {
     /// Which cluster the log is of: it names the keys.
     pub identity: Identity,
     /// For how long etcd keeps the key of a leader that says nothing, in seconds. Etcd grants no less than one and a
-    /// half of its election timeouts: 2 s at its default pace.
+    /// half of its election timeouts: 2 s at its default pace. From 1 to 24.
     pub ttl_s: u32,
     /// Entries kept beside the state, here and in etcd, as with voters: who is further behind takes the state.
     pub entries_kept: usize,
@@ -49,7 +52,7 @@ impl Settings {
     /// lease left at the least, and etcd needs its time and a second until another leader is there; it may itself
     /// have lost its leader, for as long.
     pub fn least_lease_ms(&self) -> u32 {
-        self.ttl_s.max(1).saturating_mul(2_500)
+        self.ttl_s.clamp(1, TTL_S_MOST).saturating_mul(2_500)
     }
 }
 
@@ -67,7 +70,7 @@ impl Shared {
     pub fn new(settings: &Settings, mut book: Book) -> Result<Shared, EtcdError> {
         book.entries_kept = settings.entries_kept.max(2);
         Ok(Shared {
-            settings: settings.clone(),
+            settings: Settings { ttl_s: settings.ttl_s.clamp(1, TTL_S_MOST), ..settings.clone() },
             keys: Keys::of(settings.identity),
             client: Client::new(&settings.endpoints)?,
             book: Mutex::new(book),

@@ -44,12 +44,14 @@ pub struct Size {
     pub copies: u32,
     /// Objects that each of them grabs from others, one after the other.
     pub misses: u32,
+    /// Zones that the nodes are spread over; 0 if they name none.
+    pub zones: u16,
 }
 
 impl Size {
     /// That many nodes with the objects that `kddm-sim scale` gives each.
     pub fn of(nodes: u16) -> Size {
-        Size { nodes, owned: 64, copies: 16, misses: 8 }
+        Size { nodes, owned: 64, copies: 16, misses: 8, zones: 0 }
     }
 }
 
@@ -107,7 +109,7 @@ pub struct Figures {
 /// ```
 /// use kddm_sim::scale::{Size, run};
 ///
-/// let figures = run(Size { nodes: 3, owned: 4, copies: 2, misses: 1 })?;
+/// let figures = run(Size { nodes: 3, owned: 4, copies: 2, misses: 1, zones: 0 })?;
 /// assert!(figures.join.messages > 0.0 && figures.loss.holds_ms > 0.2);
 /// # Ok::<(), String>(())
 /// ```

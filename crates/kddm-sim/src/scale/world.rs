@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kddm_core::id::{Incarnation, NodeId, ObjectId, PlacementPolicy, SetId};
 use kddm_core::message::RequestKind;
 use kddm_core::view::NodeState;
-use kddm_view::{Cause, Change, ClusterId, Decided, Identity, Outcome, SessionId, State};
+use kddm_view::{Cause, Change, ClusterId, Decided, Identity, Outcome, SessionId, Site, State};
 
 use super::host::{Host, Packet, Taken};
 use super::{Cost, LATENCY_NS, MESSAGE_NS, Part, STEP_NS, Size, Wrong};
@@ -107,7 +107,8 @@ impl World {
     fn join(&mut self) -> Result<NodeId, Wrong> {
         let nonce = u64::from(self.state.last_life().0) + 1;
         let address = format!("10.0.{}.{}:7600", nonce / 250, nonce % 250);
-        self.decide(&Change::Join { node: None, address, nonce, site: Default::default() })?;
+        let zone = (self.size.zones > 0).then(|| format!("rack-{}", nonce % u64::from(self.size.zones)));
+        self.decide(&Change::Join { node: None, address, nonce, site: Site { zone, witness: false } })?;
         let node = self.state.member_by_nonce(nonce).ok_or("it was let in")?;
         self.hosts.push(Host::new(node, self.life(node), self.set));
         self.busy.push((0, false));
