@@ -27,10 +27,18 @@ impl Simulation {
                 let incarnation = life.number;
                 let entry = process.state.member(id).filter(|entry| entry.incarnation == incarnation);
                 let is_in = life.agent.view().member(id).is_some();
-                if !is_in || entry.is_none_or(|entry| entry.state.can_share()) {
+                if !is_in || entry.is_none() {
                     return Ok(());
                 }
-                Change::SetState { node: id, incarnation, state: NodeState::Possible }
+                if entry.is_some_and(|entry| entry.state.can_share()) {
+                    let epoch = life.agent.view().epoch;
+                    if life.recalls != Some(epoch) || !life.agent.is_settled() {
+                        return Ok(());
+                    }
+                    Change::Recall { node: id, incarnation, epoch }
+                } else {
+                    Change::SetState { node: id, incarnation, state: NodeState::Possible }
+                }
             }
         };
         self.process(id).propose_at = self.now + AGAIN_NS;

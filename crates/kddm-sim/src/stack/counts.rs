@@ -41,6 +41,8 @@ pub struct Counts {
     pub leaders: u64,
     /// How often all was whole again.
     pub healed: u64,
+    /// Epochs that were begun for what a node remembers.
+    pub recalled: u64,
     /// Answers that an object could not be proven present.
     pub told_lost: u64,
     /// What a core has dropped that `KNOWN_DROPS` names. Rare, and may be 0.
@@ -49,7 +51,7 @@ pub struct Counts {
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 20] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         let mut counts = *self;
         counts.each().map(|(name, count)| (name, *count))
     }
@@ -64,7 +66,7 @@ impl Counts {
         sum
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 20] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 21] {
         [
             ("operations", &mut self.operations),
             ("kills", &mut self.kills),
@@ -85,6 +87,7 @@ impl Counts {
             ("lost disks", &mut self.wiped),
             ("leaders", &mut self.leaders),
             ("heals", &mut self.healed),
+            ("epochs for what is remembered", &mut self.recalled),
             ("answers that an object is lost", &mut self.told_lost),
         ]
     }
