@@ -21,7 +21,7 @@ use fields::{Lists, fill, message};
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 3;
+pub const FORMAT: u8 = 4;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();

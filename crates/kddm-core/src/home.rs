@@ -114,7 +114,7 @@ impl Turn<'_> {
         if self.place.is_recovering {
             // Who waits hears when all have reported.
             let have = Have { role: Role::Owner, tenure, seen: tenure, ..Have::default() };
-            return self.amend(Report { from: owner, have, replica: None });
+            return self.amend(Report { from: owner, have, ..Report::default() });
         }
         if !self.to_free.is_empty() {
             let reports = core::mem::take(&mut self.to_free);
@@ -196,7 +196,7 @@ impl Turn<'_> {
         }
         if self.place.is_recovering {
             let have = Have { removed: true, seen: tenure, ..Have::default() };
-            return self.amend(Report { from: NodeId::NOBODY, have, replica: None });
+            return self.amend(Report { from: NodeId::NOBODY, have, ..Report::default() });
         }
         self.restart_parked();
     }
@@ -232,7 +232,7 @@ impl Turn<'_> {
         let may_have = Have { role: Role::Ghost, ..Have::default() };
         let all = self.place.view.others_online(self.place.me);
         self.to_free.clear();
-        self.to_free.extend(all.map(|from| Report { from, have: may_have, replica: None }));
+        self.to_free.extend(all.map(|from| Report { from, have: may_have, ..Report::default() }));
         self.end(tenure);
     }
 }

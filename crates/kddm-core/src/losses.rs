@@ -64,6 +64,9 @@ impl Losses {
         let before = View { homes: homes_of(before)?, ..View::default() };
         let View { epoch, placement, failures, fewest_homes, .. } = *after;
         let homes = homes_of(after)?;
+        if before.homes == homes {
+            return Ok(()); // No directory was lost.
+        }
         let change =
             Change { before, after: View { epoch, placement, members: Vec::new(), homes, failures, fewest_homes } };
         if self.of.contains(&change) {
@@ -83,7 +86,8 @@ impl Losses {
 
     /// Another member tells of a loss. What it says of one that is yet to come here is a lie.
     pub fn learn(&mut self, loss: Loss, now: Epoch) -> Result<bool, NoMemory> {
-        if loss.epoch > now || loss.failures == 0 {
+        // None is a failure where shards were on their way, and a new epoch began for what a member remembers.
+        if loss.epoch > now {
             return Ok(false);
         }
         let Loss { epoch, placement, failures, fewest_homes, before, after, .. } = loss;
@@ -142,6 +146,15 @@ impl Losses {
             }
         };
         moved.map(of_one).max().unwrap_or_default()
+    }
+
+    /// Since the beginning of which epoch the directory of a shard that was never touched has gone from home to home:
+    /// then the home was lost last, or may have been.
+    pub fn unbroken_since(&self, set: SetId, at: ShardIndex) -> Epoch {
+        // What came before those that are remembered one by one nobody knows any more.
+        let oldest = self.of.first().filter(|_| self.of.len() >= LOSSES_REMEMBERED);
+        let moved = self.of.iter().filter(|change| change.moves(set, at));
+        moved.chain(oldest).map(|change| change.after.epoch).max().unwrap_or_default()
     }
 
     /// Whether a loss before that epoch may have taken objects of the set with all their copies, and nobody has

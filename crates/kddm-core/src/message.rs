@@ -193,6 +193,8 @@ pub enum Message {
         floor: Tenure,
         /// The directory is not all there is: what it does not name may exist.
         in_doubt: bool,
+        /// Whatever has been decided of its objects since the beginning of that epoch stands in the directory.
+        unbroken: Epoch,
     },
     /// To every other member: all that was to be handed over in this placement is handed over, and
     /// whatever follows was decided knowing it.
@@ -282,6 +284,15 @@ pub enum Message {
         /// Which shard.
         shard: ShardIndex,
     },
+    /// To the home, in a new epoch: what this node owned in a former life, which was expelled.
+    HaveOffer {
+        /// The tenure that it had.
+        tenure: Tenure,
+        /// Its version.
+        version: Version,
+        /// That life was a member until this epoch began, or longer.
+        left: Epoch,
+    },
 }
 
 /// A loss of members, as those know it who were there.
@@ -313,6 +324,8 @@ pub enum CopyKind {
     Replica,
     /// The bytes that a former owner keeps.
     Ghost,
+    /// What an owner had kept that was expelled and is back.
+    Offer,
 }
 
 /// The main role of a node, as it reports it.
@@ -355,7 +368,7 @@ pub struct Have {
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 34;
+pub const MESSAGE_KINDS: usize = 35;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -395,6 +408,7 @@ impl Message {
             Message::AcceptLoss { .. } => 31,
             Message::Wanted { .. } => 32,
             Message::ReplicaGone { .. } => 33,
+            Message::HaveOffer { .. } => 34,
         }
     }
 
@@ -434,5 +448,6 @@ impl Message {
         "accept_loss",
         "wanted",
         "replica_gone",
+        "have_offer",
     ];
 }

@@ -144,6 +144,18 @@ mutations! {
     EndUnheard = "end_unheard",
     /// That a loss is accepted ends an object that is not lost.
     AcceptWhatIsThere = "accept_what_is_there",
+    /// What a node owned that was expelled becomes the object, although the directory was lost since then.
+    TrustOfferOfBroken = "trust_offer_of_broken",
+    /// What a node owned that was expelled becomes the object, although a newer owner is known.
+    TrustOlderOffer = "trust_older_offer",
+    /// What is known of a member counts for a later life that has its number.
+    TakeNumberForLife = "take_number_for_life",
+    /// A node that was expelled offers its read copies, too.
+    OfferCopies = "offer_copies",
+    /// A node that was expelled offers the replicas that it keeps for others, too.
+    OfferReplicas = "offer_replicas",
+    /// A node that was expelled offers what a local thread was writing.
+    OfferWhatIsWritten = "offer_what_is_written",
     /// An owner does not ask again for the acks that it is owed.
     ForgetToAskAgain = "forget_to_ask_again",
 }

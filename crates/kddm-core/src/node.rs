@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
-use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex, Tenure};
+use self::lives::Lives;
+use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
 use crate::losses::Losses;
 use crate::message::Message;
@@ -19,6 +20,8 @@ mod acceptance;
 mod epoch;
 mod haste;
 mod inspect;
+mod lives;
+pub mod memory;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).
 pub const SETS_PER_NODE: usize = 65_536;
@@ -125,6 +128,9 @@ pub struct Node {
     view: View,
     moving: Option<Moving>,
     losses: Losses,
+    lives: Lives,
+    /// Room to say which of them are too young for a shard.
+    newcomers: Vec<NodeId>,
     recovering: Option<Recovering>,
     /// Where to look next for owners that want more replicas, or others.
     refilling: Option<(SetId, u16)>,
@@ -148,6 +154,8 @@ impl Node {
             view: View::default(),
             moving: None,
             losses: Losses::default(),
+            lives: Lives::default(),
+            newcomers: Vec::new(),
             recovering: None,
             refilling: None,
             accepting: Vec::new(),
@@ -193,6 +201,7 @@ impl Node {
         }
         let before = self.view.try_clone()?;
         let moving = Moving::between(before, &view, self.me)?;
+        self.lives.note(&view)?;
         for (set, state) in &mut self.sets {
             for Touched { at, home, .. } in &mut state.touched {
                 let new = view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
@@ -357,6 +366,7 @@ impl Node {
                     if new == self.me {
                         // The home before has never touched it. What it would have found then is so here.
                         shard.recovery.doubt = self.losses.doubt(SetId(*set), *at, state.born, None);
+                        shard.recovery.unbroken = self.losses.unbroken_since(SetId(*set), *at);
                     }
                 }
             }
@@ -369,29 +379,6 @@ impl Node {
             // What came under the view before may have come where they were looked for already.
             self.look_for_replicas();
         }
-    }
-
-    /// The old home of a shard has handed it over.
-    fn take_over(
-        &mut self,
-        set: SetId,
-        from: NodeId,
-        (shard, floor, in_doubt): (ShardIndex, Tenure, bool),
-        outputs: &mut Outputs,
-    ) -> Result<bool, Refused> {
-        let me = self.me;
-        let is_mine = self.view.home(set, shard) == Some(me);
-        self.entered(set, shard, outputs)?;
-        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
-        let touched = state.touch(shard, || me)?;
-        let recovery = &touched.shard.recovery;
-        let recovers = recovery.is_recovering && touched.home == me && recovery.in_doubt();
-        if !is_mine || from == me || !(touched.home == from || recovers) {
-            return Ok(false);
-        }
-        touched.shard.take_over(floor, in_doubt);
-        touched.home = me;
-        Ok(true)
     }
 
     fn set(&mut self, set: SetId) -> Result<&mut Set, Refused> {
@@ -422,9 +409,9 @@ impl Node {
                 self.reported(set, from, Some((shard, forgotten)), outputs)?;
             }
             Input::Message { from, message: Message::Wanted { shard } } => self.is_wanted(set, from, shard, outputs)?,
-            Input::Message { from, message: Message::ShardIsYours { shard, floor, in_doubt } } => {
+            Input::Message { from, message: Message::ShardIsYours { shard, floor, in_doubt, unbroken } } => {
                 outputs.reserve(1)?;
-                if !self.take_over(set, from, (shard, floor, in_doubt), outputs)? {
+                if !self.take_over(set, from, (shard, floor, in_doubt, unbroken), outputs)? {
                     let what = "a shard from a node that does not answer for it";
                     outputs.push(Output::Dropped { object, what });
                 }
@@ -464,6 +451,19 @@ impl Node {
         {
             self.hasten(set, at, outputs)?;
         }
+        self.at_shard(set, object, |shard, place, counter, room| {
+            shard.handle(place, counter, room, object, input, outputs)
+        })
+    }
+
+    /// Does something with an object in its shard, as that stands.
+    fn at_shard(
+        &mut self,
+        set: SetId,
+        object: ObjectId,
+        act: impl FnOnce(&mut Shard, &Place<'_>, &mut u64, &mut Room) -> Result<(), NoMemory>,
+    ) -> Result<(), Refused> {
+        let at = object.shard(set.policy().unwrap_or_default());
         let Node { me, incarnation, view, moving, sets, counter, room, .. } = self;
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let Touched { home, shard, .. } = state.touch(at, || untouched(*me, view, moving.as_ref(), set, at))?;
@@ -473,7 +473,7 @@ impl Node {
         let place = Place::at_home((*me, *incarnation), view, (set, at), home, &shard.recovery);
         let place = Place { view_home, is_recovering, ..place };
         let mut next = *counter;
-        shard.handle(&place, &mut next, room, object, input, outputs)?;
+        act(shard, &place, &mut next, room)?;
         *counter = next;
         Ok(())
     }

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub from: NodeId,
     pub have: Have,
     pub replica: Option<(Tenure, Version)>,
+    /// What it owned in a former life, which was expelled in that epoch or later.
+    pub offer: Option<(Tenure, Version, Epoch)>,
 }
 
 /// Words of nodes that count instead of what they reported: the newest owner, the end of the object.
@@ -36,6 +38,10 @@ pub(crate) struct Recovery {
     pub to_decide: Option<Vec<ObjectId>>,
     /// Whether what the directory does not name may exist: it was lost with another home.
     pub doubt: Doubt,
+    /// What has been decided of its objects since the beginning of that epoch stands in the directory of this home.
+    pub unbroken: Epoch,
+    /// The former life that the offers here are of was a member until that epoch at least.
+    pub left: Epoch,
     /// Who has said all of this shard, and the greatest tenure that each has forgotten.
     pub reported: Vec<(NodeId, Tenure)>,
     pub reports: HashMap<ObjectId, Vec<Report>, Mixer>,
@@ -181,7 +187,7 @@ impl Recovery {
 impl Hash for Recovery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
-        self.doubt.hash(state);
+        (self.doubt, self.unbroken, self.left).hash(state);
         (self.reports.len(), self.to_free.len()).hash(state);
         let mut ids: Vec<ObjectId> = self.objects().collect();
         ids.sort_unstable();

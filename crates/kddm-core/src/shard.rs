@@ -55,6 +55,8 @@ pub struct Place<'v> {
     pub in_doubt: bool,
     /// While the home decides: somebody has accepted in this epoch that what is lost of the set is gone.
     pub is_accepted: bool,
+    /// On the way to a new epoch: members whose lives are younger than what is here of this shard.
+    pub newcomers: &'v [NodeId],
 }
 
 impl<'v> Place<'v> {
@@ -67,7 +69,8 @@ impl<'v> Place<'v> {
         recovery: &Recovery,
     ) -> Place<'v> {
         let (is_recovering, in_doubt) = (recovery.is_recovering, recovery.in_doubt());
-        Place { me, incarnation, home, view_home: home, view, set, at, is_recovering, in_doubt, is_accepted: false }
+        let (view_home, is_accepted, newcomers) = (home, false, &[]);
+        Place { me, incarnation, home, view_home, view, set, at, is_recovering, in_doubt, is_accepted, newcomers }
     }
 }
 
@@ -85,6 +88,11 @@ impl Place<'_> {
     /// Whether messages can be exchanged with that node in the installed view.
     pub fn talks(&self, node: NodeId) -> bool {
         self.view.member(node).is_some_and(|member| member.state.can_talk())
+    }
+
+    /// Whether a node that something here names is the one that it was, and messages can be exchanged with it.
+    pub fn still_talks(&self, node: NodeId) -> bool {
+        self.talks(node) && (!self.newcomers.contains(&node) || mutated(Mutation::TakeNumberForLife))
     }
 
     /// How many replicas an object is to have: as many as the set says, if there are so many other homes.
@@ -151,6 +159,8 @@ pub(crate) enum Step {
         from: NodeId,
         tenure: Tenure,
     },
+    /// This node owned it in a former life, which was expelled, and still has it.
+    Remember((Tenure, Version)),
 }
 
 impl Shard {
@@ -178,6 +188,9 @@ impl Shard {
             }
             Input::Message { from, message: Message::HaveReplica { tenure, version } } if place.is_recovering => {
                 return self.recovery.note(object, from, |report| report.replica = Some((tenure, version)));
+            }
+            Input::Message { from, message: Message::HaveOffer { tenure, version, left } } if place.is_recovering => {
+                return self.recovery.note(object, from, |report| report.offer = Some((tenure, version, left)));
             }
             Input::Message { from, message: Message::Decline { tenure, copy } } => Step::Decline { from, tenure, copy },
             Input::Message { from, message: Message::ReplicaGone { tenure } } => Step::ReplicaGone { from, tenure },
@@ -227,8 +240,9 @@ impl Shard {
             access: packed.map_or(Access::None, |p| p.access),
             has_value: packed.is_some_and(|p| p.has_value),
             replicas: side.replicas_of(packed.as_ref()),
-            replica: found.replica.map(|slot| (slot.tenure, slot.version())),
+            replica: found.replica.and_then(|slot| slot.replica()),
             replica_is_told: found.replica.is_some_and(|slot| slot.is_told()),
+            offer: found.replica.and_then(|slot| slot.offer()),
             side,
             entry: found.entry,
             parked,
@@ -242,9 +256,12 @@ impl Shard {
         turn.finish();
         let done = turn.pack();
         self.put_back(place, found, is_stored, done, room);
-        let Some((have, replica)) = own_report else { return Ok(()) };
+        let Some((have, replica, offer)) = own_report else { return Ok(()) };
         // Nothing else has changed: a report to itself only says what is here.
-        self.recovery.note(object, place.me, |report| (report.have, report.replica) = (have, replica))
+        let offer = offer.map(|(tenure, version)| (tenure, version, self.recovery.left));
+        self.recovery.note(object, place.me, |report| {
+            (report.have, report.replica, report.offer) = (have, replica, offer);
+        })
     }
 
     #[inline]
@@ -308,8 +325,8 @@ struct Done {
     to_free: Vec<Report>,
 }
 
-/// What is here of an object, and of its replica.
-type OwnReport = (Have, Option<(Tenure, Version)>);
+/// What is here of an object, its replica, and what is offered of it.
+type OwnReport = (Have, Option<(Tenure, Version)>, Option<(Tenure, Version)>);
 
 impl Turn<'_> {
     /// Does the step; what this node tells itself in a new epoch is handed back.
@@ -317,7 +334,7 @@ impl Turn<'_> {
         match step {
             Step::Input(input) => self.input(input),
             Step::Enter => self.enter(),
-            Step::Report => return self.say_what_is_here(),
+            Step::Report => return self.say_what_is_here(recovery.left),
             Step::Decline { from, tenure, copy } => self.declined(from, (tenure, copy), recovery),
             Step::Decide => {
                 let reports = recovery.take_reports(self.id);
@@ -333,6 +350,7 @@ impl Turn<'_> {
                     self.replica_gone(from, tenure);
                 }
             }
+            Step::Remember(offer) => self.remember(offer),
         }
         None
     }
@@ -341,7 +359,7 @@ impl Turn<'_> {
     #[inline]
     fn pack(self) -> Done {
         let Turn { place, id, main, seen, access, has_value, replicas, side, entry, parked, to_free, .. } = self;
-        let (replica, replica_is_told) = (self.replica, self.replica_is_told);
+        let (replica, replica_is_told, offer) = (self.replica, self.replica_is_told, self.offer);
         let replicas = if matches!(main, Main::Owner { .. }) { replicas } else { ReplicaSet::new() };
         let mut packed = Packed::pack(id, &main, seen, replicas, access, has_value);
         side.replicas = if replicas.len() > 1 { replicas } else { ReplicaSet::new() };
@@ -351,7 +369,8 @@ impl Turn<'_> {
             _ => Default::default(),
         };
         packed.has_side = !side.is_trivial();
-        let replica = replica.map(|(tenure, version)| Slot::new(id, (tenure, version), replica_is_told));
+        let replica = replica.map(|copy| Slot::new(id, copy, replica_is_told));
+        let replica = replica.or(offer.map(|copy| Slot::of_offer(id, copy)));
         Done { packed, seen, replica, entry, parked, to_free }
     }
 
@@ -369,19 +388,23 @@ impl Turn<'_> {
 
     /// Tells the home what is here. It stays as it is until the home has decided. What this node tells
     /// itself is handed back.
-    fn say_what_is_here(&mut self) -> Option<OwnReport> {
-        let is_nothing = matches!(self.main, Main::None) && self.replica.is_none() && self.seen.tenure == Tenure::NONE;
+    fn say_what_is_here(&mut self, left: Epoch) -> Option<OwnReport> {
+        let has_no_copy = self.replica.is_none() && self.offer.is_none();
+        let is_nothing = matches!(self.main, Main::None) && has_no_copy && self.seen.tenure == Tenure::NONE;
         if is_nothing {
             return None;
         }
         let (home, have) = (self.place.home, self.have());
         self.replica_is_told = self.replica.is_some();
         if self.is_home() {
-            return Some((have, self.replica));
+            return Some((have, self.replica, self.offer));
         }
         self.send(home, Message::Have(have));
         if let Some((tenure, version)) = self.replica {
             self.send(home, Message::HaveReplica { tenure, version });
+        }
+        if let Some((tenure, version)) = self.offer {
+            self.send(home, Message::HaveOffer { tenure, version, left });
         }
         None
     }

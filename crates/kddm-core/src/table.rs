@@ -176,6 +176,11 @@ impl<E: Keyed> Table<E> {
         self.entries.iter()
     }
 
+    /// All entries, to be changed in all but their keys.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut E> {
+        self.entries.iter_mut()
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }

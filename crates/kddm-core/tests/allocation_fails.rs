@@ -100,6 +100,7 @@ impl Cluster {
             is_recovering: false,
             in_doubt: false,
             is_accepted: false,
+            newcomers: &[],
         };
         self.inputs += 1;
         let before = (self.shards[index].clone(), self.counters[index]);

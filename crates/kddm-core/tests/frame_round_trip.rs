@@ -70,7 +70,7 @@ fn transfers() -> impl Strategy<Value = Message> {
 }
 
 fn others() -> impl Strategy<Value = Message> {
-    (0..25, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+    (0..26, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
         |(kind, tenure, version, node, flag, id)| {
             let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
             match kind {
@@ -88,7 +88,10 @@ fn others() -> impl Strategy<Value = Message> {
                 11 => Message::Lost { id },
                 12 => Message::TryInvalidate { tenure, version, id },
                 13 => Message::TryAnswer { id, held: flag },
-                14 => Message::ShardIsYours { shard: ShardIndex(node % SHARDS_PER_SET), floor: tenure, in_doubt: flag },
+                14 => {
+                    let (shard, unbroken) = (ShardIndex(node % SHARDS_PER_SET), Epoch(version.0 as u32));
+                    Message::ShardIsYours { shard, floor: tenure, in_doubt: flag, unbroken }
+                }
                 15 => Message::Placed { placement: Placement(node.into()) },
                 16 => Message::Push { tenure, version },
                 17 => Message::PushAck { tenure, version },
@@ -99,6 +102,7 @@ fn others() -> impl Strategy<Value = Message> {
                 22 => Message::Orphan { tenure, version },
                 23 => Message::Wanted { shard: ShardIndex(node % SHARDS_PER_SET) },
                 24 => Message::ReplicaGone { tenure },
+                25 => Message::HaveOffer { tenure, version, left: Epoch(node.into()) },
                 _ => Message::Flushed { id },
             }
         },
@@ -136,7 +140,7 @@ fn reports() -> impl Strategy<Value = Message> {
 }
 
 fn copies() -> impl Strategy<Value = CopyKind> {
-    prop::sample::select(vec![CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost])
+    prop::sample::select(vec![CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost, CopyKind::Offer])
 }
 
 fn promotes() -> impl Strategy<Value = Message> {
@@ -436,7 +440,8 @@ fn values_that_no_sender_writes_are_refused() {
     for state in (0..=u8::MAX).filter(|flags| flags & 0x7f > 5) {
         assert_eq!(changed(&entry, FLAGS_AT, state), "entry state");
     }
-    let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor: Tenure(1), in_doubt: false });
+    let (floor, in_doubt, unbroken) = (Tenure(1), false, Epoch(0));
+    let shard = plain(&Message::ShardIsYours { shard: ShardIndex(0), floor, in_doubt, unbroken });
     assert_eq!(changed(&shard, COUNTER_AT + 1, 4), "shard", "there are 1,024");
     let reported = plain(&Message::Reported { shard: ShardIndex(0), forgotten: Tenure(1) });
     assert_eq!(changed(&reported, COUNTER_AT + 1, 4), "shard", "there are 1,024");
@@ -448,7 +453,7 @@ fn values_that_no_sender_writes_are_refused() {
     let decline = plain(&Message::Decline { tenure: Tenure(1), copy });
     let (sharers, replicas) = (NodeSet::new(), ReplicaSet::new());
     let promote = plain(&Message::Promote { tenure: Tenure(1), version: Version(1), copy, sharers, replicas });
-    for copy in 3..=u8::MAX {
+    for copy in 4..=u8::MAX {
         assert_eq!(changed(&decline, FLAGS_AT, copy), "copy");
         assert_eq!(changed(&promote, FLAGS_AT, copy), "copy");
     }

@@ -88,8 +88,8 @@ fn all_messages() -> Vec<Message> {
         Message::Entry { tenure, owner: NodeId(6), state: EntryState::Promoted, lost: false },
         Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Unknown, lost: true },
         Message::Entry { tenure, owner: NodeId::NOBODY, state: EntryState::Absent, lost: false },
-        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: false },
-        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: true },
+        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: false, unbroken: Epoch(0) },
+        Message::ShardIsYours { shard: ShardIndex(1023), floor: tenure, in_doubt: true, unbroken: Epoch(0x8182) },
         Message::Placed { placement: Placement(77) },
     ]);
     all.extend(of_a_new_epoch());
@@ -144,6 +144,9 @@ fn of_a_new_epoch() -> Vec<Message> {
         }),
         Message::Loss(Loss { epoch: Epoch(7), failures: 1, forgotten: true, ..Loss::default() }),
         Message::ReplicaGone { tenure },
+        Message::HaveOffer { tenure, version, left: Epoch(0x9192) },
+        promote(CopyKind::Offer, nodes(&[]), replicas(&[3])),
+        Message::Decline { tenure, copy: CopyKind::Offer },
         Message::AcceptLoss { set_until: None },
         Message::AcceptLoss { set_until: Some(Epoch(0x7172)) },
     ]

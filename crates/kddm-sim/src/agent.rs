@@ -14,12 +14,14 @@ use crate::views::life;
 mod cell;
 mod ending;
 mod membership;
+mod memory;
 mod output;
 mod wish;
 
 use cell::{Served, Waiter, serve_one};
 
 pub use cell::Cell;
+pub use memory::Kept;
 pub use wish::Wish;
 
 /// Number of a client in the world.
@@ -111,6 +113,7 @@ pub struct Agent {
     core: Arc<Node>,
     cells: Arc<BTreeMap<ObjectId, Cell>>,
     replicas: BTreeMap<ObjectId, Value>,
+    memories: Vec<memory::Kept>,
     destroyed: Vec<SetId>,
 }
 
@@ -127,12 +130,16 @@ impl Agent {
             core: Arc::new(Node::new(me, life, 0)),
             cells: Arc::default(),
             replicas: BTreeMap::new(),
+            memories: Vec::new(),
             destroyed: Vec::new(),
         }
     }
 
     /// The value of the replica that is kept here.
     pub fn replica(&self, object: ObjectId) -> Option<Value> {
+        if self.replicas.is_empty() || self.inspect(object).offer.is_some() {
+            return None;
+        }
         self.replicas.get(&object).copied()
     }
 

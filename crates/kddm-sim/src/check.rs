@@ -83,7 +83,9 @@ fn owners(world: &mut World, object: ObjectId) {
 fn value_survives(world: &mut World, object: ObjectId) {
     let Some(value) = world.truth.get(&object).and_then(|truth| truth.value) else { return };
     let removing = (1..=world.nodes.len() as u16).any(|node| is_being_removed_at(world, NodeId(node), object));
-    if world.may_be_lost(object) || world.truth.get(&object).is_some_and(|truth| truth.maybe.contains(&None)) {
+    if (world.may_be_lost(object) && !world.is_owed(object))
+        || world.truth.get(&object).is_some_and(|truth| truth.maybe.contains(&None))
+    {
         return;
     }
     // A put under way stands for what it replaces.
@@ -93,7 +95,8 @@ fn value_survives(world: &mut World, object: ObjectId) {
         let kept = [node.cell(object).and_then(|cell| cell.value), node.replica(object)];
         kept.iter().any(|value| value.is_some() && possible.contains(value))
     };
-    let here = |node: &Agent| !world.is_dead(node.id()) && has_it(node);
+    let will_bring_it = |node: &Agent| node.offer(object).is_some_and(|offer| possible.contains(&Some(offer)));
+    let here = |node: &Agent| (!world.is_dead(node.id()) && has_it(node)) || will_bring_it(node);
     let mut under_way = world.links.values().flatten().filter(|packet| packet.object == object);
     if !removing && !world.nodes.iter().any(here) && !under_way.any(|packet| packet.body == Some(value)) {
         world.breaks(format!("I4: value {value} of object {} is nowhere", object.0));
@@ -205,10 +208,14 @@ fn owner_has_it(world: &mut World, object: ObjectId) {
     let owner = owner.map(Agent::id);
     // The directory says that it is lost, or that there may be what it does not know.
     let entry = living().find_map(|node| node.inspect(object).entry);
-    let is_lost = world.may_be_lost(object) && owner.is_none() && entry.is_none_or(|entry| entry.lost);
+    let is_lost =
+        world.may_be_lost(object) && !world.is_owed(object) && owner.is_none() && entry.is_none_or(|entry| entry.lost);
     if value != truth && !maybe.contains(&value) && !is_lost {
         world.breaks(format!("I4: at rest the owner has {value:?} of object {}, the truth is {truth:?}", object.0));
         return;
+    }
+    if let Some(node) = living().find(|node| node.offer(object).is_some()) {
+        return world.breaks(format!("I9: at rest node {} still offers object {}", node.id(), object.0));
     }
     let kept: Vec<NodeId> = living().filter(|node| node.replica(object).is_some()).map(Agent::id).collect();
     if owner_replicas.is_some_and(|replicas| value.is_some() && replicas.as_slice() != kept) {

@@ -35,6 +35,8 @@ pub enum Fault {
     Destroy,
     /// A node crashes, with all it has.
     Crash,
+    /// A node is expelled, and comes back with what it owned.
+    Return,
     /// Failures are counted anew, because all is whole again.
     Heal,
     /// What is lost is accepted.
@@ -43,7 +45,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, each with its name.
-    pub const ALL: [(Fault, &'static str); 15] = [
+    pub const ALL: [(Fault, &'static str); 16] = [
         (Fault::Loss, "loss"),
         (Fault::Duplicate, "duplicate"),
         (Fault::Cut, "cut"),
@@ -57,6 +59,7 @@ impl Fault {
         (Fault::Leave, "leave"),
         (Fault::Destroy, "destroy"),
         (Fault::Crash, "crash"),
+        (Fault::Return, "return"),
         (Fault::Heal, "heal"),
         (Fault::Accept, "accept"),
     ];

@@ -96,7 +96,7 @@ const KINDS: &[(char, Wish)] = &[
 
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
-/// `+k` a node crashes, `+a` what is lost is accepted at some time after that, `+h` failures are counted anew once
+/// `+k` a node crashes, `+e` one is expelled and comes back with what it owned, `+a` what is lost is accepted at some time after that, `+h` failures are counted anew once
 /// all is whole, `+R1` objects have one replica, `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
 /// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
@@ -121,7 +121,7 @@ pub fn case(name: &str) -> Option<Case> {
         return None;
     }
     let changes = Vec::new();
-    let (crashes, replicas, acceptances, heals) = (0, 0, 0, false);
+    let (crashes, returns, replicas, acceptances, heals) = (0, 0, 0, 0, false);
     let (cancels, discards, failed_touches) = (0, 0, 0);
     let mut plan = Plan {
         nodes,
@@ -132,6 +132,7 @@ pub fn case(name: &str) -> Option<Case> {
         failed_touches,
         changes,
         crashes,
+        returns,
         replicas,
         acceptances,
         heals,
@@ -142,6 +143,7 @@ pub fn case(name: &str) -> Option<Case> {
             "d" => plan.discards += 1,
             "n" => plan.failed_touches += 1,
             "k" => plan.crashes += 1,
+            "e" => plan.returns += 1,
             "a" => plan.acceptances += 1,
             "h" => plan.heals = true,
             "R1" => plan.replicas = 1,
@@ -214,6 +216,14 @@ const CRASHES: &[&str] = &[
     "3:w,,+k+k+R1+h",
     "3:wx,r,w+k+k+R1",
     "1:w,x,w+k+R1",
+    "3:w,r,+e",
+    "3:w,r,+e+R1",
+    "3:w,,+e+k",
+    "2:wx,r+e",
+    "2:w,r+e+e",
+    "2:w,r+e+h",
+    "2:w,r+e+a",
+    "1:w,r+e+c",
 ];
 
 /// Small cases with a crash that find what larger ones do.
@@ -231,6 +241,8 @@ const SMALL_CRASHES: &[&str] = &[
     "2:w,r+J2+k",
     "1:w,r+L1+k",
     "3:wx,,w+k+k+R1",
+    "1:w,r+e",
+    "2:w,r+e",
 ];
 
 /// Cases that mean more than a pair.

@@ -34,8 +34,8 @@ pub enum Event {
     Notice(NodeId, NodeId, u64),
     /// The two nodes greet each other: each says up to where it has received.
     Greet(NodeId, NodeId),
-    /// The two nodes are connected again.
-    Connect(NodeId, NodeId),
+    /// The two nodes are connected again, after the end of the connection before that number.
+    Connect(NodeId, NodeId, u64),
 }
 
 impl Event {
@@ -43,7 +43,7 @@ impl Event {
     fn needs(&self) -> [NodeId; 2] {
         match *self {
             Event::Arrive(_, to, ..) => [to, to],
-            Event::Notice(a, b, _) | Event::Greet(a, b) | Event::Connect(a, b) => [a, b],
+            Event::Notice(a, b, _) | Event::Greet(a, b) | Event::Connect(a, b, _) => [a, b],
             Event::Write(from, to) | Event::Flush(from, to) | Event::Acknowledge(from, to) => [from, to],
         }
     }
@@ -167,6 +167,18 @@ impl<'a> Network<'a> {
         }
     }
 
+    /// A node is in its next life: it has said nothing yet, and nobody has said anything to it.
+    pub fn greet_anew(&mut self, node: NodeId) {
+        for other in (1..=self.scenario.nodes).map(NodeId).filter(|other| *other != node) {
+            for (from, to) in [(node, other), (other, node)] {
+                self.sides.insert((from, to), Side::new(self.scenario.seed ^ self.sent, from, to));
+            }
+            let Some(connection) = self.connections.get_mut(&pair(node, other)) else { continue };
+            let number = connection.number + 1;
+            *connection = Connection { number, is_up: true, has_lost: false, is_half_open: false };
+        }
+    }
+
     /// Messages from that node that have come out of the session of this one and are not handled yet.
     pub fn arrived(&self, from: NodeId, to: NodeId) -> usize {
         self.sides.get(&(to, from)).map_or(0, |side| side.arrived)
@@ -216,7 +228,11 @@ impl<'a> Network<'a> {
                     }
                 }
             }
-            Event::Connect(a, b) => self.connect(now, a, b, agenda),
+            Event::Connect(a, b, number) => {
+                if self.connections.get(&pair(a, b)).is_some_and(|of| !of.is_up && of.number == number) {
+                    self.connect(now, a, b, agenda);
+                }
+            }
         }
     }
 
@@ -411,7 +427,7 @@ impl<'a> Network<'a> {
         let down = side.random.u64(MICRO..=MOST_DOWN_NS);
         let greets = side.random.u64(0..=down);
         agenda.push((now + greets, Event::Greet(a, b)));
-        agenda.push((now + down, Event::Connect(a, b)));
+        agenda.push((now + down, Event::Connect(a, b, connection.number)));
     }
 
     /// A new connection: each side has said up to where it had received when it greeted, and the other

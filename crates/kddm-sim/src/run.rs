@@ -89,8 +89,8 @@ enum Event {
     Membership(u64),
     /// A node hears that a set is destroyed.
     Destroy(NodeId, Generation),
-    /// A node crashes.
-    Crash(NodeId),
+    /// A node crashes, or is expelled and comes back.
+    Fail(NodeId, Fault),
     /// Somebody accepts what is lost.
     Accept,
 }
@@ -152,8 +152,10 @@ impl<'a> Engine<'a> {
                 engine.schedule(*at, Event::Destroy(*node, destruction.generation));
             }
         }
-        for (node, at) in &scenario.crashes {
-            engine.schedule(*at, Event::Crash(*node));
+        for (fault, failures) in [(Fault::Crash, &scenario.crashes), (Fault::Return, &scenario.returns)] {
+            for (node, at) in failures {
+                engine.schedule(*at, Event::Fail(*node, fault));
+            }
         }
         for at in &scenario.acceptances {
             engine.schedule(*at, Event::Accept);
@@ -234,10 +236,10 @@ impl<'a> Engine<'a> {
                 }
             }
             // It has left, or is the last.
-            Event::Crash(node) if !self.world.may_crash(node) => {}
-            Event::Crash(node) => {
-                self.faults.add(Fault::Crash);
-                self.apply(Action::Crash(node));
+            Event::Fail(node, _) if !self.world.may_crash(node) => {}
+            Event::Fail(node, fault) => {
+                self.faults.add(fault);
+                self.apply(if fault == Fault::Return { Action::Freeze(node) } else { Action::Crash(node) });
             }
             Event::Accept => {
                 let sets: BTreeSet<Generation> = self.world.truth.keys().map(|object| generation(*object)).collect();
@@ -302,6 +304,7 @@ impl<'a> Engine<'a> {
         }
         self.world.apply(action);
         self.network.bury(&self.world);
+        self.world.reborn.iter().for_each(|node| self.network.greet_anew(*node));
         let notes = std::mem::take(&mut self.world.notes);
         for note in notes.iter().copied() {
             self.recorder.note(self.now, note);

@@ -104,6 +104,8 @@ pub struct Scenario {
     pub destructions: Vec<Destruction>,
     /// Nodes that crash, and when.
     pub crashes: Vec<(NodeId, u64)>,
+    /// Nodes that are expelled and come back, and when that begins.
+    pub returns: Vec<(NodeId, u64)>,
     /// Failures are counted anew once all is whole.
     pub heals: bool,
     /// When somebody accepts what is lost of all sets.
@@ -201,6 +203,7 @@ impl Scenario {
             failed_touches: u32::MAX,
             changes: self.changes.clone(),
             crashes: self.crashes.len() as u32,
+            returns: self.returns.len() as u32,
             // The objects' own numbers say it.
             replicas: 0,
             // When is a matter of the clock.
@@ -227,6 +230,7 @@ impl Scenario {
             (Fault::Leave, !self.changes.iter().all(is_join)),
             (Fault::Destroy, !self.destructions.is_empty()),
             (Fault::Crash, !self.crashes.is_empty()),
+            (Fault::Return, !self.returns.is_empty()),
         ];
         asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(fault, _)| fault).collect()
     }
@@ -270,6 +274,7 @@ impl Scenario {
             self.changes.retain(|change| !matches!(change, Change::Join(NodeId(1)) | Change::Leave(NodeId(1))));
         }
         self.crashes.retain(|(node, _)| node.0 <= nodes);
+        self.returns.retain(|(node, _)| node.0 <= nodes);
         for destruction in &mut self.destructions {
             destruction.at_ns.retain(|(node, _)| node.0 <= nodes);
         }
@@ -307,6 +312,7 @@ impl Scenario {
             Fault::Leave => self.changes.retain(|change| matches!(change, Change::Join(_))),
             Fault::Destroy => self.destructions.clear(),
             Fault::Crash => self.crashes.clear(),
+            Fault::Return => self.returns.clear(),
             Fault::Heal => self.heals = false,
             Fault::Accept => self.acceptances.clear(),
         }
@@ -319,8 +325,8 @@ impl fmt::Display for Scenario {
         writeln!(f, "{} nodes, homes {:?}, {:?}", self.nodes, self.homes, self.rates)?;
         writeln!(
             f,
-            "membership {:?}, destroyed sets {:?}, crashes {:?}",
-            self.changes, self.destructions, self.crashes
+            "membership {:?}, destroyed sets {:?}, crashes {:?}, returns {:?}",
+            self.changes, self.destructions, self.crashes, self.returns
         )?;
         for program in &self.programs {
             writeln!(f, "client {} at node {}:", program.number, program.node)?;

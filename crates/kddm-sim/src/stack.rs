@@ -65,13 +65,9 @@ const EPOCHS_REMEMBERED: u32 = 8;
 /// Two homes that have passed over different views, because members were lost meanwhile, may differ in who answered
 /// for a shard before: then what the one hands over is dropped by the other, which has reports of all members
 /// instead. It is counted, and what becomes of it is judged like all else.
-///
-/// The last one: that a member was expelled which shared nothing raises the epoch and is no failure; who joins later
-/// takes the news of that for a lie.
-const KNOWN_DROPS: [&str; 3] = [
+const KNOWN_DROPS: [&str; 2] = [
     "an entry of the directory from a node that is not the old home",
     "a shard from a node that does not answer for it",
-    "a loss of members that nobody can know of",
 ];
 
 /// Steps for judging one object of one run.

@@ -35,6 +35,8 @@ pub enum Step {
     Leave(NodeId),
     /// It has crashed: it is no member any more.
     Expel(NodeId),
+    /// A member was one before, and remembers what it owned: all say again what they have.
+    Recall(NodeId),
 }
 
 impl Step {
@@ -46,7 +48,8 @@ impl Step {
             | Step::Drain(node)
             | Step::Unshare(node)
             | Step::Leave(node)
-            | Step::Expel(node) => node,
+            | Step::Expel(node)
+            | Step::Recall(node) => node,
         }
     }
 }
@@ -57,6 +60,8 @@ pub struct Views {
     decided: Arc<Vec<View>>,
     steps: VecDeque<Step>,
     heals: bool,
+    /// Of those that are not in their first one.
+    lives: Vec<(NodeId, Incarnation)>,
 }
 
 impl Views {
@@ -76,7 +81,7 @@ impl Views {
             Change::Share(node) => vec![Step::Share(node)],
             Change::Unshare(node) => vec![Step::Drain(node), Step::Unshare(node)],
         });
-        Views { decided: Arc::new(vec![view]), steps: steps.collect(), heals }
+        Views { decided: Arc::new(vec![view]), steps: steps.collect(), heals, lives: Vec::new() }
     }
 
     /// The view with that number, from 0.
@@ -120,21 +125,31 @@ impl Views {
         }
     }
 
-    /// Decides the next step.
-    pub fn decide(&mut self) {
-        let Some(step) = self.steps.pop_front() else { return };
+    /// A node that is being expelled will be a member again, in its next life.
+    pub fn take_in_again(&mut self, node: NodeId, life: Incarnation) {
+        self.lives.retain(|(of, _)| *of != node);
+        self.lives.push((node, life));
+        self.steps.extend([Step::Join(node), Step::Share(node), Step::Recall(node)]);
+    }
+
+    /// Decides the next step. Says who is a member by it.
+    pub fn decide(&mut self) -> Option<NodeId> {
+        let step = self.steps.pop_front()?;
         if let Step::Drain(node) = step
             && self.last().homes.iter().all(|home| *home == node)
         {
             // All others are gone: it stays.
-            return self.steps.retain(|step| step.node() != node);
+            self.steps.retain(|step| step.node() != node);
+            return None;
         }
         let mut view = self.last().clone();
         view.placement = Placement(view.placement.0 + 1);
         view.fewest_homes = view.fewest_homes.min(view.homes.len() as u16);
         match step {
             Step::Join(node) => {
-                view.members.push(member(node, NodeState::Online));
+                let of = self.lives.iter().find(|(of, _)| *of == node);
+                let incarnation = of.map_or(life(node), |(_, life)| *life);
+                view.members.push(Member { incarnation, ..member(node, NodeState::Online) });
                 view.members.sort_by_key(|member| member.id);
             }
             Step::Share(node) => {
@@ -145,6 +160,7 @@ impl Views {
             Step::Drain(node) => view.homes.retain(|home| *home != node),
             Step::Unshare(node) => set_state(&mut view, node, NodeState::Online),
             Step::Leave(node) => view.members.retain(|member| member.id != node),
+            Step::Recall(_) => view.epoch = Epoch(view.epoch.0 + 1),
             Step::Expel(node) => {
                 view.epoch = Epoch(view.epoch.0 + 1);
                 view.failures += 1;
@@ -153,10 +169,11 @@ impl Views {
             }
         }
         Arc::make_mut(&mut self.decided).push(view);
+        if let Step::Join(node) = step { Some(node) } else { None }
     }
 }
 
-/// The life of a node of a world has the node's number.
+/// The first life of a node of a world has the node's number.
 pub fn life(node: NodeId) -> Incarnation {
     Incarnation(node.0.into())
 }

@@ -16,6 +16,7 @@ use crate::check;
 use crate::views::{Change, Views};
 
 mod actions;
+mod back;
 mod clients;
 mod crash;
 pub mod fingerprint;
@@ -105,6 +106,8 @@ pub enum Action {
     Destroy(NodeId, Generation),
     /// A node is no more, with all it has.
     Crash(NodeId),
+    /// A node has lost its lease, is expelled, and will be back with what it has kept.
+    Freeze(NodeId),
     /// It is decided that all is whole again.
     Heal,
     /// Whoever is responsible accepts at that node that the object is gone, if it is lost.
@@ -132,6 +135,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// How many nodes may crash.
     pub crashes: u32,
+    /// How many times a node may be expelled and come back.
+    pub returns: u32,
     /// How many replicas objects have.
     pub replicas: u8,
     /// How often what is lost of a set is accepted while other things happen.
@@ -164,10 +169,17 @@ pub struct World {
     discards: u32,
     failed_touches: u32,
     crashes: u32,
+    returns: u32,
     acceptances: u32,
-    /// Nodes that have crashed.
+    /// Nodes that have crashed, or were expelled and are not back.
     pub dead: Vec<NodeId>,
-    /// How many of these before all was whole again.
+    /// How often that has happened.
+    failed: usize,
+    /// What the only node that has failed will bring back: it owned the newest value.
+    owed: Vec<ObjectId>,
+    /// Nodes that are taken in again with this step.
+    pub reborn: Vec<NodeId>,
+    /// How many of these failures before all was whole again.
     healed: usize,
     /// Bits of numbers of replicas: sets with so many may have lost objects before all was whole again.
     tainted: u8,
@@ -204,8 +216,12 @@ impl World {
             discards: plan.discards,
             failed_touches: plan.failed_touches,
             crashes: plan.crashes,
+            returns: plan.returns,
             acceptances: plan.acceptances,
             dead: Vec::new(),
+            failed: 0,
+            owed: Vec::new(),
+            reborn: Vec::new(),
             healed: 0,
             tainted: 0,
             views: Views::new(plan.nodes, &plan.changes, plan.heals),
@@ -232,13 +248,14 @@ impl World {
     /// Does one thing, and looks at every invariant.
     pub fn apply(&mut self, action: Action) {
         self.notes.clear();
+        self.reborn.clear();
         let mut effects = Effects::default();
         let Some((node, object)) = self.concerns(action) else { return };
         let changed = self.changes_alone(action, object);
         let before = self.arriving_owner(action).unwrap_or_else(|| self.node(node).inspect(object).main);
         let promotes = self.promotes(action);
         // In a new epoch a step may be about any object. With a node that crashes no object ends.
-        let is_crash = matches!(action, Action::Crash(_));
+        let is_crash = matches!(action, Action::Crash(_) | Action::Freeze(_));
         let is_recovering = self.views.last().epoch.0 > 1 && !is_crash;
         let others = if is_recovering { self.others_at(node, object) } else { Vec::new() };
         match action {
@@ -256,7 +273,9 @@ impl World {
             Action::Deliver(from, to) => self.deliver(from, to, &mut effects),
             Action::Ahead(from, to) => self.node_mut(to).is_ahead(from),
             Action::Decide => {
-                self.views.decide();
+                if let Some(node) = self.views.decide() {
+                    self.is_taken_in(node);
+                }
                 self.vanish();
             }
             Action::Install(node) => self.install(node, &mut effects),
@@ -266,6 +285,7 @@ impl World {
             Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
             Action::Destroy(node, generation) => self.destroy(node, generation, &mut effects),
             Action::Crash(node) => self.crash(node),
+            Action::Freeze(node) => self.freeze(node),
             Action::Heal => self.heal(),
             Action::Accept(node, object) => self.accept(node, object, &mut effects),
             Action::AcceptSet(node, of) => self.accept_set(node, of, &mut effects),
@@ -365,6 +385,10 @@ impl World {
         }
         if self.has_left(to) || packet.epoch < self.node(to).view().epoch {
             return;
+        }
+        if matches!(packet.message, Message::Decline { .. }) {
+            // That tenure stands against what is offered, though nobody has had it.
+            self.owed.retain(|owed| *owed != packet.object);
         }
         self.node_mut(to).receive(from, packet, effects);
     }

@@ -24,6 +24,7 @@ fn messages_of_last(home: u16, steps: &[(u16, Wish)]) -> (usize, BTreeMap<&'stat
         failed_touches: 0,
         changes: Vec::new(),
         crashes: 0,
+        returns: 0,
         replicas: 0,
         acceptances: 0,
         heals: false,

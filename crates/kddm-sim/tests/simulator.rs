@@ -143,6 +143,7 @@ fn nothing_comes_between_a_hold_and_its_removal() {
         discards: 0,
         failed_touches: 0,
         changes: Vec::new(),
+        returns: 0,
         crashes: 0,
         replicas: 0,
         acceptances: 0,

@@ -1,6 +1,6 @@
 //! What the view log decides, and its bytes.
 
-use kddm_core::id::{Incarnation, NodeId, Placement};
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement};
 use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -101,6 +101,16 @@ pub enum Change {
         /// The number of its leadership, greater than all before: the entries up to the next leader's are its.
         term: u64,
     },
+    /// A member was expelled in a former life, and remembers what it owned. The epoch grows, so that all members say
+    /// again what they have, and it says what it remembers.
+    Recall {
+        /// The member.
+        node: NodeId,
+        /// The life that it is in now.
+        incarnation: Incarnation,
+        /// The epoch in which it began to remember: in a later one it has said so already, and nothing changes.
+        epoch: Epoch,
+    },
 }
 
 /// What a node says of itself when it comes in.
@@ -194,9 +204,10 @@ impl Change {
             }
             Change::SetState { state: NodeState::Offline, .. } => Err(MalformedChange::Offline),
             Change::SetState { node, .. } | Change::Leave { node, .. } => check_node(*node),
-            Change::Drain { node, .. } | Change::MoveVoter { to: node } | Change::Expel { node, .. } => {
-                check_node(*node)
-            }
+            Change::Drain { node, .. }
+            | Change::MoveVoter { to: node }
+            | Change::Expel { node, .. }
+            | Change::Recall { node, .. } => check_node(*node),
             Change::Seal | Change::Healed { .. } => Ok(()),
             Change::Voters { voters } => check_voters(voters),
             Change::Lead { node, .. } => check_node(*node),
@@ -316,6 +327,11 @@ enum Wire {
         nonce: u64,
         zone: Option<String>,
     },
+    Recall {
+        node: u16,
+        incarnation: u32,
+        epoch: u32,
+    },
 }
 
 /// The layout of [`Cause`].
@@ -401,6 +417,9 @@ impl From<&Change> for Wire {
             Change::Healed { placement } => Wire::Healed { placement: placement.0 },
             Change::Voters { voters } => Wire::Voters { voters: voters.iter().map(|voter| voter.0).collect() },
             Change::Lead { node, term } => Wire::Lead { node: node.0, term: *term },
+            Change::Recall { node, incarnation, epoch } => {
+                Wire::Recall { node: node.0, incarnation: incarnation.0, epoch: epoch.0 }
+            }
         }
     }
 }
@@ -436,6 +455,10 @@ impl From<Wire> for Change {
             Wire::Healed { placement } => Change::Healed { placement: Placement(placement) },
             Wire::Voters { voters } => Change::Voters { voters: voters.into_iter().map(NodeId).collect() },
             Wire::Lead { node, term } => Change::Lead { node: NodeId(node), term },
+            Wire::Recall { node, incarnation, epoch } => {
+                let (node, incarnation) = (NodeId(node), Incarnation(incarnation));
+                Change::Recall { node, incarnation, epoch: Epoch(epoch) }
+            }
         }
     }
 }
@@ -478,6 +501,9 @@ mod tests {
         let join = Change::Join { node: None, address: "a:1".into(), nonce: 5, site };
         assert_eq!(join.encode().unwrap(), [1, 11, 0, 3, b'a', b':', b'1', 5, 0]);
         assert_eq!(Change::decode(&[1, 11, 0, 3, b'a', b':', b'1', 5, 0]), Ok(join));
+        let recall = Change::Recall { node: NodeId(5), incarnation: Incarnation(6), epoch: Epoch(7) };
+        assert_eq!(recall.encode().unwrap(), [1, 12, 5, 6, 7]);
+        assert_eq!(Change::decode(&[1, 12, 5, 6, 7]), Ok(recall));
     }
 
     #[test]

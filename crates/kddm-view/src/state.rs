@@ -323,6 +323,7 @@ impl State {
             Change::MoveVoter { to } => self.move_voter(*to),
             Change::Expel { node, incarnation, cause } => self.expel(*node, *incarnation, *cause),
             Change::Healed { placement } => self.heal(*placement),
+            Change::Recall { node, incarnation, epoch } => self.recall(*node, *incarnation, *epoch),
             // The log has done as these two say: they are never refused.
             Change::Voters { voters } => {
                 self.voters.clone_from(voters);

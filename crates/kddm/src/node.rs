@@ -204,8 +204,11 @@ impl Node {
     /// cluster again, with the same configuration and under the same number, within the limit. The others let it
     /// in when they have expelled the life that has ended, for which they wait a lease and two hundredths.
     ///
-    /// The answer is the new node. Handles, sets and guards from before answer `Fenced` for ever: the new life
-    /// has nothing of what the last one held, so open sets again by their names. Notifiers of the
+    /// The answer is the new node. Handles, sets and guards from before answer `Fenced` for ever, so open sets again
+    /// by their names. What the last life owned is offered to the cluster, which has decided about it when this
+    /// returns (or goes on to, if the limit is over): it is there again, unless it has another owner by now or somebody
+    /// has accepted its loss. What was held to write meanwhile and not put, here or in an attached program, is
+    /// not. Notifiers of the
     /// [`Config`] are registered again; what was registered with the node itself (notifiers, services, the socket
     /// for programs) is not, and programs that were attached have to be started again.
     ///

@@ -138,6 +138,7 @@ pub fn render(subject: &Subject) -> String {
             "Losses that were accepted by this node: of one object, or all of a set.",
             counted.losses_accepted,
         ),
+        ("kddm_remembered_total", "Objects of a former life that are offered again.", counted.remembered),
         ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),

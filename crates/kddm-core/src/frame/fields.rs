@@ -41,6 +41,11 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.tenure = tenure.0.into();
             header.version = version.0.into();
         }
+        Message::HaveOffer { tenure, version, left } => {
+            header.tenure = tenure.0.into();
+            header.version = version.0.into();
+            header.counter = u64::from(left.0).into();
+        }
         Message::Confirm { tenure }
         | Message::Removed { tenure }
         | Message::DropReplica { tenure }
@@ -140,7 +145,8 @@ fn fill_placing(header: &mut Header, message: &Message) {
             header.node = owner.0.into();
             header.flags = *state as u8 | (u8::from(*lost) * flag::LOST);
         }
-        Message::ShardIsYours { shard, floor, in_doubt } => {
+        Message::ShardIsYours { shard, floor, in_doubt, unbroken } => {
+            header.second = u64::from(unbroken.0).into();
             header.tenure = floor.0.into();
             header.counter = u64::from(shard.0).into();
             header.flags = u8::from(*in_doubt) * flag::IN_DOUBT;
@@ -214,6 +220,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
             shard: shard(id.counter)?,
             floor: tenure,
             in_doubt: header.flags & flag::IN_DOUBT != 0,
+            unbroken: epoch(second.0)?,
         },
         19 => Message::Placed { placement: placement(id.counter)? },
         20 => Message::Push { tenure, version },
@@ -234,6 +241,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         31 => Message::AcceptLoss { set_until: Some(epoch(id.counter)?) },
         32 => Message::Wanted { shard: shard(id.counter)? },
         33 => Message::ReplicaGone { tenure },
+        34 => Message::HaveOffer { tenure, version, left: epoch(id.counter)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }
@@ -266,6 +274,7 @@ fn copy_kind(flags: u8) -> Result<CopyKind, DecodeError> {
         0 => Ok(CopyKind::Sharer),
         1 => Ok(CopyKind::Replica),
         2 => Ok(CopyKind::Ghost),
+        3 => Ok(CopyKind::Offer),
         flags => Err(DecodeError::Value { field: "copy", value: flags.into() }),
     }
 }

@@ -28,6 +28,7 @@ impl Node {
             self.losses.note(moving.before(), &view)?;
         }
         self.losses.note(&self.view, &view)?;
+        self.lives.note(&view)?;
         self.view = view;
         self.moving = None;
         // What is lost now nobody has accepted.
@@ -63,9 +64,11 @@ impl Node {
         let Some(state) = sets.get_mut(&set.0) else { return Err(Refused::UnknownSet) };
         let born = state.born;
         let is_new = state.get(at).is_none();
+        let unbroken = if is_new { losses.unbroken_since(set, at) } else { Epoch(0) };
         let touched = state.touch(at, || super::untouched(me, view, moving.as_ref(), set, at))?;
         let recovery = &mut touched.shard.recovery;
         if is_new {
+            recovery.unbroken = unbroken;
             let is_home = touched.home == me;
             recovery.entered = epoch;
             recovery.is_recovering = is_home && recovering.is_some();
@@ -84,18 +87,21 @@ impl Node {
     }
 
     fn enter_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
-        let Node { me, incarnation, view, losses, sets, counter, room, .. } = self;
+        let Node { me, incarnation, view, losses, sets, counter, room, lives, newcomers, .. } = self;
         let (me, epoch) = (*me, view.epoch);
         let new = view.home(set, at).unwrap_or(NodeId::NOBODY);
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
         let covered = view.covers(set.replicas()) && !losses.has_bare(set, state.born, epoch);
         let touched = state.touch(at, || new)?;
+        lives.since(touched.shard.recovery.entered, newcomers)?;
         if touched.shard.recovery.entering != epoch {
+            let is_here = |node: NodeId| view.member(node).is_some() && !newcomers.contains(&node);
+            touched.shard.forget_lives(|node| is_here(node) || mutated(Mutation::TakeNumberForLife));
             let doubt = if covered { Doubt::New } else { Doubt::Old };
             begin_to_enter(touched, me, view, (at, new, doubt), outputs)?;
         }
         let place = Place::at_home((me, *incarnation), view, (set, at), new, &touched.shard.recovery);
-        let place = Place { is_recovering: true, ..place };
+        let place = Place { is_recovering: true, newcomers, ..place };
         while let Some(object) = touched.shard.recovery.to_enter.last().copied() {
             touched.shard.step(&place, counter, room, object, Step::Enter, outputs)?;
             touched.shard.step(&place, counter, room, object, Step::Report, outputs)?;
@@ -227,6 +233,29 @@ impl Node {
         }
     }
 
+    /// The old home of a shard has handed it over.
+    pub(super) fn take_over(
+        &mut self,
+        set: SetId,
+        from: NodeId,
+        (shard, floor, in_doubt, unbroken): (ShardIndex, Tenure, bool, Epoch),
+        outputs: &mut Outputs,
+    ) -> Result<bool, Refused> {
+        let me = self.me;
+        let is_mine = self.view.home(set, shard) == Some(me);
+        self.entered(set, shard, outputs)?;
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let touched = state.touch(shard, || me)?;
+        let recovery = &touched.shard.recovery;
+        let recovers = recovery.is_recovering && touched.home == me && recovery.in_doubt();
+        if !is_mine || from == me || !(touched.home == from || recovers) {
+            return Ok(false);
+        }
+        touched.shard.take_over(floor, in_doubt, unbroken);
+        touched.home = me;
+        Ok(true)
+    }
+
     /// Gives a few owners the replicas that they are to have.
     pub(super) fn refill(&mut self, outputs: &mut Outputs) -> Result<Option<HandedOver>, NoMemory> {
         let Some((first, from)) = self.refilling else { return Ok(None) };
@@ -324,6 +353,9 @@ fn begin_to_enter(
     }
     let recovery = &mut touched.shard.recovery;
     recovery.begin(new == me);
+    if new != me || old != me {
+        recovery.unbroken = view.epoch;
+    }
     if new != me {
         recovery.doubt = Doubt::None;
     } else if old != me {

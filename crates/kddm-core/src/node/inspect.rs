@@ -87,6 +87,7 @@ impl PartialEq for Node {
             && self.refilling == other.refilling
             && self.accepting == other.accepting
             && self.losses == other.losses
+            && self.lives == other.lives
             && self.destroyed == other.destroyed
             && self.sets.len() == other.sets.len()
             && self.sets.iter().all(|(id, mine)| {
@@ -101,7 +102,7 @@ impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
         self.moving.hash(state);
-        (&self.recovering, &self.refilling, &self.accepting, &self.losses).hash(state);
+        (&self.recovering, &self.refilling, &self.accepting, &self.losses, &self.lives).hash(state);
         self.destroyed.hash(state);
         for set in self.sets() {
             set.hash(state);

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use crate::home::{Entry, EntryState};
-use crate::id::{NodeId, Tenure, Version};
+use crate::id::{Epoch, NodeId, Tenure, Version};
 use crate::io::{Access, Output};
 use crate::losses::Doubt;
 use crate::message::{CopyKind, Have, Message, Role};
@@ -48,6 +48,8 @@ struct Facts<'a> {
     in_doubt: bool,
     /// The directory says so.
     is_absent: bool,
+    /// The node whose copy was to become the object: it never heard so.
+    taken_back: NodeId,
     recovery: &'a Recovery,
 }
 
@@ -61,7 +63,7 @@ impl Facts<'_> {
     fn greatest(&self) -> Tenure {
         let of = |report: &Report| {
             let replica = report.replica.map_or(Tenure::NONE, |(tenure, _)| tenure);
-            report.have.seen.max(report.have.tenure).max(report.have.sent).max(replica)
+            report.have.seen.max(report.have.tenure).max(report.have.sent).max(replica).max(offered(report))
         };
         let reported = self.reports.iter().map(of).max().unwrap_or_default();
         reported.max(self.entry.map_or(Tenure::NONE, |entry| entry.tenure))
@@ -94,11 +96,33 @@ impl Facts<'_> {
         self.reports.iter().filter_map(candidate)
     }
 
+    /// What owners have kept that were expelled and are back, where it is the newest.
+    fn offers(&self) -> impl Iterator<Item = Candidate> + '_ {
+        let candidate = |report: &Report| {
+            let (tenure, version, left) = report.offer?;
+            let copy = Candidate { tenure, version, copy: CopyKind::Offer, node: report.from };
+            self.offer_is_newest(&copy, left).then_some(copy)
+        };
+        self.reports.iter().filter_map(candidate)
+    }
+
+    /// That life owned it when it was frozen, so what came later was decided after it had left, and the directory
+    /// knows of that.
+    fn offer_is_newest(&self, offer: &Candidate, left: Epoch) -> bool {
+        let Candidate { tenure, node, .. } = *offer;
+        let is_unbroken = self.recovery.unbroken <= left || mutated(Mutation::TrustOfferOfBroken);
+        let of = |report: &Report| report.have.seen.max(report.have.sent).max(offered(report));
+        let by_reports = self.reports.iter().all(|report| of(report) <= tenure);
+        let by_entry = self.entry.is_none_or(|entry| entry.tenure <= tenure || self.taken_back == node);
+        is_unbroken && !self.is_proven && ((by_reports && by_entry) || mutated(Mutation::TrustOlderOffer))
+    }
+
     /// Line 1: the home's own prediction did not come true.
     fn take_back(&mut self, is_member: impl Fn(NodeId) -> bool) {
         let Some(entry) = self.entry else { return };
         let is_prediction = matches!(entry.state, EntryState::Predicted | EntryState::Promoted);
-        let knows = |report: &Report| report.have.seen >= entry.tenure || report.have.sent >= entry.tenure;
+        let of = |report: &Report| report.have.seen.max(report.have.sent).max(offered(report));
+        let knows = |report: &Report| of(report) >= entry.tenure;
         let came_true = self.seen_by(entry.node) >= entry.tenure || self.reports.iter().any(knows);
         if !is_prediction || !is_member(entry.node) || came_true {
             return;
@@ -107,6 +131,7 @@ impl Facts<'_> {
             self.entry = None;
             self.is_proven = true;
         } else {
+            self.taken_back = entry.node;
             self.entry = Some(Entry { state: EntryState::Unknown, node: NodeId::NOBODY, ..entry });
         }
     }
@@ -141,7 +166,7 @@ impl Facts<'_> {
         self.decide_by_what_is_kept(is_lost, whole_and_none)
     }
 
-    /// Lines 4 to 9: nobody may read what is there, but it may be the newest.
+    /// Lines 4 to 10: nobody may read what is there, but it may be the newest.
     fn decide_by_what_is_kept(&self, is_lost: bool, whole_and_none: bool) -> Decision {
         let usable = |ghost: &Candidate| self.ghost_is_newest(ghost);
         let not_removed = |ghost: &Candidate| !self.was_removed_after(ghost);
@@ -152,6 +177,9 @@ impl Facts<'_> {
         let covering = ghosts().filter(|ghost| covers && not_removed(ghost) && !self.may_be_removed(ghost));
         if let Some(copy) = self.best(self.replicas().chain(covering)) {
             return Decision::Promote(copy); // Line 4.
+        }
+        if let Some(offer) = self.best(self.offers()) {
+            return Decision::Promote(offer); // Line 5.
         }
         if let Some(ghost) = self.best(ghosts().filter(usable)) {
             return Decision::Promote(ghost); // Line 6.
@@ -175,7 +203,7 @@ impl Facts<'_> {
     /// Its target lives and has never had it, and nobody knows more.
     fn ghost_is_newest(&self, ghost: &Candidate) -> bool {
         let (sent, to) = self.sent(ghost);
-        let known = self.reports.iter().map(|report| report.have.seen.max(report.have.sent));
+        let known = self.reports.iter().map(|report| report.have.seen.max(report.have.sent).max(offered(report)));
         let forgotten = self.recovery.reported.iter().map(|(_, forgotten)| *forgotten);
         let target_lacks_it = to.is_somebody() && self.seen_by(to) < sent;
         let by_entry = self.entry.is_none_or(|entry| entry.tenure <= sent);
@@ -196,6 +224,11 @@ impl Facts<'_> {
     }
 }
 
+/// The tenure of what it offers.
+fn offered(report: &Report) -> Tenure {
+    report.offer.map_or(Tenure::NONE, |(tenure, ..)| tenure)
+}
+
 impl Turn<'_> {
     /// All members have said what they have: the home answers for the object again.
     pub fn decide(&mut self, mut reports: Vec<Report>, recovery: &Recovery) {
@@ -206,12 +239,13 @@ impl Turn<'_> {
             reports.append(&mut self.to_free);
         }
         let (me, mine, kept) = (self.me(), self.have(), self.replica);
+        let offer = self.offer.map(|(tenure, version)| (tenure, version, recovery.left));
         for report in reports.iter_mut().filter(|report| report.from == me) {
             // What was reported of others is of the same moment. A copy may have been given up since.
             if matches!(report.have.role, Role::Sharer | Role::Ghost) && report.have.role != mine.role {
                 report.have.role = Role::None;
             }
-            report.replica = kept;
+            (report.replica, report.offer) = (kept, offer);
         }
         if reports.is_empty() && self.entry.is_none() {
             return self.restart_parked();
@@ -227,6 +261,7 @@ impl Turn<'_> {
             covered: self.place.view.covers(self.place.set.replicas()) && was_whole,
             in_doubt: recovery.in_doubt(),
             is_absent: absent.is_some(),
+            taken_back: NodeId::NOBODY,
             recovery,
         };
         let view = self.place.view;
@@ -245,7 +280,7 @@ impl Turn<'_> {
             Decision::Gone => self.decided_gone(reports, greatest),
             // Somebody has accepted the loss before it was noticed.
             Decision::Lost if self.place.is_accepted => self.decided_gone(reports, greatest),
-            Decision::Lost => self.decided_lost(greatest),
+            Decision::Lost => self.decided_lost(&reports, greatest),
         }
     }
 
@@ -310,8 +345,9 @@ impl Turn<'_> {
     }
 
     pub fn free_ghosts(&mut self, reports: &[Report], owner: NodeId, tenure: Tenure) {
-        for report in reports.iter().filter(|report| report.have.role == Role::Ghost && report.from != owner) {
-            self.send(report.from, Message::Confirm { tenure });
+        let keeps = |report: &&Report| report.have.role == Role::Ghost || report.offer.is_some();
+        for report in reports.iter().filter(keeps).filter(|report| report.from != owner) {
+            self.send(report.from, Message::Confirm { tenure: tenure.max(offered(report)) });
         }
     }
 
@@ -321,8 +357,12 @@ impl Turn<'_> {
         self.end(greatest);
     }
 
-    /// Everything that could still decide it is kept where it is: a later view decides again.
-    fn decided_lost(&mut self, greatest: Tenure) {
+    /// Everything that could still decide it is kept where it is: a later view decides again. An offer that is not
+    /// taken now never will be: what speaks against it stays.
+    fn decided_lost(&mut self, reports: &[Report], greatest: Tenure) {
+        for report in reports.iter().filter(|report| report.offer.is_some()) {
+            self.send(report.from, Message::Confirm { tenure: offered(report) });
+        }
         let object = self.id;
         let unknown = Entry { object, tenure: greatest, node: NodeId::NOBODY, state: EntryState::Unknown, lost: true };
         self.entry = Some(self.entry.map_or(unknown, |entry| Entry { lost: true, ..entry }));
@@ -365,6 +405,7 @@ impl Turn<'_> {
         for report in reports.iter_mut().filter(|report| report.from == from) {
             match copy {
                 CopyKind::Replica => report.replica = None,
+                CopyKind::Offer => report.offer = None,
                 CopyKind::Sharer | CopyKind::Ghost => report.have.role = Role::None,
             }
             report.have.seen = report.have.seen.max(tenure);
@@ -384,12 +425,13 @@ impl Turn<'_> {
             (CopyKind::Sharer, Main::Sharer { version: here, .. })
             | (CopyKind::Ghost, Main::Ghost { version: here, .. }) => here == version && self.has_value,
             (CopyKind::Replica, _) => self.replica.is_some_and(|(_, here)| here == version),
+            (CopyKind::Offer, _) => self.offer.is_some_and(|(_, here)| here == version),
             _ => false,
         };
         if !is_here {
             return self.send(from, Message::Decline { tenure, copy: kind });
         }
-        if kind == CopyKind::Replica {
+        if matches!(kind, CopyKind::Replica | CopyKind::Offer) {
             if self.access != Access::None || self.side.revoking.is_some() {
                 return self.dropped("I2: a replica was to replace a copy that is in use");
             }

@@ -26,7 +26,7 @@ impl Turn<'_> {
     }
 
     fn is_member(&self, node: NodeId) -> bool {
-        self.place.talks(node)
+        self.place.still_talks(node)
     }
 
     fn forget_what_was_under_way(&mut self) {
@@ -47,12 +47,13 @@ impl Turn<'_> {
 
     fn forget_the_lost(&mut self) {
         let place = self.place;
-        self.side.sharers.retain(|sharing| place.shares(sharing.node));
-        self.side.owed.retain(|node| place.shares(node));
+        let shares = |node| place.shares(node) && place.still_talks(node);
+        self.side.sharers.retain(|sharing| shares(sharing.node));
+        self.side.owed.retain(shares);
         // One that shares nothing any more may still have its copy.
-        self.replicas.retain(|node| place.talks(node));
+        self.replicas.retain(|node| place.still_talks(node));
         if let Some(pushing) = &mut self.side.pushing {
-            pushing.leaving.retain(|node| place.talks(node));
+            pushing.leaving.retain(|node| place.still_talks(node));
             pushing.is_dropping = false; // That may be lost, too.
         }
     }

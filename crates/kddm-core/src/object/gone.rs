@@ -109,7 +109,7 @@ impl Turn<'_> {
 }
 
 fn may_have_a_copy(report: &Report) -> bool {
-    report.replica.is_some() || report.have.role == Role::Ghost
+    report.replica.is_some() || report.offer.is_some() || report.have.role == Role::Ghost
 }
 
 /// Whether there are so many better replicas. The home's own goes with what it says to itself: it stays.

@@ -54,7 +54,7 @@ impl Turn<'_> {
                 self.promoted(from, tenure, (copy, version), (sharers, replicas));
             }
             // The shard takes these before they come here; an own answer to an own `Promote` cannot be.
-            Message::Have(_) | Message::HaveReplica { .. } | Message::Reported { .. } => {
+            Message::Have(_) | Message::HaveReplica { .. } | Message::HaveOffer { .. } | Message::Reported { .. } => {
                 self.dropped("a report to a node that is not waiting for one");
             }
             Message::Decline { .. } => self.fault("the home's own copy left while it decided"),
@@ -285,6 +285,7 @@ impl Turn<'_> {
         if matches!(self.main, Main::Ghost { sent, .. } if sent <= tenure) && !mutated(Mutation::KeepGhost) {
             self.discard();
         }
+        self.drop_offer(tenure);
     }
 
     fn flushed(&mut self, from: NodeId, id: RequestId) {

@@ -193,7 +193,7 @@ impl Turn<'_> {
         let is_newer = self.replica.is_none_or(|kept| kept <= (tenure, version));
         if tenure >= self.seen.tenure && is_newer {
             self.raise_seen(tenure, from);
-            (self.replica, self.replica_is_told) = (Some((tenure, version)), false);
+            (self.replica, self.replica_is_told, self.offer) = (Some((tenure, version)), false, None);
             self.output(Output::StoreReplica { object: self.id });
         }
         self.send(from, Message::PushAck { tenure, version });
@@ -204,6 +204,24 @@ impl Turn<'_> {
         if self.replica.is_some_and(|(kept, _)| kept <= tenure) {
             self.replica = None;
             self.output(Output::DropReplica { object: self.id });
+        }
+        self.drop_offer(tenure);
+    }
+
+    /// What this node owned in a former life is of no more use, if it is of that tenure or before.
+    pub fn drop_offer(&mut self, tenure: Tenure) {
+        if self.offer.is_some_and(|(kept, _)| kept <= tenure) {
+            self.offer = None;
+            self.output(Output::DropReplica { object: self.id });
+        }
+    }
+
+    /// This node owned the object in a former life, which was expelled, and still has what it had. It is of use only
+    /// while nothing else is known of the object here.
+    pub fn remember(&mut self, offer: (Tenure, Version)) {
+        let is_unknown = matches!(self.main, Main::None) && self.replica.is_none() && self.seen.tenure <= offer.0;
+        if is_unknown && self.offer.is_none_or(|kept| kept < offer) {
+            self.offer = Some(offer);
         }
     }
 
@@ -217,7 +235,8 @@ impl Turn<'_> {
 
     /// This node has become the owner, or the object is gone.
     pub fn drop_own_replica(&mut self) {
-        if self.replica.take().is_some() {
+        let (replica, offer) = (self.replica.take(), self.offer.take());
+        if replica.is_some() || offer.is_some() {
             self.output(Output::DropReplica { object: self.id });
         }
     }
@@ -235,7 +254,7 @@ impl Turn<'_> {
         let is_better = is_better && has_room;
         if (is_replica || is_better) && self.has_value && !mutated(Mutation::LeaveReplicaBehind) {
             replicas.insert(self.place.me);
-            (self.replica, self.replica_is_told) = (Some((tenure, version)), false);
+            (self.replica, self.replica_is_told, self.offer) = (Some((tenure, version)), false, None);
             self.output(Output::KeepReplica { object: self.id });
         }
         replicas

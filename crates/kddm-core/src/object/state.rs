@@ -117,8 +117,9 @@ pub(crate) struct Pushing {
     pub fills: bool,
 }
 
-/// A replica that is kept here: 24 bytes. No object is put so often that the highest bit of its version counts:
-/// it says that the home has been told of the replica, and that no owner has named it since.
+/// A replica that is kept here, or an offer: 24 bytes. No object is put so often that the highest bits of its
+/// version count. The first says that the home has been told of the replica, and that no owner has named it since;
+/// the second, that it is what this node owned in a former life.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Slot {
     pub object: ObjectId,
@@ -128,13 +129,33 @@ pub(crate) struct Slot {
 
 impl Slot {
     const TOLD: u64 = 1 << 63;
+    const OFFER: u64 = 1 << 62;
+    const MARKS: u64 = Slot::TOLD | Slot::OFFER;
 
     pub fn new(object: ObjectId, (tenure, version): (Tenure, Version), is_told: bool) -> Slot {
-        Slot { object, tenure, bits: (version.0 & !Slot::TOLD) | if is_told { Slot::TOLD } else { 0 } }
+        Slot { object, tenure, bits: (version.0 & !Slot::MARKS) | if is_told { Slot::TOLD } else { 0 } }
     }
 
-    pub fn version(&self) -> Version {
-        Version(self.bits & !Slot::TOLD)
+    pub fn of_offer(object: ObjectId, (tenure, version): (Tenure, Version)) -> Slot {
+        Slot { object, tenure, bits: (version.0 & !Slot::MARKS) | Slot::OFFER }
+    }
+
+    /// The replica that it is.
+    pub fn replica(&self) -> Option<(Tenure, Version)> {
+        (!self.is_offer()).then_some((self.tenure, self.version()))
+    }
+
+    /// The offer that it is.
+    pub fn offer(&self) -> Option<(Tenure, Version)> {
+        self.is_offer().then_some((self.tenure, self.version()))
+    }
+
+    pub fn is_offer(&self) -> bool {
+        self.bits & Slot::OFFER != 0
+    }
+
+    fn version(&self) -> Version {
+        Version(self.bits & !Slot::MARKS)
     }
 
     pub fn is_told(&self) -> bool {
@@ -353,6 +374,8 @@ pub(crate) struct Turn<'a> {
     pub replica: Option<(Tenure, Version)>,
     /// The home has been told of it in this epoch, and it has not been pushed anew since.
     pub replica_is_told: bool,
+    /// What this node owned in a former life. It has this or a replica, not both.
+    pub offer: Option<(Tenure, Version)>,
     pub side: &'a mut Side,
     /// The directory entry, where this node is the home.
     pub entry: Option<Entry>,

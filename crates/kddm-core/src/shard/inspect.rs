@@ -38,12 +38,24 @@ pub struct Inspection {
     pub is_pushing: bool,
     /// Tenure and version of the replica that is kept here.
     pub replica: Option<(Tenure, Version)>,
+    /// Tenure and version of what this node owned in a former life, and offers.
+    pub offer: Option<(Tenure, Version)>,
 }
 
 impl Shard {
     /// How many replicas of others' objects are here.
     pub fn replica_count(&self) -> usize {
-        self.replicas.len()
+        self.replicas.iter().filter(|slot| !slot.is_offer()).count()
+    }
+
+    /// How many objects are here that this node owned in a former life, and of which nothing is decided yet.
+    pub fn offer_count(&self) -> usize {
+        self.replicas.iter().filter(|slot| slot.is_offer()).count()
+    }
+
+    /// The objects of which a replica or an offer is here, and nothing else is known.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = ObjectId> {
+        self.replicas.iter().map(|slot| slot.object).filter(|object| self.objects.get(*object).is_none())
     }
 
     /// How many objects of which the newest version could not be proven present, at their home.
@@ -93,7 +105,8 @@ impl Shard {
             parked: self.parked.get(&object).map_or(0, VecDeque::len),
             replicas: side.replicas_of(packed),
             is_pushing: side.pushing.is_some(),
-            replica: self.replicas.get(object).map(|slot| (slot.tenure, slot.version())),
+            replica: self.replicas.get(object).and_then(Slot::replica),
+            offer: self.replicas.get(object).and_then(Slot::offer),
         }
     }
 

@@ -17,10 +17,10 @@ impl Shard {
         let mut say = |object, message| {
             outputs.push(Output::Send { to, object, message, body: Body::None, deferred: false });
         };
-        let in_doubt = self.recovery.in_doubt();
+        let (in_doubt, unbroken) = (self.recovery.in_doubt(), self.recovery.unbroken);
         let too_early = mutated(Mutation::ShardBeforeDirectory);
         if too_early {
-            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt });
+            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt, unbroken });
         }
         for entry in self.directory.iter() {
             let Entry { object, tenure, node: owner, state, lost } = *entry;
@@ -28,7 +28,7 @@ impl Shard {
         }
         self.directory = Table::default();
         if !too_early {
-            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt });
+            say(ObjectId(0), Message::ShardIsYours { shard, floor, in_doubt, unbroken });
         }
         ids.extend(self.parked.keys().copied());
         ids.sort_unstable();
@@ -48,14 +48,22 @@ impl Shard {
     }
 
     /// This node answers for the shard from now on; no tenure up to `floor` is given out again.
-    pub fn take_over(&mut self, floor: Tenure, in_doubt: bool) {
+    pub fn take_over(&mut self, floor: Tenure, in_doubt: bool, unbroken: Epoch) {
         self.floor = self.floor.max(floor);
+        self.recovery.unbroken = unbroken;
         self.recovery.doubt = if in_doubt { Doubt::Old } else { Doubt::None };
     }
 
     /// Another node answers for the shard: what was known of its objects as their home is forgotten.
     pub(crate) fn drop_directory(&mut self) {
         self.directory = Table::default();
+    }
+
+    /// The directory names nobody any more who is gone: a later life may have its number.
+    pub(crate) fn forget_lives(&mut self, is_here: impl Fn(NodeId) -> bool) {
+        for entry in self.directory.iter_mut().filter(|entry| entry.node.is_somebody() && !is_here(entry.node)) {
+            (entry.node, entry.state) = (NodeId::NOBODY, EntryState::Unknown);
+        }
     }
 
     /// Every object of which anything is here. On `NoMemory` nothing has changed.

@@ -96,7 +96,9 @@ impl Shard {
             .map_err(refused)?;
         self.objects.reserve_one()?;
         self.directory.reserve_one()?;
-        if matches!(step, Step::Input(Input::Message { message: Message::Push { .. }, .. })) || may_keep_replica {
+        let keeps =
+            matches!(step, Step::Remember(_) | Step::Input(Input::Message { message: Message::Push { .. }, .. }));
+        if keeps || may_keep_replica {
             self.replicas.reserve_one()?;
         }
         self.sides.try_reserve(1).map_err(|_| NoMemory)?;

@@ -132,6 +132,7 @@ impl Bytes<'_> {
                 shard: ShardIndex(self.below(SHARDS_PER_SET)),
                 floor: self.tenure(),
                 in_doubt: self.flag(),
+                unbroken: Epoch(self.below(4).into()),
             },
             20 => Message::Push { tenure: self.tenure(), version: self.version() },
             21 => Message::PushAck { tenure: self.tenure(), version: self.version() },
@@ -161,6 +162,9 @@ impl Bytes<'_> {
             31 => Message::AcceptLoss { set_until: self.flag().then(|| Epoch(self.below(4).into())) },
             32 => Message::Wanted { shard: ShardIndex(self.below(SHARDS_PER_SET)) },
             33 => Message::ReplicaGone { tenure: self.tenure() },
+            34 => {
+                Message::HaveOffer { tenure: self.tenure(), version: self.version(), left: Epoch(self.below(4).into()) }
+            }
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }
@@ -171,7 +175,7 @@ impl Bytes<'_> {
     }
 
     fn copy(&mut self) -> CopyKind {
-        [CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost][usize::from(self.below(3))]
+        [CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost, CopyKind::Offer][usize::from(self.below(4))]
     }
 
     fn replicas(&mut self) -> ReplicaSet {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Input, Output, Outputs};
+use kddm_core::node::memory::Memory;
 use kddm_core::node::{HandedOver, Node as Lane};
 use kddm_core::shard::{Inspection, Place, Room, Shard};
 use kddm_core::view::{Member, NodeState, View};
@@ -98,7 +99,15 @@ fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Res
         node.view = view_without(Words::new(left).node()?);
         return Ok(String::new());
     }
-    let outputs = if words.takes("lost") { node.lose(&mut words)? } else { node.handle(words.input()?)? };
+    let outputs = if words.takes("lost") {
+        node.lose(&mut words)?
+    } else if words.takes("back") {
+        node.take_in(&mut words)?
+    } else if words.takes("remember") {
+        node.remember(&mut words)?
+    } else {
+        node.handle(words.input()?)?
+    };
     if given.is_none() {
         return Ok(printed(node, &outputs));
     }
@@ -220,6 +229,7 @@ impl Node {
                     is_recovering: false,
                     in_doubt: false,
                     is_accepted: false,
+                    newcomers: &[],
                 };
                 shard
                     .handle(&place, &mut self.counter, &mut Room::default(), OBJECT, input, &mut outputs)
@@ -249,6 +259,39 @@ impl Node {
         let mut outputs = Vec::new();
         self.hand_over(&mut outputs)?;
         Ok(outputs)
+    }
+
+    /// `back 3`: that node is a member again, and what it had is to be decided on in a new epoch. `back` alone: a
+    /// member has been there before.
+    fn take_in(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        let back: Vec<NodeId> = words.nodes().unwrap_or_default();
+        words.end()?;
+        let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };
+        let view = &mut self.view;
+        view.epoch = Epoch(view.epoch.0 + 1);
+        view.placement = Placement(view.placement.0 + 1);
+        for id in back {
+            let incarnation = Incarnation(view.epoch.0);
+            view.members.push(Member { id, state: NodeState::Possible, incarnation, ..Member::default() });
+            view.homes.push(id);
+        }
+        view.members.sort_by_key(|member| member.id);
+        view.homes.sort_unstable();
+        lane.install_view(view.clone()).map_err(|refused| format!("refused: {refused:?}"))?;
+        let mut outputs = Vec::new();
+        self.hand_over(&mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// `remember 1.3 v2 left 2`: what a former life of this node owned.
+    fn remember(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        let (tenure, version, left) = words.offer()?;
+        words.end()?;
+        let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };
+        let memory = Memory { set: self.set, object: OBJECT, tenure, version, left, is_kept: false };
+        let mut outputs = Outputs::new();
+        lane.remember(&memory, &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
+        Ok(outputs.drain().collect())
     }
 
     /// All that a node does by itself after a change of views.

@@ -159,6 +159,10 @@ impl<'a> Words<'a> {
             "replica_gone" => Message::ReplicaGone { tenure: self.tenure()? },
             "have" => self.have()?,
             "have_replica" => Message::HaveReplica { tenure: self.tenure()?, version: self.version()? },
+            "have_offer" => {
+                let (tenure, version, left) = self.offer()?;
+                Message::HaveOffer { tenure, version, left }
+            }
             "reported" => {
                 let forgotten = if self.takes("forgotten") { self.tenure()? } else { Tenure::NONE };
                 Message::Reported { shard: SHARD, forgotten }
@@ -167,7 +171,9 @@ impl<'a> Words<'a> {
             "wanted" => Message::Wanted { shard: SHARD },
             "shard_is_yours" => {
                 let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
-                Message::ShardIsYours { shard: SHARD, floor, in_doubt: self.takes("in_doubt") }
+                let in_doubt = self.takes("in_doubt");
+                let unbroken = Epoch(if self.takes("unbroken") { self.number()? } else { 0 });
+                Message::ShardIsYours { shard: SHARD, floor, in_doubt, unbroken }
             }
             "promote" => self.promote()?,
             "orphan" => Message::Orphan { tenure: self.tenure()?, version: self.version()? },
@@ -230,11 +236,19 @@ impl<'a> Words<'a> {
         Ok(Message::Have(have))
     }
 
+    /// `1.3 v2 left 2`: what a life owned that was a member until that epoch.
+    pub fn offer(&mut self) -> Result<(Tenure, Version, Epoch), String> {
+        let (tenure, version) = (self.tenure()?, self.version()?);
+        self.expect("left")?;
+        Ok((tenure, version, Epoch(self.number()?)))
+    }
+
     fn copy(&mut self) -> Result<CopyKind, String> {
         Ok(match self.next()? {
             "sharer" => CopyKind::Sharer,
             "replica" => CopyKind::Replica,
             "ghost" => CopyKind::Ghost,
+            "offer" => CopyKind::Offer,
             other => return Err(format!("`{other}` is no kind of copy")),
         })
     }
@@ -327,6 +341,7 @@ pub fn message(message: &Message) -> String {
         | Message::PushAck { tenure, version }
         | Message::Orphan { tenure, version }
         | Message::HaveReplica { tenure, version } => format!("{name} {tenure} v{}", version.0),
+        Message::HaveOffer { tenure, version, left } => format!("{name} {tenure} v{} left {}", version.0, left.0),
         Message::OwnerIs { owner, tenure } => format!("{name} {owner} {tenure}"),
         Message::Confirm { tenure }
         | Message::Removed { tenure }
@@ -339,9 +354,10 @@ pub fn message(message: &Message) -> String {
             let owner = also(owner.is_somebody(), format!(" owner {owner}"));
             format!("{name} {tenure}{owner} {}{}", entry_state(*state), also(*lost, " lost"))
         }
-        Message::ShardIsYours { floor, in_doubt, .. } => {
+        Message::ShardIsYours { floor, in_doubt, unbroken, .. } => {
             let floor = also(*floor != Tenure::NONE, format!(" floor {floor}"));
-            format!("{name}{floor}{}", also(*in_doubt, " in_doubt"))
+            let unbroken = also(unbroken.0 > 0, format!(" unbroken {}", unbroken.0));
+            format!("{name}{floor}{}{unbroken}", also(*in_doubt, " in_doubt"))
         }
         Message::Placed { placement } => format!("{name} {}", placement.0),
         Message::Have(have) => format!("{name} {}", what_is_there(have)),
@@ -397,6 +413,7 @@ fn copy_kind(copy: CopyKind) -> &'static str {
         CopyKind::Sharer => "sharer",
         CopyKind::Replica => "replica",
         CopyKind::Ghost => "ghost",
+        CopyKind::Offer => "offer",
     }
 }
 
@@ -483,6 +500,9 @@ pub fn state(me: NodeId, seen: &Inspection) -> String {
     part(seen.is_pushing, "pushing".into());
     if let Some((tenure, version)) = seen.replica {
         part(true, format!("keeps {tenure} v{}", version.0));
+    }
+    if let Some((tenure, version)) = seen.offer {
+        part(true, format!("offers {tenure} v{}", version.0));
     }
     part(seen.queue > 0, format!("queue {}", seen.queue));
     part(seen.wanting, if seen.asked == me { "wants".into() } else { format!("wants of {}", seen.asked) });

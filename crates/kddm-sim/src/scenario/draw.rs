@@ -79,6 +79,7 @@ impl Draft {
             decide_ns: unit * [1, 10, 60][self.random.usize(0..3)],
             settle_ns: unit * [1, 5, 20][self.random.usize(0..3)],
             destructions,
+            returns: self.returns(unit),
             heals: crashes.is_empty() || self.fate.u8(0..4) > 0,
             acceptances: self.acceptances(&crashes),
             crashes,
@@ -217,6 +218,14 @@ impl Draft {
         let mut nodes: Vec<u16> = (1..=self.nodes).collect();
         self.fate.shuffle(&mut nodes);
         nodes.into_iter().take(count).map(|node| (NodeId(node), self.fate.u64(0..=60 * unit))).collect()
+    }
+
+    /// In a third of the seeds up to three times a node is expelled and comes back. What else a seed has does not depend
+    /// on them.
+    fn returns(&self, unit: u64) -> Vec<(NodeId, u64)> {
+        let mut fate = fastrand::Rng::with_seed(self.seed ^ 0xbac4);
+        let count = [0, 0, 0, 0, 1, 1, 2, 3, 0][fate.usize(0..9)];
+        (0..count).map(|_| (NodeId(fate.u16(1..=self.nodes)), fate.u64(0..=60 * unit))).collect()
     }
 
     /// Somebody accepts what is lost, some time after a crash, whether anything is or not.

@@ -73,6 +73,7 @@ fn number(action: Action) -> Option<u32> {
         | Action::Heal
         | Action::Destroy(..)
         | Action::Crash(_)
+        | Action::Freeze(_)
         | Action::Accept(..)
         | Action::AcceptSet(..) => None,
     }

@@ -65,6 +65,7 @@ impl Truth {
         self.state.apply(entry).map_err(|gap| gap.to_string())?;
         let after = self.state.view();
         self.counts.healed += u64::from(!was_healed && matches!(change, Change::Healed { .. }));
+        self.counts.recalled += u64::from(after.epoch > before.epoch && matches!(change, Change::Recall { .. }));
         let Change::Expel { incarnation, cause, .. } = *change else { return Ok(()) };
         if after.epoch > before.epoch {
             self.expelled.insert(incarnation);

@@ -23,13 +23,23 @@ impl Simulation {
             // Its former life has to be expelled first.
             None => return Ok(()),
             Some(life) if life.agent.view().member(id).is_none() => return Ok(()),
-            Some(_) => match self.next_step_out(id) {
+            Some(_) => match self.recall(id).or_else(|| self.next_step_out(id)) {
                 Some(change) => change,
                 None => return Ok(()),
             },
         };
         self.process(id).propose_at = self.now + AGAIN_NS;
         self.propose(id, change)
+    }
+
+    /// A life that remembers something has the others decide anew, once all is settled.
+    fn recall(&self, id: NodeId) -> Option<Change> {
+        let process = &self.processes[&id];
+        let life = process.life.as_ref()?;
+        let (incarnation, epoch) = (life.number, life.agent.view().epoch);
+        let entry = process.state.member(id).filter(|entry| entry.incarnation == incarnation)?;
+        let is_due = entry.state.can_share() && life.recalls == Some(epoch) && life.agent.is_settled();
+        is_due.then_some(Change::Recall { node: id, incarnation, epoch })
     }
 
     fn propose(&mut self, id: NodeId, change: Change) -> Result<(), String> {

@@ -41,6 +41,8 @@ pub struct Counts {
     pub leaders: u64,
     /// How often all was whole again.
     pub healed: u64,
+    /// Epochs that were begun for what a node remembers.
+    pub recalled: u64,
     /// Answers that an object could not be proven present.
     pub told_lost: u64,
     /// Members that have left cleanly.
@@ -55,7 +57,7 @@ pub struct Counts {
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 23] {
+    pub fn named(&self) -> [(&'static str, u64); 24] {
         let mut counts = *self;
         counts.each().map(|(name, count)| (name, *count))
     }
@@ -70,7 +72,7 @@ impl Counts {
         sum
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 23] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 24] {
         [
             ("operations", &mut self.operations),
             ("kills", &mut self.kills),
@@ -91,6 +93,7 @@ impl Counts {
             ("lost disks", &mut self.wiped),
             ("leaders", &mut self.leaders),
             ("heals", &mut self.healed),
+            ("epochs for what is remembered", &mut self.recalled),
             ("answers that an object is lost", &mut self.told_lost),
             ("clean leaves", &mut self.left),
             ("stops of sharing", &mut self.stopped),

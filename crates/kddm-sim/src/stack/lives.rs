@@ -33,7 +33,7 @@ impl Simulation {
             None => {
                 let Some(entry) = entry.filter(|entry| entry.nonce == process.nonce) else { return };
                 let number = entry.incarnation;
-                process.life = Some(Life::new(id, number, view));
+                process.life = Some(Life::new(id, number, view, std::mem::take(&mut process.kept)));
                 process.keeper.live_anew();
                 self.births.insert(number, id);
                 self.truth.counts.rebirths += u64::from(usize::from(self.plan.nodes) < number.0 as usize);
@@ -52,7 +52,10 @@ impl Simulation {
 
     /// A life is over: whatever it had is gone, and another one is wanted.
     pub(super) fn end_life(&mut self, id: NodeId, why: &str) {
-        let Some(life) = self.process(id).life.take() else { return };
+        let process = self.process(id);
+        let Some(life) = process.life.take() else { return };
+        // A process that is gone has forgotten all.
+        process.kept = if process.log.is_some() { life.agent.keeps() } else { Vec::new() };
         self.process(id).nonce = self.nonce(id);
         self.network.end(&mut self.rng, life.number);
         self.forsake_clients(id);
@@ -134,6 +137,7 @@ impl Simulation {
         }
         let Some(view) = life.pending.pop_front() else { return false };
         life.agent.install(&view, effects);
+        life.remember(id, effects);
         // Lives have ascending numbers: one that is not known here yet has its time to come.
         let is_member = |life: Incarnation| state.members().any(|(_, entry)| entry.incarnation == life);
         self.network.forget(life.number, |from| from <= state.last_life() && !is_member(from));

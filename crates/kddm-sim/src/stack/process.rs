@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use kddm_core::id::{Incarnation, NodeId, Placement, Time};
+use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, Time};
 use kddm_core::view::View;
 use kddm_view::{MemoryDisk, State, Voters};
 
 use super::keeper::Keeper;
 use super::leaving::Leaving;
 use super::{Plan, TICK_NS};
-use crate::agent::Agent;
+use crate::agent::{Agent, Effects, Kept};
 
 /// One node, be its process there or not.
 pub struct Process {
@@ -26,6 +26,8 @@ pub struct Process {
     /// Names the life that it has, or wants.
     pub nonce: u64,
     pub life: Option<Life>,
+    /// What its former life owned, as long as the process goes on.
+    pub kept: Vec<Kept>,
     pub keeper: Keeper,
     pub sleeps_until: u64,
     /// Its clock, in thousandths of the true time.
@@ -52,13 +54,24 @@ pub struct Life {
     pub has_left: bool,
     /// The placement in which all was whole here.
     whole_in: Option<Placement>,
+    /// It remembers what a former life owned, since that epoch: the next one is to decide.
+    pub recalls: Option<Epoch>,
 }
 
 impl Life {
     /// One that has nothing yet, and begins with that view.
-    pub fn new(id: NodeId, number: Incarnation, first: View) -> Life {
-        let (agent, pending) = (Agent::reborn(id, number), [first].into());
-        Life { number, agent, pending, has_step: false, leaving: None, has_left: false, whole_in: None }
+    pub fn new(id: NodeId, number: Incarnation, first: View, kept: Vec<Kept>) -> Life {
+        let (agent, pending) = (Agent::reborn(id, number).with_memories(kept), [first].into());
+        Life { number, agent, pending, has_step: false, leaving: None, has_left: false, whole_in: None, recalls: None }
+    }
+
+    /// Once it shares objects it remembers what a former life owned.
+    pub fn remember(&mut self, id: NodeId, effects: &mut Effects) {
+        let shares = self.agent.view().member(id).is_some_and(|member| member.state.can_share());
+        if shares && !self.agent.memories().is_empty() {
+            self.agent.remember(effects);
+            self.recalls = (self.agent.offer_count() > 0).then_some(self.agent.view().epoch);
+        }
     }
 }
 
@@ -74,6 +87,7 @@ impl Process {
             state,
             nonce: 0,
             life: None,
+            kept: Vec::new(),
             keeper: Keeper::new(plan.terms, None),
             sleeps_until: 0,
             rate: plan.rates[usize::from(id.0)],

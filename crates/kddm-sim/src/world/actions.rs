@@ -17,8 +17,12 @@ impl World {
             let members = self.views.last().members.iter().map(|member| member.id);
             actions.extend(members.filter(|node| self.may_crash(*node)).map(Action::Crash));
         }
+        if self.returns > 0 {
+            let members = self.views.last().members.iter().map(|member| member.id);
+            actions.extend(members.filter(|node| self.may_crash(*node)).map(Action::Freeze));
+        }
         actions.extend(self.untold.iter().map(|(node, generation)| Action::Destroy(*node, *generation)));
-        if self.acceptances > 0 && !self.dead.is_empty() {
+        if self.acceptances > 0 && self.failed > 0 {
             actions.extend(self.set_acceptance(self.truth.keys().next().map_or(0, |object| generation(*object))));
         }
         for (number, client) in self.clients.iter().enumerate() {
@@ -42,7 +46,7 @@ impl World {
                 }
             }
         }
-        if actions.iter().all(|action| matches!(action, Action::Cancel(_) | Action::Crash(_) | Action::AcceptSet(..))) {
+        if actions.iter().all(Action::is_by_chance) {
             actions.extend(self.acceptance());
         }
     }
@@ -97,6 +101,7 @@ impl World {
             | Action::HandOver(_)
             | Action::Destroy(..)
             | Action::Crash(_)
+            | Action::Freeze(_)
             | Action::AcceptSet(..) => false,
         };
         (is_alone && self.truth.contains_key(&object)).then_some(object)
@@ -109,9 +114,8 @@ impl World {
                 Some((to, self.links.get(&(from, to))?.front()?.object))
             }
             Action::Decide | Action::Heal => Some((NodeId(1), ObjectId(0))),
-            Action::Install(node) | Action::HandOver(node) | Action::Destroy(node, _) | Action::Crash(node) => {
-                Some((node, ObjectId(0)))
-            }
+            Action::Install(node) | Action::HandOver(node) | Action::Destroy(node, _) => Some((node, ObjectId(0))),
+            Action::Crash(node) | Action::Freeze(node) => Some((node, ObjectId(0))),
             Action::Drain(node, object) | Action::Accept(node, object) => Some((node, object)),
             Action::AcceptSet(node, _) => Some((node, ObjectId(0))),
             Action::Begin(number)
@@ -134,6 +138,13 @@ impl World {
     pub fn is_stuck_or_done(&self) -> bool {
         let mut actions = Vec::new();
         self.actions(&mut actions);
-        actions.iter().all(|action| matches!(action, Action::Cancel(_) | Action::Crash(_) | Action::AcceptSet(..)))
+        actions.iter().all(Action::is_by_chance)
+    }
+}
+
+impl Action {
+    /// It need never happen.
+    pub fn is_by_chance(&self) -> bool {
+        matches!(self, Action::Cancel(_) | Action::Crash(_) | Action::Freeze(_) | Action::AcceptSet(..))
     }
 }

@@ -28,7 +28,7 @@ impl World {
         let newest = self.views.last();
         let living = newest.homes.iter().filter(|home| !self.is_dead(**home)).count();
         let fewest = living.min(usize::from(newest.fewest_homes));
-        let dead = self.dead.len() - self.healed;
+        let dead = self.failed - self.healed;
         self.truth.get(&object).is_some_and(|truth| truth.is_lost)
             || (dead > 0 && (dead > replicas || fewest <= replicas))
     }
@@ -59,6 +59,7 @@ impl World {
             if !self.may_be_lost(object) {
                 continue;
             }
+            self.owed.retain(|owed| *owed != object);
             let truth = self.truth.entry(object).or_default();
             if truth.value.is_some() && !truth.maybe.contains(&None) {
                 truth.maybe.push(None);
@@ -83,13 +84,21 @@ impl World {
         for replicas in (0..8).filter(|replicas| !self.views.last().covers(*replicas)) {
             self.tainted |= 1 << replicas;
         }
-        self.healed = self.dead.len();
+        self.healed = self.failed;
         self.views.heal();
     }
 
     /// A node crashes. What its clients had under way may be done, or not.
     pub(super) fn crash(&mut self, node: NodeId) {
         self.crashes = self.crashes.saturating_sub(1);
+        // Nobody sees any more what it had: worlds that differ in that alone are equal.
+        self.fail(node, Agent::new(node), false);
+        self.views.expel(node);
+        self.vanish();
+    }
+
+    /// A node does nothing any more, and `next` stands in its place.
+    pub(super) fn fail(&mut self, node: NodeId, next: Agent, comes_back: bool) {
         for object in self.truth.keys().copied().collect::<Vec<_>>() {
             if check::is_being_removed_at(self, node, object) {
                 self.truth.entry(object).or_default().maybe.push(None);
@@ -99,11 +108,10 @@ impl World {
             }
         }
         self.dead.push(node);
-        // Nobody sees any more what it had: worlds that differ in that alone are equal.
-        self.nodes[usize::from(node.0) - 1] = Agent::new(node);
+        self.failed += 1;
+        self.owed.clear();
+        self.nodes[usize::from(node.0) - 1] = next;
         self.untold.retain(|(untold, _)| *untold != node);
-        self.views.expel(node);
-        self.vanish();
         for number in 0..self.clients.len() {
             let client = &mut self.clients[number];
             if client.node != node {
@@ -111,8 +119,12 @@ impl World {
             }
             let front = client.plan.front().map(|(object, _)| *object);
             let (was, kept) = (std::mem::replace(&mut client.doing, Doing::Nothing), std::mem::take(&mut client.kept));
-            client.plan.clear();
             let open = front.filter(|_| was != Doing::Nothing);
+            if !comes_back {
+                client.plan.clear();
+            } else if open.is_some() {
+                client.plan.pop_front();
+            }
             self.notes.extend(open.into_iter().chain(kept).map(|object| Note::GaveUp(number as ClientNumber, object)));
         }
     }

@@ -113,9 +113,10 @@ impl Fingerprint {
         // All fields by name: a new one is not forgotten here. Notes say nothing of what comes.
         #[rustfmt::skip]
         let World {
-            nodes: _, links, clients, truth, cancels, discards, failed_touches, crashes, acceptances, dead, healed, tainted, views, installed, untold, broken, notes: _,
+            nodes: _, links, clients, truth, cancels, discards, failed_touches, crashes, returns, acceptances, dead, failed, owed, reborn: _, healed, tainted, views, installed, untold, broken, notes: _,
         } = world;
-        let budgets = (cancels, discards, failed_touches, crashes, acceptances, dead, (healed, tainted));
+        let budgets =
+            (cancels, discards, failed_touches, crashes, (returns, acceptances), dead, (failed, owed, healed, tainted));
         fingerprint((&self.nodes, links, clients, truth, budgets, views, installed, untold, broken.is_some()))
     }
 }

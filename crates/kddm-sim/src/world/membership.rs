@@ -46,6 +46,7 @@ impl World {
     fn may_decide(&self, step: Step) -> bool {
         match step {
             Step::Join(_) | Step::Drain(_) | Step::Expel(_) => true,
+            Step::Recall(node) => self.shares(node) && self.node(node).is_settled(),
             Step::Share(node) => self.node(node).view().member(node).is_some(),
             Step::Unshare(node) => self.has_finished(node),
             Step::Leave(node) => self.has_finished(node) && !self.links.keys().any(|(from, _)| *from == node),
@@ -70,7 +71,8 @@ impl World {
         let from = self.installed[usize::from(node.0) - 1];
         let agent = self.node(node);
         let may_come = |view: &View| agent.is_settled() || view.epoch > agent.view().epoch;
-        let comes = |number: &usize| self.views.get(*number).is_some_and(|v| v.member(node).is_some() && may_come(v));
+        let is_in = |view: &View| view.member(node).is_some_and(|member| member.incarnation == agent.life());
+        let comes = |number: &usize| self.views.get(*number).is_some_and(|view| is_in(view) && may_come(view));
         (from..=self.views.newest()).find(comes)
     }
 
@@ -79,6 +81,7 @@ impl World {
         let Some(view) = self.views.get(number).cloned() else { return };
         self.installed[usize::from(node.0) - 1] = number + 1;
         self.node_mut(node).install(&view, effects);
+        self.remember(node, effects);
         self.vanish();
         if !self.node(node).is_leaving() || !self.node(node).view().member(node).is_some_and(|m| m.state.can_share()) {
             return;

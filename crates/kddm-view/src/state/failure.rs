@@ -26,6 +26,21 @@ impl State {
         Ok(true)
     }
 
+    /// Nobody is lost: only that all is said anew.
+    pub(super) fn recall(&mut self, node: NodeId, incarnation: Incarnation, since: Epoch) -> Result<bool, Refused> {
+        let entry = self.member(node).filter(|entry| entry.incarnation == incarnation && entry.state.can_share());
+        entry.ok_or(Refused::NotAMember { node, incarnation })?;
+        if since < self.epoch {
+            return Ok(false);
+        }
+        let epoch = self.epoch.0.checked_add(1).filter(|epoch| *epoch < EPOCHS);
+        let epoch = epoch.ok_or(Refused::UsedUp { what: "epochs" })?;
+        self.placement = self.next_placement()?;
+        self.epoch = Epoch(epoch);
+        self.choose_homes();
+        Ok(true)
+    }
+
     /// No member was lost since all was whole last, and an object can have had as many copies as there are
     /// homes: there is nothing that [`Change::Healed`](crate::Change::Healed) would change.
     pub fn is_healed(&self) -> bool {

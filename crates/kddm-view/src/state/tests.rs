@@ -366,3 +366,26 @@ fn a_cluster_has_one_lease_within_limits() {
     assert_eq!(empty().with_lease_ms(0).lease_ms(), LEASE_MS_LEAST);
     assert_eq!(empty().with_lease_ms(u32::MAX).lease_ms(), LEASE_MS_MOST);
 }
+
+#[test]
+fn what_a_member_remembers_begins_an_epoch_and_is_no_failure() {
+    let mut state = possible(3);
+    let incarnation = life(&state, 3);
+    expel(&mut state, 3, Cause::Lease);
+    let (before, epoch) = (state.view(), state.view().epoch);
+    let recall = |incarnation| Change::Recall { node: NodeId(3), incarnation, epoch };
+    let refused = Outcome::Refused(Refused::NotAMember { node: NodeId(3), incarnation });
+    assert_eq!(decide(&mut state, recall(incarnation)), refused, "it is no member");
+    assert_eq!(state.view(), before);
+    assert_eq!(join(&mut state, Some(3), 33), Outcome::Changed);
+    let again = life(&state, 3);
+    assert!(matches!(decide(&mut state, recall(again)), Outcome::Refused(_)), "it shares nothing yet");
+    assert_eq!(set_state(&mut state, 3, Possible), Outcome::Changed);
+    assert_eq!(decide(&mut state, recall(incarnation)), refused, "another life was meant");
+    let before = state.view();
+    assert_eq!(decide(&mut state, recall(again)), Outcome::Changed);
+    let after = state.view();
+    assert_eq!((after.epoch.0, after.placement.0), (before.epoch.0 + 1, before.placement.0 + 1));
+    assert_eq!((after.members, after.homes, after.failures), (before.members, before.homes, before.failures));
+    assert_eq!(decide(&mut state, recall(again)), Outcome::Unchanged, "it has said all in that epoch");
+}

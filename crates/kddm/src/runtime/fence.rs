@@ -20,6 +20,7 @@ impl LaneState {
         );
         // First of all what the fast path looks at.
         self.lease.set_deadline_ns(Lease::ENDED);
+        self.note_lent();
         for store in self.stores.values() {
             store.close();
             store.end(Ended::Fenced);

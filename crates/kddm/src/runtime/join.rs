@@ -31,7 +31,7 @@ const LANES: usize = 1;
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often admission is looked at while links are being made.
-const JOIN_ROUND: Duration = Duration::from_millis(5);
+pub(crate) const JOIN_ROUND: Duration = Duration::from_millis(5);
 
 pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     if !super::wait::may_block() {

@@ -17,6 +17,7 @@ use crate::runtime::backlog::FullPeers;
 use crate::runtime::destroy::Destroyed;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
+use crate::runtime::memory::Lent;
 use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
 use crate::runtime::per_kind::PerKind;
@@ -85,6 +86,8 @@ pub struct Statistics {
     pub detached: u64,
     /// Losses that were accepted by this node: of one object, or all of a set.
     pub losses_accepted: u64,
+    /// Objects that this node owned when it lost its lease, and still has.
+    pub remembered: u64,
 }
 
 impl Statistics {
@@ -120,6 +123,7 @@ impl Statistics {
         self.frames_received += other.frames_received;
         self.detached += other.detached;
         self.losses_accepted += other.losses_accepted;
+        self.remembered += other.remembered;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -158,6 +162,8 @@ pub(crate) struct LaneState {
     pub stopped: bool,
     /// Nothing that is here may be used any more, see [`Self::fence`].
     pub fenced: bool,
+    /// What programs had to write then.
+    pub lent_at_the_end: Lent,
     pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
@@ -203,6 +209,7 @@ impl LaneState {
             limits,
             stopped: false,
             fenced: false,
+            lent_at_the_end: Lent::default(),
             lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),

@@ -19,6 +19,7 @@ pub(crate) mod lending;
 pub(crate) mod links;
 pub(crate) mod local;
 pub(crate) mod membership;
+pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod numbers;
 pub(crate) mod objects;

@@ -1,4 +1,4 @@
-//! A node that has fenced itself comes back in its process, as a new life.
+//! A node that has fenced itself comes back in its process, as a new life, with what it owned.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,8 @@ impl Runtime {
         // Whatever names this node names its next life.
         config.node_id = Some(self.identity.id.0);
         let (deadline, join_limit) = (deadline_in(limit), config.join_limit);
+        // Also for another attempt, if this one fails: what this life had stays as it is.
+        let kept = self.memories();
         self.stop_within(Duration::ZERO, limit.min(notify::DRAIN_LIMIT));
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -50,6 +52,7 @@ impl Runtime {
                     std::thread::park_timeout(PAUSE);
                 }
                 Ok(runtime) => {
+                    runtime.recall(kept, deadline);
                     tracing::info!(node = runtime.identity.id.0, "this node is back, as a new life");
                     return Ok(runtime);
                 }

@@ -32,6 +32,12 @@ fn process_that_comes_back() {
     let mut old: Option<Set<u64>> = None;
     loop {
         let set: Set<u64> = node.set("rejoin").open().wait().expect("the set opens");
+        let kept: Set<u64> = node.set("kept").replicas(0).open().wait().expect("the set opens");
+        for object in (0..KEPT).filter(|_| old.is_none()) {
+            let mut value = kept.grab(object).wait().expect("it is here");
+            *value = object + 1;
+            value.put().wait().expect("it is here");
+        }
         // Done once another node has it, too.
         let add = |count: &mut u64| {
             *count += 1;
@@ -56,6 +62,9 @@ fn process_that_comes_back() {
         old = Some(set);
     }
 }
+
+/// Objects without replicas that it owns.
+const KEPT: u64 = 200;
 
 struct Process {
     child: Child,
@@ -114,12 +123,15 @@ fn a_node_that_slept_beyond_its_lease_comes_back_as_a_new_life() {
     let listen = "127.0.0.1:0".parse().expect("an address");
     let first = Node::join(Config::new().listen(listen).lease(Duration::from_secs(2))).wait().expect("it begins");
     let set: Set<u64> = first.set("rejoin").replicas(1).open().wait().expect("the set opens");
+    let kept: Set<u64> = first.set("kept").replicas(0).open().wait().expect("the set opens");
     let mut process = Process::start(&first);
     assert_eq!(process.line("lives as"), "lives as 2 and old handles are fenced: true");
     let life = |node: &Node| node.members().iter().find(|member| member.id == 2).map(|member| member.incarnation);
     let before = life(&first).expect("it is a member");
     process.signal(Signal::STOP);
     until("it is expelled", || first.lease().counts.expulsions == 1 && life(&first).is_none());
+    let is_lost = |object| matches!(kept.get(object).wait_for(LIMIT), Err(Error::Access(AccessError::Lost { .. })));
+    assert!((0..KEPT).all(is_lost), "only that process has them");
     process.signal(Signal::CONT);
     writeln!(process.input, "put").expect("it reads");
     assert_eq!(process.line("put"), "put fenced");
@@ -132,6 +144,10 @@ fn a_node_that_slept_beyond_its_lease_comes_back_as_a_new_life() {
     assert_eq!(process.line("lives as"), "lives as 2 and old handles are fenced: true");
     assert!(life(&first).expect("it is back") > before);
     assert_eq!(states(&first), [(1, POSSIBLE), (2, POSSIBLE)]);
+    for object in 0..KEPT {
+        let value = kept.get(object).wait_for(LIMIT).expect("it has come back with what it owned");
+        assert_eq!(*value, object + 1);
+    }
     // Its guard in the new life is good.
     assert!(set.grab(2).wait_for(Duration::from_millis(50)).is_err(), "it holds it");
     writeln!(process.input, "put").expect("it reads");

@@ -256,6 +256,7 @@ impl Subject {
             "replicas": recovery.replicas,
             "lost": recovery.lost,
             "losses_accepted": counted.losses_accepted,
+            "remembered": counted.remembered,
             "failures": recovery.failures,
             "misses": counted.misses,
             "moves": counted.moves(),

@@ -112,6 +112,12 @@ impl Desk {
         })
     }
 
+    /// What programs have to write.
+    pub fn lent_to_write(&self) -> impl Iterator<Item = (SetId, ObjectId)> + '_ {
+        let is_written = |loans: &[Loan]| loans.iter().any(|loan| loan.level == Access::Write);
+        self.loans.iter().filter(move |(_, loans)| is_written(loans)).map(|(place, _)| *place)
+    }
+
     /// Programs that are attached.
     pub fn session_count(&self) -> usize {
         self.sessions.len()

@@ -1,0 +1,89 @@
+//! What a node has kept that was expelled and comes back as a new life. `docs/protocol.md`, "A member comes back".
+
+use crate::id::{Epoch, NodeId, ObjectId, SetId, Tenure, Version};
+use crate::io::Outputs;
+use crate::mutation::{Mutation, mutated};
+use crate::shard::{Inspection, Main, Step};
+
+use super::{Node, Refused};
+
+/// An object that a node owned when it was frozen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Memory {
+    /// Its set.
+    pub set: SetId,
+    /// The object.
+    pub object: ObjectId,
+    /// The tenure that the node had.
+    pub tenure: Tenure,
+    /// Its version, as far as the core knows of puts.
+    pub version: Version,
+    /// The life was a member until the beginning of that epoch, or longer.
+    pub left: Epoch,
+    /// The bytes are those that are kept beside the object, as for a replica.
+    pub is_kept: bool,
+}
+
+/// Whether an owner's bytes are worth keeping while a local thread may have written part of them.
+pub fn is_clean(is_being_written: bool) -> bool {
+    !is_being_written || mutated(Mutation::OfferWhatIsWritten)
+}
+
+impl Node {
+    /// What this life owns, or has offered of an earlier one, in no particular order. To be asked once it uses and
+    /// handles nothing any more: from then on it does not change. Read copies and replicas prove nothing. Whether there
+    /// is a value, and how often it was put, is known to whoever has the bytes.
+    pub fn memories(&self) -> impl Iterator<Item = Memory> + '_ {
+        let left = Epoch(self.view.epoch.0.saturating_add(1));
+        let of_set = move |set: SetId| {
+            let objects = self.touched(set).flat_map(|(_, _, shard)| shard.objects().chain(shard.kept()));
+            objects.filter_map(move |object| self.memory(set, object, left))
+        };
+        self.sets().into_iter().flat_map(of_set)
+    }
+
+    fn memory(&self, set: SetId, object: ObjectId, left: Epoch) -> Option<Memory> {
+        let Inspection { main, offer, replica, .. } = self.inspect(set, object)?;
+        let at = object.shard(set.policy()?);
+        let offer = offer.or(replica.filter(|_| mutated(Mutation::OfferReplicas)));
+        if let Some((tenure, version)) = offer {
+            let left = self.sets.get(&set.0)?.get(at)?.shard.recovery.left;
+            let left = if left == Epoch(0) { Epoch(self.view.epoch.0.saturating_add(1)) } else { left };
+            return Some(Memory { set, object, tenure, version, left, is_kept: true });
+        }
+        let (tenure, version) = match main {
+            Main::Owner { tenure, version, .. } => (tenure, version),
+            Main::Sharer { tenure, version, .. } if mutated(Mutation::OfferCopies) => (tenure, version),
+            _ => return None,
+        };
+        Some(Memory { set, object, tenure, version, left, is_kept: false })
+    }
+
+    /// Takes in what a former life owned; the next epoch decides what becomes of it. False if that is of no use, since
+    /// something is known of the object here: the bytes are not needed.
+    ///
+    /// # Errors
+    /// As [`handle`](Self::handle). Nothing has changed.
+    pub fn remember(&mut self, memory: &Memory, outputs: &mut Outputs) -> Result<bool, Refused> {
+        let Memory { set, object, tenure, version, left, .. } = *memory;
+        let at = object.shard(set.policy().ok_or(Refused::UnknownSet)?);
+        self.entered(set, at, outputs)?;
+        let offer = (tenure, version);
+        self.at_shard(set, object, |shard, place, counter, room| {
+            shard.step(place, counter, room, object, Step::Remember(offer), outputs)
+        })?;
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let shard = &mut state.touch(at, || NodeId::NOBODY)?.shard;
+        let is_kept = shard.inspect(self.me, object).offer == Some(offer);
+        if is_kept {
+            let known = shard.recovery.left;
+            shard.recovery.left = if known == Epoch(0) { left } else { known.min(left) };
+        }
+        Ok(is_kept)
+    }
+
+    /// How many objects are here that this node owned in a former life, and of which nothing is decided yet.
+    pub fn offer_count(&self) -> usize {
+        self.sets.values().flat_map(|set| &set.touched).map(|touched| touched.shard.offer_count()).sum()
+    }
+}

@@ -1,0 +1,83 @@
+//! What a node keeps that was expelled and comes back as a new life.
+
+use std::sync::Arc;
+
+use kddm_core::id::{Incarnation, ObjectId};
+use kddm_core::io::Outputs;
+use kddm_core::node::memory::{self, Memory};
+
+use super::{Agent, Effects, Todo, Value, generation, set_of};
+
+/// An object that a former life owned, and its value.
+pub type Kept = (Memory, Value);
+
+impl Agent {
+    /// This node's life.
+    pub fn life(&self) -> Incarnation {
+        self.core.incarnation()
+    }
+
+    /// What is worth keeping of a life that is over, in a process that goes on: what it owned. What a client was
+    /// writing is of no more use.
+    pub fn keeps(&self) -> Vec<Kept> {
+        let value = |memory: &Memory| {
+            if memory.is_kept {
+                return self.replicas.get(&memory.object).copied();
+            }
+            let cell = self.cells.get(&memory.object)?;
+            cell.value.filter(|_| memory::is_clean(cell.writer.is_some()))
+        };
+        let kept = |memory: Memory| {
+            let version = self.cells.get(&memory.object).filter(|_| !memory.is_kept).map(|cell| cell.version);
+            Some((Memory { version: version.unwrap_or(memory.version), ..memory }, value(&memory)?))
+        };
+        let mut memories: Vec<Kept> = self.core.memories().filter_map(kept).collect();
+        memories.extend(&self.memories);
+        memories.sort_by_key(|(memory, _)| (memory.object, memory.tenure, memory.version));
+        memories
+    }
+
+    /// A life of a node whose process has kept that of the one before.
+    pub fn with_memories(self, memories: Vec<Kept>) -> Agent {
+        Agent { memories, ..self }
+    }
+
+    /// How many objects are offered here.
+    pub fn offer_count(&self) -> usize {
+        self.core.offer_count()
+    }
+
+    /// What it has of a former life, and has not told its core yet.
+    pub fn memories(&self) -> &[Kept] {
+        &self.memories
+    }
+
+    /// Tells the core what a former life owned.
+    pub fn remember(&mut self, effects: &mut Effects) {
+        for (memory, value) in std::mem::take(&mut self.memories) {
+            if self.is_destroyed(generation(memory.object)) {
+                continue;
+            }
+            let mut outputs = Outputs::new();
+            match Arc::make_mut(&mut self.core).remember(&memory, &mut outputs) {
+                Ok(true) => _ = self.replicas.insert(memory.object, value),
+                Ok(false) => {}
+                Err(refused) => effects.broken.push(format!("node {} refused to remember: {refused:?}", self.me)),
+            }
+            let mut todo = Todo::new();
+            for output in outputs.drain() {
+                self.act(memory.set, output, None, &mut todo, effects);
+            }
+            self.run_all(memory.set, todo, None, effects);
+        }
+    }
+
+    /// What is offered of an object here, or will be.
+    pub fn offer(&self, object: ObjectId) -> Option<Value> {
+        let is_told = self.core.inspect(set_of(generation(object)), object).is_some_and(|seen| seen.offer.is_some());
+        if is_told {
+            return self.replicas.get(&object).copied();
+        }
+        self.memories.iter().find(|(memory, _)| memory.object == object).map(|(_, value)| *value)
+    }
+}

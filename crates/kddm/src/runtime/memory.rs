@@ -1,0 +1,139 @@
+//! What a node has kept that lost its lease, and tells its next life in the same process.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kddm_core::id::{Epoch, Mixer, ObjectId, SetId, Version};
+use kddm_core::node::Refused;
+use kddm_core::node::memory::Memory;
+use kddm_view::Change;
+
+use crate::runtime::Runtime;
+use crate::runtime::lane::LaneState;
+use crate::runtime::placing::Follows;
+
+/// Objects that are remembered before others get the lane: some milliseconds.
+const REMEMBERED_AT_ONCE: usize = 1_024;
+
+/// An object that the former life owned, and its bytes.
+pub(crate) type Kept = (Memory, Vec<u8>);
+
+/// Objects that programs had to write when the node was fenced: what they have put since is not here.
+pub(crate) type Lent = HashSet<(SetId, ObjectId), Mixer>;
+
+impl LaneState {
+    /// Notes what programs may have written that this node does not know of. The node is being fenced.
+    pub fn note_lent(&mut self) {
+        let of = self.desk.lent_to_write();
+        self.lent_at_the_end.extend(of);
+    }
+
+    /// What this life owned, with a value that was put. It is fenced: nothing of that changes any more.
+    fn memories(&self) -> Vec<Kept> {
+        let is_lent = |memory: &Memory| self.lent_at_the_end.contains(&(memory.set, memory.object));
+        let kept = |memory: Memory| {
+            if memory.is_kept {
+                return Some((memory, self.replicas.get(&(memory.set, memory.object))?.clone()));
+            }
+            let store = self.stores.get(&memory.set)?;
+            let cell = store.find(memory.object.0)?;
+            let mut bytes = Vec::new();
+            // Refused while a thread still holds it to write.
+            let has_value = store.encode(cell, &mut bytes).unwrap_or(false);
+            let memory = Memory { version: Version(store.version(cell)), ..memory };
+            has_value.then_some((memory, bytes))
+        };
+        self.core.memories().filter(|memory| !is_lent(memory)).filter_map(kept).collect()
+    }
+
+    /// Takes in what a former life owned. True if anything of it is of use.
+    fn remember(&mut self, kept: &mut Vec<Kept>) -> bool {
+        let mut is_any = false;
+        let first = kept.len().saturating_sub(REMEMBERED_AT_ONCE);
+        for (memory, bytes) in kept.drain(first..) {
+            let mut outputs = std::mem::take(&mut self.outputs);
+            let remembered = self.core.remember(&memory, &mut outputs);
+            let mut follows = Follows::default();
+            for output in outputs.drain() {
+                follows.act(self, memory.set, output);
+            }
+            self.outputs = outputs;
+            follows.go_on(self, memory.set);
+            match remembered {
+                Ok(true) => {
+                    self.replicas.insert((memory.set, memory.object), bytes);
+                    self.statistics.remembered += 1;
+                    is_any = true;
+                }
+                Ok(false) | Err(Refused::UnknownSet) => {}
+                Err(refused) => {
+                    tracing::warn!(?refused, set = ?memory.set, object = ?memory.object, "it is not remembered")
+                }
+            }
+        }
+        is_any
+    }
+}
+
+impl Runtime {
+    /// What this life owned. It is fenced.
+    pub fn memories(&self) -> Vec<Kept> {
+        self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect()
+    }
+
+    /// Tells the lanes what a former life owned, and has all members decide what becomes of it. What is not decided at
+    /// `deadline` is decided later.
+    pub fn recall(self: &Arc<Self>, kept: Vec<Kept>, deadline: Instant) {
+        let mut of_lanes: Vec<Vec<Kept>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        for one in kept {
+            let shard = one.0.object.shard(one.0.set.policy().unwrap_or_default());
+            let at = usize::from(shard.0) % self.lanes.len();
+            of_lanes[at].push(one);
+        }
+        let mut epoch = None;
+        for (lane, mut kept) in self.lanes.iter().zip(of_lanes) {
+            while !kept.is_empty() {
+                let mut state = lane.lock();
+                if state.remember(&mut kept) {
+                    // The last one is the first in which all of it can be said.
+                    epoch = epoch.max(Some(state.core.epoch()));
+                }
+                lane.finish_fair(state);
+            }
+        }
+        let Some(epoch) = epoch else { return };
+        // Who answered for a shard before has handed it over, with all that it knew.
+        self.wait_until(deadline, |runtime| runtime.is_settled());
+        self.begin_epoch_after(epoch, deadline);
+        self.wait_until(deadline, |runtime| {
+            runtime.lanes.iter().all(|lane| {
+                let state = lane.lock();
+                state.core.epoch() > epoch && state.core.offer_count() == 0
+            })
+        });
+    }
+
+    fn begin_epoch_after(&self, epoch: Epoch, deadline: Instant) {
+        let (node, incarnation) = (self.identity.id, self.identity.incarnation);
+        while self.membership.lock().state.view().epoch <= epoch && Instant::now() < deadline && !self.is_stopping() {
+            if let Err(error) = self.propose(Change::Recall { node, incarnation, epoch }) {
+                tracing::warn!(%error, "what this node remembers is not decided on yet");
+            }
+            let again = deadline.min(Instant::now() + crate::runtime::join::ASK_AGAIN);
+            self.wait_until(again, |runtime| runtime.membership.lock().state.view().epoch > epoch);
+        }
+    }
+
+    /// Waits until that is so, or the node stops or is fenced, or for so long.
+    fn wait_until(&self, deadline: Instant, is_so: impl Fn(&Runtime) -> bool) {
+        while !is_so(self) && Instant::now() < deadline && !self.is_stopping() {
+            let mut membership = self.membership.lock();
+            if self.is_out_of_lease(&membership) {
+                return;
+            }
+            let round = Instant::now() + crate::runtime::join::JOIN_ROUND;
+            self.wait_for_change(&mut membership, deadline.min(round));
+        }
+    }
+}
