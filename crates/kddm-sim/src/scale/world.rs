@@ -108,7 +108,7 @@ impl World {
         let nonce = u64::from(self.state.last_life().0) + 1;
         let address = format!("10.0.{}.{}:7600", nonce / 250, nonce % 250);
         let zone = (self.size.zones > 0).then(|| format!("rack-{}", nonce % u64::from(self.size.zones)));
-        self.decide(&Change::Join { node: None, address, nonce, site: Site { zone, witness: false } })?;
+        self.decide(&Change::Join { node: None, address, nonce, site: Site { zone, ..Site::default() } })?;
         let node = self.state.member_by_nonce(nonce).ok_or("it was let in")?;
         self.hosts.push(Host::new(node, self.life(node), self.set));
         self.busy.push((0, false));
