@@ -140,7 +140,7 @@ impl Time {
 /// The cluster-wide number of a set. It carries the placement policy, so that every member can
 /// compute every home without looking anything up.
 ///
-/// Bits 62-60 replicas, 59-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
+/// Bit 63 whether what is lost has never existed, 62-60 replicas, 59-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
 /// reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SetId(pub u64);
@@ -189,9 +189,19 @@ impl SetId {
         ((self.0 >> 60) & 7) as usize
     }
 
+    /// The same set, in which an object that is lost counts as one that has never existed.
+    pub const fn forgiving_loss(self) -> SetId {
+        SetId(self.0 | (1 << 63))
+    }
+
+    /// Whether that is so. The core does not look at it: whoever embeds it accepts such losses.
+    pub const fn forgives_loss(self) -> bool {
+        self.0 >> 63 == 1
+    }
+
     /// The placement policy, or `None` for a number that no member gives out.
     pub const fn policy(self) -> Option<PlacementPolicy> {
-        match self.0 >> 56 & 0x8f {
+        match self.0 >> 56 & 0x0f {
             0 => Some(PlacementPolicy::Hash),
             1 => Some(PlacementPolicy::Fixed(NodeId((self.0 >> 40) as u16))),
             2 => Some(PlacementPolicy::Embedded),

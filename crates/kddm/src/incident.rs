@@ -32,6 +32,14 @@ pub enum Incident {
         /// How many, see [`SetHealth::short`](crate::SetHealth::short).
         objects: usize,
     },
+    /// Lost objects of a set with [`OnLoss::FirstTouch`](crate::OnLoss::FirstTouch) were asked for here: from now on they
+    /// have never existed.
+    Accepted {
+        /// The set.
+        set: String,
+        /// How many since it was told last.
+        objects: usize,
+    },
     /// Every object that is not lost has its replicas again, or as many as there are members for: all members have
     /// said so.
     Whole,

@@ -10,8 +10,10 @@ use kddm_core::message::Message;
 use crate::cell::HeldBy;
 use crate::error::{Error, SetError};
 use crate::node::Node;
+use crate::on_loss::OnLoss;
+use crate::placed_by::PlacedBy;
 use crate::runtime::lane::Statistics;
-use crate::system::{PlacedBy, described, find_described};
+use crate::system::{described, find_described};
 
 /// What the cluster remembers of a set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +31,8 @@ pub struct SetInfo {
     pub placed_by: PlacedBy,
     /// How many other nodes keep a copy of each object.
     pub replicas: u8,
+    /// What becomes of objects that are lost.
+    pub on_loss: OnLoss,
     /// It is being destroyed.
     pub is_ending: bool,
 }

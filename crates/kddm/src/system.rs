@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kddm_core::id::{Epoch, PlacementPolicy, SetId, mix};
+use kddm_core::id::{Epoch, SetId, mix};
 use kddm_core::replicas::MOST_REPLICAS;
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,10 @@ use crate::cell::Store;
 use crate::chain::chain;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::node::Node;
+use crate::on_loss::OnLoss;
 use crate::operation::Make;
 use crate::pending::Pending;
+use crate::placed_by::PlacedBy;
 use crate::promise::promise;
 use crate::runtime::Runtime;
 use crate::runtime::told::SetHere;
@@ -37,28 +39,6 @@ const PAGE: u64 = 64;
 /// The object that lists the set of that count. Even, and never zero: names hash to odd objects.
 fn page(counter: u64) -> u64 {
     2 + 2 * (counter / PAGE)
-}
-
-/// Where the objects of a set have their home.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum PlacedBy {
-    /// By rendezvous hashing over all members.
-    #[default]
-    Hash,
-    /// At one node, as long as it is a member.
-    Fixed(u16),
-    /// At the node that the top 16 bits of the object id name, as long as it is a member.
-    Embedded,
-}
-
-impl PlacedBy {
-    fn policy(self) -> PlacementPolicy {
-        match self {
-            PlacedBy::Hash => PlacementPolicy::Hash,
-            PlacedBy::Fixed(node) => PlacementPolicy::Fixed(kddm_core::id::NodeId(node)),
-            PlacedBy::Embedded => PlacementPolicy::Embedded,
-        }
-    }
 }
 
 /// What the cluster remembers of a set.
@@ -123,6 +103,7 @@ pub struct SetBuilder<T: Value> {
     first_touch: Option<Make<T>>,
     placed_by: Option<PlacedBy>,
     replicas: Option<u8>,
+    pub(crate) on_loss: Option<OnLoss>,
     wait_limit: Option<Duration>,
     hold_limit: Option<Duration>,
 }
@@ -135,6 +116,7 @@ impl<T: Value> SetBuilder<T> {
             first_touch: None,
             placed_by: None,
             replicas: None,
+            on_loss: None,
             wait_limit: None,
             hold_limit: None,
         }
@@ -233,6 +215,7 @@ impl<T: Value> SetBuilder<T> {
             type_name,
             placed_by: self.placed_by,
             replicas: self.replicas,
+            on_loss: self.on_loss,
             create,
         };
         let node = self.node.clone();
@@ -271,6 +254,7 @@ pub(crate) struct Wanted {
     pub type_name: String,
     pub placed_by: Option<PlacedBy>,
     pub replicas: Option<u8>,
+    pub on_loss: Option<OnLoss>,
     /// If it does not exist.
     pub create: bool,
 }
@@ -288,7 +272,7 @@ impl Wanted {
 
     /// The set of that name, if it is as wanted.
     pub fn find_or_create(self, node: &Node) -> Pending<Description> {
-        if let Err(error) = check_name(&self.name) {
+        if let Err(error) = check_name(&self.name).and_then(|()| self.on_loss.unwrap_or_default().check()) {
             return Pending::ready(Err(error));
         }
         let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());
@@ -339,9 +323,10 @@ impl Wanted {
         let counter = count.counter;
         node.runtime().numbers.note(counter);
         count.put().await?;
+        let set = SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS));
         let description = Description {
             name: self.name.clone(),
-            set: SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS)).0,
+            set: self.on_loss.unwrap_or_default().apply(set).0,
             codec: self.codec.clone(),
             type_name: self.type_name.clone(),
             placed_by,
@@ -379,6 +364,10 @@ impl Wanted {
         let has = SetId(description.set).replicas();
         if let Some(wanted) = self.replicas.filter(|wanted| usize::from(*wanted) != has) {
             return differs("replicas", has.to_string(), wanted.to_string());
+        }
+        let has = OnLoss::of(SetId(description.set));
+        if let Some(wanted) = self.on_loss.filter(|wanted| *wanted != has) {
+            return differs("on_loss", has.word().into(), wanted.word().into());
         }
         match self.placed_by {
             Some(wanted) if wanted != description.placed_by => {
@@ -488,8 +477,8 @@ pub(crate) fn find_described(system: &Set<SystemObject>, name: &str) -> Result<D
 impl From<Description> for crate::inspect::SetInfo {
     fn from(description: Description) -> Self {
         let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending } = description;
-        let replicas = SetId(id).replicas() as u8;
-        Self { name, id, codec, type_name, placed_by, replicas, is_ending }
+        let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id)));
+        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending }
     }
 }
 

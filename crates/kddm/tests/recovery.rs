@@ -42,6 +42,50 @@ fn vanish(node: Node) {
     node.stop_within(Duration::ZERO);
 }
 
+/// A set of things that can be made anew: nobody meets an error, nothing old comes back, and it is told.
+#[test]
+fn what_is_lost_of_a_set_that_wants_it_so_has_never_existed() {
+    let mut nodes = cluster(3);
+    let (sender, told) = std::sync::mpsc::channel();
+    let watch = move |incident: &Incident| _ = sender.send(incident.clone());
+    nodes[0].on_incident(watch).expect("there is room");
+    let cache = |node: &Node| -> Set<u64> {
+        let builder = node.set("cache").replicas(0).on_loss(kddm::OnLoss::FirstTouch).first_touch(|_| 5);
+        builder.open().wait_for(LIMIT).expect("the set opens")
+    };
+    let (there, here, second) = (cache(&nodes[2]), cache(&nodes[0]), cache(&nodes[1]));
+    let bare = open(&nodes[2], "bare", 0);
+    for object in 0..60 {
+        put(&there, object, 70);
+        put(&bare, object, 70);
+    }
+    drop((there, bare));
+    vanish(nodes.remove(2));
+    for object in 0..60 {
+        match object % 3 {
+            0 => assert_eq!(*here.get(object).wait_for(LIMIT).expect("made anew"), 5),
+            1 => {
+                let found = here.get_existing(object).wait_for(LIMIT).map(drop);
+                assert!(matches!(found, Err(Error::Access(AccessError::NotFound))), "{found:?}");
+            }
+            _ => put(&here, object, 6),
+        }
+        let then = [5, 5, 6][object as usize % 3];
+        assert_eq!(*second.get(object).wait_for(LIMIT).expect("it is there, or made"), then, "object {object}");
+    }
+    let bare = open(&nodes[0], "bare", 0);
+    assert!(matches!(bare.get(1).wait_for(LIMIT).map(drop), Err(Error::Access(AccessError::Lost { .. }))));
+    let is_told =
+        |incident: Incident| matches!(incident, Incident::Accepted { set, objects } if set == "cache" && objects > 0);
+    let begun = Instant::now();
+    while !is_told(told.recv_timeout(LIMIT).expect("it is told")) {
+        assert!(begun.elapsed() < LIMIT, "it is not told");
+    }
+    let accepted: u64 = nodes.iter().map(|node| node.statistics().losses_accepted).sum();
+    assert!(accepted >= 40, "{accepted}");
+    assert!(nodes.iter().all(|node| node.statistics().faults == 0));
+}
+
 /// What a watcher hears until all is whole.
 fn until_whole(told: &std::sync::mpsc::Receiver<Incident>) -> Vec<Incident> {
     let mut heard = Vec::new();

@@ -163,7 +163,9 @@ mod tests {
             let sets = [(7, SetFacts { objects, ..SetFacts::default() })].into();
             (node, Facts { node, sets, ..Facts::default() })
         };
-        let sets = [(7, NamedSet { name: "notes".into(), replicas: 1 }), (8, NamedSet::default())].into();
+        let sets =
+            [(7, NamedSet { name: "notes".into(), replicas: 1, forgives_loss: false }), (8, NamedSet::default())]
+                .into();
         Case { asked: 1, facts: [facts(1, 2), facts(2, 40)].into(), sets, ..Case::default() }
     }
 

@@ -1,7 +1,7 @@
 //! Whoever is responsible accepts that something is lost: of one object, or of all of a set. And sets that are
 //! younger than a loss are not taken for older.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,10 @@ use crate::system::SYSTEM_NAME;
 /// How often a node looks whether all that it was to give up is gone.
 const ACCEPTED_CHECK: Duration = Duration::from_millis(2);
 
+/// How often a loss is accepted for those who wait for one object, before they hear of it: a home that cannot take it
+/// is not asked without an end.
+const ACCEPTED_AT_MOST: u8 = 8;
+
 /// The names of the sets that were opened here, for errors that say what to do.
 #[derive(Default)]
 pub(crate) struct Names(Mutex<HashMap<SetId, Arc<str>>>);
@@ -48,6 +52,21 @@ impl LaneState {
     /// What is said to whoever wants an object that is lost.
     pub fn is_lost(&self, set: SetId, object: ObjectId) -> Error {
         AccessError::Lost { set: self.signals.names.of(set), object: object.0 }.into()
+    }
+
+    /// Of a set in which lost objects have never existed: the first one who meets a lost one accepts that, and asks
+    /// again. The home hears of it before. False if that has been in vain, or the set is another one.
+    pub fn forgets_loss(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) -> bool {
+        let Some(local) = self.locals.get_mut(&(set, object)).filter(|_| set.forgives_loss()) else { return false };
+        if local.is_cancelling || local.waiters.is_empty() || local.accepted >= ACCEPTED_AT_MOST {
+            return false;
+        }
+        (local.outstanding, local.accepted) = (false, local.accepted + 1);
+        todo.push_back(Input::AcceptLoss);
+        self.statistics.losses_accepted += 1;
+        *self.newly_accepted.entry(set).or_default() += 1;
+        self.signals.settled.raise();
+        true
     }
 
     /// Accepts that an object is gone, if it is lost. Its home hears of it before any later wish of this node.

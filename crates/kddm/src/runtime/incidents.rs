@@ -20,6 +20,14 @@ impl Runtime {
     /// Looks at what has become of objects, once in each placement and once when all is whole, and tells of what is
     /// worse than before. On the thread that leads from view to view.
     pub fn look_for_incidents(&self, judged: &mut Judged) {
+        for lane in &self.lanes {
+            let accepted = std::mem::take(&mut lane.lock().newly_accepted);
+            for (set, objects) in accepted {
+                let set = self.signals.names.of(set);
+                tracing::warn!(set, objects, "lost objects of a set that wants it so have never existed");
+                self.notify.happened(Incident::Accepted { set, objects });
+            }
+        }
         let is_healed = self.membership.lock().state.is_healed();
         let (mut at, mut is_recovering) = (None, false);
         for lane in &self.lanes {

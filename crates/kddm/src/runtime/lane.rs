@@ -172,6 +172,8 @@ pub(crate) struct LaneState {
     pub signals: Signals,
     /// The last placement in which all was whole here, if somebody asked.
     pub whole_in: Option<Placement>,
+    /// Losses that sets have had accepted by themselves, until somebody is told.
+    pub newly_accepted: HashMap<SetId, usize, Mixer>,
     /// What was missing when that was said last.
     pub missing: Option<&'static str>,
     /// What this node has lent to programs.
@@ -215,6 +217,7 @@ impl LaneState {
             scratch: Vec::new(),
             shares: false,
             whole_in: None,
+            newly_accepted: HashMap::default(),
             missing: None,
             signals,
             desk: Desk::default(),

@@ -107,6 +107,8 @@ pub(crate) struct Local {
     pub is_cancelling: bool,
     /// A put waits for its replicas.
     pub putting: Option<Putting>,
+    /// How often a loss was accepted for those who wait here.
+    pub accepted: u8,
     /// It could not be told something for lack of memory: it is told nothing else meanwhile.
     pub waits_for_memory: bool,
 }

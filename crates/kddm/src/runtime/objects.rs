@@ -345,6 +345,7 @@ impl LaneState {
                     todo.push_back(input);
                 }
             }
+            Output::Answer { object, answer: Answer::Lost } if self.forgets_loss(set, object, todo) => {}
             Output::Answer { object, answer } => self.answered(set, object, self.outcome_of(set, object, answer)),
             Output::Discard { object } => {
                 let store = self.store(set);

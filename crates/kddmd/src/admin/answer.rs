@@ -314,6 +314,7 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "type": info.type_name,
         "placement": info.placed_by,
         "replicas": info.replicas,
+        "on_loss": info.on_loss.word(),
         "ending": info.is_ending,
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,

@@ -385,10 +385,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             Ok(0)
         }
         Command::Demo(demo) => {
-            let dir = match demo.which {
-                Some(Demo::Words { dir }) => dir,
-                None => demo.dir,
-            };
+            let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir);
             let dir = dir.unwrap_or_else(|| PathBuf::from("."));
             let options = Options { dir, nodes: demo.nodes, json: cli.json, kill: demo.kill };
             Ok(u8::from(!words::run(&options)?))

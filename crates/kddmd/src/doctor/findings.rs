@@ -64,6 +64,8 @@ pub struct NamedSet {
     pub name: String,
     /// How many replicas its objects are to have.
     pub replicas: u8,
+    /// What is lost of it has never existed as soon as somebody asks for it.
+    pub forgives_loss: bool,
 }
 
 /// All that is known.
@@ -237,13 +239,16 @@ impl Found<'_> {
             sum.in_doubt += facts.in_doubt;
             sum.short += facts.short;
         }
-        for (set, sum) in sums {
+        for (set, mut sum) in sums {
             let known = case.sets.get(&set);
             let name = known.map_or_else(|| format!("#{set}"), |known| known.name.clone());
             let mut add = |level, code, what: String, why: String, to_do: String| {
                 self.all.push(Finding { level, code, nodes: Vec::new(), set: Some(name.clone()), what, why, to_do });
             };
             let accept = format!("kddmadm sets accept-loss {} --yes", quoted(&name));
+            if known.is_some_and(|known| known.forgives_loss) {
+                (sum.lost, sum.in_doubt) = (0, 0);
+            }
             if sum.lost > 0 {
                 let what = format!("{} of set {name:?} {} lost", counted(sum.lost, "object"), is_are(sum.lost));
                 let why = "more members were lost than its replicas make up for: the newest version cannot be proven \

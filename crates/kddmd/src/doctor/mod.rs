@@ -59,7 +59,10 @@ pub fn look(node: &Node) -> Result<Case, kddm::Error> {
         .collect();
     match node.sets() {
         Ok(sets) => {
-            let named = |info: kddm::SetInfo| (info.id, NamedSet { name: info.name, replicas: info.replicas });
+            let named = |info: kddm::SetInfo| {
+                let forgives_loss = info.on_loss == kddm::OnLoss::FirstTouch;
+                (info.id, NamedSet { name: info.name, replicas: info.replicas, forgives_loss })
+            };
             case.sets = sets.into_iter().map(named).collect();
         }
         Err(error) => case.no_sets = Some(error.to_string()),

@@ -23,7 +23,7 @@ fn healthy() -> Case {
         asked: 1,
         members: (1..=3).map(|node| (node, member(node))).collect(),
         facts: (1..=3).map(|node| (node, facts(node))).collect(),
-        sets: [(7, NamedSet { name: "notes".into(), replicas: 1 })].into(),
+        sets: [(7, NamedSet { name: "notes".into(), replicas: 1, forgives_loss: false })].into(),
         ..Case::default()
     }
 }
@@ -68,6 +68,14 @@ fn what_is_lost_is_summed_over_all_homes_and_the_command_is_named() {
 }
 
 #[test]
+fn what_has_never_existed_when_it_is_lost_is_no_finding() {
+    let mut case = healthy();
+    of(&mut case, 1).sets.insert(7, SetFacts { lost: 2, in_doubt: 3, ..SetFacts::default() });
+    case.sets.insert(7, NamedSet { name: "cache".into(), replicas: 0, forgives_loss: true });
+    assert_eq!(findings(&case), []);
+}
+
+#[test]
 fn names_are_written_as_a_shell_takes_them() {
     for (name, quoted) in [("a/b", "a/b"), ("it's", "'it'\\''s'"), ("$(rm)", "'$(rm)'"), ("-x", "'-x'")] {
         assert_eq!(super::findings::quoted(name), quoted);
@@ -86,7 +94,7 @@ fn too_few_replicas_have_one_of_two_reasons() {
     assert!(made.why.contains("replicas are being made"), "{made:?}");
     let few = finds("few_replicas", Level::Warning, |case| {
         short(case);
-        case.sets.insert(7, NamedSet { name: "notes".into(), replicas: 3 });
+        case.sets.insert(7, NamedSet { name: "notes".into(), replicas: 3, forgives_loss: false });
     });
     assert!(few.why.contains("only 3 members share") && few.to_do.contains("kddmd --contact"), "{few:?}");
 }

@@ -82,7 +82,7 @@ pub(crate) enum Failure {
 }
 
 /// The settings of a set that can differ.
-const SETTINGS: [&str; 4] = ["codec", "type", "placement", "setting"];
+const SETTINGS: [&str; 6] = ["codec", "type", "placement", "replicas", "on_loss", "setting"];
 
 impl Failure {
     pub fn of(error: &Error) -> Failure {

@@ -1,0 +1,81 @@
+//! What becomes of a set's objects that are lost.
+
+use kddm_core::id::SetId;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ConfigurationError, Error};
+use crate::system::SetBuilder;
+use crate::value::Value;
+
+/// What whoever asks for an object meets that is lost, because more members were lost than its replicas make up for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum OnLoss {
+    /// [`Lost`](crate::AccessError::Lost), until a node comes back that has it, or somebody accepts it.
+    #[default]
+    Error,
+    /// As if it had never existed: whoever asks for it first accepts the loss for all, and the next grab makes it anew.
+    /// For what can be computed again, a cache for example. [`Incident::Accepted`](crate::Incident::Accepted) tells of
+    /// it.
+    FirstTouch,
+    /// The newest older version that is left. Cannot be had yet: nodes keep no older versions. Refused by name.
+    Rollback,
+    /// What storage behind the set has. Cannot be had yet: nothing is kept on disk. Refused by name.
+    Linker,
+}
+
+impl OnLoss {
+    /// The word for it, in text and JSON.
+    ///
+    /// ```
+    /// assert_eq!(kddm::OnLoss::FirstTouch.word(), "first_touch");
+    /// ```
+    pub fn word(self) -> &'static str {
+        match self {
+            OnLoss::Error => "error",
+            OnLoss::FirstTouch => "first_touch",
+            OnLoss::Rollback => "rollback",
+            OnLoss::Linker => "linker",
+        }
+    }
+
+    /// That of a set, which its number says: every member acts upon it without looking anything up.
+    pub(crate) fn of(set: SetId) -> OnLoss {
+        if set.forgives_loss() { OnLoss::FirstTouch } else { OnLoss::Error }
+    }
+
+    /// The number of a set for which this was asked.
+    pub(crate) fn apply(self, set: SetId) -> SetId {
+        if self == OnLoss::FirstTouch { set.forgiving_loss() } else { set }
+    }
+
+    /// An error for what cannot be had yet.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        let rule = match self {
+            OnLoss::Error | OnLoss::FirstTouch => return Ok(()),
+            OnLoss::Rollback => "nodes keep no older versions yet to roll back to; take error or first_touch",
+            OnLoss::Linker => "sets have no storage behind them yet to read from; take error or first_touch",
+        };
+        Err(ConfigurationError::OutOfRange { setting: "on_loss", value: self.word().into(), rule }.into())
+    }
+}
+
+impl<T: Value> SetBuilder<T> {
+    /// What becomes of objects that are lost. [`OnLoss::Error`] by default. Compared with an existing set only if given.
+    ///
+    /// ```
+    /// use kddm::OnLoss;
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let cache: kddm::Set<String> = nodes[0].set("cache").replicas(0).on_loss(OnLoss::FirstTouch).open().wait()?;
+    /// assert_eq!(nodes[0].set_info("cache")?.on_loss, OnLoss::FirstTouch);
+    /// let differs = nodes[0].set::<String>("cache").on_loss(OnLoss::Error).open().wait();
+    /// assert!(differs.unwrap_err().to_string().contains("on_loss"));
+    /// let refused = nodes[0].set::<String>("other").on_loss(OnLoss::Rollback).open().wait();
+    /// assert!(refused.unwrap_err().to_string().contains("rollback"));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn on_loss(mut self, on_loss: OnLoss) -> SetBuilder<T> {
+        self.on_loss = Some(on_loss);
+        self
+    }
+}
