@@ -96,6 +96,27 @@ fn revoke_against(read: fn(&Model), flags: u64) {
     });
 }
 
+/// Somebody begins to wait for a change while another puts one: it is told, or he sees it.
+#[test]
+fn loom_watcher_against_a_put() {
+    loom::model(|| {
+        let model = Model::new(Access::Write, 0);
+        let version = Arc::new(AtomicU64::new(1));
+        let writer = {
+            let (model, version) = (Arc::clone(&model), Arc::clone(&version));
+            thread::spawn(move || {
+                assert!(model.word.take_writer(Forced::No, || true, || false).is_ok());
+                version.store(2, Ordering::Relaxed);
+                model.tell_if(model.word.release_writer(true));
+            })
+        };
+        model.word.set_watched(true);
+        let seen = version.load(Ordering::Acquire);
+        writer.join().expect("the writer does not panic");
+        assert!(seen == 2 || model.told.load(Ordering::Acquire) > 0, "a lost wake-up");
+    });
+}
+
 /// A writer follows a reader that was counted: the reader's look comes before the writer's store.
 #[test]
 fn loom_writer_after_a_counted_reader() {

@@ -87,7 +87,12 @@ impl Kept for BarrierState {
                 }
             }
             // What had broken it first stays said.
-            Parties::Count(_) => self.broken = self.broken.or(waited).or(expected.filter(|_| too_few)),
+            Parties::Count(_) => {
+                self.broken = self.broken.or(waited).or(expected.filter(|_| too_few));
+                if self.broken.is_some() {
+                    self.arrived.clear(); // They are told by that.
+                }
+            }
         }
         before != (self.generation, self.arrived.len(), self.enrolled.len())
     }

@@ -2,13 +2,13 @@
 //!
 //! | bits | what |
 //! |---|---|
-//! | 40-63 | the epoch in which its block was taken |
+//! | 40-63 | the epoch in which the ownership began under which its block was taken |
 //! | 14-39 | the number of the block in that epoch |
 //! | 0-13 | the number in the block, from 1 |
 //!
 //! A block belongs to one process, which takes ids from it by itself. Which blocks are taken is kept as an object. If
-//! that is lost, members were, and the epoch is greater than any in which a block was taken: so the
-//! object begins anew, and nothing of before is given again.
+//! that is lost, members were, and the object begins anew with an ownership of a greater epoch than any before: nothing
+//! of before is given again. (What a node knows of the epoch otherwise may be old, in a program above all.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ const ATTEMPTS: u32 = 4;
 /// What is kept of a source of ids.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct IdsState {
-    /// The last epoch in which a block was taken.
+    /// The epoch of the last block.
     epoch: u32,
     /// Blocks taken in it.
     blocks: u64,
@@ -57,7 +57,6 @@ impl Kept for IdsState {
 impl IdsState {
     /// Takes a block. The number before its first id; `None` if those of the epoch are used up.
     fn take(&mut self, epoch: u32) -> Option<u64> {
-        // A node may learn of an epoch later than the one that has taken a block in it.
         if epoch > self.epoch {
             (self.epoch, self.blocks) = (epoch, 0);
         }
@@ -195,10 +194,8 @@ impl Source {
     }
 
     fn take_block(&self) -> Result<u64, Error> {
-        let node = &self.named.node;
-        let taken = self.named.change_now(|state| {
-            // While it is held: so it is none before the one in which the object began, if that is a new one.
-            let taken = state.take(node.epoch());
+        let taken = self.named.change_in_tenure(|state, tenure| {
+            let taken = state.take(tenure.epoch().0);
             (taken.is_some(), taken.ok_or(state.epoch))
         })?;
         taken.map_err(|epoch| CoordinationError::IdsExhausted { name: self.named.name.to_string(), epoch }.into())
@@ -215,7 +212,7 @@ mod tests {
         let first = state.take(1).expect("there are some");
         assert_eq!((first, state.take(1)), (1 << 40, Some((1 << 40) + BLOCK)));
         assert_eq!(state.take(3), Some(3 << 40));
-        assert_eq!(state.take(2), Some((3 << 40) + BLOCK), "somebody who has not heard of the epoch yet");
+        assert_eq!(state.take(3), Some((3 << 40) + BLOCK));
         // The object was lost: members were, so that the epoch is a later one.
         assert_eq!(IdsState::default().take(4), Some(4 << 40));
     }

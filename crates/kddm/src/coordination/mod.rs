@@ -74,7 +74,7 @@ pub struct LatchInfo {
 pub struct IdsInfo {
     /// Its name.
     pub name: String,
-    /// The last epoch in which a block of ids was taken.
+    /// The epoch of the last block of ids: that in which the ownership began under which it was taken.
     pub epoch: u32,
     /// Blocks of 16,383 ids that were taken in it.
     pub blocks: u64,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kddm_core::id::Tenure;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -148,8 +149,14 @@ impl<S: Kept> Named<S> {
 
     /// As [`Self::change`]. Blocks.
     pub fn change_now<R>(&self, change: impl FnOnce(&mut S) -> (bool, R)) -> Result<R, Error> {
+        self.change_in_tenure(|state, _| change(state))
+    }
+
+    /// As [`Self::change_now`]; `change` hears under which tenure it is done.
+    pub fn change_in_tenure<R>(&self, change: impl FnOnce(&mut S, Tenure) -> (bool, R)) -> Result<R, Error> {
         let shelf = self.set.grab_existing(self.object).wait().map_err(|error| self.not_there(error))?;
-        let (put, result) = self.changed(shelf, change)?;
+        let tenure = Tenure(shelf.tenure());
+        let (put, result) = self.changed(shelf, |state| change(state, tenure))?;
         if let Some(put) = put {
             put.wait()?;
         }

@@ -169,6 +169,38 @@ fn a_program_that_ends_breaks_it() {
     assert_eq!(broken(waits.join().expect("it ends")), WhyBroken::ProgramEnded { node: 2 });
 }
 
+/// In a process that the next test starts this waits, until it is killed; else it is an empty test.
+#[test]
+fn program_that_waits() {
+    if let Some(socket) = std::env::var_os(WAITS_AT) {
+        let program = Node::attach(socket).wait_for(LIMIT).expect("it is let in");
+        let passed = open(&program, "killed", Parties::Count(3)).arrive().wait();
+        panic!("it was to be killed: {passed:?}");
+    }
+}
+
+const WAITS_AT: &str = "KDDM_TEST_WAITS_AT";
+
+#[test]
+fn t25_whoever_waits_hears_of_a_program_that_is_killed() {
+    let nodes = cluster(2);
+    let socket = std::env::temp_dir().join(format!("kddm-coordination-{}-killed.sock", std::process::id()));
+    nodes[1].accept_programs(&socket).expect("programs may come");
+    let here = open(&nodes[0], "killed", Parties::Count(3));
+    let this = std::env::current_exe().expect("it runs");
+    let mut child = std::process::Command::new(this)
+        .args(["--exact", "barriers::program_that_waits", "--nocapture"])
+        .env(WAITS_AT, &socket)
+        .spawn()
+        .expect("it starts");
+    eventually("it waits", || waiting(&nodes[0], "killed") == 1);
+    let waits = arriving(&here, &nodes[0], 1);
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert_eq!(broken(waits.join().expect("it ends")), WhyBroken::ProgramEnded { node: 2 });
+    assert_eq!(waiting(&nodes[1], "killed"), 0);
+}
+
 #[test]
 fn whoever_gives_up_is_taken_back() {
     let nodes = cluster(2);

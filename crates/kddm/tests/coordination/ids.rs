@@ -32,6 +32,7 @@ fn t27_no_id_is_given_twice() {
     assert_eq!(take(&all[0], 1), [one + 1]);
     let shown = nodes[1].id_sources().expect("a list");
     assert_eq!((shown[0].name.as_str(), shown[0].epoch), ("ids", nodes[1].epoch()));
+    assert!(different.iter().all(|id| id >> 40 == u64::from(shown[0].epoch)), "that is what begins an id");
 }
 
 /// An id that is here costs no message.

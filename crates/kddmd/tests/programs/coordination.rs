@@ -92,7 +92,7 @@ fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_is_killed() {
     daemons.truncate(2);
 }
 
-/// A program that is killed, or only gone, while its daemon goes on; a clean stop of a daemon; a daemon that joins.
+/// A clean stop of a daemon; a daemon that joins.
 #[test]
 fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_leaves_or_joins() {
     let scratch = Scratch::new();

@@ -50,7 +50,7 @@ impl Parted {
 /// The thread that tells of them.
 pub(super) fn tell_of(parted: &Parted, runtime: &Weak<Runtime>) {
     while let Some(sessions) = parted.wait() {
-        let Some(runtime) = runtime.upgrade() else { return };
+        let Some(runtime) = runtime.upgrade().filter(|runtime| !runtime.is_stopping()) else { return };
         let node = Node(Owner::guest(runtime));
         for attempt in 1..=ATTEMPTS {
             match programs_have_ended(&node, &sessions) {

@@ -397,7 +397,10 @@ impl LaneState {
         self.statistics.detached += 1;
         self.statistics.frames_sent += session.outbox.frames;
         tracing::debug!(program = number, pid = session.pid, name = session.name, "a program is not attached any more");
-        self.signals.parted.add(number);
+        // One that has opened no set took part in nothing.
+        if !session.sets.is_empty() {
+            self.signals.parted.add(number);
+        }
         for place in session.waits.into_keys() {
             self.withdraw_program(number, place);
         }
