@@ -13,9 +13,11 @@ use crate::agent::{ClientNumber, Generation, Outcome, Wish, generation};
 use crate::fault::{self, Counts, Fault};
 use crate::network::{self, Network};
 use crate::recorder::Recorder;
-use crate::scenario::{Cut, Ending, Scenario, Timed};
+use crate::scenario::{Cut, Scenario};
 use crate::trace;
 use crate::world::{Action, Doing, Note, World};
+
+mod clients;
 
 /// What a run came to.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -405,59 +407,6 @@ impl<'a> Engine<'a> {
 
     fn counted(&mut self, wish: Wish) {
         *self.kinds.entry(wish.name()).or_insert(0) += 1;
-    }
-
-    /// The next operation of a client begins after its pause.
-    fn think(&mut self, client: ClientNumber) {
-        let clock = &mut self.clocks[usize::from(client)];
-        clock.token += 1;
-        clock.is_idle = false;
-        let token = clock.token;
-        if let Some(timed) = self.timed(client) {
-            let pause = if self.world.clients[usize::from(client)].kept.is_empty() { timed.think_ns } else { 0 };
-            self.schedule(self.now + pause, Event::Wake(client, token));
-        }
-    }
-
-    /// Number in the program of what the client does, or does next.
-    fn position(&self, client: ClientNumber) -> usize {
-        let all = self.scenario.programs[usize::from(client)].operations.len();
-        all - self.world.clients[usize::from(client)].plan.len().min(all)
-    }
-
-    fn timed(&self, client: ClientNumber) -> Option<&'a Timed> {
-        self.scenario.programs[usize::from(client)].operations.get(self.position(client))
-    }
-
-    fn wish_of_last(&self, client: ClientNumber, object: ObjectId) -> Option<Wish> {
-        let last = self.position(client).checked_sub(1)?;
-        let timed = self.scenario.programs[usize::from(client)].operations.get(last)?;
-        (timed.object.0 == object.0 & ((1 << 48) - 1)).then_some(timed.wish)
-    }
-
-    fn wake(&mut self, client: ClientNumber) {
-        let Some(timed) = self.timed(client) else { return };
-        let of = &self.world.clients[usize::from(client)];
-        match of.doing {
-            Doing::Waiting | Doing::Putting => {}
-            Doing::Nothing if self.world.shares(of.node) => self.apply(Action::Begin(client)),
-            Doing::Nothing => self.clocks[usize::from(client)].is_idle = true,
-            Doing::Reading => self.apply(Action::Finish(client)),
-            Doing::Writing => {
-                let is_first_touch = self.world.holds_nothing_yet(client);
-                let action = match timed.ending {
-                    Ending::Discard if !timed.wish.reads() => Action::Discard(client),
-                    Ending::Fail if is_first_touch => Action::Abandon(client),
-                    _ => Action::Finish(client),
-                };
-                match action {
-                    Action::Discard(_) => self.faults.add(Fault::Discard),
-                    Action::Abandon(_) => self.faults.add(Fault::FailedTouch),
-                    _ => {}
-                }
-                self.apply(action);
-            }
-        }
     }
 
     /// Everything is over: what did the clients see?

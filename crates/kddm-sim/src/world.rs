@@ -279,9 +279,7 @@ impl World {
                 self.vanish();
             }
             Action::Install(node) => self.install(node, &mut effects),
-            Action::HandOver(node) => {
-                self.node_mut(node).hand_over(&mut effects);
-            }
+            Action::HandOver(node) => _ = self.node_mut(node).hand_over(&mut effects),
             Action::Drain(node, object) => self.node_mut(node).drain(object, &mut effects),
             Action::Destroy(node, generation) => self.destroy(node, generation, &mut effects),
             Action::Crash(node) => self.crash(node),

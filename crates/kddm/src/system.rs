@@ -21,6 +21,8 @@ use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
 
+mod ending;
+
 /// Longest name of a set, in bytes.
 pub const NAME_LIMIT_BYTES: usize = 64;
 
@@ -379,64 +381,6 @@ impl Wanted {
 }
 
 impl Node {
-    /// Destroys a set: every node refuses new operations at once, waits for holders up to `limit`,
-    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation. Goes on if
-    /// the answer is dropped.
-    ///
-    /// # Errors
-    /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
-    pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
-        if let Err(error) = check_name(name) {
-            return Pending::ready(Err(error));
-        }
-        let (node, named, me) = (self.clone(), name.to_string(), self.id());
-        let destroy = move || match &node.runtime().lender {
-            Some(lender) => lender.destroy(&named, limit),
-            None => node.destroy_set_now(&named, limit),
-        };
-        let named = name.to_string();
-        let late = move |limit| {
-            let reason = format!("it was still under way after {limit:?}");
-            SetError::DestroyUnconfirmed { name: named.clone(), node: me, reason }.into()
-        };
-        promise("kddm-destroy", destroy, late)
-    }
-
-    fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
-        let set = self.begin_destroy(name)?;
-        self.runtime().destroy_everywhere(set, name, limit)?;
-        self.end_destroy(set, name)
-    }
-
-    /// Says to all who open it from now on that the set ends.
-    pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
-        check_name(name).and_then(|()| crate::coordination::check_may_go(name))?;
-        let system = self.system()?;
-        let found = system.grab_existing(bucket(name)).wait();
-        let mut names = found.map_err(|error| match error {
-            Error::Access(AccessError::NotFound) => unknown(name),
-            other => other,
-        })?;
-        let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
-        found.destroying = true;
-        let set = SetId(found.set);
-        names.put().wait()?;
-        Ok(set)
-    }
-
-    /// The set is no more: its name is free.
-    pub(crate) fn end_destroy(&self, set: SetId, name: &str) -> Result<(), Error> {
-        let system = self.system()?;
-        let mut names = system.grab(bucket(name)).wait()?;
-        names.sets.retain(|d| d.name != name);
-        let unlist = move |page: &mut SystemObject| {
-            page.sets.retain(|d| d.set != set.0);
-            Ok(())
-        };
-        system.update(page(set.counter()), unlist).wait()?;
-        names.put().wait()
-    }
-
     /// The system set of this node's cluster. Even to look for a name makes objects of it, so that
     /// homes must not move from here on.
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
