@@ -164,7 +164,6 @@ fn no_judgement_is_written_in_the_term_of_another() {
     const TIMES: usize = 20;
     let etcd = Etcd::start(1);
     let mut logs = [found(&etcd.settings(), 1, 1), opened(&etcd.settings(), 2, 2)];
-    logs[1].stand();
     let write = |log: &mut EtcdLog, me: usize| {
         let term = log.term();
         let judged =
@@ -172,6 +171,7 @@ fn no_judgement_is_written_in_the_term_of_another() {
         log.write_as_leader(term, judged).expect("the log works")
     };
     until("the first one leads", || write(&mut logs[0], 0).then_some(()));
+    logs[1].stand();
     for time in 0..TIMES {
         let (old, new) = (time % 2, (time + 1) % 2);
         until("the other one hears who leads", || logs[new].leader().filter(|node| node.0 as usize == old + 1));
