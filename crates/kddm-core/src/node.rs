@@ -203,8 +203,12 @@ impl Node {
         let moving = Moving::between(before, &view, self.me)?;
         self.lives.note(&view)?;
         for (set, state) in &mut self.sets {
-            for Touched { at, home, .. } in &mut state.touched {
+            for Touched { at, home, shard } in &mut state.touched {
                 let new = view.home(SetId(*set), *at).unwrap_or(NodeId::NOBODY);
+                if !home.is_somebody() && new == self.me {
+                    // Nobody answered for it, since all who did were lost.
+                    shard.recovery.doubt = self.losses.doubt(SetId(*set), *at, state.born, None);
+                }
                 let waits = moving
                     .as_ref()
                     .is_some_and(|moving| *home == self.me || (new == self.me && moving.awaited().contains(*home)));

@@ -3,7 +3,7 @@
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, Tenure, Version, Zone,
 };
-use kddm_core::io::{Input, Output, Outputs};
+use kddm_core::io::{Answer, Input, Output, Outputs};
 use kddm_core::message::{Message, Request, RequestKind};
 use kddm_core::node::{HandedOver, Node};
 use kddm_core::view::{Member, NodeState, View};
@@ -140,4 +140,36 @@ fn whoever_has_left_is_not_awaited_for_what_is_gone() {
     one.from(4, Message::Placed { placement: Placement(3) });
     one.go_on();
     assert!(one.node.is_whole(), "{:?}", one.node.what_is_missing());
+}
+
+#[test]
+fn a_view_without_homes_is_entered_and_what_was_lost_with_the_last_one_is_in_doubt() {
+    let mut one = One { node: Node::new(NodeId(1), Incarnation(1), 0), said: Outputs::new() };
+    let member =
+        |node: u16, state| Member { id: NodeId(node), incarnation: Incarnation(node.into()), state, zone: Zone::NONE };
+    let (first, second) = (NodeState::Online, member(2, NodeState::Possible));
+    let homes =
+        |placement, homes: &[u16]| View { homes: homes.iter().copied().map(NodeId).collect(), ..view(placement, 2) };
+    one.install(View { members: vec![member(1, first), second], fewest_homes: 1, ..homes(1, &[2]) });
+    one.go_on();
+    // It knows something of a shard of the other's.
+    one.from(2, Message::Invalidate { tenure: Tenure(5), version: Version(1), owner: NodeId(2), remove: false });
+    let lost = View { epoch: Epoch(2), members: vec![member(1, first)], failures: 1, fewest_homes: 1, ..homes(2, &[]) };
+    one.install(lost);
+    for _ in 0..20 {
+        one.node.hand_over(&mut one.said).expect("nothing is refused");
+    }
+    assert!(one.node.is_settled() && !one.node.is_handing_over(), "it has nobody to tell");
+    let again = View {
+        epoch: Epoch(2),
+        members: vec![member(1, NodeState::Possible)],
+        failures: 1,
+        fewest_homes: 0,
+        ..homes(3, &[1])
+    };
+    one.install(again);
+    one.go_on();
+    let answered = one.input(Input::Want { kind: RequestKind::Get { existing: true } });
+    let is_lost = |output: &Output| matches!(output, Output::Answer { answer: Answer::Lost, .. });
+    assert!(answered.iter().any(is_lost), "{answered:?}");
 }

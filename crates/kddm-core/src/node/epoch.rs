@@ -59,7 +59,11 @@ impl Node {
     /// A shard, in the installed epoch. Outputs are those of taking it there.
     pub(super) fn entered(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
         let (me, epoch) = (self.me, self.view.epoch);
-        self.set(set)?;
+        // What is known already enters a view without homes, too: there is nobody to tell, and nothing that could be
+        // told, since nobody shares objects.
+        if !self.sets.contains_key(&set.0) {
+            self.set(set)?;
+        }
         let Node { view, moving, sets, losses, recovering, .. } = self;
         let Some(state) = sets.get_mut(&set.0) else { return Err(Refused::UnknownSet) };
         let born = state.born;
@@ -110,7 +114,7 @@ impl Node {
         let forgotten = touched.shard.forgotten();
         if new == me {
             touched.shard.recovery.heard(me, forgotten)?;
-        } else {
+        } else if new.is_somebody() {
             outputs.reserve(1)?;
             let message = Message::Reported { shard: at, forgotten };
             outputs.push(Output::Send { to: new, object: ObjectId(0), message, body: Body::None, deferred: false });

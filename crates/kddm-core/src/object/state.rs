@@ -415,7 +415,7 @@ impl Turn<'_> {
     pub fn dispatch(&mut self, to: NodeId, message: Message, body: Body, deferred: bool) {
         if to == self.me() {
             self.calls.push_back(message);
-        } else {
+        } else if to.is_somebody() {
             self.outputs.push(Output::Send { to, object: self.id, message, body, deferred });
         }
     }
