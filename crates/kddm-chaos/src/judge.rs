@@ -119,6 +119,7 @@ pub fn judge(operations: &[Operation], last: &HashMap<u64, Last>) -> Found {
     for (object, operations) in of_object {
         let puts = puts(&operations);
         let certain = newest_first(&puts);
+        let ended_ns = first_end_ns(&certain);
         match last.get(&object).copied().flatten() {
             None => {
                 let had_value = u64::from(!certain.is_empty());
@@ -130,7 +131,7 @@ pub fn judge(operations: &[Operation], last: &HashMap<u64, Last>) -> Found {
                 found.lost += certain.iter().take_while(|put| put.is_after(given_ns)).count() as u64;
             }
         }
-        found.stale += operations.iter().filter(|read| is_stale(read, &puts, &certain)).count() as u64;
+        found.stale += operations.iter().filter(|read| is_stale(read, &puts, &certain, &ended_ns)).count() as u64;
     }
     found
 }
@@ -156,7 +157,7 @@ fn newest_first(puts: &HashMap<u64, Put>) -> Vec<Put> {
 }
 
 /// Whether a put began after the one that is seen had ended, and had ended before the look began.
-fn is_stale(read: &Operation, puts: &HashMap<u64, Put>, certain: &[Put]) -> bool {
+fn is_stale(read: &Operation, puts: &HashMap<u64, Put>, certain: &[Put], ended_ns: &[u64]) -> bool {
     let value = match read.seen {
         Seen::Value(Word::Number(value)) => value,
         // Of an object that was made anew.
@@ -164,8 +165,17 @@ fn is_stale(read: &Operation, puts: &HashMap<u64, Put>, certain: &[Put]) -> bool
         Seen::Value(Word::Text(_)) | Seen::Nothing => return false,
     };
     let given_ns = puts.get(&value).map(|put| put.until_ns);
-    let mut newer = certain.iter().take_while(|put| put.is_after(given_ns));
-    newer.any(|put| put.until_ns < read.invoke_ns)
+    let newer = certain.partition_point(|put| put.is_after(given_ns));
+    newer.checked_sub(1).and_then(|last| ended_ns.get(last)).is_some_and(|ended_ns| *ended_ns < read.invoke_ns)
+}
+
+/// For each of the puts, newest first, when the first one had ended of it and of all that are newer.
+fn first_end_ns(newest_first: &[Put]) -> Vec<u64> {
+    let first = |first_ns: &mut u64, put: &Put| {
+        *first_ns = put.until_ns.min(*first_ns);
+        Some(*first_ns)
+    };
+    newest_first.iter().scan(u64::MAX, first).collect()
 }
 
 #[cfg(test)]

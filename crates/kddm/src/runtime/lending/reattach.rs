@@ -61,7 +61,8 @@ impl Runtime {
     /// The thread that attaches this program again, until it stops or that is of no use.
     pub(super) fn keep_attached(self: &Arc<Self>) {
         let Some(lender) = &self.lender else { return };
-        loop {
+        // Looked at before each wait, too: the signal of a stop may have ended a pause between two attempts.
+        while !self.is_stopping() {
             self.signals.links.wait();
             if self.is_stopping() || self.lanes.iter().any(|lane| lane.lock().fenced) {
                 return;

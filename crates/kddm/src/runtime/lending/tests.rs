@@ -32,6 +32,26 @@ fn house(programs: usize) -> Vec<Node> {
     house_at(&socket(), programs)
 }
 
+/// Found by a run of an hour: the signal of the stop had ended a pause between two attempts, and was gone.
+#[test]
+fn a_program_that_ends_while_it_attaches_again_leaves_no_thread() {
+    let socket = socket();
+    let mut all = house_at(&socket, 1);
+    let program = all.pop().expect("a program");
+    drop(all);
+    let _already_gone = std::fs::remove_file(&socket);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("the path is free");
+    // It tries, in vain, and pauses then.
+    drop(listener.accept().expect("it attaches again"));
+    let begun = std::time::Instant::now();
+    let left = std::sync::Arc::downgrade(program.runtime());
+    drop(program);
+    while left.strong_count() > 0 {
+        assert!(begun.elapsed() < LIMIT, "a thread has kept it");
+        std::thread::yield_now();
+    }
+}
+
 /// Two nodes, the first of which accepts programs, and then so many programs.
 fn house_at(socket: &Path, programs: usize) -> Vec<Node> {
     let mut all = Node::local_cluster(2).expect("two nodes");
