@@ -154,8 +154,6 @@ mutations! {
     OfferCopies = "offer_copies",
     /// A node that was expelled offers the replicas that it keeps for others, too.
     OfferReplicas = "offer_replicas",
-    /// A node that was expelled offers what a local thread was writing.
-    OfferWhatIsWritten = "offer_what_is_written",
     /// An owner does not ask again for the acks that it is owed.
     ForgetToAskAgain = "forget_to_ask_again",
 }

@@ -24,11 +24,6 @@ pub struct Memory {
     pub is_kept: bool,
 }
 
-/// Whether an owner's bytes are worth keeping while a local thread may have written part of them.
-pub fn is_clean(is_being_written: bool) -> bool {
-    !is_being_written || mutated(Mutation::OfferWhatIsWritten)
-}
-
 impl Node {
     /// What this life owns, or has offered of an earlier one, in no particular order. To be asked once it uses and
     /// handles nothing any more: from then on it does not change. Read copies and replicas prove nothing. Whether there
