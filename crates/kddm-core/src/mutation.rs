@@ -150,12 +150,6 @@ mutations! {
     TrustOlderOffer = "trust_older_offer",
     /// What is known of a member counts for a later life that has its number.
     TakeNumberForLife = "take_number_for_life",
-    /// A node that was expelled offers its read copies, too.
-    OfferCopies = "offer_copies",
-    /// A node that was expelled offers the replicas that it keeps for others, too.
-    OfferReplicas = "offer_replicas",
-    /// A node that was expelled offers what a local thread was writing.
-    OfferWhatIsWritten = "offer_what_is_written",
     /// An owner does not ask again for the acks that it is owed.
     ForgetToAskAgain = "forget_to_ask_again",
 }

@@ -2,7 +2,6 @@
 
 use crate::id::{Epoch, NodeId, ObjectId, SetId, Tenure, Version};
 use crate::io::Outputs;
-use crate::mutation::{Mutation, mutated};
 use crate::shard::{Inspection, Main, Step};
 
 use super::{Node, Refused};
@@ -24,11 +23,6 @@ pub struct Memory {
     pub is_kept: bool,
 }
 
-/// Whether an owner's bytes are worth keeping while a local thread may have written part of them.
-pub fn is_clean(is_being_written: bool) -> bool {
-    !is_being_written || mutated(Mutation::OfferWhatIsWritten)
-}
-
 impl Node {
     /// What this life owns, or has offered of an earlier one, in no particular order. To be asked once it uses and
     /// handles nothing any more: from then on it does not change. Read copies and replicas prove nothing. Whether there
@@ -43,19 +37,13 @@ impl Node {
     }
 
     fn memory(&self, set: SetId, object: ObjectId, left: Epoch) -> Option<Memory> {
-        let Inspection { main, offer, replica, .. } = self.inspect(set, object)?;
+        let Inspection { main, offer, .. } = self.inspect(set, object)?;
         let at = object.shard(set.policy()?);
-        let offer = offer.or(replica.filter(|_| mutated(Mutation::OfferReplicas)));
         if let Some((tenure, version)) = offer {
             let left = self.sets.get(&set.0)?.get(at)?.shard.recovery.left;
-            let left = if left == Epoch(0) { Epoch(self.view.epoch.0.saturating_add(1)) } else { left };
             return Some(Memory { set, object, tenure, version, left, is_kept: true });
         }
-        let (tenure, version) = match main {
-            Main::Owner { tenure, version, .. } => (tenure, version),
-            Main::Sharer { tenure, version, .. } if mutated(Mutation::OfferCopies) => (tenure, version),
-            _ => return None,
-        };
+        let Main::Owner { tenure, version, .. } = main else { return None };
         Some(Memory { set, object, tenure, version, left, is_kept: false })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kddm_core::id::{Incarnation, ObjectId};
 use kddm_core::io::Outputs;
-use kddm_core::node::memory::{self, Memory};
+use kddm_core::node::memory::Memory;
 
 use super::{Agent, Effects, Todo, Value, generation, set_of};
 
@@ -25,7 +25,7 @@ impl Agent {
                 return self.replicas.get(&memory.object).copied();
             }
             let cell = self.cells.get(&memory.object)?;
-            cell.value.filter(|_| memory::is_clean(cell.writer.is_some()))
+            cell.value.filter(|_| cell.writer.is_none())
         };
         let kept = |memory: Memory| {
             let version = self.cells.get(&memory.object).filter(|_| !memory.is_kept).map(|cell| cell.version);
