@@ -17,8 +17,8 @@ use crate::world::Folder;
 /// The port of all daemons; each host has an address of its own.
 const PORT: u16 = 7600;
 
-/// What fits on the disk of a host: the little that a daemon keeps.
-const DISK: &str = "2m";
+/// What fits on the disk of a host: what a daemon keeps, above all what is decided about members.
+const DISK: &str = "16m";
 
 /// How long a daemon may take until it is a member, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -159,7 +159,7 @@ impl Host {
         let contacts: Vec<String> = (1..=programs.hosts).map(|host| format!("{}:{PORT}", address(host))).collect();
         let number = self.number.to_string();
         let mut command = programs.command(&self.namespace, self.clock_offset, "kddmd");
-        command.args(["--child", "--config", "/dev/null", "--insecure", "--node-id", &number]);
+        command.args(["--child", "--keep", "--config", "/dev/null", "--insecure", "--node-id", &number]);
         command.args(["--lease-ms", &programs.lease.as_millis().to_string()]);
         command.args(["--listen", &format!("{}:{PORT}", address(self.number)), "--contact", &contacts.join(",")]);
         command.arg("--data-dir").arg(self.data_dir()).arg("--guardian").arg(self.disk.join("guardian.sock"));

@@ -86,6 +86,13 @@ pub struct Life {
     pub secret: Secret,
 }
 
+impl Life {
+    /// Whether it is the same node's, be it another life.
+    pub fn is_of_the_node_of(&self, other: &Life) -> bool {
+        (self.session, self.cluster, self.node) == (other.session, other.cluster, other.node)
+    }
+}
+
 /// What a node says to its guardian. Each word is answered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Said {

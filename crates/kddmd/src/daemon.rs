@@ -53,6 +53,15 @@ pub struct Arguments {
     /// leave no data directory behind.
     #[arg(long, hide = true)]
     pub child: bool,
+    /// With --child: the data directory stays, with all that a daemon keeps for its next start.
+    #[arg(long, hide = true, requires = "child")]
+    pub keep: bool,
+}
+
+impl Arguments {
+    fn leaves_nothing(&self) -> bool {
+        self.child && !self.keep
+    }
 }
 
 /// Why a daemon did not start.
@@ -157,10 +166,10 @@ fn run(arguments: Arguments) -> Result<(), DaemonError> {
     let started = Instant::now();
     let settings = settings(&arguments)?;
     start_log(&settings.log)?;
-    let data_dir = DataDir::open(&settings.data_dir, if arguments.child { Sync::No } else { Sync::Yes })?;
+    let data_dir = DataDir::open(&settings.data_dir, if arguments.leaves_nothing() { Sync::No } else { Sync::Yes })?;
     let result = serve(&arguments, &settings, &data_dir, started);
     let _already_gone = std::fs::remove_file(admin_socket(data_dir.path()));
-    if arguments.child {
+    if arguments.leaves_nothing() {
         data_dir.remove();
     }
     result
@@ -257,9 +266,8 @@ fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Resul
         node_id: data_dir.node_id(settings.node_id)?,
         is_new,
         members: data_dir.members(),
-        // A child leaves nothing behind.
-        view_log: (!arguments.child).then(|| data_dir.view_log()),
-        has_log: !arguments.child && data_dir.has_view_log(),
+        view_log: (!arguments.leaves_nothing()).then(|| data_dir.view_log()),
+        has_log: !arguments.leaves_nothing() && data_dir.has_view_log(),
         rejoins: std::env::var_os(REJOIN).is_some(),
     })
 }

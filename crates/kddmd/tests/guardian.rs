@@ -335,3 +335,23 @@ fn a_guardian_refuses_what_cannot_be_meant() {
     let after: Vec<String> = guardian.lines.try_iter().collect();
     assert!(!after.iter().any(|line| line.contains("has ended")), "{after:?}");
 }
+
+/// A node that lost its lease goes on in the same process as another life: only that one is watched.
+#[test]
+fn a_later_life_of_the_same_process_takes_the_place_of_the_former() {
+    let folder = Folder::new("lives");
+    let _guardian = folder.guardian();
+    let register = |incarnation, node| {
+        let life = Life { session: 1, cluster: 2, node, incarnation, secret: any_secret() };
+        let stream = Stream::Unix(UnixStream::connect(folder.socket()).expect("it listens"));
+        greeting::send(&stream, &Said::Register { version: VERSION, life, members: Vec::new() }).expect("sent");
+        assert_eq!(greeting::receive::<Heard>(&stream).expect("it answers"), Heard::Yes);
+        stream
+    };
+    let (former, other) = (register(4, 3), register(4, 5));
+    let _later = register(6, 3);
+    let has_ended = |stream: &Stream| stream.wait_readable(LIMIT) && greeting::receive::<Heard>(stream).is_err();
+    assert!(has_ended(&former), "it is watched still");
+    greeting::send(&other, &Said::Members(Vec::new())).expect("another node of this process is watched");
+    assert_eq!(greeting::receive::<Heard>(&other).expect("it answers"), Heard::Yes);
+}

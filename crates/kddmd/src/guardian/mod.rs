@@ -45,11 +45,12 @@ pub struct Arguments {
     pub log: String,
 }
 
-/// Who is watched. A life that registers again is watched by the thread of its new socket alone.
+/// Who is watched. A life that registers again, or a later one of a node in the same process, is watched by the
+/// thread of its new socket alone.
 #[derive(Default)]
 struct Watched {
-    /// Each with what wakes its thread.
-    lives: Mutex<HashMap<Life, Arc<OwnedFd>>>,
+    /// Each with its process, and with what wakes its thread.
+    lives: Mutex<HashMap<Life, (i32, Arc<OwnedFd>)>>,
     /// Sockets that are served.
     served: Mutex<usize>,
 }

@@ -34,7 +34,7 @@ pub fn serve(stream: &Stream, watched: &Arc<Watched>) {
     let (node, process) = (watch.life.node, watch.number);
     tracing::info!(node, life = watch.life.incarnation, process, members = watch.members.len(), "watching a node");
     let end = watch.until_end(stream);
-    watched.lives.lock().retain(|_, wake| !Arc::ptr_eq(wake, &watch.wake));
+    watched.lives.lock().retain(|_, (_, wake)| !Arc::ptr_eq(wake, &watch.wake));
     match end {
         Ok(End::Left) => tracing::info!(node, process, "a node has left its cluster"),
         Ok(End::TakenOver) => tracing::debug!(node, process, "a node has registered again"),
@@ -60,7 +60,7 @@ struct Watch {
     /// Of the process, for people.
     number: i32,
     members: Vec<Address>,
-    /// Written to when the same life has registered again.
+    /// Written to when the same life has registered again, or the next one of the same process.
     wake: Arc<OwnedFd>,
 }
 
@@ -84,10 +84,16 @@ impl Watch {
         Ok(Ok(Watch { life, process, number, members, wake }))
     }
 
-    /// Nobody else watches this life from now on.
+    /// Nobody else watches this life from now on, nor a former one of the node in the same process: that is over,
+    /// or its number would not be free.
     fn take_over(&self, watched: &Watched) -> io::Result<()> {
-        let before = watched.lives.lock().insert(self.life.clone(), Arc::clone(&self.wake));
-        if let Some(before) = before {
+        let mut lives = watched.lives.lock();
+        let is_over = |life: &Life, (process, _): &mut (i32, Arc<OwnedFd>)| {
+            *life == self.life || (*process == self.number && life.is_of_the_node_of(&self.life))
+        };
+        let before: Vec<_> = lives.extract_if(is_over).collect();
+        lives.insert(self.life.clone(), (self.number, Arc::clone(&self.wake)));
+        for (_, (_, before)) in before {
             rustix::io::write(&before, &1u64.to_ne_bytes())?;
         }
         Ok(())
