@@ -16,6 +16,7 @@ use crate::pending::{Pending, Reply};
 use crate::runtime::lane::Lane;
 use crate::runtime::turn::{AlarmKey, Alarmed};
 use crate::runtime::wait::{deadline_in, may_block};
+use crate::sync::Ordering;
 
 type Steps<O> = Pin<Box<dyn Future<Output = Result<O, Error>> + Send>>;
 
@@ -103,7 +104,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Is over at that time. The lane wakes who waits.
+/// Is over at that time, or when the lane stops. The lane wakes who waits.
 pub(crate) struct Pause {
     lane: Arc<Lane>,
     until: Instant,
@@ -133,7 +134,7 @@ impl Future for Pause {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.until {
+        if Instant::now() >= self.until || self.lane.stopping.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
         // Neither copied nor dropped under the lock: that is code of whoever waits.
@@ -141,7 +142,7 @@ impl Future for Pause {
         std::mem::swap(&mut *self.sleeper.0.lock(), &mut waker);
         if self.alarm.is_none() {
             let whom: std::sync::Weak<Sleeper> = Arc::downgrade(&self.sleeper);
-            self.alarm = Some(self.lane.wake_at(self.until, whom));
+            self.alarm = self.lane.wake_at(self.until, whom);
         }
         Poll::Pending
     }
@@ -152,5 +153,36 @@ impl Drop for Pause {
         if self.alarm.is_some() {
             self.lane.lock().alarms.take_back(self.alarm);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Longer than anybody waits here.
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_pause_ends_when_its_node_stops_and_is_none_afterwards() {
+        let node = crate::Node::local_cluster(1).expect("a cluster").remove(0);
+        let pause = || {
+            let lane = Arc::clone(&node.runtime().lanes[0]);
+            let steps = async move {
+                Pause::until(&lane, Instant::now() + NEVER).await;
+                Ok(())
+            };
+            chain(steps, |_| AccessError::NotFound.into())
+        };
+        let begun = pause();
+        assert!(!begun.is_ready(), "it has an alarm from here on");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(move || begun.wait_for(LIMIT));
+            node.stop();
+            waits.join().expect("no panic").expect("the pause is over");
+        });
+        pause().wait_for(LIMIT).expect("nobody would end it");
     }
 }

@@ -13,7 +13,8 @@ fn cluster(name: &str, ids: &[u16]) -> Vec<(Node, Guard)> {
     let mut nodes: Vec<(Node, Guard)> = Vec::new();
     for id in ids {
         let listen = Address::local(&format!("bench-{name}-{}-{id}", std::process::id()));
-        let mut config = Config::new().listen(listen).node_id(*id);
+        // Nobody is taken for lost because the machine is busy.
+        let mut config = Config::new().listen(listen).node_id(*id).lease(Duration::from_secs(60));
         if let Some((first, _)) = nodes.first() {
             config = config.contact(first.address().clone());
         }

@@ -119,7 +119,8 @@ impl Drop for Folder {
 }
 
 fn first() -> Node {
-    let mut config = Config::new().wait_limit(LIMIT);
+    // Deaths are proven; no lease runs out meanwhile.
+    let mut config = Config::new().wait_limit(LIMIT).lease(LIMIT);
     config.guardian = None;
     Node::join(config).wait().expect("it begins a cluster")
 }

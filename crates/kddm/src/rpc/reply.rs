@@ -176,7 +176,7 @@ impl<O> Reply<O> for Call<O> {
         if Instant::now() < self.deadline && self.answers.wake_by(context.waker()) {
             if self.alarm.is_none() {
                 let whom: Weak<Answers> = Arc::downgrade(&self.answers);
-                self.alarm = Some(self.runtime.lanes[0].wake_at(self.deadline, whom));
+                self.alarm = self.runtime.lanes[0].wake_at(self.deadline, whom);
             }
             return Poll::Pending;
         }

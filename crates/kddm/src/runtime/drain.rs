@@ -94,18 +94,24 @@ impl Runtime {
         if !super::wait::may_block() {
             return Err(AccessError::WouldBlock.into());
         }
-        let until = Patience { deadline: super::wait::deadline_in(limit), unlinked_since: Cell::new(None) };
-        let drained = self.try_to_stop_sharing(&until);
-        if let Err(MembershipError::DrainTimedOut { missing, .. }) = drained {
+        let drained = self.drain_within(limit);
+        if let Err(MembershipError::DrainTimedOut { .. }) = drained {
             // What could not be handed over stays, and so does this node.
             self.start_sharing(self.config.join_limit)?;
-            let limit_ms = limit.as_millis() as u64;
-            return Err(MembershipError::DrainTimedOut { limit_ms, missing }.into());
         }
         Ok(drained?)
     }
 
-    fn try_to_stop_sharing(self: &Arc<Self>, until: &Patience) -> Result<(), MembershipError> {
+    fn drain_within(&self, limit: Duration) -> Result<(), MembershipError> {
+        let until = Patience { deadline: super::wait::deadline_in(limit), unlinked_since: Cell::new(None) };
+        let limit_ms = limit.as_millis() as u64;
+        self.try_to_stop_sharing(&until).map_err(|error| match error {
+            MembershipError::DrainTimedOut { missing, .. } => MembershipError::DrainTimedOut { limit_ms, missing },
+            other => other,
+        })
+    }
+
+    fn try_to_stop_sharing(&self, until: &Patience) -> Result<(), MembershipError> {
         let (node, incarnation) = (self.identity.id, self.identity.incarnation);
         let drain = Change::Drain { node, incarnation };
         self.decide(drain, until, "the drain", |membership, node| {
@@ -199,7 +205,8 @@ impl Runtime {
             (membership.state.is_sealed(), membership.state.view().homes.len() < 2)
         };
         let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
-        if has_to && let Err(error) = self.stop_sharing(limit) {
+        // It does not share again if that fails, as a node that stays would: whoever has to agree may be gone, too.
+        if has_to && let Err(error) = self.drain_within(limit) {
             tracing::error!(%error, "this node stops without having handed over all it holds");
         }
         // Nobody could decide anything any more; where there are objects, that has been done already.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Mixer, NodeId, ObjectId, Placement, SetId};
@@ -24,7 +24,7 @@ use crate::runtime::per_kind::PerKind;
 use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
 use crate::runtime::silence::Silence;
-use crate::runtime::turn::{AlarmKey, Alarmed, Alarms, ToWake, Turn};
+use crate::runtime::turn::{Alarms, ToWake, Turn, ring};
 use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::runtime::watching::Watchers;
@@ -479,17 +479,7 @@ impl Lane {
         if let Some(warning) = warning {
             warning.say();
         }
-        for whom in due.iter().filter_map(Weak::upgrade) {
-            whom.ring();
-        }
-    }
-
-    /// Wakes a task at its limit.
-    pub fn wake_at(&self, at: Instant, whom: Weak<dyn Alarmed>) -> AlarmKey {
-        let mut state = self.lock();
-        let alarm = state.alarms.set(at, whom);
-        self.finish(state);
-        alarm
+        ring(due);
     }
 }
 

@@ -392,7 +392,7 @@ mod tests {
 
         use crate::Config;
         use crate::error::{AccessError, Error};
-        let first = Node::join(Config::new()).wait().expect("it begins a cluster");
+        let first = Node::join(Config::new().lease(Duration::from_secs(60))).wait().expect("it begins a cluster");
         let config = Config::new().contact(first.address().clone()).without_autostart();
         let second = Node::join(config).wait().expect("it is let in");
         second.runtime().lease_is_over("it was let in too late");

@@ -296,11 +296,7 @@ impl Runtime {
         self.signals.parted.close();
         for lane in &self.lanes {
             self.signals.settled.raise();
-            lane.stopping.store(true, Ordering::Release);
-            let mut state = lane.lock();
-            state.stop(&lane.poller);
-            drop(state);
-            lane.poller.wake();
+            lane.stop();
         }
         let threads = std::mem::take(&mut *self.threads.lock());
         let current = std::thread::current().id();

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn no_number_is_given_out_twice_though_the_count_is_lost() {
-        let lease = Duration::from_millis(400);
+        let lease = Duration::from_secs(3);
         let first = Node::join(Config::new().node_id(1).lease(lease)).wait_for(LIMIT).expect("the first node");
         let contact = first.address().clone();
         let join = |id| Node::join(Config::new().node_id(id).contact(contact.clone())).wait_for(LIMIT);

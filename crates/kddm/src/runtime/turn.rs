@@ -9,8 +9,8 @@ use std::sync::Weak;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::runtime::lane::LaneState;
-use crate::sync::MutexGuard;
+use crate::runtime::lane::{Lane, LaneState};
+use crate::sync::{MutexGuard, Ordering};
 
 /// Wakers to wake. Dropping it wakes them.
 #[derive(Default)]
@@ -114,5 +114,43 @@ impl Alarms {
             due.push(first.remove());
         }
         due
+    }
+
+    /// All of them, for who sets none any more.
+    pub fn take_all(&mut self) -> Vec<Weak<dyn Alarmed>> {
+        std::mem::take(&mut self.set).into_values().collect()
+    }
+}
+
+impl Lane {
+    /// Wakes a task at its limit; at once where nobody would do so at its time any more.
+    pub fn wake_at(&self, at: Instant, whom: Weak<dyn Alarmed>) -> Option<AlarmKey> {
+        let mut state = self.lock();
+        if state.stopped {
+            drop(state);
+            ring([whom]);
+            return None;
+        }
+        let alarm = state.alarms.set(at, whom);
+        self.finish(state);
+        Some(alarm)
+    }
+
+    /// Everything that waits here ends, pauses too: no alarm rings once the lane's thread has ended.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let mut state = self.lock();
+        state.stop(&self.poller);
+        let pauses = state.alarms.take_all();
+        drop(state);
+        ring(pauses);
+        self.poller.wake();
+    }
+}
+
+/// Without the lane: whoever is woken may come back at once.
+pub(crate) fn ring(alarms: impl IntoIterator<Item = Weak<dyn Alarmed>>) {
+    for whom in alarms.into_iter().filter_map(|whom| whom.upgrade()) {
+        whom.ring();
     }
 }

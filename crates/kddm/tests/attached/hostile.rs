@@ -20,6 +20,9 @@ enum Purpose {
     Attach { name: String },
 }
 
+/// What programs and nodes of today say.
+const VERSION: u16 = 4;
+
 fn dial(house: &House) -> UnixStream {
     let stream = UnixStream::connect(&house.socket).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
@@ -101,7 +104,7 @@ fn what_cannot_be_meant_ends_the_session() {
         ("a body where none is meant", frame([5, 0, 0, 0], 7, [set, 1, 0, 0, 0])),
     ];
     for (number, (what, lie)) in (1..).zip(lies) {
-        let mut stream = greet(&house, 3);
+        let mut stream = greet(&house, VERSION);
         until("it is let in", || !house.nodes[0].programs().is_empty());
         stream.write_all(&lie).unwrap_or_else(|error| panic!("{what}: {error}"));
         read_to_end(stream);
@@ -116,7 +119,7 @@ fn what_cannot_be_meant_ends_the_session() {
 #[test]
 fn half_a_frame_is_forgotten() {
     let house = House::new();
-    let mut stream = greet(&house, 3);
+    let mut stream = greet(&house, VERSION);
     stream.write_all(&frame([3, 0, 0, 0], 1 << 20, [7, 1, 0, 2, 0])[..40]).expect("it reads");
     until("it is let in", || !house.nodes[0].programs().is_empty());
     goes_on(&house);

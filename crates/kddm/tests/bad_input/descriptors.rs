@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kddm::{Config, Node};
+use kddm::Node;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -35,7 +35,7 @@ fn node_without_descriptors() {
     if std::env::var_os(ASKED).is_none() {
         return;
     }
-    let node = Node::join(Config::new()).wait().expect("a free port");
+    let node = Node::join(crate::unhurried()).wait().expect("a free port");
     let address: SocketAddr = node.address().to_string().parse().expect("an IP address and a port");
     let caller = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
     let before = getrlimit(Resource::Nofile);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kddm::{AccessError, Address, Config, Error, Node, Raw, Set};
+use kddm::{AccessError, Address, Error, Node, Raw, Set};
 use kddm_core::frame::{BodySeal, Envelope, Numbers, encode, encode_ack};
 use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::Message;
@@ -24,7 +24,7 @@ impl Linked {
     fn new() -> Linked {
         let sockets = Sockets::new();
         let [first, second] = ["1", "2"].map(|name| Address::Unix(sockets.path(name)));
-        let config = |listen| Config::new().listen(listen).wait_limit(LIMIT);
+        let config = |listen| crate::unhurried().listen(listen).wait_limit(LIMIT);
         let first = Node::join(config(first)).wait().expect("a free socket");
         let proxy = Proxy::before(&sockets.path("1"));
         let contact = first.address().clone();

@@ -8,8 +8,9 @@ use crate::seat::until;
 
 /// Two nodes, with the limits that `limits` sets.
 fn pair(limits: impl Fn(Config) -> Config) -> [Node; 2] {
-    let first = Node::join(limits(Config::new())).wait().expect("a free port");
-    let second = Node::join(limits(Config::new().contact(first.address().clone()))).wait().expect("a live contact");
+    let first = Node::join(limits(crate::unhurried())).wait().expect("a free port");
+    let second =
+        Node::join(limits(crate::unhurried().contact(first.address().clone()))).wait().expect("a live contact");
     [first, second]
 }
 

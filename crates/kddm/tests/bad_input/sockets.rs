@@ -24,7 +24,7 @@ fn a_file_is_never_replaced_by_a_socket() {
     let link = sockets.path("link");
     std::os::unix::fs::symlink(&path, &link).expect("a link");
     for listen in [&path, &link] {
-        let error = refusal(Config::new().listen(Address::Unix(listen.clone())));
+        let error = refusal(crate::unhurried().listen(Address::Unix(listen.clone())));
         assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&listen.display().to_string()) && text.contains("no socket"), "{text}");
@@ -41,13 +41,13 @@ fn only_an_abandoned_socket_is_replaced() {
     let path = sockets.path("node");
     drop(UnixListener::bind(&path).expect("a free name"));
     assert!(path.exists(), "an abandoned socket keeps its name");
-    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).wait().expect("nobody listens there");
+    let node = Node::join(crate::unhurried().listen(Address::Unix(path.clone()))).wait().expect("nobody listens there");
     drop(node);
     assert!(!path.exists(), "a node takes its socket with it");
 
     let busy = UnixListener::bind(&path).expect("a free name");
     let _waiting = fill(&busy, &path);
-    let error = refusal(Config::new().listen(Address::Unix(path.clone())));
+    let error = refusal(crate::unhurried().listen(Address::Unix(path.clone())));
     assert!(error.to_string().contains("in use"), "{error}");
     assert!(path.exists());
     drop(busy);
@@ -58,7 +58,7 @@ fn only_an_abandoned_socket_is_replaced() {
 fn the_socket_of_a_successor_is_left_alone() {
     let sockets = Sockets::new();
     let path = sockets.path("node");
-    let node = Node::join(Config::new().listen(Address::Unix(path.clone()))).wait().expect("a free name");
+    let node = Node::join(crate::unhurried().listen(Address::Unix(path.clone()))).wait().expect("a free name");
     std::fs::remove_file(&path).expect("it is there");
     let successor = UnixListener::bind(&path).expect("the name is free now");
     drop(node);
@@ -77,7 +77,7 @@ fn a_contact_with_a_full_backlog_costs_no_more_than_the_limit() {
     std::thread::spawn(move || {
         let start = Instant::now();
         let limit = Duration::from_millis(300);
-        let error = refusal(Config::new().contact(Address::Unix(path)).join_limit(limit));
+        let error = refusal(crate::unhurried().contact(Address::Unix(path)).join_limit(limit));
         let _nobody_waits = sender.send((error, start.elapsed()));
     });
     let (error, took) = receiver.recv_timeout(LIMIT).expect("a join ends");

@@ -33,8 +33,8 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let first = Node::join(Config::new()).wait().expect("a free port");
-        let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+        let first = Node::join(crate::unhurried()).wait().expect("a free port");
+        let second = Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("a live contact");
         let sets = [&first, &second].map(|node| node.set("shared").open().wait().expect("the set opens"));
         Pair { nodes: [first, second], sets }
     }
@@ -98,7 +98,7 @@ fn silent_strangers_keep_nobody_waiting() {
         stream.shutdown(Shutdown::Both).expect("still open");
     }
     let third =
-        Node::join(Config::new().contact(pair.nodes[0].address().clone())).wait().expect("a newcomer is admitted");
+        Node::join(crate::unhurried().contact(pair.nodes[0].address().clone())).wait().expect("a newcomer is admitted");
     assert_eq!(third.members().len(), 3);
     let set: Set<u64> = third.set("shared").open().wait().expect("the set opens");
     assert_eq!(*set.get(1).wait().expect("a copy"), 0);
@@ -115,7 +115,7 @@ fn another_session_is_refused_by_number() {
     let pair = Pair::new();
     let refused = || pair.nodes[1].statistics().refused_greetings;
     let before = refused();
-    let error = refusal(Config::new().contact(pair.nodes[1].address().clone()).session(4712));
+    let error = refusal(crate::unhurried().contact(pair.nodes[1].address().clone()).session(4712));
     assert!(refused() > before, "it is counted");
     assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
     let text = error.to_string();
@@ -197,9 +197,9 @@ enum Answer {
 #[test]
 fn an_address_in_use_is_named() {
     let local = Node::local_cluster(1).expect("no ports");
-    let tcp = Node::join(Config::new()).wait().expect("a free port");
+    let tcp = Node::join(crate::unhurried()).wait().expect("a free port");
     for node in [&tcp, &local[0]] {
-        let error = refusal(Config::new().listen(node.address().clone()));
+        let error = refusal(crate::unhurried().listen(node.address().clone()));
         assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&node.address().to_string()) && text.contains("in use"), "{text}");
@@ -211,7 +211,7 @@ fn an_address_in_use_is_named() {
 #[test]
 fn contacts_that_are_none_are_named() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
-    let error = refusal(Config::new().contact(Address::of_socket(free)));
+    let error = refusal(crate::unhurried().contact(Address::of_socket(free)));
     assert!(matches!(error, Error::Membership(MembershipError::NoContact { .. })), "{error:?}");
     assert!(error.to_string().contains(&free.to_string()), "{error}");
 
@@ -225,7 +225,7 @@ fn contacts_that_are_none_are_named() {
         let (silent, _) = listener.accept().expect("the third caller");
         (wrong, silent)
     });
-    let texts = [0; 3].map(|_| refusal(Config::new().contact(Address::of_socket(address))).to_string());
+    let texts = [0; 3].map(|_| refusal(crate::unhurried().contact(Address::of_socket(address))).to_string());
     assert!(texts.iter().all(|text| text.contains(&address.to_string())), "{texts:?}");
     assert!(texts[0].contains("does not speak this protocol"), "{texts:?}");
     assert!(texts[2].contains("no answer in time"), "{texts:?}");
@@ -237,7 +237,7 @@ fn contacts_that_are_none_are_named() {
 fn a_dead_contact_before_a_live_one_does_no_harm() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     let pair = Pair::new();
-    let contacts = Config::new().contact(Address::of_socket(free)).contact(pair.nodes[0].address().clone());
+    let contacts = crate::unhurried().contact(Address::of_socket(free)).contact(pair.nodes[0].address().clone());
     let third = Node::join(contacts).wait().expect("the second contact is alive");
     assert_eq!(third.members().len(), 3);
 }
@@ -246,7 +246,7 @@ fn a_dead_contact_before_a_live_one_does_no_harm() {
 #[test]
 fn settings_out_of_range_are_named() {
     let all = "0.0.0.0:0".parse::<Address>().expect("an address");
-    let mut no_buffer = Config::new();
+    let mut no_buffer = crate::unhurried();
     no_buffer.peer_buffer_limit_bytes = 0;
     for (config, word) in [
         (Config::new().session(0), "session is 0"),

@@ -6,7 +6,7 @@ use kddm::value::{DecodeError, EncodeError};
 use kddm::{AccessError, Config, Error, Fate, Node, Pod, Raw, Set, SetError, Value};
 
 fn pair(object_limit_bytes: usize) -> [Node; 2] {
-    let config = || Config::new().object_limit_bytes(object_limit_bytes);
+    let config = || crate::unhurried().object_limit_bytes(object_limit_bytes);
     let first = Node::join(config()).wait().expect("a free port");
     let second = Node::join(config().contact(first.address().clone())).wait().expect("a live contact");
     [first, second]
@@ -49,7 +49,7 @@ fn a_value_that_is_too_large_is_not_put() {
 /// put is taken, whole, and the link goes on.
 #[test]
 fn what_a_node_with_a_larger_limit_has_put_is_taken() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let small = Config::new().contact(first.address().clone()).object_limit_bytes(1000);
     let second = Node::join(small).wait().expect("a live contact");
     let here: Set<Raw> = first.set("raw").open().wait().expect("the set opens");

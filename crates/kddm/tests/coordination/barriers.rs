@@ -104,7 +104,7 @@ fn t25_whoever_waits_hears_of_a_leave() {
 /// The count of members follows a join and a leave.
 #[test]
 fn t25_a_barrier_of_all_members_follows_them() {
-    let first = Node::join(kddm::Config::new()).wait_for(LIMIT).expect("a cluster");
+    let first = Node::join(crate::unhurried()).wait_for(LIMIT).expect("a cluster");
     let join = || {
         let config = kddm::Config::new().contact(first.address().clone());
         Node::join(config).wait_for(LIMIT).expect("it is let in")
@@ -135,7 +135,7 @@ fn t25_a_barrier_of_all_members_follows_them() {
 /// A node that goes at once, with what it has: the others hear of it when its lease is over.
 #[test]
 fn t25_whoever_waits_hears_of_a_loss() {
-    let lease = Duration::from_secs(1);
+    let lease = Duration::from_secs(3);
     let first = Node::join(kddm::Config::new().lease(lease)).wait_for(LIMIT).expect("a cluster");
     let join = || {
         let config = kddm::Config::new().contact(first.address().clone());

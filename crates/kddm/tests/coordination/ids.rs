@@ -50,7 +50,7 @@ fn an_id_of_the_block_costs_no_message() {
 /// A node that leaves and joins again, under the same number and without a log of its own.
 #[test]
 fn t23_ids_go_on_when_the_same_node_joins_again() {
-    let first = Node::join(Config::new()).wait_for(LIMIT).expect("a cluster");
+    let first = Node::join(crate::unhurried()).wait_for(LIMIT).expect("a cluster");
     let mut all = take(&open(&first, "again"), 3);
     for round in 0..3 {
         let config = Config::new().node_id(7).contact(first.address().clone());

@@ -6,10 +6,18 @@ mod latches;
 
 use std::time::{Duration, Instant};
 
-use kddm::{CoordinationError, Error, Node};
+use kddm::{Config, CoordinationError, Error, Node};
 
 /// No test takes as long; one that does has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Longer than any test: nobody is taken for lost because the machine is busy.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
+/// The configuration of a node in a cluster from which nobody is to be expelled.
+fn unhurried() -> Config {
+    Config::new().lease(UNHURRIED)
+}
 
 /// Waits until something is so.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

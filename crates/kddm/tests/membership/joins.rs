@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use kddm::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, greet};
-use kddm::{Address, Config, ConfigurationError, Error, MembershipError, Node, Set};
+use kddm::{Address, ConfigurationError, Error, MembershipError, Node, Set};
 
 use crate::{LIMIT, POSSIBLE, refusal, states};
 
@@ -22,13 +22,13 @@ fn a_local_cluster_is_possible_at_once() {
 fn joins_and_first_sets_at_the_same_time_agree() {
     const NODES: u64 = 4;
     const OBJECTS: u64 = 32;
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let add = |number: &mut u64| {
         *number += 1;
         Ok(())
     };
     let join_and_add = || {
-        let node = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+        let node = Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("a live contact");
         let set: Set<u64> = node.set("numbers").open().wait().expect("the set opens");
         for object in 0..OBJECTS {
             set.update(object, add).wait().expect("the owner is alive");
@@ -49,10 +49,10 @@ fn joins_and_first_sets_at_the_same_time_agree() {
 /// Who comes when sets exist shares objects, and is a home like any other.
 #[test]
 fn a_late_joiner_shares_what_is_there() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     set.grab(1).wait().expect("the first touch").put().wait().expect("put");
-    let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+    let second = Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("a live contact");
     let there: Set<u64> = second.set("numbers").open().wait().expect("the set opens");
     let add = |number: &mut u64| {
         *number += 1;
@@ -64,8 +64,8 @@ fn a_late_joiner_shares_what_is_there() {
 
 #[test]
 fn another_session_is_refused_by_name() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
-    let error = refusal(Config::new().contact(first.address().clone()).session(4712));
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
+    let error = refusal(crate::unhurried().contact(first.address().clone()).session(4712));
     assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("in session 4711") && text.contains("session 4712"), "{text}");
@@ -73,7 +73,7 @@ fn another_session_is_refused_by_name() {
 
 #[test]
 fn another_protocol_and_another_cluster_are_refused_by_name() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let purpose = Purpose::Control;
     let hello = Hello { protocol: PROTOCOL, session: 4711, cluster: 0, node: 0, incarnation: 0, nonce: 1, purpose };
     let refused = |hello: Hello| match greet(first.address(), &hello, LIMIT) {
@@ -91,16 +91,16 @@ fn another_protocol_and_another_cluster_are_refused_by_name() {
 
 #[test]
 fn the_second_process_with_an_id_is_refused_and_told_of_the_first() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let contact = first.address().clone();
-    let second = Node::join(Config::new().contact(contact.clone()).node_id(9)).wait().expect("the id is free");
+    let second = Node::join(crate::unhurried().contact(contact.clone()).node_id(9)).wait().expect("the id is free");
     for (id, owner) in [(1, &first), (9, &second)] {
-        let error = refusal(Config::new().contact(second.address().clone()).node_id(id));
+        let error = refusal(crate::unhurried().contact(second.address().clone()).node_id(id));
         assert!(matches!(error, Error::Membership(MembershipError::Refused { .. })), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&format!("node id {id} is taken by the process at {}", owner.address())), "{text}");
     }
-    let third = Node::join(Config::new().contact(contact)).wait().expect("without an id one is given");
+    let third = Node::join(crate::unhurried().contact(contact)).wait().expect("without an id one is given");
     assert_eq!(third.id(), 2);
 }
 
@@ -110,20 +110,24 @@ fn an_absent_contact_is_named_within_the_limit() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent_address = silent.local_addr().expect("bound");
     for (address, reason) in [(free, "nobody listens"), (silent_address, "no answer in time")] {
-        let start = Instant::now();
-        let config = Config::new().contact(Address::of_socket(address)).join_limit(Duration::from_millis(100));
-        let error = refusal(config);
-        assert!(matches!(error, Error::Membership(MembershipError::NoContact { .. })), "{error:?}");
-        let text = error.to_string();
-        assert!(text.contains(&address.to_string()) && text.contains(reason), "{text}");
-        assert!(start.elapsed() < Duration::from_secs(2), "the limit of the join counts");
+        let took = || {
+            let start = Instant::now();
+            let config = crate::unhurried().contact(Address::of_socket(address)).join_limit(Duration::from_millis(100));
+            let error = refusal(config);
+            assert!(matches!(error, Error::Membership(MembershipError::NoContact { .. })), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains(&address.to_string()) && text.contains(reason), "{text}");
+            start.elapsed()
+        };
+        // Each of them would take as long as a question without that limit; a busy machine may hold up some.
+        assert!((0..10).any(|_| took() < Duration::from_secs(2)), "the limit of the join counts");
     }
 }
 
 #[test]
 fn a_port_in_use_is_named() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
-    let error = refusal(Config::new().listen(first.address().clone()));
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
+    let error = refusal(crate::unhurried().listen(first.address().clone()));
     assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&first.address().to_string()) && text.contains("in use"), "{text}");

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{Config, Error, MembershipError, Node, Raw, Set};
+use kddm::{Error, MembershipError, Node, Raw, Set};
 
 use crate::{LIMIT, OFFLINE, states};
 
 fn join(contact: Option<&Node>) -> Node {
-    let mut config = contact.map_or_else(Config::new, |node| Config::new().contact(node.address().clone()));
+    let mut config = contact.map_or_else(crate::unhurried, |node| crate::unhurried().contact(node.address().clone()));
     config.peer_buffer_limit_bytes = 256 << 10;
     let config = config.object_limit_bytes(64 << 10);
     Node::join(config).wait().expect("a live contact")
@@ -151,6 +151,32 @@ fn a_held_object_keeps_its_node_until_it_is_put() {
     assert_eq!(*here.get_existing(1).wait().expect("it was handed over"), 5);
 }
 
+/// Two stop at once, and a thread still holds something: whoever cannot hand it over any more does not wait until it
+/// shares objects again.
+#[test]
+fn a_node_that_stops_does_not_wait_for_one_that_has_gone_meanwhile() {
+    const LONGER_THAN_ANY_TEST: Duration = Duration::from_secs(3_600);
+    let first = join(None);
+    let config = crate::unhurried().contact(first.address().clone()).join_limit(LONGER_THAN_ANY_TEST);
+    let second = Node::join(config).wait_for(LIMIT).expect("a live contact");
+    let set: Set<u64> = second.set("numbers").open().wait().expect("it opens");
+    let held = set.grab(1).wait().expect("it is free");
+    let (ended, ends) = std::sync::mpsc::channel();
+    let stopping = second.clone();
+    std::thread::spawn(move || {
+        stopping.stop();
+        ended.send(()).expect("the test waits");
+    });
+    let until = Instant::now() + LIMIT;
+    while second.left_to_hand_over() == 0 {
+        assert!(Instant::now() < until, "it does not begin to hand over");
+        std::thread::yield_now();
+    }
+    first.stop_within(Duration::ZERO);
+    ends.recv_timeout(2 * LIMIT).expect("it gives up when the other one cannot be reached");
+    drop(held);
+}
+
 /// A set is enough to keep its node going.
 #[test]
 fn a_node_goes_on_as_long_as_one_of_its_sets_is_in_use() {
@@ -176,7 +202,7 @@ fn a_node_goes_on_as_long_as_one_of_its_sets_is_in_use() {
 #[test]
 fn who_has_left_is_offline_until_it_comes_back() {
     let first = join(None);
-    let second = Node::join(Config::new().contact(first.address().clone()).node_id(7)).wait().expect("it joins");
+    let second = Node::join(crate::unhurried().contact(first.address().clone()).node_id(7)).wait().expect("it joins");
     let life = second.incarnation();
     assert!(first.departed().is_empty());
     second.stop();
@@ -185,7 +211,8 @@ fn who_has_left_is_offline_until_it_comes_back() {
         gone.iter().map(|node| (node.id, node.incarnation, node.state)).collect::<Vec<_>>(),
         [(7, life, OFFLINE)]
     );
-    let again = Node::join(Config::new().contact(first.address().clone()).node_id(7)).wait().expect("it comes back");
+    let again =
+        Node::join(crate::unhurried().contact(first.address().clone()).node_id(7)).wait().expect("it comes back");
     assert!(first.departed().is_empty() && again.departed().is_empty());
 }
 

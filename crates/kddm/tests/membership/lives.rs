@@ -55,7 +55,7 @@ fn join_as_second(contact: &Address) -> Result<Node, Error> {
 
 #[test]
 fn a_restart_with_the_same_id_is_a_new_life() {
-    let (config, ear) = listening(Config::new());
+    let (config, ear) = listening(crate::unhurried());
     let first = Node::join(config).wait().expect("a free port");
     let process = start_process(first.address());
     let old = first.members().remove(1);
@@ -76,7 +76,9 @@ fn a_restart_with_the_same_id_is_a_new_life() {
 /// With sets in use nobody takes its place before it has been expelled: what it had is lost, and known to be.
 #[test]
 fn a_restart_of_a_node_that_shared_objects_waits_until_that_is_expelled() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    // Long enough that it has not run out when that is looked at.
+    let config = Config::new().lease(std::time::Duration::from_secs(5));
+    let first = Node::join(config).wait().expect("a free port");
     let process = start_process(first.address());
     let _set: Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     let epoch = first.epoch();

@@ -13,6 +13,14 @@ mod rejoin;
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Longer than any test: nobody is taken for lost because the machine is busy.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
+/// The configuration of a node in a cluster from which nobody is to be expelled.
+fn unhurried() -> Config {
+    Config::new().lease(UNHURRIED)
+}
+
 const ONLINE: NodeState = NodeState::Online;
 const POSSIBLE: NodeState = NodeState::Possible;
 const OFFLINE: NodeState = NodeState::Offline;

@@ -70,18 +70,18 @@ fn three_nodes_come_up_in_order(listen: impl Fn(u16) -> Config) {
 
 #[test]
 fn three_nodes_come_up_in_order_over_tcp() {
-    three_nodes_come_up_in_order(|_| Config::new());
+    three_nodes_come_up_in_order(|_| crate::unhurried());
 }
 
 #[test]
 fn three_nodes_come_up_in_order_inside_a_process() {
-    three_nodes_come_up_in_order(|number| Config::new().listen(Address::local(&format!("membership-{number}"))));
+    three_nodes_come_up_in_order(|number| crate::unhurried().listen(Address::local(&format!("membership-{number}"))));
 }
 
 /// A node that stops while sets are in use cannot leave; its own notifiers hear of its way down.
 #[test]
 fn a_stop_is_told_in_reverse_order() {
-    let (config, ear) = listening(Config::new());
+    let (config, ear) = listening(crate::unhurried());
     let first = Node::join(config).wait().expect("a free port");
     let _set: kddm::Set<u64> = first.set("numbers").open().wait().expect("the set opens");
     first.stop();
@@ -91,7 +91,7 @@ fn a_stop_is_told_in_reverse_order() {
 /// A notifier is part of its node: it is told at once that it must not wait for it.
 #[test]
 fn a_notifier_must_not_wait() {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(crate::unhurried()).wait().expect("a free port");
     let (sender, receiver) = channel::<Vec<Error>>();
     let inside = first.clone();
     let waits = move |event: &MemberEvent| {
@@ -99,12 +99,12 @@ fn a_notifier_must_not_wait() {
         let errors = [
             inside.set::<u64>("numbers").open().wait().err(),
             inside.wait_for_members(99, LIMIT).err(),
-            Node::join(Config::new()).wait().err(),
+            Node::join(crate::unhurried()).wait().err(),
         ];
         let _the_test_is_over = sender.send(errors.into_iter().flatten().collect());
     };
     let notifier = first.notifier(Chain::Possible, Priority::APPLICATION, "waits", waits).expect("a fine name");
-    let _second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
+    let _second = Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("a live contact");
     let errors = receiver.recv_timeout(LIMIT).expect("the notifier returns");
     let would_block = |error: &Error| matches!(error, Error::Access(AccessError::WouldBlock));
     assert!(errors.len() == 3 && errors.iter().all(would_block), "{errors:?}");
@@ -113,7 +113,7 @@ fn a_notifier_must_not_wait() {
 
 #[test]
 fn a_notifier_that_panics_does_not_stop_the_chain() {
-    let config = Config::new().notifier(Chain::Online, Priority::LINK, "panics", |_| panic!("as the test wants"));
+    let config = crate::unhurried().notifier(Chain::Online, Priority::LINK, "panics", |_| panic!("as the test wants"));
     let (config, ear) = listening(config);
     let node = Node::join(config).wait().expect("a free port");
     assert_eq!(take(&ear, 4), up(1));
@@ -123,7 +123,7 @@ fn a_notifier_that_panics_does_not_stop_the_chain() {
 /// Order comes before speed: one that overruns is reported, and those behind it wait.
 #[test]
 fn a_notifier_that_overruns_is_reported_and_waited_for() {
-    let first = Node::join(Config::new().notifier_limit(Duration::from_millis(5))).wait().expect("a free port");
+    let first = Node::join(crate::unhurried().notifier_limit(Duration::from_millis(5))).wait().expect("a free port");
     let (release, gate) = channel::<()>();
     let gate = Mutex::new(gate);
     let slow = move |_: &MemberEvent| {
@@ -135,7 +135,8 @@ fn a_notifier_that_overruns_is_reported_and_waited_for() {
         let _the_test_is_over = sender.send(());
     };
     first.notifier(Chain::Online, Priority::NAMES, "next", next).expect("a fine name");
-    let _second = Node::join(Config::new().contact(first.address().clone())).wait().expect("others do not wait for it");
+    let _second =
+        Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("others do not wait for it");
     let deadline = Instant::now() + LIMIT;
     while first.statistics().notifier_overruns == 0 {
         assert!(Instant::now() < deadline, "the overrun is reported");
@@ -150,7 +151,7 @@ fn a_notifier_that_overruns_is_reported_and_waited_for() {
 fn a_join_that_a_notifier_keeps_ends_at_its_limit_and_names_it() {
     let (release, gate) = channel::<()>();
     let gate = Mutex::new(gate);
-    let config = Config::new().join_limit(Duration::from_millis(50));
+    let config = crate::unhurried().join_limit(Duration::from_millis(50));
     let config = config.notifier(Chain::Online, Priority::SETS, "slow", move |_| {
         let _released = gate.lock().expect("one at a time").recv_timeout(LIMIT);
     });
@@ -162,7 +163,7 @@ fn a_join_that_a_notifier_keeps_ends_at_its_limit_and_names_it() {
 
 #[test]
 fn a_notifier_that_was_removed_hears_no_more() {
-    let (config, ear) = listening(Config::new());
+    let (config, ear) = listening(crate::unhurried());
     let first = Node::join(config).wait().expect("a free port");
     let (sender, receiver) = channel();
     let heard = move |event: &MemberEvent| {
@@ -170,17 +171,17 @@ fn a_notifier_that_was_removed_hears_no_more() {
     };
     let notifier = first.notifier(Chain::Online, Priority::LINK, "removed", heard).expect("a fine name");
     let contact = first.address().clone();
-    let _second = Node::join(Config::new().contact(contact.clone())).wait().expect("a live contact");
+    let _second = Node::join(crate::unhurried().contact(contact.clone())).wait().expect("a live contact");
     assert_eq!(receiver.recv_timeout(LIMIT), Ok(2));
     notifier.remove();
-    let _third = Node::join(Config::new().contact(contact)).wait().expect("a live contact");
+    let _third = Node::join(crate::unhurried().contact(contact)).wait().expect("a live contact");
     assert_eq!(take(&ear, 12), (1..=3).flat_map(up).collect::<Vec<_>>());
     assert!(receiver.try_recv().is_err());
 }
 
 #[test]
 fn names_that_could_not_stand_in_a_log_are_refused() {
-    let error = refusal(Config::new().notifier(Chain::Online, Priority::SETS, "two\nlines", |_| {}));
+    let error = refusal(crate::unhurried().notifier(Chain::Online, Priority::SETS, "two\nlines", |_| {}));
     assert!(matches!(error, Error::Configuration(ConfigurationError::OutOfRange { .. })), "{error:?}");
     assert!(error.to_string().contains("1 to 64 bytes"), "{error}");
 }

@@ -161,7 +161,7 @@ const CONTACT: &str = "KDDM_TEST_RPC_CONTACT";
 #[test]
 fn peer_process() {
     let Ok(contact) = std::env::var(CONTACT) else { return };
-    let config = Config::new().contact(contact.parse().expect("an address"));
+    let config = crate::unhurried().contact(contact.parse().expect("an address"));
     let node = Node::join(config).wait().expect("it joins");
     let service = node.rpc().register_blocking("silent", |_| {
         println!("\ncalled");
@@ -178,7 +178,7 @@ fn peer_process() {
 /// kill -9 of the process that was called.
 #[test]
 fn a_killed_process_ends_its_calls() {
-    let node = Node::join(Config::new()).wait().expect("it begins");
+    let node = Node::join(crate::unhurried()).wait().expect("it begins");
     let program = std::env::current_exe().expect("this test has a path");
     let mut peer = std::process::Command::new(program)
         .args(["ends::peer_process", "--exact", "--nocapture", "--test-threads=1"])
@@ -224,7 +224,7 @@ fn a_stop_ends_calls_and_handlers() {
     begins.recv_timeout(LIMIT).expect("it begins");
     let begin = Instant::now();
     nodes[1].stop();
-    assert!(begin.elapsed() < Duration::from_secs(4), "the handler was told");
+    assert!(begin.elapsed() < LIMIT, "the handler was told");
     // The handler is told first that its node shares no more; its word may still come through.
     let ended = rpc_error(call.wait());
     assert!(matches!(ended, RpcError::Gone { node: 2, .. } | RpcError::Failed { .. }), "{ended}");
@@ -237,8 +237,8 @@ fn a_stop_ends_calls_and_handlers() {
 /// A handler has the node from its request; that does not keep a node alive that nobody holds.
 #[test]
 fn a_service_does_not_keep_its_node_alive() {
-    let first = Node::join(Config::new()).wait().expect("it begins");
-    let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("it joins");
+    let first = Node::join(crate::unhurried()).wait().expect("it begins");
+    let second = Node::join(crate::unhurried().contact(first.address().clone())).wait().expect("it joins");
     let service = second.rpc().register_blocking("id", |request| Ok(request.node().id().to_le_bytes().to_vec()));
     let service = service.expect("the name is free");
     assert_eq!(first.rpc().call(2, "id", b"", LIMIT).wait().expect("an answer"), 2u16.to_le_bytes());

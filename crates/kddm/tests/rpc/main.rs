@@ -14,6 +14,14 @@ mod services;
 /// No call takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Longer than any test: nobody is taken for lost because the machine is busy.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
+/// The configuration of a node in a cluster from which nobody is to be expelled.
+fn unhurried() -> Config {
+    Config::new().lease(UNHURRIED)
+}
+
 /// Long enough that what is already on its way arrives, short enough to be waited for in vain.
 const SHORT: Duration = Duration::from_millis(50);
 

@@ -9,8 +9,8 @@ fn calls_go_over_tcp_and_unix_sockets() {
     std::fs::create_dir_all(&folder).expect("a folder");
     let unix = |name: &str| Address::Unix(folder.join(name));
     for [first, second] in [[Address::loopback(), Address::loopback()], [unix("a"), unix("b")]] {
-        let one = Node::join(Config::new().listen(first).node_id(40)).wait().expect("it begins");
-        let two = Node::join(Config::new().listen(second).node_id(7).contact(one.address().clone()))
+        let one = Node::join(crate::unhurried().listen(first).node_id(40)).wait().expect("it begins");
+        let two = Node::join(crate::unhurried().listen(second).node_id(7).contact(one.address().clone()))
             .wait()
             .expect("it joins");
         let (_one, _two) = (echo(&one), echo(&two));

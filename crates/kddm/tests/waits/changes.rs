@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kddm::{AccessError, Config, Error, MembershipError, Node, Seen, Set, SetError};
+use kddm::{AccessError, Error, MembershipError, Node, Seen, Set, SetError};
 
 use crate::{LIMIT, two};
 
@@ -102,7 +102,7 @@ fn a_wait_costs_no_message() {
 
 #[test]
 fn a_wait_that_is_dropped_leaves_nothing_behind() {
-    let node = Node::join(Config::new().outstanding_limit(4)).wait_for(LIMIT).expect("it begins a cluster");
+    let node = Node::join(crate::unhurried().outstanding_limit(4)).wait_for(LIMIT).expect("it begins a cluster");
     let set: Set<u64> = node.set("dropped").open().wait_for(LIMIT).expect("the set opens");
     put(&set, 1);
     let before = seen(&set);

@@ -12,10 +12,18 @@ mod wakers;
 
 use std::time::Duration;
 
-use kddm::{Node, Set};
+use kddm::{Config, Node, Set};
 
 /// Longer than anything here takes.
 pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Longer than any test: nobody is taken for lost because the machine is busy.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
+/// The configuration of a node in a cluster from which nobody is to be expelled.
+fn unhurried() -> Config {
+    Config::new().lease(UNHURRIED)
+}
 
 /// Two nodes and their handles to one set.
 pub fn two(name: &str) -> (Vec<Node>, [Set<u64>; 2]) {

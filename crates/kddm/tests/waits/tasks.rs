@@ -39,7 +39,7 @@ fn run<O>(mut tasks: Vec<Pin<Box<dyn Future<Output = O> + '_>>>) -> Vec<O> {
 
 #[test]
 fn tasks_of_one_thread_join_open_the_same_new_set_and_write_in_it() {
-    let first = run(vec![Box::pin(Node::join(Config::new()))]).remove(0).expect("it begins a cluster");
+    let first = run(vec![Box::pin(Node::join(crate::unhurried()))]).remove(0).expect("it begins a cluster");
     let contact = || Config::new().contact(first.address().clone());
     let joined = run(vec![Box::pin(Node::join(contact())), Box::pin(Node::join(contact()))]);
     let others: Vec<Node> = joined.into_iter().collect::<Result<_, _>>().expect("they are let in");
@@ -65,7 +65,7 @@ fn tasks_of_one_thread_join_open_the_same_new_set_and_write_in_it() {
 #[test]
 fn a_join_that_nobody_waits_for_leaves_again() {
     let (sender, events) = channel();
-    let config = Config::new().notifier(Chain::Online, Priority::APPLICATION, "watch", move |event| {
+    let config = crate::unhurried().notifier(Chain::Online, Priority::APPLICATION, "watch", move |event| {
         let _nobody_listens_any_more = sender.send((event.node, event.to));
     });
     let first = Node::join(config).wait().expect("it begins a cluster");

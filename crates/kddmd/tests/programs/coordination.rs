@@ -17,7 +17,7 @@ fn attach(daemon: &Daemon) -> Node {
 
 /// Three daemons that decide together, and where they listen.
 fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
-    let first = Daemon::first(scratch, &["--lease-ms", "1500"]);
+    let first = Daemon::first(scratch, &["--lease-ms", "4000"]);
     let contact = first.address(scratch);
     let other = |name: &str| Daemon::start(scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let all = vec![first, other("second"), other("third")];

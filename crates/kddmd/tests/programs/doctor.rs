@@ -32,7 +32,7 @@ fn follow(daemon: &Daemon, scratch: &Scratch, finding: &Json) {
 #[test]
 fn a_doctor_finds_what_a_killed_daemon_leaves_and_what_it_says_to_do_helps() {
     let scratch = Scratch::new();
-    let first = Daemon::first(&scratch, &["--lease-ms", "1500"]);
+    let first = Daemon::first(&scratch, &["--lease-ms", "4000"]);
     let contact = first.address(&scratch);
     let other = |name: &str| Daemon::start(&scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let (second, third) = (other("second"), other("third"));

@@ -12,20 +12,20 @@ fn second(status: &Json) -> Option<&Json> {
 #[test]
 fn a_daemon_whose_lease_has_ended_comes_back_by_itself_as_another_life() {
     let scratch = Scratch::new();
-    let first = Daemon::first(&scratch, &["--lease-ms", "700"]);
+    let first = Daemon::first(&scratch, &["--lease-ms", "3000"]);
     let contact = first.address(&scratch);
     let other = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let status = || first.json(&scratch, &["cluster", "status"]);
     let before = status();
-    assert_eq!((&before["lease_ms"], &before["failures"]), (&700.into(), &0.into()));
+    assert_eq!((&before["lease_ms"], &before["failures"]), (&3000.into(), &0.into()));
     assert!(before["lease_left_ms"].is_null(), "the one that decides needs none: {before}");
     let left = other.json(&scratch, &["cluster", "status"])["lease_left_ms"].as_u64();
-    assert!(left.is_some_and(|left| (1..=700).contains(&left)), "{left:?}");
+    assert!(left.is_some_and(|left| (1..=3000).contains(&left)), "{left:?}");
     let life = second(&before).expect("it is a member")["incarnation"].as_u64().expect("a number");
     other.signal(Signal::STOP);
     eventually("it is expelled", || second(&status()).is_some_and(|node| node["state"] == "offline"));
     let said = text(&first.tool(&scratch, &["cluster", "status"]).stdout);
-    assert!(said.contains("lease 700 ms"), "{said}");
+    assert!(said.contains("lease 3000 ms"), "{said}");
     eventually("all is whole: it had nothing", || status()["whole"] == true && status()["failures"] == 0);
     other.signal(Signal::CONT);
     eventually("it is back", || {
@@ -38,7 +38,7 @@ fn a_daemon_whose_lease_has_ended_comes_back_by_itself_as_another_life() {
 #[test]
 fn a_daemon_that_is_killed_takes_only_along_what_had_no_replica() {
     let scratch = Scratch::new();
-    let first = Daemon::first(&scratch, &["--lease-ms", "700"]);
+    let first = Daemon::first(&scratch, &["--lease-ms", "3000"]);
     let contact = first.address(&scratch);
     let other = |name: &str| Daemon::start(&scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let (_second, third) = (other("second"), other("third"));

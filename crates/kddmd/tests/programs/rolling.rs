@@ -45,7 +45,7 @@ fn count_up(set: &Set<u64>, from: u64, stop: &AtomicBool, done: &AtomicU64) {
 #[test]
 fn daemons_are_restarted_one_after_the_other_and_no_client_notices() {
     let scratch = Scratch::new();
-    let first = Daemon::first(&scratch, &["--lease-ms", "2000"]);
+    let first = Daemon::first(&scratch, &["--lease-ms", "4000"]);
     let contact = first.address(&scratch);
     let other = |name: &str| Daemon::start(&scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let mut all = [first, other(NAMES[1]), other(NAMES[2])];
@@ -71,7 +71,7 @@ fn daemons_are_restarted_one_after_the_other_and_no_client_notices() {
             let said = all[node].said();
             assert!(ended.success() && !said.contains("ERROR") && said.contains("stopped"), "{said}");
             // Longer than its lease, which is nobody's any more.
-            let lease_ms = if node == 2 { 2_500 } else { 0 };
+            let lease_ms = if node == 2 { 4_500 } else { 0 };
             eventually("time passes", || begun.elapsed().as_millis() >= lease_ms);
             let contact = &addresses[(node + 1) % 3];
             all[node] = Daemon::start(&scratch, NAMES[node], &["--listen", &addresses[node], "--contact", contact]);

@@ -17,7 +17,7 @@ fn voters(status: &Json) -> Vec<u64> {
 
 /// Three daemons that decide together, and where they listen.
 fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
-    let first = Daemon::first(scratch, &["--lease-ms", "1500", "--zone", "here"]);
+    let first = Daemon::first(scratch, &["--lease-ms", "4000", "--zone", "here"]);
     let contact = first.address(scratch);
     let other = |name: &str| Daemon::start(scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
     let all = vec![first, other("second"), other("third")];
@@ -91,7 +91,7 @@ fn daemons_that_were_all_killed_go_on_where_they_were() {
 #[test]
 fn the_preferred_daemon_of_two_decides_and_goes_on_alone() {
     let scratch = Scratch::new();
-    let first = Daemon::first(&scratch, &["--lease-ms", "1500"]);
+    let first = Daemon::first(&scratch, &["--lease-ms", "4000"]);
     let contact = first.address(&scratch);
     let arguments = ["--listen", "127.0.0.1:0", "--contact", &contact, "--preferred"];
     let second = Daemon::start(&scratch, "second", &arguments);

@@ -6,8 +6,11 @@ use crate::{Config, Node};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Nobody is taken for lost because the machine is busy.
+const UNHURRIED: Duration = Duration::from_secs(60);
+
 fn pair() -> [Node; 2] {
-    let first = Node::join(Config::new()).wait().expect("a free port");
+    let first = Node::join(Config::new().lease(UNHURRIED)).wait().expect("a free port");
     let second = Node::join(Config::new().contact(first.address().clone())).wait().expect("a live contact");
     [first, second]
 }
@@ -70,7 +73,7 @@ fn a_node_that_is_connected_is_not_replaced() {
 #[test]
 fn silent_followers_keep_no_view_from_the_others() {
     let join = |config: Config| Node::join(config.drain_limit(Duration::ZERO)).wait().expect("it joins");
-    let first = join(Config::new());
+    let first = join(Config::new().lease(UNHURRIED));
     let voter = first.runtime();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = silent.local_addr().expect("bound").to_string();
@@ -91,7 +94,7 @@ fn silent_followers_keep_no_view_from_the_others() {
         }
     }
     let start = Instant::now();
-    for number in 300..305 {
+    for number in 300..330 {
         let node = admit(number, "127.0.0.1:1");
         let follower = last.runtime();
         let mut membership = follower.membership.lock();
@@ -99,6 +102,6 @@ fn silent_followers_keep_no_view_from_the_others() {
             assert!(follower.wait_for_change(&mut membership, start + LIMIT), "the log tells");
         }
     }
-    // By itself it would ask once a second.
-    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    // By itself it would ask once a second, for each of them.
+    assert!(start.elapsed() < LIMIT / 2, "took {:?}", start.elapsed());
 }
