@@ -274,7 +274,9 @@ impl Wanted {
 
     /// The set of that name, if it is as wanted.
     pub fn find_or_create(self, node: &Node) -> Pending<Description> {
-        if let Err(error) = check_name(&self.name).and_then(|()| self.on_loss.unwrap_or_default().check()) {
+        let is_for_it = || crate::coordination::check_may_open(&self.name, &self.type_name);
+        let checked = check_name(&self.name).and_then(|()| is_for_it());
+        if let Err(error) = checked.and_then(|()| self.on_loss.unwrap_or_default().check()) {
             return Pending::ready(Err(error));
         }
         let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());

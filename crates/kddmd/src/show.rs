@@ -12,6 +12,8 @@ use crate::admin::protocol::Command;
 /// A cell: strings without quotes, nothing for what is missing.
 fn text(value: &Json) -> String {
     match value {
+        // What others have named does nothing to the terminal.
+        Json::String(text) if text.contains(char::is_control) => text.escape_debug().to_string(),
         Json::String(text) => text.clone(),
         Json::Null => String::new(),
         Json::Bool(true) => "yes".into(),
@@ -386,6 +388,13 @@ mod tests {
         assert_eq!(object(&json!({"id": 1, "version": 2, "value": 7})), "7");
         assert_eq!(object(&json!({"id": 1, "version": 2})), "version 2");
         assert_eq!(object(&json!({"id": 1, "removed": true})), "object 1 is removed");
+    }
+
+    #[test]
+    fn a_name_does_nothing_to_the_terminal() {
+        let rows = json!([{"name": "a\u{1b}[31mb\n"}, {"name": "Straße"}]);
+        let shown = table(&rows, &[("NAME", "name")]);
+        assert!(shown.contains(r"a\u{1b}[31mb\n") && shown.contains("Straße") && !shown.contains('\u{1b}'), "{shown}");
     }
 
     #[test]

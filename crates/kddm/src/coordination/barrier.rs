@@ -336,9 +336,12 @@ impl Barrier {
 
     async fn pass(&self, arrival: Arrival, deadline: Instant) -> Result<Passed, Error> {
         let named = &self.named;
-        let lives = named.lives.lock().clone();
         let came = named.change(|state| match state.made == self.made {
-            true => (true, Some(state.arrive(arrival, &lives).map(|came| came.map_err(|why| (state.generation, why))))),
+            true => {
+                // Those of now: it may have been long until it was there.
+                let came = state.arrive(arrival, &named.lives.lock());
+                (true, Some(came.map(|came| came.map_err(|why| (state.generation, why)))))
+            }
             false => (false, None),
         });
         let (generation, is_last) = match came.await? {

@@ -26,10 +26,11 @@ pub(crate) use party::{Here, Lives, LivesHere};
 
 use crate::error::{AccessError, ConfigurationError, Error, WaitingFor};
 use crate::node::Node;
+use crate::value::Value;
 use barrier::BarrierState;
 use ids::IdsState;
 use latch::LatchState;
-use shelf::Kept;
+use shelf::{Kept, Shelf};
 
 /// Parties of one barrier or latch: what is kept of it is sent around with each change.
 pub(crate) const PARTIES: usize = 4096;
@@ -130,6 +131,21 @@ pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
         return Ok(());
     }
     let rule = "the sets of barriers, latches and ids cannot be destroyed; remove single ones of them";
+    Err(ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into())
+}
+
+/// An error for whoever would keep something else in such a set: nobody could destroy it, nor have what it is for.
+pub(crate) fn check_may_open(set: &str, type_name: &str) -> Result<(), Error> {
+    fn is_of<S: Kept>(set: &str, type_name: &str) -> bool {
+        set == S::SET && type_name != <Shelf<S> as Value>::type_name()
+    }
+    let is_free = !is_of::<BarrierState>(set, type_name)
+        && !is_of::<LatchState>(set, type_name)
+        && !is_of::<IdsState>(set, type_name);
+    if is_free {
+        return Ok(());
+    }
+    let rule = "sets of that name are for barriers, latches and ids; take another name";
     Err(ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into())
 }
 

@@ -81,49 +81,36 @@ impl<S: Kept> Named<S> {
         let set: Set<Shelf<S>> = node.set(S::SET).replicas(DEFAULT_REPLICAS).open().wait()?;
         let object = bucket(name);
         // Listed before it exists, so that none is missing from the list.
-        let listed = again_if_lost(&set, LIST, || {
-            if set.get(LIST).wait()?.names.iter().any(|listed| listed == name) {
-                return Ok(());
-            }
-            let name = name.to_string();
-            let list = set.update(LIST, move |list| {
-                if list.names.contains(&name) {
-                    return Ok(());
-                }
-                if list.names.len() >= NAMES {
-                    return Err(CoordinationError::TooMany { what: S::WHAT, limit: NAMES }.into());
-                }
-                list.names.push(name);
-                Ok(())
-            });
-            list.wait()
-        });
-        listed?;
+        again_if_lost(&set, LIST, || list_name(&set, name))?;
+        let is_made = std::cell::Cell::new(false);
         again_if_lost(&set, object, || {
             if set.get(object).wait()?.find(name).is_some() {
                 return Ok(());
             }
             let mut shelf = set.grab(object).wait()?;
             if shelf.find(name).is_none() {
+                is_made.set(true);
                 shelf.items.push((name.into(), make()));
                 return shelf.put().wait();
             }
             Ok(())
         })?;
+        if is_made.get() {
+            // Somebody may have removed the one before, and unlisted it, since it was looked for in the list.
+            again_if_lost(&set, LIST, || list_name(&set, name))?;
+        }
         Ok(Named { node: node.clone(), name: name.into(), lives, set, object })
     }
 
     /// It is no more: who waits is told. Blocks.
     pub fn remove(&self) -> Result<(), Error> {
-        let unlisted = Arc::clone(&self.name);
+        // The list is held meanwhile: whoever makes it again lists it after this, or is removed with it.
+        let mut list = self.set.grab(LIST).wait()?;
         let mut shelf = self.set.grab(self.object).wait()?;
         shelf.items.retain(|(of, _)| **of != *self.name);
         shelf.put().wait()?;
-        let unlist = move |list: &mut Shelf<S>| {
-            list.names.retain(|listed| **listed != *unlisted);
-            Ok(())
-        };
-        self.set.update(LIST, unlist).wait()
+        list.names.retain(|listed| **listed != *self.name);
+        list.put().wait()
     }
 
     fn removed(&self) -> Error {
@@ -218,6 +205,25 @@ impl<S: Kept> Named<S> {
             }
         }
     }
+}
+
+/// Puts a name on the list, if it is not there. Blocks.
+fn list_name<S: Kept>(set: &Set<Shelf<S>>, name: &str) -> Result<(), Error> {
+    if set.get(LIST).wait()?.names.iter().any(|listed| listed == name) {
+        return Ok(());
+    }
+    let name = name.to_string();
+    let list = set.update(LIST, move |list| {
+        if list.names.contains(&name) {
+            return Ok(());
+        }
+        if list.names.len() >= NAMES {
+            return Err(CoordinationError::TooMany { what: S::WHAT, limit: NAMES }.into());
+        }
+        list.names.push(name);
+        Ok(())
+    });
+    list.wait()
 }
 
 /// Does something with an object that may be lost: then that is accepted, and it is done with a new one.

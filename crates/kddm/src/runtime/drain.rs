@@ -173,8 +173,10 @@ impl Runtime {
         let mut membership = self.membership.lock();
         let refused = |reason: String| MembershipError::Refused { reason };
         membership.state.check(&change).map_err(|reason| refused(reason.to_string()))?;
-        self.propose_in(&mut membership, change).map_err(|error| refused(error.to_string()))?;
+        self.propose_in(&mut membership, change.clone()).map_err(|error| refused(error.to_string()))?;
         while !is_so(&membership, self.identity.id) {
+            // What has come first may have made this the last one: then it is refused, and nobody says so.
+            membership.state.check(&change).map_err(|reason| refused(reason.to_string()))?;
             self.check_drain(until, || format!("the other nodes have not decided {what}; are they alive?"))?;
             self.wait_for_change(&mut membership, until.deadline.min(Instant::now() + VIEW_ROUND));
         }
@@ -205,9 +207,13 @@ impl Runtime {
             (membership.state.is_sealed(), membership.state.view().homes.len() < 2)
         };
         let has_to = !limit.is_zero() && is_sealed && !is_alone && self.lanes.iter().any(shares);
+        let until = Patience { deadline: super::wait::deadline_in(limit), unlinked_since: Cell::new(None) };
         // It does not share again if that fails, as a node that stays would: whoever has to agree may be gone, too.
         if has_to && let Err(error) = self.drain_within(limit) {
             tracing::error!(%error, "this node stops without having handed over all it holds");
+            if let Err(error) = self.wait_for_those_who_leave(&until) {
+                tracing::error!(%error, "others that stop had not handed over all to this node");
+            }
         }
         // Nobody could decide anything any more; where there are objects, that has been done already.
         let soon = Patience { deadline: Instant::now() + CONTROL_LIMIT, unlinked_since: Cell::new(None) };
@@ -217,6 +223,27 @@ impl Runtime {
             tracing::error!(%error, "this node decides who is a member, and could not pass that on");
         }
         self.leave();
+    }
+
+    /// All may stop at one time: the last one stays until the others have handed over to it and have left, which it may
+    /// have to decide. Some of them may only stop to share, and stay: they are not waited for long.
+    fn wait_for_those_who_leave(&self, until: &Patience) -> Result<(), MembershipError> {
+        let mut membership = self.membership.lock();
+        let drains = |(node, entry): &(NodeId, &MemberEntry)| *node != self.identity.id && entry.draining;
+        let life = |(node, entry): (NodeId, &MemberEntry)| (node, entry.incarnation);
+        let leaving: Vec<_> = membership.state.members().filter(drains).map(life).collect();
+        let mut handed_over_at = None;
+        while membership.state.members().any(|member| leaving.contains(&life(member))) {
+            if !membership.state.members().any(|member| drains(&member)) {
+                let since = *handed_over_at.get_or_insert_with(Instant::now);
+                if since.elapsed() >= CONTROL_LIMIT {
+                    return Ok(());
+                }
+            }
+            self.check_drain(until, || "other nodes that stop have not left".into())?;
+            self.wait_for_change(&mut membership, until.deadline.min(Instant::now() + VIEW_ROUND));
+        }
+        Ok(())
     }
 
     fn unsettled(&self) -> String {

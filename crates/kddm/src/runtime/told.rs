@@ -12,7 +12,7 @@ use kddm_core::id::{ObjectId, SetId};
 use parking_lot::RwLock;
 
 use super::Runtime;
-use super::lane::Lane;
+use super::lane::{Lane, LaneState};
 use super::local::Wish;
 use super::replicas::By;
 use super::wait::{Op, Outcome};
@@ -174,11 +174,17 @@ impl SetHere {
 
     /// The greatest tenure known here.
     pub fn tenure(&self, object: u64) -> u64 {
-        let state = self.lane(object).lock();
-        if let Some(tenure) = state.borrowed_tenure(self.set, ObjectId(object)) {
+        self.lane(object).lock().tenure_here(self.set, ObjectId(object))
+    }
+}
+
+impl LaneState {
+    /// The tenure of the copy that is here.
+    pub fn tenure_here(&self, set: SetId, object: ObjectId) -> u64 {
+        if let Some(tenure) = self.borrowed_tenure(set, object) {
             return tenure;
         }
-        state.core.inspect(self.set, ObjectId(object)).map_or(0, |seen| seen.seen.0)
+        self.core.inspect(set, object).map_or(0, |seen| seen.seen.0)
     }
 }
 

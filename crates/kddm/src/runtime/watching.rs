@@ -44,7 +44,9 @@ impl LaneState {
         // First, so that a put that this does not see yet is told.
         self.set_watched(set, object, true);
         let is_news = heard.is_some_and(|heard| heard != self.watchers.members_heard);
-        if is_news || self.version_here(set, object) != Some(since.version) {
+        // One that was removed and made again may have as many puts. While somebody waits it cannot be: the copy goes first.
+        let is_another = self.tenure_here(set, object) != since.tenure;
+        if is_news || is_another || self.version_here(set, object) != Some(since.version) {
             self.complete(op, Outcome::Available);
             self.look_at_watchers(set, object);
             return;

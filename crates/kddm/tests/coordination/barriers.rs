@@ -262,6 +262,37 @@ fn settings_that_differ_are_refused_and_its_set_stays() {
     assert!(nodes[0].barrier("a//b", Parties::Members).wait_for(LIMIT).is_err(), "that is no name");
 }
 
+/// Whoever took such a name by mistake would have taken barriers from all, for ever.
+#[test]
+fn the_sets_of_coordination_are_for_nothing_else() {
+    let nodes = cluster(1);
+    for name in ["kddm/barriers", "kddm/latches", "kddm/ids"] {
+        let refused = nodes[0].set::<u64>(name).open().wait_for(LIMIT).map(|_| ()).expect_err("it is for other things");
+        assert!(refused.to_string().contains("take another name"), "{refused}");
+    }
+    let barrier = open(&nodes[0], "one", Parties::Count(1));
+    barrier.arrive().wait().expect("all have come");
+    nodes[0].latch("one", 0).wait_for(LIMIT).expect("it opens");
+    nodes[0].unique_ids("one").wait_for(LIMIT).expect("it opens").next().wait().expect("there are some");
+}
+
+/// Who is not on the list is not told of a program that has ended.
+#[test]
+fn a_name_that_is_removed_and_made_again_at_one_time_is_listed() {
+    let nodes = cluster(2);
+    for _ in 0..100 {
+        let before = open(&nodes[1], "again", Parties::Members);
+        let kept = std::thread::scope(|scope| {
+            let made = scope.spawn(|| nodes[0].barrier("again", Parties::Members).wait_for(LIMIT));
+            before.remove().wait_for(LIMIT).expect("it is removed");
+            made.join().expect("it ends")
+        });
+        let is_there = kept.is_ok_and(|barrier| barrier.reset(0).wait_for(LIMIT).is_ok());
+        let listed = nodes[0].barriers().expect("a list");
+        assert_eq!(listed.len(), usize::from(is_there), "{listed:?}");
+    }
+}
+
 /// What a generation costs: see the figures in the documents.
 #[test]
 fn a_generation_costs_some_messages_for_each_pair_of_parties() {

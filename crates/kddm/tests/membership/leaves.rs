@@ -129,6 +129,31 @@ fn a_node_stops_sharing_and_starts_again() {
     assert_eq!(*here.get(1).wait().expect("a copy"), 2);
 }
 
+/// Whoever asks to go, and becomes the last one meanwhile, hears that at once, and not at its limit.
+#[test]
+fn all_who_stop_sharing_at_one_time_are_answered() {
+    let first = join(None);
+    let nodes = [first.clone(), join(Some(&first)), join(Some(&first))];
+    let set = first.set::<u64>("numbers").open().wait().expect("it opens");
+    for _ in 0..20 {
+        set.update(1, add).wait().expect("it is free");
+        let mut refused = 0;
+        std::thread::scope(|scope| {
+            let stop = |node: &Node| node.stop_sharing(LIMIT).wait_for(LIMIT);
+            let stops: Vec<_> = nodes.iter().map(|node| scope.spawn(move || stop(node))).collect();
+            for stopped in stops {
+                if let Err(error) = stopped.join().expect("it ends") {
+                    assert!(error.to_string().contains("is the last one"), "{error}");
+                    refused += 1;
+                }
+            }
+        });
+        assert_eq!(refused, 1);
+        nodes.iter().for_each(|node| node.start_sharing(LIMIT).wait().expect("it shares again"));
+    }
+    assert_eq!(*set.get_existing(1).wait().expect("it was handed over"), 20);
+}
+
 /// What a local thread holds is waited for, and if it holds it too long the node stays.
 #[test]
 fn a_held_object_keeps_its_node_until_it_is_put() {

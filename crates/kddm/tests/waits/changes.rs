@@ -151,6 +151,22 @@ fn a_wait_ends_with_its_object_its_set_and_its_node() {
     });
 }
 
+/// One that was removed and made again has as many puts, and is another one all the same.
+#[test]
+fn an_object_that_was_made_again_is_news() {
+    let (_nodes, [here, there]) = two("again");
+    for maker in [&here, &there] {
+        put(maker, 1);
+        let before = seen(&here);
+        maker.remove(1).wait_for(LIMIT).expect("it is removed");
+        put(maker, 2);
+        let after = seen(&here);
+        assert_eq!((before.version, before != after), (after.version, true));
+        assert_eq!(here.changed(1, before).wait_for(LIMIT).expect("it is another one"), after);
+        maker.remove(1).wait_for(LIMIT).expect("it is removed");
+    }
+}
+
 /// What a thread holds would keep the change away for which it waits.
 #[test]
 fn whoever_holds_the_object_does_not_wait_for_its_change() {
