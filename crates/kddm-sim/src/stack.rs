@@ -74,7 +74,7 @@ const KNOWN_DROPS: [&str; 2] = [
 const BUDGET: u64 = 4_000_000;
 
 /// Many times what any seed needs.
-const EVENT_LIMIT: u64 = 20_000_000;
+const EVENT_LIMIT: u64 = 3_000_000;
 
 /// Steps told of a run that fails.
 const TOLD: usize = 400;
@@ -248,7 +248,7 @@ impl Simulation {
             self.now = at;
             count += 1;
             if count > EVENT_LIMIT {
-                return Err("I6: the run does not come to rest".into());
+                return Err(format!("I6: the run does not come to rest: {}", self.all_told()));
             }
             if matches!(event, Event::Finish) {
                 return self.finish();
