@@ -305,6 +305,31 @@ impl Node {
         self.placed(from, self.view.placement);
     }
 
+    /// A member that is awaited, and that a later view of the same epoch lacks, or has as another life: it has left.
+    pub fn awaited_leaver(&self, later: &View) -> Option<NodeId> {
+        let life = |view: &View, node| view.member(node).map(|member| member.incarnation);
+        let has_left =
+            |node: &NodeId| self.view.member(*node).is_some() && life(&self.view, *node) != life(later, *node);
+        self.awaited().filter(|_| later.epoch == self.view.epoch).find(has_left)
+    }
+
+    /// Such a member is not awaited any more. It had nothing left and had said its last word to everybody when it
+    /// asked to leave. If a loss came first, and it went before it had heard of that, it never reports in the new
+    /// epoch: that is as if it had left before the loss. True if there was one.
+    pub fn await_no_leaver(&mut self, later: &View) -> bool {
+        let mut has_found = false;
+        for _ in 0..self.view.members.len() {
+            let Some(node) = self.awaited_leaver(later) else { break };
+            self.is_ahead(node);
+            if let Some(recovering) = &mut self.recovering {
+                recovering.awaited.remove(node);
+            }
+            self.look_again();
+            has_found = true;
+        }
+        has_found
+    }
+
     /// Only of the shards that the old home answered for it is asked who does now: that is a look at all homes, and each
     /// member says that it is done.
     fn point_to_new_homes(&mut self, old: NodeId, goes: impl Fn(NodeId) -> bool) {

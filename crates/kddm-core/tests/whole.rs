@@ -143,6 +143,35 @@ fn whoever_has_left_is_not_awaited_for_what_is_gone() {
 }
 
 #[test]
+fn whoever_leaves_before_it_hears_of_a_loss_is_not_awaited() {
+    let mut one = One { node: Node::new(NodeId(1), Incarnation(1), 0), said: Outputs::new() };
+    one.install(view(1, 4));
+    one.go_on();
+    let without = |epoch, placement, lost: &[u16]| {
+        let all = view(placement, 4);
+        let stays = |node: &NodeId| !lost.contains(&node.0);
+        let members = all.members.iter().copied().filter(|member| stays(&member.id)).collect();
+        let homes = all.homes.iter().copied().filter(|home| home.0 < 3 && stays(home)).collect();
+        View { epoch: Epoch(epoch), members, homes, failures: 1, ..all }
+    };
+    // Node 4 has given everything away, and is about to leave.
+    one.install(without(2, 2, &[2]));
+    one.go_on();
+    one.from(3, Message::AllReported);
+    one.go_on();
+    assert!(!one.node.is_settled(), "node 4 has not reported");
+    assert!(!one.node.await_no_leaver(&without(3, 3, &[2, 4])), "it would be lost there, and may report yet");
+    let gone = without(2, 3, &[2, 4]);
+    assert_eq!(one.node.awaited_leaver(&gone), Some(NodeId(4)));
+    let mut again = gone.clone();
+    again.members.push(Member { incarnation: Incarnation(9), ..view(3, 4).members[3] });
+    assert_eq!(one.node.awaited_leaver(&again), Some(NodeId(4)), "it is back as another life");
+    assert!(one.node.await_no_leaver(&gone) && !one.node.await_no_leaver(&gone));
+    one.go_on();
+    assert!(one.node.is_settled());
+}
+
+#[test]
 fn a_view_without_homes_is_entered_and_what_was_lost_with_the_last_one_is_in_doubt() {
     let mut one = One { node: Node::new(NodeId(1), Incarnation(1), 0), said: Outputs::new() };
     let member =

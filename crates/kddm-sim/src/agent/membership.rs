@@ -88,6 +88,18 @@ impl Agent {
         Arc::make_mut(&mut self.core).is_ahead(from);
     }
 
+    /// Whether a member is awaited that has left in that view.
+    pub fn awaits_leaver(&self, later: &View) -> bool {
+        self.core.awaited_leaver(later).is_some()
+    }
+
+    /// Such a member is not awaited any more.
+    pub fn await_no_leaver(&mut self, later: &View) {
+        if self.awaits_leaver(later) {
+            Arc::make_mut(&mut self.core).await_no_leaver(later);
+        }
+    }
+
     /// Objects of which something is here that a leaving node has to give away, and nobody asks for now. A ghost
     /// goes when it is confirmed.
     pub fn to_drain(&self) -> impl Iterator<Item = ObjectId> {

@@ -1,6 +1,7 @@
 //! The lives of nodes: how they begin, install views, hear each other, and end.
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement};
+use kddm_core::view::View;
 use kddm_view::State;
 
 use super::process::Life;
@@ -84,7 +85,8 @@ impl Simulation {
         let delay = self.rng.u64(0..=if slow { SLOW_STEP_NS } else { STEP_NS });
         let Some(life) = &mut self.process(id).life else { return };
         let epoch = life.agent.view().epoch;
-        let may_install = life.agent.is_settled() || life.pending.iter().any(|view| view.epoch > epoch);
+        let goes_on = |view: &View| view.epoch > epoch || life.agent.awaits_leaver(view);
+        let may_install = life.agent.is_settled() || life.pending.iter().any(goes_on);
         let has_work = (!life.pending.is_empty() && may_install) || life.agent.is_handing_over();
         if has_work && !std::mem::replace(&mut life.has_step, true) {
             let number = life.number;
@@ -125,6 +127,9 @@ impl Simulation {
         let all: Vec<NodeId> = self.processes.keys().copied().collect();
         let Some(process) = self.processes.get_mut(&id) else { return false };
         let (Some(life), state) = (&mut process.life, &process.state) else { return false };
+        for later in &life.pending {
+            life.agent.await_no_leaver(later);
+        }
         let Some(next) = life.pending.front() else { return false };
         let gone = all.into_iter().filter(|other| life.agent.awaits(*other) && next.member(*other).is_none());
         for other in gone.collect::<Vec<_>>() {

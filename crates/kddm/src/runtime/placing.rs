@@ -210,6 +210,13 @@ impl Runtime {
     /// Installs the decided views that may be installed by now. True if there was one.
     pub fn install_pending(&self, membership: &mut Guard<'_>) -> bool {
         let mut has_installed = false;
+        for later in &membership.pending {
+            for lane in &self.lanes {
+                if lane.lock().core.await_no_leaver(later) {
+                    self.signals.settled.raise();
+                }
+            }
+        }
         while let Some(next) = membership.pending.front() {
             for lane in &self.lanes {
                 // Nothing more will be said by one that this view does not have any more.
