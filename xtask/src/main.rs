@@ -42,7 +42,7 @@ const CI: &[(&str, Work)] = &[
     ("etcd", Work::Etcd),
     ("memory", Work::MemoryModel),
     ("model", Work::Cargo(MODEL)),
-    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
+    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "2000"])),
     ("mutations", Work::Mutations),
     ("readme", Work::Readme),
 ];
