@@ -124,16 +124,10 @@ impl Simulation {
     /// Installs the next view, if it may come: while the last one does not hold, only one in which members are
     /// lost does.
     fn install_next(&mut self, id: NodeId, effects: &mut Effects) -> bool {
-        let all: Vec<NodeId> = self.processes.keys().copied().collect();
         let Some(process) = self.processes.get_mut(&id) else { return false };
         let (Some(life), state) = (&mut process.life, &process.state) else { return false };
         for later in &life.pending {
             life.agent.await_no_leaver(later);
-        }
-        let Some(next) = life.pending.front() else { return false };
-        let gone = all.into_iter().filter(|other| life.agent.awaits(*other) && next.member(*other).is_none());
-        for other in gone.collect::<Vec<_>>() {
-            life.agent.is_ahead(other);
         }
         let epoch = life.agent.view().epoch;
         if !life.agent.is_settled() {

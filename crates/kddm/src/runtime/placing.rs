@@ -210,19 +210,13 @@ impl Runtime {
     /// Installs the decided views that may be installed by now. True if there was one.
     pub fn install_pending(&self, membership: &mut Guard<'_>) -> bool {
         let mut has_installed = false;
-        for later in &membership.pending {
-            for lane in &self.lanes {
+        while !membership.pending.is_empty() {
+            for (later, lane) in
+                membership.pending.iter().flat_map(|view| self.lanes.iter().map(move |lane| (view, lane)))
+            {
                 if lane.lock().core.await_no_leaver(later) {
                     self.signals.settled.raise();
                 }
-            }
-        }
-        while let Some(next) = membership.pending.front() {
-            for lane in &self.lanes {
-                // Nothing more will be said by one that this view does not have any more.
-                let mut state = lane.lock();
-                let gone: Vec<_> = state.core.awaited().filter(|node| next.member(*node).is_none()).collect();
-                gone.into_iter().for_each(|node| state.core.is_ahead(node));
             }
             if !self.is_settled() {
                 // Only a view in which members are lost comes between, and then those before it are passed over.
