@@ -1,30 +1,16 @@
 //! A set that was made after members were lost has lost nothing by that, also where nobody has heard of it.
 
-use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, Tenure, Zone};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, Tenure};
 use kddm_core::io::{Input, Output, Outputs};
 use kddm_core::message::{Message, Request, RequestKind};
 use kddm_core::node::{HandedOver, Node};
-use kddm_core::view::{Member, NodeState, View};
+use kddm_core::view::View;
+use three::view;
+
+mod three;
 
 /// Without replicas: each loss of a member may have taken something of it.
 const SET: SetId = SetId::new(PlacementPolicy::Hash, 9);
-
-fn view(epoch: u32, nodes: &[u16]) -> View {
-    let member = |node: &u16| Member {
-        id: NodeId(*node),
-        incarnation: Incarnation(1),
-        state: NodeState::Possible,
-        zone: Zone::default(),
-    };
-    View {
-        epoch: Epoch(epoch),
-        placement: Placement(epoch),
-        members: nodes.iter().map(member).collect(),
-        homes: nodes.iter().map(|node| NodeId(*node)).collect(),
-        failures: epoch - 1,
-        fewest_homes: 3,
-    }
-}
 
 /// Node 1 or 2 of three, after node 3 was lost and all have said what they have.
 fn survivor(me: u16) -> Node {

@@ -1,12 +1,13 @@
 //! What somebody waits for comes first when members were lost.
 
-use kddm_core::id::{
-    Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, RequestId, SetId, ShardIndex, Tenure, Zone,
-};
+use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, PlacementPolicy, RequestId, SetId, ShardIndex, Tenure};
 use kddm_core::io::{Input, Output, Outputs};
 use kddm_core::message::{Message, Request, RequestKind};
 use kddm_core::node::{HandedOver, Node};
-use kddm_core::view::{Member, NodeState, View};
+use kddm_core::view::View;
+use three::view;
+
+mod three;
 
 /// More than so few that nobody is asked to hurry.
 const OBJECTS: u64 = 40;
@@ -17,23 +18,6 @@ fn set() -> SetId {
 
 fn shard(object: u64) -> ShardIndex {
     ObjectId(object).shard(PlacementPolicy::Fixed(NodeId(1)))
-}
-
-fn view(epoch: u32, nodes: &[u16]) -> View {
-    let member = |node: &u16| Member {
-        id: NodeId(*node),
-        incarnation: Incarnation(1),
-        state: NodeState::Possible,
-        zone: Zone::default(),
-    };
-    View {
-        epoch: Epoch(epoch),
-        placement: Placement(epoch),
-        members: nodes.iter().map(member).collect(),
-        homes: nodes.iter().map(|node| NodeId(*node)).collect(),
-        failures: epoch - 1,
-        fewest_homes: 3,
-    }
 }
 
 /// A node of three, and what it has said: node 1 is the home of all objects.

@@ -185,8 +185,9 @@ fn of_many_objects_whatever_is_wanted_comes_first_and_nothing_is_lost() {
     }
 }
 
-#[test]
-fn what_has_no_replica_is_said_to_be_lost() {
+/// Two nodes after a third one was lost. A third of 60 objects without replicas was owned by each, the object with number
+/// n by node n mod 3.
+fn two_of_three() -> (Vec<Node>, Vec<Set<u64>>) {
     let mut nodes = cluster(3);
     let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
     for object in 0..60 {
@@ -195,6 +196,12 @@ fn what_has_no_replica_is_said_to_be_lost() {
     drop(sets);
     vanish(nodes.remove(2));
     let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    (nodes, sets)
+}
+
+#[test]
+fn what_has_no_replica_is_said_to_be_lost() {
+    let (_nodes, sets) = two_of_three();
     let (mut found, mut lost) = (0, 0);
     for object in 0..60 {
         match sets[0].get(object).wait_for(LIMIT) {
@@ -212,14 +219,7 @@ fn what_has_no_replica_is_said_to_be_lost() {
 
 #[test]
 fn what_is_lost_is_gone_once_that_is_accepted() {
-    let mut nodes = cluster(3);
-    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
-    for object in 0..60 {
-        put(&sets[(object % 3) as usize], object, object + 1);
-    }
-    drop(sets);
-    vanish(nodes.remove(2));
-    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "single", 0)).collect();
+    let (nodes, sets) = two_of_three();
     let look = |node: usize, object: u64| sets[node].get_existing(object).wait_for(LIMIT).map(|value| *value);
     let is_lost = |answer: Result<u64, Error>, object: u64| {
         matches!(answer, Err(Error::Access(AccessError::Lost { set, object: named }))

@@ -8,37 +8,10 @@ use kddm::{Barrier, CoordinationError, Error, Node, Parties, Passed, UniqueIds, 
 use rustix::process::Signal;
 
 use crate::harness::{Daemon, LIMIT, Scratch, eventually, text};
-
-const NAMES: [&str; 3] = ["first", "second", "third"];
+use crate::trio::{start_all, three};
 
 fn attach(daemon: &Daemon) -> Node {
     Node::attach(daemon.dir.join("attach.sock")).wait().expect("the daemon accepts programs")
-}
-
-/// Three daemons that decide together, and where they listen.
-fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
-    let first = Daemon::first(scratch, &["--lease-ms", "4000"]);
-    let contact = first.address(scratch);
-    let other = |name: &str| Daemon::start(scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
-    let all = vec![first, other("second"), other("third")];
-    for daemon in &all {
-        let voters = || daemon.json(scratch, &["cluster", "status"])["voters"].as_array().map_or(0, Vec::len);
-        eventually("three decide", || voters() == 3);
-    }
-    let nodes = all[0].json(scratch, &["cluster", "status"])["nodes"].clone();
-    let addresses = nodes.as_array().expect("a list").iter().map(|node| node["address"].as_str().map(String::from));
-    (all, addresses.map(|address| address.expect("a text")).collect())
-}
-
-fn start_all(scratch: &Scratch, addresses: &[String]) -> Vec<Daemon> {
-    std::thread::scope(|scope| {
-        let start = |at: usize| {
-            let arguments = ["--listen", &addresses[at], "--contact", &addresses[0]];
-            Daemon::start(scratch, NAMES[at], &arguments)
-        };
-        let starts: Vec<_> = (0..3).map(|at| scope.spawn(move || start(at))).collect();
-        starts.into_iter().map(|start| start.join().expect("it is back")).collect()
-    })
 }
 
 fn open(program: &Node, name: &str, parties: Parties) -> Barrier {
@@ -62,7 +35,7 @@ fn arriving(barrier: &Barrier, seen_by: &Daemon, scratch: &Scratch, count: usize
 #[test]
 fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_is_killed() {
     let scratch = Scratch::new();
-    let (mut daemons, _) = three(&scratch);
+    let (mut daemons, _) = three(&scratch, &[]);
     let programs: Vec<Node> = daemons.iter().map(attach).collect();
     let barriers =
         |name: &str, parties| -> Vec<Barrier> { programs.iter().map(|program| open(program, name, parties)).collect() };
@@ -96,7 +69,7 @@ fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_is_killed() {
 #[test]
 fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_leaves_or_joins() {
     let scratch = Scratch::new();
-    let (mut daemons, _) = three(&scratch);
+    let (mut daemons, _) = three(&scratch, &[]);
     let programs: Vec<Node> = daemons.iter().map(attach).collect();
     let of = |at: usize, name: &str, parties| open(&programs[at], name, parties);
     let (one, two, three) =
@@ -140,7 +113,7 @@ fn ids(program: &Node) -> UniqueIds {
 fn t27_t23_no_id_is_given_twice_over_restarts_of_a_daemon_and_of_all() {
     const EACH: usize = 20_000;
     let scratch = Scratch::new();
-    let (mut daemons, addresses) = three(&scratch);
+    let (mut daemons, addresses) = three(&scratch, &[]);
     let mut given = HashSet::new();
     let mut count = 0;
     let mut take = |daemons: &[Daemon]| {

@@ -10,4 +10,5 @@ mod leases;
 mod playgrounds;
 mod refusals;
 mod rolling;
+mod trio;
 mod voting;

@@ -8,13 +8,9 @@ use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use super::harness::{Daemon, LIMIT, Scratch, eventually, text};
+use super::trio::{NAMES, status};
 
-const NAMES: [&str; 3] = ["first", "second", "third"];
 const OBJECTS: u64 = 50;
-
-fn status(daemon: &Daemon, scratch: &Scratch) -> Json {
-    daemon.json(scratch, &["cluster", "status"])
-}
 
 fn listed(status: &Json, node: usize) -> &Json {
     let is_it = |listed: &&Json| listed["id"] == node;

@@ -4,42 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::harness::{Daemon, Scratch, eventually, text};
-
-const NAMES: [&str; 3] = ["first", "second", "third"];
-
-fn status(daemon: &Daemon, scratch: &Scratch) -> Json {
-    daemon.json(scratch, &["cluster", "status"])
-}
-
-fn voters(status: &Json) -> Vec<u64> {
-    status["voters"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect()
-}
-
-/// Three daemons that decide together, and where they listen.
-fn three(scratch: &Scratch) -> (Vec<Daemon>, Vec<String>) {
-    let first = Daemon::first(scratch, &["--lease-ms", "4000", "--zone", "here"]);
-    let contact = first.address(scratch);
-    let other = |name: &str| Daemon::start(scratch, name, &["--listen", "127.0.0.1:0", "--contact", &contact]);
-    let all = vec![first, other("second"), other("third")];
-    for daemon in &all {
-        eventually("three decide", || voters(&status(daemon, scratch)) == [1, 2, 3]);
-    }
-    let nodes = status(&all[0], scratch)["nodes"].clone();
-    let addresses = nodes.as_array().expect("a list").iter().map(|node| node["address"].as_str().map(String::from));
-    (all, addresses.map(|address| address.expect("a text")).collect())
-}
-
-/// All three at once, where they were.
-fn start_all(scratch: &Scratch, addresses: &[String]) -> Vec<Daemon> {
-    std::thread::scope(|scope| {
-        let start = |at: usize| {
-            let arguments = ["--listen", &addresses[at], "--contact", &addresses[0]];
-            Daemon::start(scratch, NAMES[at], &arguments)
-        };
-        let starts: Vec<_> = (0..3).map(|at| scope.spawn(move || start(at))).collect();
-        starts.into_iter().map(|start| start.join().expect("it is back")).collect()
-    })
-}
+use crate::trio::{start_all, status, three, voters};
 
 fn increment(daemon: &Daemon, scratch: &Scratch) -> String {
     let output = daemon.tool(scratch, &["object", "incr", "numbers", "1", "1"]);
@@ -49,7 +14,7 @@ fn increment(daemon: &Daemon, scratch: &Scratch) -> String {
 #[test]
 fn the_daemon_that_decides_is_killed_and_the_others_go_on() {
     let scratch = Scratch::new();
-    let (mut all, _) = three(&scratch);
+    let (mut all, _) = three(&scratch, &["--zone", "here"]);
     let before = status(&all[1], &scratch);
     assert_eq!((&before["leader"], &before["nodes"][0]["decides"]), (&1.into(), &"leads".into()));
     assert_eq!((&before["nodes"][0]["zone"], &before["nodes"][1]["decides"]), (&"here".into(), &"votes".into()));
@@ -74,7 +39,7 @@ fn the_daemon_that_decides_is_killed_and_the_others_go_on() {
 #[test]
 fn daemons_that_were_all_killed_go_on_where_they_were() {
     let scratch = Scratch::new();
-    let (all, addresses) = three(&scratch);
+    let (all, addresses) = three(&scratch, &["--zone", "here"]);
     assert_eq!(increment(&all[2], &scratch), "1");
     let before = status(&all[0], &scratch);
     all.iter().for_each(|daemon| daemon.signal(Signal::KILL));
@@ -129,7 +94,7 @@ fn a_daemon_whose_view_log_is_damaged_says_what_to_do() {
 #[test]
 fn all_daemons_end_when_that_is_meant_and_come_back_as_the_same_cluster() {
     let scratch = Scratch::new();
-    let (mut all, addresses) = three(&scratch);
+    let (mut all, addresses) = three(&scratch, &["--zone", "here"]);
     assert_eq!(increment(&all[2], &scratch), "1");
     let before = status(&all[0], &scratch);
     let refused = all[1].tool(&scratch, &["--json", "cluster", "stop"]);
