@@ -30,7 +30,7 @@ pub(crate) const LENDER: u64 = 1 << 40;
 pub(super) struct Borrowed {
     tenure: u64,
     /// The node has no value of it: the first one must come back with it.
-    is_first_touch: bool,
+    pub(super) is_first_touch: bool,
 }
 
 /// See the module.
@@ -41,15 +41,15 @@ pub(crate) struct Link {
     /// How the node's deadlines are read here.
     reading: Reading,
     inbox: Inbox,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     pub(super) borrowed: HashMap<Place, Borrowed>,
     /// Wishes without an answer, by their numbers.
     wants: HashMap<Place, u64>,
     pub(super) numbered: u64,
     /// Puts that the socket has not taken, by the mark of their last byte.
-    puts: VecDeque<(u64, Arc<Op>)>,
+    pub(super) puts: VecDeque<(u64, Arc<Op>)>,
     /// Puts that wait for their replicas, by the version that was put.
-    unsafe_puts: HashMap<Place, Vec<(u64, Arc<Op>)>>,
+    pub(super) unsafe_puts: HashMap<Place, Vec<(u64, Arc<Op>)>>,
     /// Sets that are being destroyed: nothing is begun in them, and what is held may still be put.
     ending: HashSet<SetId>,
     /// Sets that were opened here, and how: they are opened again when the node is back.
@@ -127,7 +127,7 @@ impl Link {
         self.ending.len()
     }
 
-    fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
+    pub(super) fn say(&mut self, (set, object): Place, word: Word, body: &[u8]) {
         self.outbox.push(Head { set, object, word, body_bytes: 0 }, body);
     }
 
@@ -204,80 +204,6 @@ impl LaneState {
             borrowed.is_first_touch = false;
         }
         self.statistics.undecodable += u64::from(encoded.is_err());
-    }
-
-    /// The new value of an object that a local thread has to write goes to the node. The put is complete
-    /// once the socket has taken it all, up to the mark that is answered: what is in a socket is read by
-    /// its other end, whatever becomes of this process, before that sees the end of the connection.
-    ///
-    /// # Errors
-    /// Then nothing has been sent.
-    pub fn put_at_lender(&mut self, set: SetId, object: ObjectId, version: u64, value: &[u8]) -> Result<u64, Error> {
-        let (node, limit_bytes) = (self.core.id().0, self.limits.peer_buffer_bytes);
-        // What a socket has refused is known before the end of the connection is.
-        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended && !link.outbox.is_cut()) else {
-            return Err(MembershipError::Detached.into());
-        };
-        if !link.still_lends((set, object)) {
-            return Err(MembershipError::Detached.into());
-        }
-        let bytes = link.outbox.waiting_bytes();
-        if bytes > limit_bytes {
-            return Err(AccessError::PeerFull { node, bytes, limit_bytes }.into());
-        }
-        link.say((set, object), Word::Put { version }, value);
-        if let Some(borrowed) = link.borrowed.get_mut(&(set, object)) {
-            borrowed.is_first_touch = false;
-        }
-        Ok(link.outbox.mark())
-    }
-
-    /// Writes, and says whether everything up to that mark is in the socket. If not, `op` is told when.
-    pub fn has_put(&mut self, mark: u64, op: impl FnOnce() -> Arc<Op>) -> Option<Arc<Op>> {
-        self.write_lender();
-        let link = self.link.as_mut().filter(|link| link.outbox.written() < mark)?;
-        let op = op();
-        if link.is_ended {
-            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
-        } else {
-            link.puts.push_back((mark, Arc::clone(&op)));
-        }
-        Some(op)
-    }
-
-    /// As [`Self::has_put`], for a put that is done when the node says that its replicas have it.
-    pub fn waits_for_replicas(&mut self, set: SetId, object: ObjectId, version: u64, op: Arc<Op>) {
-        self.write_lender();
-        let link = self.link.as_mut().filter(|link| !link.is_ended);
-        let Some(link) = link else {
-            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
-            return;
-        };
-        link.unsafe_puts.entry((set, object)).or_default().push((version, op));
-    }
-
-    /// The set is gone: what was under way may have been put, or not.
-    fn cut_unsafe_puts_short(&mut self, set: SetId) {
-        let Some(link) = &mut self.link else { return };
-        let cut: Vec<_> = link.unsafe_puts.extract_if(|(of, _), _| *of == set).flat_map(|(_, puts)| puts).collect();
-        for (_, op) in cut {
-            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
-        }
-    }
-
-    /// Puts up to that version have their replicas.
-    fn puts_are_safe(&mut self, place: Place, version: u64) {
-        let Some(link) = &mut self.link else { return };
-        let mut done = Vec::new();
-        if let Some(waiting) = link.unsafe_puts.get_mut(&place) {
-            done.extend(waiting.extract_if(.., |(put, _)| *put <= version).map(|(_, op)| op));
-            if waiting.is_empty() {
-                link.unsafe_puts.remove(&place);
-            }
-        }
-        for op in done {
-            self.complete(&op, Outcome::Done);
-        }
     }
 
     pub fn write_lender(&mut self) {

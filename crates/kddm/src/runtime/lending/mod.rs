@@ -9,6 +9,7 @@
 //! | `deaf.rs` | node | programs that take nothing of what they are told |
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
+//! | `putting.rs` | program | when its puts are complete |
 //! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
 //! | `parted.rs` | node | who waits for a program at a barrier hears of its end |
@@ -31,6 +32,7 @@ mod frame;
 pub(crate) mod link;
 mod parted;
 mod pipe;
+mod putting;
 mod reattach;
 pub(crate) mod session;
 mod views;

@@ -1,0 +1,87 @@
+//! Puts of an attached program: when they are complete, and what becomes of them when the node or the set is gone.
+
+use std::sync::Arc;
+
+use kddm_core::id::{ObjectId, SetId};
+
+use super::Place;
+use super::frame::Word;
+use crate::error::{AccessError, Error, MembershipError};
+use crate::runtime::lane::LaneState;
+use crate::runtime::wait::{Op, Outcome};
+
+impl LaneState {
+    /// The new value of an object that a local thread has to write goes to the node. The put is complete
+    /// once the socket has taken it all, up to the mark that is answered: what is in a socket is read by
+    /// its other end, whatever becomes of this process, before that sees the end of the connection.
+    ///
+    /// # Errors
+    /// Then nothing has been sent.
+    pub fn put_at_lender(&mut self, set: SetId, object: ObjectId, version: u64, value: &[u8]) -> Result<u64, Error> {
+        let (node, limit_bytes) = (self.core.id().0, self.limits.peer_buffer_bytes);
+        // What a socket has refused is known before the end of the connection is.
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended && !link.outbox.is_cut()) else {
+            return Err(MembershipError::Detached.into());
+        };
+        if !link.still_lends((set, object)) {
+            return Err(MembershipError::Detached.into());
+        }
+        let bytes = link.outbox.waiting_bytes();
+        if bytes > limit_bytes {
+            return Err(AccessError::PeerFull { node, bytes, limit_bytes }.into());
+        }
+        link.say((set, object), Word::Put { version }, value);
+        if let Some(borrowed) = link.borrowed.get_mut(&(set, object)) {
+            borrowed.is_first_touch = false;
+        }
+        Ok(link.outbox.mark())
+    }
+
+    /// Writes, and says whether everything up to that mark is in the socket. If not, `op` is told when.
+    pub fn has_put(&mut self, mark: u64, op: impl FnOnce() -> Arc<Op>) -> Option<Arc<Op>> {
+        self.write_lender();
+        let link = self.link.as_mut().filter(|link| link.outbox.written() < mark)?;
+        let op = op();
+        if link.is_ended {
+            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
+        } else {
+            link.puts.push_back((mark, Arc::clone(&op)));
+        }
+        Some(op)
+    }
+
+    /// As [`Self::has_put`], for a put that is done when the node says that its replicas have it.
+    pub fn waits_for_replicas(&mut self, set: SetId, object: ObjectId, version: u64, op: Arc<Op>) {
+        self.write_lender();
+        let link = self.link.as_mut().filter(|link| !link.is_ended);
+        let Some(link) = link else {
+            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
+            return;
+        };
+        link.unsafe_puts.entry((set, object)).or_default().push((version, op));
+    }
+
+    /// The set is gone: what was under way may have been put, or not.
+    pub(super) fn cut_unsafe_puts_short(&mut self, set: SetId) {
+        let Some(link) = &mut self.link else { return };
+        let cut: Vec<_> = link.unsafe_puts.extract_if(|(of, _), _| *of == set).flat_map(|(_, puts)| puts).collect();
+        for (_, op) in cut {
+            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
+        }
+    }
+
+    /// Puts up to that version have their replicas.
+    pub(super) fn puts_are_safe(&mut self, place: Place, version: u64) {
+        let Some(link) = &mut self.link else { return };
+        let mut done = Vec::new();
+        if let Some(waiting) = link.unsafe_puts.get_mut(&place) {
+            done.extend(waiting.extract_if(.., |(put, _)| *put <= version).map(|(_, op)| op));
+            if waiting.is_empty() {
+                link.unsafe_puts.remove(&place);
+            }
+        }
+        for op in done {
+            self.complete(&op, Outcome::Done);
+        }
+    }
+}
