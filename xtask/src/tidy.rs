@@ -86,7 +86,7 @@ fn look_at(file: &Path, text: &str, findings: &mut Vec<String>) {
         return links(file, text, findings);
     }
     let is_test = name.contains("/tests/") || name.ends_with("tests.rs") || name.contains("/examples/");
-    let code: Vec<&str> = text.lines().take_while(|line| line.trim() != "#[cfg(test)]").collect();
+    let code: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
     if !is_test && code.len() >= MAX_FILE_LINES {
         findings.push(format!("{name}: {} lines; split it by concept, below {MAX_FILE_LINES}", code.len()));
     }
