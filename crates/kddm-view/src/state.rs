@@ -167,6 +167,8 @@ pub struct State {
     /// The fewest homes since then before the last change: what was put then has had so many copies, if it
     /// was to have them.
     pub(crate) fewest_homes: u16,
+    /// The epoch in which sharing began again after all who shared had been lost, with nothing; 0 if never.
+    pub(crate) anew: Epoch,
     pub(crate) lease_ms: u32,
 }
 
@@ -188,6 +190,7 @@ impl State {
             homes: Vec::new(),
             failures: 0,
             fewest_homes: 0,
+            anew: Epoch(0),
             lease_ms: LEASE_MS_DEFAULT,
         }
     }
@@ -242,6 +245,12 @@ impl State {
     /// Members lost uncleanly since all was whole last.
     pub fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// The epoch in which sharing began again after all who shared had been lost; 0 if that never happened. What
+    /// lives before it had is of no use any more: names and numbers were given out again.
+    pub fn began_anew(&self) -> Epoch {
+        self.anew
     }
 
     /// One member.
@@ -466,6 +475,9 @@ impl State {
         }
         // Before there are sets there is nothing that could be lost.
         let homes = self.homes.len() as u16;
+        if self.sealed && before == 0 && homes > 0 {
+            self.anew = self.epoch;
+        }
         self.fewest_homes = if self.sealed { self.fewest_homes.min(before) } else { homes };
     }
 }

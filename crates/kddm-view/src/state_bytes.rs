@@ -16,7 +16,7 @@ use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, 
 pub const STATE_BYTES: usize = MEMBERS * 370;
 
 /// First byte of an encoded state.
-pub const STATE_SCHEMA: u8 = 5;
+pub const STATE_SCHEMA: u8 = 6;
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -57,6 +57,7 @@ struct Wire {
     homes: Vec<u16>,
     failures: u32,
     fewest_homes: u16,
+    anew: u32,
     lease_ms: u32,
 }
 
@@ -103,6 +104,7 @@ impl State {
             homes: self.homes.iter().map(|node| node.0).collect(),
             failures: self.failures,
             fewest_homes: self.fewest_homes,
+            anew: self.anew.0,
             lease_ms: self.lease_ms,
         };
         postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect("numbers and text can always be written to memory")
@@ -156,6 +158,7 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     // With failures all that shared objects may be gone.
     unless(!wire.sealed || !homes.is_empty() || wire.failures > 0, "sets without a home")?;
     unless(usize::from(wire.fewest_homes) <= MEMBERS, "more homes than there can be")?;
+    unless(wire.anew <= wire.epoch, "a beginning that is still to come")?;
     unless((LEASE_MS_LEAST..=LEASE_MS_MOST).contains(&wire.lease_ms), "its lease")?;
     unless(wire.failures < wire.epoch, "more failures than epochs")?;
     Ok(State {
@@ -173,6 +176,7 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         homes,
         failures: wire.failures,
         fewest_homes: wire.fewest_homes,
+        anew: Epoch(wire.anew),
         lease_ms: wire.lease_ms,
     })
 }
@@ -228,6 +232,8 @@ mod tests {
         assert_eq!(broken(|state| state.homes.push(NodeId(9))), impossible("a home that shares nothing"));
         assert_eq!(broken(|state| state.lease_ms = LEASE_MS_LEAST - 1), impossible("its lease"));
         assert_eq!(broken(|state| state.lease_ms = LEASE_MS_MOST + 1), impossible("its lease"));
+        let is_to_come = |state: &mut State| state.anew = Epoch(state.epoch.0 + 1);
+        assert_eq!(broken(is_to_come), impossible("a beginning that is still to come"));
         assert_eq!(broken(|state| state.failures = state.epoch.0), impossible("more failures than epochs"));
         let no_set_has_a_home = |state: &mut State| {
             state.homes.clear();

@@ -201,7 +201,7 @@ impl Node {
     }
 
     /// A node that has fenced itself comes back as a new life: this one ends, and the process joins the same
-    /// cluster again, with the same configuration and under the same number, within the limit. The others let it
+    /// cluster again, with the same configuration, number and address, within the limit. The others let it
     /// in when they have expelled the life that has ended, for which they wait a lease and two hundredths.
     ///
     /// The answer is the new node. Handles, sets and guards from before answer `Fenced` for ever, so open sets again

@@ -10,19 +10,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kddm::{Chain, Node, NodeState, Priority, attach_socket, default_data_dir};
+use kddm::{Node, default_data_dir};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::answer::Subject;
+use crate::admin::answer::{Shown, Subject};
 use crate::admin::server;
 use crate::config::{ConfigError, Layer, Settings, Source};
 use crate::data_dir::{DataDir, DataDirError, Sync, admin_socket};
 use crate::ending::{self, End};
 use crate::http;
 use crate::joining::{self, Past};
+use crate::life::{Around, Life};
 use crate::notify::ServiceManager;
-use crate::{bench, doctor, sharing};
 
 /// The variable in which a daemon tells itself, when it begins again, whom to ask for admission.
 const REJOIN: &str = "KDDM_REJOIN";
@@ -89,7 +89,7 @@ pub enum DaemonError {
     Interrupted,
 }
 
-fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     let what = what.into();
     move |error| DaemonError::System { what, reason: error.to_string() }
 }
@@ -146,8 +146,8 @@ pub(crate) fn start_log(filter: &str) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// What happens to a daemon.
-enum Event {
+/// What happens to a daemon. Some of it to one life of its node.
+pub(crate) enum Event {
     /// A member now, or why not.
     Joined(Result<Node, String>),
     /// A signal, or the end of standard input, asks for the end.
@@ -157,9 +157,11 @@ enum Event {
     /// Others have come or gone.
     Members,
     /// The node is no member any more: it hears so at every end, asked for or not.
-    Out,
+    Out(u64),
     /// The node uses nothing of what it held any more; the process may join again.
-    Fenced,
+    Fenced(u64),
+    /// It has joined again, or is not to any more.
+    Back(Option<Node>),
 }
 
 fn run(arguments: Arguments) -> Result<(), DaemonError> {
@@ -183,6 +185,7 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
         watch_standard_input(&sender)?;
     }
     let past = past(arguments, settings, data_dir)?;
+    let keeps_log = past.view_log.is_some();
     let (joins, its_settings) = (sender.clone(), settings.clone());
     let is_wanted = Arc::new(AtomicBool::new(true));
     let still = Arc::clone(&is_wanted);
@@ -193,66 +196,118 @@ fn serve(arguments: &Arguments, settings: &Settings, data_dir: &DataDir, started
     std::thread::Builder::new().name("kddmd-join".into()).spawn(join).map_err(system("start a thread"))?;
     manager.tell("STATUS=Joining");
     let node = wait_for_node(&events, &is_wanted)?;
-    data_dir.keep_node_id(node.id()).inspect_err(|_| node.stop())?;
-    keep_members(&node, data_dir);
-    watch_members(&node, &sender).and_then(|()| watch_fence(&node, &sender)).inspect_err(|_| node.stop())?;
-    let subject = subject(&node, started, settings.drain_limit, &sender);
-    let is_stopping = Arc::clone(&subject.is_stopping);
-    offer_services(&node, data_dir, Arc::clone(&subject.end)).inspect_err(|_| node.stop())?;
+    let mut subject = Subject::new(node.clone(), started, settings.drain_limit);
+    subject.end = ends_all(&subject, &sender);
+    let (is_stopping, end) = (Arc::clone(&subject.is_stopping), Arc::clone(&subject.end));
+    let around = Around { data_dir, sender: &sender, end };
+    let mut life = Life::begin(node, 1, &around)?;
+    let shown = Shown::new(subject);
     let socket = admin_socket(data_dir.path());
-    let listens = server::listen(&socket, subject.clone());
-    listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| node.stop())?;
-    let http = match &settings.http {
-        Some(address) => Some(http::listen(address, subject).map_err(DaemonError::Node).inspect_err(|_| node.stop())?),
-        None => None,
-    };
+    let listens = server::listen(&socket, shown.clone());
+    listens.map_err(system(format!("listen on {}", socket.display()))).inspect_err(|_| life.node.stop())?;
+    let http = settings.http.as_ref().map(|address| http::listen(address, shown.clone()));
+    let http = http.transpose().map_err(DaemonError::Node).inspect_err(|_| life.node.stop())?;
+    let place = tell_place(settings, &life.node, http.as_ref());
+    if arguments.child {
+        let node = &life.node;
+        let news = json!({"node": node.id(), "address": node.address().to_string(), "admin": socket,
+                          "http": http.as_ref().map(ToString::to_string)});
+        let mut output = io::stdout().lock();
+        let _parent_may_be_gone = writeln!(output, "{news}").and_then(|()| output.flush());
+    }
+    manager.tell(&format!("READY=1\nSTATUS={place}"));
+    let http = http.as_ref();
+    let daily =
+        Daily { settings, around, events: &events, shown, manager: &manager, is_wanted, is_stopping, keeps_log, http };
+    let Some(why) = daily.until_stop(&mut life)? else { return Ok(()) };
+    stop(&life.node, &events, sender.clone(), why, settings.drain_limit, &manager)
+}
+
+/// A daemon between its start and its stop.
+struct Daily<'a> {
+    settings: &'a Settings,
+    around: Around<'a>,
+    events: &'a Receiver<Event>,
+    shown: Shown,
+    manager: &'a ServiceManager,
+    /// That it comes back.
+    is_wanted: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
+    keeps_log: bool,
+    http: Option<&'a kddm::Address>,
+}
+
+impl Daily<'_> {
+    /// From life to life, until a stop is asked for: why. Nothing if no life is there that could be stopped.
+    fn until_stop(&self, life: &mut Life) -> Result<Option<&'static str>, DaemonError> {
+        // Until it is back.
+        let mut is_away = false;
+        let why = loop {
+            match self.events.recv() {
+                Ok(Event::Stop(why)) => break why,
+                Ok(Event::Members) => life.keep_members(self.around.data_dir),
+                // All daemons are about to end: whoever decides may be gone already.
+                Ok(Event::Fenced(_) | Event::Out(_)) if self.is_stopping.load(Ordering::Acquire) => {}
+                Ok(Event::Fenced(number)) if number == life.number => {
+                    if !life.can_come_back(self.keeps_log) {
+                        return Err(begin_again(&life.node));
+                    }
+                    tracing::warn!("its lease is over: this node joins again, with what it owned");
+                    self.manager.tell("STATUS=Its lease is over, joining again");
+                    is_away = true;
+                    life.come_back(self.around.sender, &self.is_wanted)?;
+                }
+                Ok(Event::Out(number)) if number == life.number && !is_away => {
+                    let text = "this node is no member any more, see the log above; look who has its number, then \
+                                start it again";
+                    return Err(DaemonError::Node(text.into()));
+                }
+                Ok(Event::Back(Some(node))) => {
+                    *life = Life::begin(node, life.number + 1, &self.around)?;
+                    self.shown.change(|subject| subject.node = life.node.clone());
+                    is_away = false;
+                    self.manager.tell(&format!("STATUS={}", tell_place(self.settings, &life.node, self.http)));
+                }
+                Ok(_) => {}
+                Err(_) => break "nobody is left to ask for it",
+            }
+        };
+        self.is_stopping.store(true, Ordering::Release);
+        if !is_away {
+            return Ok(Some(why));
+        }
+        tracing::info!(why, "stopping as soon as it is decided whether this node is back");
+        self.is_wanted.store(false, Ordering::Release);
+        let came = wait_until_back(self.events)?;
+        Ok(came.map(|node| {
+            life.node = node;
+            why
+        }))
+    }
+}
+
+/// Says where the node is to be found, in the log, and in words.
+fn tell_place(settings: &Settings, node: &Node, http: Option<&kddm::Address>) -> String {
     tracing::info!(
         node = node.id(),
         address = %node.address(),
         members = node.members().len(),
         session = settings.session,
         data_dir = %settings.data_dir.display(),
-        http = http.as_ref().map_or("off".into(), ToString::to_string),
+        http = http.map_or("off".into(), ToString::to_string),
         "this node shares objects"
     );
-    if arguments.child {
-        let news = json!({"node": node.id(), "address": node.address().to_string(), "admin": socket,
-                          "http": http.as_ref().map(ToString::to_string)});
-        let mut output = io::stdout().lock();
-        let _parent_may_be_gone = writeln!(output, "{news}").and_then(|()| output.flush());
-    }
-    let metrics = http.as_ref().map(|address| format!(", metrics on {address}")).unwrap_or_default();
-    let place = format!("Node {} of session {} on {}{metrics}", node.id(), settings.session, node.address());
-    manager.tell(&format!("READY=1\nSTATUS={place}"));
-    let why = loop {
-        match events.recv() {
-            Ok(Event::Stop(why)) => break why,
-            Ok(Event::Members) => keep_members(&node, data_dir),
-            // All daemons are about to end: whoever decides may be gone already.
-            Ok(Event::Fenced | Event::Out) if is_stopping.load(Ordering::Acquire) => {}
-            Ok(Event::Fenced) => return Err(begin_again(&node)),
-            Ok(Event::Out) => {
-                let text =
-                    "this node is no member any more, see the log above; look who has its number, then start it again";
-                return Err(DaemonError::Node(text.into()));
-            }
-            Ok(_) => {}
-            Err(_) => break "nobody is left to ask for it",
-        }
-    };
-    is_stopping.store(true, Ordering::Release);
-    stop(&node, &events, sender, why, settings.drain_limit, &manager)
+    let metrics = http.map(|address| format!(", metrics on {address}")).unwrap_or_default();
+    format!("Node {} of session {} on {}{metrics}", node.id(), settings.session, node.address())
 }
 
-/// This daemon, as those who ask see it: they can end it with all others.
-fn subject(node: &Node, started: Instant, drain_limit: Duration, sender: &Sender<Event>) -> Subject {
-    let mut subject = Subject::new(node.clone(), started, drain_limit);
+/// Ends this daemon with all others.
+fn ends_all(subject: &Subject, sender: &Sender<Event>) -> End {
     let (ends, stops) = (sender.clone(), Arc::clone(&subject.is_stopping));
-    subject.end = Arc::new(move || {
+    Arc::new(move || {
         stops.store(true, Ordering::Release);
         let _main_may_have_left = ends.send(Event::Stop(CLUSTER_ENDS));
-    });
-    subject
+    })
 }
 
 /// What is known of the lives of this daemon's node before this one.
@@ -272,41 +327,8 @@ fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Resul
     })
 }
 
-/// What programs and other daemons may ask of this one. The services end with the process: to unregister one waits
-/// for what runs, and a second signal must not wait.
-fn offer_services(node: &Node, data_dir: &DataDir, end: End) -> Result<(), DaemonError> {
-    let offer = || -> Result<(), kddm::Error> {
-        node.accept_programs(attach_socket(data_dir.path()))?;
-        let served = (bench::serve(node)?, sharing::serve(node)?, doctor::serve(node)?, ending::serve(node, end)?);
-        std::mem::forget(served);
-        Ok(())
-    };
-    offer().map_err(|error| DaemonError::Node(error.to_string()))
-}
-
-fn watch_members(node: &Node, sender: &Sender<Event>) -> Result<(), DaemonError> {
-    let news = sender.clone();
-    let watch = node.notifier(Chain::Online, Priority::APPLICATION, "kddmd", move |event| {
-        let is_out = event.is_this_node && event.to == NodeState::Offline;
-        let _main_may_have_left = news.send(if is_out { Event::Out } else { Event::Members });
-    });
-    watch.map(|_| ()).map_err(|error| DaemonError::Node(error.to_string()))
-}
-
-/// A fenced node is of no use, its process is: it joins again as a new life.
-fn watch_fence(node: &Node, sender: &Sender<Event>) -> Result<(), DaemonError> {
-    let (node, sender) = (node.clone(), sender.clone());
-    let watch = move || {
-        if node.wait_until_fenced() {
-            let _main_may_have_left = sender.send(Event::Fenced);
-        }
-    };
-    std::thread::Builder::new().name("kddmd-fence".into()).spawn(watch).map_err(system("start a thread"))?;
-    Ok(())
-}
-
-/// Executes this program again in its own place, so that nothing of the life that has ended is left. It
-/// returns only if that failed.
+/// Executes this program again in its own place, so that nothing of the life that has ended is left: where it cannot
+/// come back in this process. It returns only if that failed.
 fn begin_again(node: &Node) -> DaemonError {
     let others = node.members().into_iter().filter(|member| member.id != node.id());
     let members: Vec<String> = others.map(|member| member.address).collect();
@@ -325,14 +347,6 @@ fn begin_again(node: &Node) -> DaemonError {
     DaemonError::System { what: "begin again after the lease ended".into(), reason: failed.to_string() }
 }
 
-/// For the next start: it asks whether this cluster is still there before it begins another.
-fn keep_members(node: &Node, data_dir: &DataDir) {
-    let others = node.members().into_iter().filter(|member| member.id != node.id());
-    if let Err(error) = data_dir.keep_members(&others.map(|member| member.address).collect::<Vec<_>>()) {
-        tracing::warn!(%error, "the members are not kept");
-    }
-}
-
 /// Waits for the node. If a stop is asked for meanwhile, what has been begun is ended first, so that no
 /// member is left behind; a second request ends the process at once.
 fn wait_for_node(events: &Receiver<Event>, is_wanted: &AtomicBool) -> Result<Node, DaemonError> {
@@ -346,6 +360,22 @@ fn wait_for_node(events: &Receiver<Event>, is_wanted: &AtomicBool) -> Result<Nod
         node.stop();
     }
     Err(DaemonError::Interrupted)
+}
+
+/// Waits for what an attempt to come back comes to; a second request ends the process at once.
+fn wait_until_back(events: &Receiver<Event>) -> Result<Option<Node>, DaemonError> {
+    loop {
+        match events.recv() {
+            Ok(Event::Back(came)) => return Ok(came),
+            Ok(Event::Stop(why)) => {
+                let text =
+                    format!("a second request to stop ({why}) ended it at once, while its node was on its way back");
+                return Err(DaemonError::Node(text));
+            }
+            Ok(_) => {}
+            Err(_) => return Ok(None),
+        }
+    }
 }
 
 /// The clean end, with its progress told, up to a limit. A second request ends it at once.
@@ -383,7 +413,7 @@ fn stop(
                     format!("a second request to stop ({why}) ended it at once; what was not handed over is lost");
                 return Err(DaemonError::Node(text));
             }
-            Ok(Event::Joined(_) | Event::Out | Event::Fenced | Event::Members) => {}
+            Ok(Event::Joined(_) | Event::Back(_) | Event::Out(_) | Event::Fenced(_) | Event::Members) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) if begun.elapsed() >= limit + STOP_MARGIN => {
                 let text = format!("not stopped after {limit:?}, the limit of a clean stop; ended all the same");

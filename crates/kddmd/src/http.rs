@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kddm::{Address, NodeState};
 use parking_lot::Mutex;
 
-use crate::admin::answer::{Subject, word};
+use crate::admin::answer::{Shown, Subject, word};
 use crate::metrics;
 
 /// Connections at one time: a scraper or two, and people.
@@ -26,7 +26,7 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A sentence that says what to do.
-pub fn listen(address: &Address, subject: Subject) -> Result<Address, String> {
+pub fn listen(address: &Address, shown: Shown) -> Result<Address, String> {
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "cannot serve metrics on {address}: the address is in use; stop the other process, or choose another \
@@ -37,14 +37,14 @@ pub fn listen(address: &Address, subject: Subject) -> Result<Address, String> {
     let listener = TcpListener::bind(address.to_string()).map_err(explain)?;
     let real = Address::of_socket(listener.local_addr().map_err(explain)?);
     let thread = std::thread::Builder::new().name("kddmd-http".into());
-    thread.spawn(move || accept_all(&listener, &subject)).map_err(explain)?;
+    thread.spawn(move || accept_all(&listener, &shown)).map_err(explain)?;
     Ok(real)
 }
 
 /// The connections that are being served, the oldest first.
 type Open = Arc<Mutex<VecDeque<Arc<TcpStream>>>>;
 
-fn accept_all(listener: &TcpListener, subject: &Subject) {
+fn accept_all(listener: &TcpListener, shown: &Shown) {
     let open = Open::default();
     for stream in listener.incoming() {
         let Ok(stream) = stream.map(Arc::new) else {
@@ -60,7 +60,7 @@ fn accept_all(listener: &TcpListener, subject: &Subject) {
             }
             open.push_back(Arc::clone(&stream));
         }
-        let (subject, all) = (subject.clone(), Arc::clone(&open));
+        let (subject, all) = (shown.now(), Arc::clone(&open));
         let serve = move || {
             if let Err(error) = serve(&stream, &subject) {
                 tracing::debug!(%error, "an HTTP connection ended early");

@@ -13,6 +13,7 @@ pub mod guardian;
 pub mod history;
 pub mod http;
 pub mod joining;
+mod life;
 pub mod metrics;
 pub mod notify;
 pub mod playground;

@@ -389,3 +389,31 @@ fn what_a_member_remembers_begins_an_epoch_and_is_no_failure() {
     assert_eq!((after.members, after.homes, after.failures), (before.members, before.homes, before.failures));
     assert_eq!(decide(&mut state, recall(again)), Outcome::Unchanged, "it has said all in that epoch");
 }
+
+#[test]
+fn it_is_known_since_when_nothing_can_be_remembered() {
+    let mut state = possible(2);
+    let comes_back = |state: &mut State, node: u16, nonce| {
+        join(state, Some(node), nonce);
+        let incarnation = state.member(NodeId(node)).unwrap().incarnation;
+        decide(state, Change::SetState { node: NodeId(node), incarnation, state: NodeState::Possible });
+    };
+    decide(&mut state, Change::Seal);
+    expel(&mut state, 2, Cause::Lease);
+    comes_back(&mut state, 2, 7);
+    assert_eq!(state.began_anew(), Epoch(0), "the other one was there all the time");
+    state.term = 1; // Several vote, so that also the one that leads can be lost.
+    let left = Epoch(state.view().epoch.0 + 1);
+    expel(&mut state, 2, Cause::Lease);
+    expel(&mut state, 1, Cause::Lease);
+    comes_back(&mut state, 2, 8);
+    assert_eq!(state.began_anew(), state.view().epoch);
+    assert!(left <= state.began_anew(), "what both had is of no use");
+    assert_eq!(State::decode(&state.encode()).as_ref(), Ok(&state));
+    let anew = state.began_anew();
+    let left = Epoch(state.view().epoch.0 + 1);
+    comes_back(&mut state, 1, 9);
+    expel(&mut state, 2, Cause::Lease);
+    comes_back(&mut state, 2, 10);
+    assert!(state.began_anew() == anew && left > anew, "what a life since then had is");
+}

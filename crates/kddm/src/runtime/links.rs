@@ -59,7 +59,7 @@ impl Runtime {
 
     fn accept_all(self: &Arc<Self>) {
         static GREETED: LazyLock<Places> = LazyLock::new(Places::default);
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.listener.lock().clone() else { return };
         let mut failures = Failures::default();
         while !self.is_stopping() {
             let stream: Stream = match listener.accept() {

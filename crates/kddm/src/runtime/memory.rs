@@ -77,14 +77,26 @@ impl LaneState {
 }
 
 impl Runtime {
-    /// What this life owned. It is fenced.
+    /// What this life owned. It is fenced: nothing, if it has found its own state broken.
     pub fn memories(&self) -> Vec<Kept> {
+        let is_sound = |state: &LaneState| state.statistics.faults == 0;
+        if !self.lanes.iter().all(|lane| is_sound(&lane.lock())) {
+            return Vec::new();
+        }
         self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect()
     }
 
     /// Tells the lanes what a former life owned, and has all members decide what becomes of it. What is not decided at
     /// `deadline` is decided later.
-    pub fn recall(self: &Arc<Self>, kept: Vec<Kept>, deadline: Instant) {
+    pub fn recall(self: &Arc<Self>, mut kept: Vec<Kept>, deadline: Instant) {
+        // Sets were named and numbered anew since then: an object of that number may be another one's.
+        let anew = self.membership.lock().state.began_anew();
+        let count = kept.len();
+        kept.retain(|(memory, _)| memory.left > anew);
+        if kept.len() < count {
+            let objects = count - kept.len();
+            tracing::warn!(objects, "all who shared had lost their leases, and began anew: what was owned is gone");
+        }
         let mut of_lanes: Vec<Vec<Kept>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for one in kept {
             let shard = one.0.object.shard(one.0.set.policy().unwrap_or_default());

@@ -109,8 +109,8 @@ pub(crate) struct Runtime {
     leaving: AtomicBool,
     /// Everything is being taken down.
     stopping: AtomicBool,
-    /// Where other nodes connect; a program that is attached to a node has none.
-    pub listener: Option<Arc<Listener>>,
+    /// Where other nodes connect, until this node has stopped; a program that is attached to a node has none.
+    pub listener: Mutex<Option<Arc<Listener>>>,
     /// Where programs attach.
     pub door: Mutex<Option<Arc<Listener>>>,
     /// What is kept here for barriers, latches and ids.
@@ -159,7 +159,7 @@ impl Runtime {
             numbers: numbers::Numbers::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            listener: parts.listener,
+            listener: Mutex::new(parts.listener),
             door: Mutex::default(),
             coordination: Here::default(),
             lender: parts.lender,
@@ -202,9 +202,9 @@ impl Runtime {
     }
 
     fn close_listeners(&self) {
-        let door = self.door.lock().clone();
-        for listener in self.listener.iter().chain(&door) {
-            listener.close();
+        for listener in [&self.listener, &self.door] {
+            let listener = listener.lock().clone();
+            listener.inspect(|listener| listener.close());
         }
     }
 
@@ -313,8 +313,10 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
-        // Its socket goes, so that no program waits for an answer there.
+        // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one
+        // in memory still.
         *self.door.lock() = None;
+        *self.listener.lock() = None;
         // Handlers that waited for objects have been told by the lanes.
         self.rpc.join();
     }

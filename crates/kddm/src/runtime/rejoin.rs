@@ -37,8 +37,9 @@ impl Runtime {
             config.contacts.splice(0..0, known);
         }
         config.contacts.retain(|contact| *contact != self.address);
-        // Whatever names this node names its next life.
+        // Whatever names this node names its next life, and whoever has a log finds it where it was.
         config.node_id = Some(self.identity.id.0);
+        config.listen = self.address.clone();
         let (deadline, join_limit) = (deadline_in(limit), config.join_limit);
         // Also for another attempt, if this one fails: what this life had stays as it is.
         let kept = self.memories();
@@ -76,4 +77,83 @@ fn may_come(error: &Error) -> bool {
             MembershipError::Refused { .. } | MembershipError::NoContact { .. } | MembershipError::JoinTimedOut { .. }
         ) | Error::Configuration(ConfigurationError::Listen { .. })
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crate::{Address, Config, Node, Set};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        let until = Instant::now() + LIMIT;
+        while !is_so() {
+            assert!(Instant::now() < until, "still not: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn put(set: &Set<u64>, value: u64) {
+        let mut guard = set.grab(1).wait_for(LIMIT).expect("nobody holds it");
+        *guard = value;
+        guard.put().wait_for(LIMIT).expect("it is put");
+    }
+
+    fn fence(node: &Node) {
+        for lane in &node.runtime().lanes {
+            let mut state = lane.lock();
+            state.fence("a test says so");
+            lane.finish(state);
+        }
+    }
+
+    fn rejoin(nodes: &[Node]) -> Vec<Node> {
+        let all: Vec<_> = nodes.iter().map(|node| node.rejoin(LIMIT)).collect();
+        all.into_iter().map(|node| node.wait_for(LIMIT).expect("it comes back")).collect()
+    }
+
+    /// Who leads, who votes, and all at one time, in one process that has their logs.
+    #[test]
+    fn voters_come_back_in_their_process() {
+        let scratch = std::env::temp_dir().join(format!("kddm-rejoin-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch).expect("a directory for temporary files");
+        let mut nodes: Vec<Node> = Vec::new();
+        for id in 1..=3 {
+            let log = scratch.join(format!("{id}.redb"));
+            let mut config = Config::new().node_id(id).listen(Address::loopback()).view_log(log);
+            config = config.lease(Duration::from_secs(2)).join_limit(LIMIT);
+            config.contacts.extend(nodes.first().map(|first| first.address().clone()));
+            nodes.push(Node::join(config).wait_for(LIMIT).expect("it is let in"));
+        }
+        let three_vote =
+            |nodes: &[Node]| eventually("three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        three_vote(&nodes);
+        for round in 0..2 {
+            for at in 0..3 {
+                let set: Set<u64> =
+                    nodes[at].set(&format!("of {at}")).replicas(0).open().wait_for(LIMIT).expect("it opens");
+                put(&set, 10 * round + at as u64);
+                drop(set);
+                fence(&nodes[at]);
+                nodes[at] = rejoin(&nodes[at..=at]).remove(0);
+                for node in &nodes {
+                    let set: Set<u64> = node.set(&format!("of {at}")).open().wait_for(LIMIT).expect("it is there");
+                    assert_eq!(*set.get(1).wait_for(LIMIT).expect("it has come back"), 10 * round + at as u64);
+                }
+                three_vote(&nodes);
+                let is_healed = |node: &Node| node.runtime().membership.lock().state.is_healed();
+                eventually("all is whole", || nodes.iter().all(is_healed));
+            }
+        }
+        nodes.iter().for_each(fence);
+        let nodes = rejoin(&nodes);
+        // Of a set of another name, that may have its number now.
+        let set: Set<u64> = nodes[0].set("other").replicas(0).open().wait_for(LIMIT).expect("it opens");
+        assert_eq!(*set.get(1).wait_for(LIMIT).expect("nobody has it"), 0);
+        assert!(nodes.iter().all(|node| node.statistics().remembered == 0), "they began anew");
+        drop(nodes);
+        let _it_is_temporary = std::fs::remove_dir_all(&scratch);
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
+use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::protocol::{Command, Failure};
@@ -37,6 +38,27 @@ pub struct Subject {
     pub is_stopping: Arc<AtomicBool>,
     /// Ends the daemon without handing over.
     pub end: End,
+}
+
+/// A daemon as it is now: its node may be another one after its lease has ended.
+#[derive(Clone)]
+pub struct Shown(Arc<Mutex<Subject>>);
+
+impl Shown {
+    /// So far.
+    pub fn new(subject: Subject) -> Shown {
+        Shown(Arc::new(Mutex::new(subject)))
+    }
+
+    /// As it is now.
+    pub fn now(&self) -> Subject {
+        self.0.lock().clone()
+    }
+
+    /// From now on.
+    pub fn change(&self, change: impl FnOnce(&mut Subject)) {
+        change(&mut self.0.lock());
+    }
 }
 
 /// The three words of the states, as people see them.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::answer::Subject;
+use super::answer::{Shown, Subject};
 use super::protocol::{
     Command, Failure, LineError, REQUEST_LIMIT_BYTES, Request, Response, VERSION, read_line, write_line,
 };
@@ -27,7 +27,7 @@ const INTERVALS_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 ///
 /// # Errors
 /// The system's.
-pub fn listen(path: &Path, subject: Subject) -> io::Result<()> {
+pub fn listen(path: &Path, shown: Shown) -> io::Result<()> {
     // The lock of the data directory says that whoever made an old socket is gone.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -35,11 +35,11 @@ pub fn listen(path: &Path, subject: Subject) -> io::Result<()> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    std::thread::Builder::new().name("kddmd-admin".into()).spawn(move || accept_all(&listener, &subject))?;
+    std::thread::Builder::new().name("kddmd-admin".into()).spawn(move || accept_all(&listener, &shown))?;
     Ok(())
 }
 
-fn accept_all(listener: &UnixListener, subject: &Subject) {
+fn accept_all(listener: &UnixListener, shown: &Shown) {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
@@ -54,7 +54,7 @@ fn accept_all(listener: &UnixListener, subject: &Subject) {
             let _it_may_be_gone = write_line(&stream, &Response::last(Err(busy)));
             continue;
         }
-        let (subject, count) = (subject.clone(), Arc::clone(&open));
+        let (subject, count) = (shown.now(), Arc::clone(&open));
         let serve = move || {
             if let Err(error) = serve(&stream, &subject) {
                 tracing::debug!(%error, "an admin connection ended early");

@@ -48,7 +48,8 @@ fn t25_whoever_waits_at_a_barrier_hears_of_a_daemon_that_is_killed() {
         left.push(arriving(&waits[at], &daemons[0], &scratch, at + 1));
     }
     let of_members: Vec<_> = (0..2).map(|at| arriving(&members[at], &daemons[0], &scratch, at + 1)).collect();
-    let at_third = arriving(&waits[2], &daemons[0], &scratch, 3);
+    // It waits for its daemon to come back, up to its limit.
+    let at_third = arriving(&waits[2].clone().wait_limit(LIMIT / 6), &daemons[0], &scratch, 3);
     let shown = text(&daemons[1].tool(&scratch, &["barriers"]).stdout);
     assert!(shown.contains("expected") && shown.contains("WAITING"), "{shown}");
     daemons[2].signal(Signal::KILL);

@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::harness::{Daemon, Scratch, eventually, text};
+use crate::trio::{status, three};
 
 fn second(status: &Json) -> Option<&Json> {
     status["nodes"].as_array()?.iter().find(|node| node["id"] == 2)
@@ -33,6 +34,66 @@ fn a_daemon_whose_lease_has_ended_comes_back_by_itself_as_another_life() {
         second(&status).is_some_and(|node| node["state"] == "possible" && node["incarnation"].as_u64() > Some(life))
     });
     eventually("it answers", || other.tool(&scratch, &["cluster", "status"]).status.success());
+}
+
+/// Objects without replicas that one daemon owns.
+const OWNED: u64 = 20;
+
+/// Of three that decide, with their logs on disk: what it alone had, programs attached to it, and what is asked of it.
+#[test]
+fn a_daemon_that_was_held_up_comes_back_in_its_process_with_what_it_owned() {
+    let scratch = Scratch::new();
+    let (daemons, _) = three(&scratch, &[]);
+    let [first, _, third] = &daemons[..] else { panic!("three daemons") };
+    let attach = || kddm::Node::attach(third.dir.join("attach.sock")).wait().expect("it accepts programs");
+    let mut program = attach();
+    for id in 1..=OWNED {
+        let output = third.tool(&scratch, &["object", "incr", "alone", &id.to_string(), "7", "--replicas", "0"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    for _ in 0..2 {
+        let node = |status: &Json| status["nodes"][2].clone();
+        let before = node(&status(first, &scratch));
+        third.signal(Signal::STOP);
+        eventually("it is expelled", || node(&status(first, &scratch))["state"] == "offline");
+        third.signal(Signal::CONT);
+        eventually("it is back", || {
+            let now = node(&status(first, &scratch));
+            now["state"] == "possible" && now["incarnation"].as_u64() > before["incarnation"].as_u64()
+        });
+        eventually("it answers as the new life", || {
+            let seen = third.tool(&scratch, &["--json", "cluster", "status"]);
+            let seen: Json = serde_json::from_slice(&seen.stdout).unwrap_or_default();
+            seen["answered_by"] == 3 && seen["lease_left_ms"].as_u64() > Some(0)
+        });
+        let said = third.json(&scratch, &["stats"]);
+        assert!(said["remembered"].as_u64() >= Some(OWNED), "{said}");
+        assert!(program.set::<u64>("counts").open().wait().is_err(), "it was attached to a life that is over");
+        program = attach();
+        program.set::<u64>("counts").open().wait().expect("it is attached to the new one");
+        for id in 1..=OWNED {
+            // Read where it is, so that it stays there.
+            let found = third.json(&scratch, &["object", "get", "alone", &id.to_string()]);
+            assert_eq!(found["value"], 7, "{found}");
+        }
+    }
+    let found = first.json(&scratch, &["object", "get", "alone", "1"]);
+    assert_eq!(found["value"], 7, "{found}");
+}
+
+/// Nobody is there who could let it in: it ends when it is told to.
+#[test]
+fn a_daemon_on_its_way_back_can_be_stopped() {
+    let scratch = Scratch::new();
+    let (mut daemons, _) = three(&scratch, &[]);
+    daemons[0].signal(Signal::KILL);
+    daemons[1].signal(Signal::KILL);
+    eventually("its lease is over", || {
+        let seen = daemons[2].json(&scratch, &["cluster", "status"]);
+        seen["lease_left_ms"] == 0
+    });
+    daemons[2].signal(Signal::TERM);
+    assert!(daemons[2].wait().success(), "{}", daemons[2].said());
 }
 
 #[test]
