@@ -9,6 +9,7 @@ use crate::cell::{Ended, ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::operation::{Plain, Put, Request};
 use crate::pending::Pending;
+use crate::runtime::lending::EndOfHold;
 use crate::runtime::told::{self, Lanes, SetHere};
 use crate::value::{EncodeError, Value};
 
@@ -195,7 +196,7 @@ impl<T: Value> WriteGuard<T> {
         let (object, mut hold) = (self.id(), self.hold);
         let publish = || {
             let version = hold.publish_and_hold();
-            (version, Box::new(move || hold.end_untold()) as Box<dyn FnOnce() + Send>)
+            (version, Box::new(move || _ = hold.end_untold()) as Box<dyn FnOnce() + Send>)
         };
         let op = here.put_replicated(object, value, publish)?;
         Ok(Some(Put { op, limit }))
@@ -204,8 +205,12 @@ impl<T: Value> WriteGuard<T> {
     fn publish_at_lender(self, here: &SetHere, limit: Duration) -> Result<Option<Put>, Error> {
         let mut value = Vec::new();
         encode(&*self, &mut value)?;
-        let (object, version, hold) = (self.id(), self.version() + 1, self.hold);
-        let waits = here.put_at_lender(object, version, &value, || hold.publish_untold())?;
+        let (object, version, mut hold) = (self.id(), self.version() + 1, self.hold);
+        let publish = move || {
+            let _as_the_node_was_told = hold.publish_and_hold();
+            Box::new(move || hold.end_untold()) as EndOfHold
+        };
+        let waits = here.put_at_lender(object, version, &value, publish)?;
         Ok(waits.map(|op| Put { op, limit }))
     }
 
@@ -216,7 +221,7 @@ impl<T: Value> WriteGuard<T> {
         match (found, self.hold.ended()) {
             (Some((here, limit)), _) => {
                 let hold = self.hold;
-                Pending::asked(Plain(Request::remove_held(here, object, limit, || hold.end_untold())))
+                Pending::asked(Plain(Request::remove_held(here, object, limit, || _ = hold.end_untold())))
             }
             (None, Some(ended)) => Pending::ready(Err(ended.into())),
             (None, None) => Pending::ready(Err(MembershipError::Stopped.into())),

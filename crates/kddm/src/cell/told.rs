@@ -58,25 +58,16 @@ impl<H: Release, B: Teller> Told<H, B> {
 }
 
 impl<H: Release, B: Teller> Told<H, B> {
-    /// Ends the hold where the driver is at work already, and looks after it by itself.
-    pub fn end_untold(self) {
+    /// Ends the hold where the driver is at work already. True: it waits for this, unless it looks after that by itself.
+    pub fn end_untold(self) -> bool {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is neither looked at nor dropped after this.
         let hold = unsafe { ManuallyDrop::take(&mut this.hold) };
-        let _the_driver_looks_by_itself = hold.end();
+        hold.end()
     }
 }
 
 impl<T: Value, B: Teller> Told<WriteHold<T>, B> {
-    /// As [`Self::publish`], where the driver is at work already. True: it waits for this.
-    pub fn publish_untold(self) -> bool {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is neither looked at nor dropped after this.
-        let mut hold = unsafe { ManuallyDrop::take(&mut this.hold) };
-        hold.publish_change();
-        hold.release_unchanged()
-    }
-
     /// Publishes what was changed, or the value as it is, and keeps the hold: nobody sees it before that
     /// ends. The version.
     pub fn publish_and_hold(&mut self) -> u64 {

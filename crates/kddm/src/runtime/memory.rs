@@ -23,9 +23,10 @@ pub(crate) type Kept = (Memory, Vec<u8>);
 pub(crate) type Lent = HashSet<(SetId, ObjectId), Mixer>;
 
 impl LaneState {
-    /// Notes what programs may have written that this node does not know of. The node is being fenced.
+    /// Notes what programs may have written that this node does not know of. The node is being fenced. Of what has
+    /// replicas nothing is put without its word.
     pub fn note_lent(&mut self) {
-        let of = self.desk.lent_to_write();
+        let of = self.desk.lent_to_write().filter(|(set, _)| set.replicas() == 0);
         self.lent_at_the_end.extend(of);
     }
 

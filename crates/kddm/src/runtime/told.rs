@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 
 use super::Runtime;
 use super::lane::{Lane, LaneState};
+use super::lending::{EndOfHold, UnsafePut};
 use super::local::Wish;
 use super::replicas::By;
 use super::wait::{Op, Outcome};
@@ -85,28 +86,30 @@ impl SetHere {
         op
     }
 
-    /// The value of an object that is lent to this program goes to the node that lends it; `publish` ends
-    /// the hold under which it was made, and says whether the lane waits for that. `Some`: the node's
-    /// socket has not taken it yet, or it waits for its replicas.
+    /// The value of an object that is lent to this program goes to the node that lends it; `publish` says how the hold
+    /// ends under which it was made: at once, or when its replicas have it, so that nobody sees what may be lost still.
+    /// `Some`: the node's socket has not taken it yet, or it waits for its replicas.
     pub fn put_at_lender(
         &self,
         object: u64,
         version: u64,
         value: &[u8],
-        publish: impl FnOnce() -> bool,
+        publish: impl FnOnce() -> EndOfHold,
     ) -> Result<Option<Arc<Op>>, Error> {
         let lane = self.lane(object);
         let mut state = lane.lock();
         let mark = state.put_at_lender(self.set, ObjectId(object), version, value)?;
-        if publish() {
-            state.released(self.set, ObjectId(object));
-        }
+        let end = publish();
         let op = || Arc::new(Op::new(Arc::clone(lane)));
         let waits = if self.set.replicas() > 0 {
             let op = op();
-            state.waits_for_replicas(self.set, ObjectId(object), version, Arc::clone(&op));
+            let put = UnsafePut { version, op: Arc::clone(&op), end };
+            state.waits_for_replicas(self.set, ObjectId(object), put);
             Some(op)
         } else {
+            if end() {
+                state.released(self.set, ObjectId(object));
+            }
             state.has_put(mark, op)
         };
         lane.finish(state);

@@ -14,6 +14,7 @@ use super::clock::Reading;
 use super::failure::Failure;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::pipe::{Inbox, Outbox};
+use super::putting::UnsafePut;
 use crate::cell::Ended;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::{Lane, LaneState};
@@ -49,7 +50,7 @@ pub(crate) struct Link {
     /// Puts that the socket has not taken, by the mark of their last byte.
     pub(super) puts: VecDeque<(u64, Arc<Op>)>,
     /// Puts that wait for their replicas, by the version that was put.
-    pub(super) unsafe_puts: HashMap<Place, Vec<(u64, Arc<Op>)>>,
+    pub(super) unsafe_puts: HashMap<Place, Vec<UnsafePut>>,
     /// Sets that are being destroyed: nothing is begun in them, and what is held may still be put.
     ending: HashSet<SetId>,
     /// Sets that were opened here, and how: they are opened again when the node is back.
@@ -418,9 +419,7 @@ impl LaneState {
             self.complete(&op, Outcome::Failed(error.clone()));
         }
         // The node has these, and nobody says any more whether their replicas do.
-        for (_, op) in taken.into_values().flatten() {
-            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
-        }
+        self.end_all(taken);
         self.signals.links.raise();
     }
 

@@ -39,6 +39,8 @@ mod views;
 
 use kddm_core::id::{ObjectId, SetId};
 
+pub(crate) use putting::{EndOfHold, UnsafePut};
+
 pub(crate) use deaf::TAKES_NOTHING;
 pub(crate) use desk::Desk;
 pub(crate) use link::{LENDER, Link};

@@ -10,6 +10,17 @@ use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::wait::{Op, Outcome};
 
+/// Ends the hold under which something was put. True: the lane waits for that.
+pub(crate) type EndOfHold = Box<dyn FnOnce() -> bool + Send>;
+
+/// A put that the node has, and of which it has not said yet that its replicas have it. Its object is held until then:
+/// whoever read it here would have seen what may never have been.
+pub(crate) struct UnsafePut {
+    pub version: u64,
+    pub op: Arc<Op>,
+    pub end: EndOfHold,
+}
+
 impl LaneState {
     /// The new value of an object that a local thread has to write goes to the node. The put is complete
     /// once the socket has taken it all, up to the mark that is answered: what is in a socket is read by
@@ -51,22 +62,34 @@ impl LaneState {
     }
 
     /// As [`Self::has_put`], for a put that is done when the node says that its replicas have it.
-    pub fn waits_for_replicas(&mut self, set: SetId, object: ObjectId, version: u64, op: Arc<Op>) {
+    pub fn waits_for_replicas(&mut self, set: SetId, object: ObjectId, put: UnsafePut) {
         self.write_lender();
-        let link = self.link.as_mut().filter(|link| !link.is_ended);
-        let Some(link) = link else {
-            self.complete(&op, Outcome::Failed(MembershipError::Detached.into()));
-            return;
-        };
-        link.unsafe_puts.entry((set, object)).or_default().push((version, op));
+        match self.link.as_mut().filter(|link| !link.is_ended) {
+            Some(link) => link.unsafe_puts.entry((set, object)).or_default().push(put),
+            None => self.end_unsafe_put((set, object), put, Outcome::Failed(MembershipError::Detached.into())),
+        }
+    }
+
+    pub(super) fn end_unsafe_put(&mut self, (set, object): Place, put: UnsafePut, outcome: Outcome) {
+        if (put.end)() {
+            self.released(set, object);
+        }
+        self.complete(&put.op, outcome);
     }
 
     /// The set is gone: what was under way may have been put, or not.
     pub(super) fn cut_unsafe_puts_short(&mut self, set: SetId) {
         let Some(link) = &mut self.link else { return };
-        let cut: Vec<_> = link.unsafe_puts.extract_if(|(of, _), _| *of == set).flat_map(|(_, puts)| puts).collect();
-        for (_, op) in cut {
-            self.complete(&op, Outcome::Failed(AccessError::CutShort.into()));
+        let cut: Vec<_> = link.unsafe_puts.extract_if(|(of, _), _| *of == set).collect();
+        self.end_all(cut);
+    }
+
+    /// What was under way may have been put, or not.
+    pub(super) fn end_all(&mut self, cut: impl IntoIterator<Item = (Place, Vec<UnsafePut>)>) {
+        for (place, puts) in cut {
+            for put in puts {
+                self.end_unsafe_put(place, put, Outcome::Failed(AccessError::CutShort.into()));
+            }
         }
     }
 
@@ -75,13 +98,13 @@ impl LaneState {
         let Some(link) = &mut self.link else { return };
         let mut done = Vec::new();
         if let Some(waiting) = link.unsafe_puts.get_mut(&place) {
-            done.extend(waiting.extract_if(.., |(put, _)| *put <= version).map(|(_, op)| op));
+            done.extend(waiting.extract_if(.., |put| put.version <= version));
             if waiting.is_empty() {
                 link.unsafe_puts.remove(&place);
             }
         }
-        for op in done {
-            self.complete(&op, Outcome::Done);
+        for put in done {
+            self.end_unsafe_put(place, put, Outcome::Done);
         }
     }
 }

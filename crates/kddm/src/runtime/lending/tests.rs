@@ -107,6 +107,27 @@ fn no_book_is_kept_of_what_came_back() {
     assert!(all[0].programs().iter().all(|program| (program.lent, program.waiting) == (0, 0)));
 }
 
+/// Whoever read it would have seen what is gone with the node, and was nowhere else.
+#[test]
+fn nobody_in_a_program_sees_what_its_replica_does_not_have() {
+    let all = house(1);
+    let set: Set<u64> = all[2].set("safe").replicas(1).open().wait().expect("a set");
+    let mut value = set.grab(1).wait_for(LIMIT).expect("nobody has it");
+    *value = 7;
+    // The node that is to keep the replica does nothing.
+    let stuck: Vec<_> = all[1].runtime().lanes.iter().map(|lane| lane.lock()).collect();
+    let put = value.put();
+    let short = Duration::from_millis(100);
+    assert!(set.get(1).wait_for(short).is_err(), "a thread reads it");
+    assert!(set.grab(1).wait_for(short).is_err(), "a thread has it to write");
+    assert!(set.find(1).is_none() && set.snapshot(1).wait_for(short).is_err());
+    drop(stuck);
+    put.wait_for(LIMIT).expect("its replica has it");
+    assert_eq!(*set.get(1).wait_for(LIMIT).expect("it is here"), 7);
+    let at_node: Set<u64> = all[1].set("safe").open().wait().expect("a set");
+    assert_eq!(*at_node.get(1).wait_for(LIMIT).expect("nobody writes"), 7);
+}
+
 /// A put is not taken for complete because there is nobody left to take it.
 #[test]
 fn a_put_that_nobody_takes_is_an_error() {
