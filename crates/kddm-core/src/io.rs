@@ -177,7 +177,8 @@ pub enum Output {
         version: Version,
     },
     /// Take the bytes of a candidate of that question as this object's bytes, of that version: what this node had
-    /// in a former life is the newest. All others of the question are of no more use once it is answered.
+    /// in a former life is the newest. Local threads may read it now; none waits for it. All other candidates of
+    /// the question are of no more use once it is answered.
     UseCopy {
         /// The object concerned.
         object: ObjectId,

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use crate::id::{NodeId, ObjectId, RequestId, SetId};
+use crate::id::{NodeId, ObjectId, RequestId, SetId, ShardIndex};
 use crate::io::{Body, NoMemory, Output, Outputs};
 use crate::message::{COPIES_AT_ONCE, Message, ReadCopy};
 
@@ -136,18 +136,40 @@ impl Node {
             (asked.set, asked.to, own) == (set, from, id)
         };
         let Some(position) = self.questions.iter().position(is_meant) else { return Ok(()) };
-        let Question { copies, .. } = self.questions.remove(position);
-        let mut copies = copies.iter();
+        let mut found: Vec<ReadCopy> = Vec::new();
+        found.try_reserve_exact(valid.len()).map_err(|_| NoMemory)?;
+        let mut copies = self.questions.get(position).map_or(&[][..], |asked| &asked.copies).iter();
         for object in valid {
             // Both are in order. After a lie nothing is believed.
             let Some(copy) = copies.find(|copy| copy.object >= *object).filter(|copy| copy.object == *object) else {
                 break;
             };
-            // Where memory is refused it is fetched when somebody wants it.
+            found.push(*copy);
+        }
+        self.questions.remove(position);
+        // Where memory is refused they get room one by one, or are fetched when somebody wants them.
+        let _is_refused = self.reserve_copies(set, &found, outputs);
+        for copy in &found {
             if self.take_copy(set, copy, (from, id.counter), outputs) == Ok(true) {
-                let (object, version, question) = (*object, copy.version, id.counter);
-                outputs.push(Output::UseCopy { object, version, question });
+                let ReadCopy { object, version, .. } = *copy;
+                outputs.push(Output::UseCopy { object, version, question: id.counter });
             }
+        }
+        Ok(())
+    }
+
+    /// Room for copies, shard by shard.
+    fn reserve_copies(&mut self, set: SetId, copies: &[ReadCopy], outputs: &mut Outputs) -> Result<(), Refused> {
+        let policy = set.policy().unwrap_or_default();
+        let mut shards: Vec<ShardIndex> = Vec::new();
+        shards.try_reserve_exact(copies.len()).map_err(|_| NoMemory)?;
+        shards.extend(copies.iter().map(|copy| copy.object.shard(policy)));
+        shards.sort_unstable();
+        for alike in shards.chunk_by(|a, b| a == b) {
+            let Some(at) = alike.first().copied() else { continue };
+            self.entered(set, at, outputs)?;
+            let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+            state.touch(at, || NodeId::NOBODY)?.shard.reserve_copies(alike.len())?;
         }
         Ok(())
     }

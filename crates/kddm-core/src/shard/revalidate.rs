@@ -49,6 +49,14 @@ impl Shard {
         Ok(noted)
     }
 
+    /// Room for so many copies: they come all at once, and the index is made once.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub(crate) fn reserve_copies(&mut self, more: usize) -> Result<(), NoMemory> {
+        self.objects.reserve(more)
+    }
+
     /// At the node that asked, if nothing but a hint is here: it becomes a sharer, as if the copy had just come.
     ///
     /// # Errors
@@ -64,7 +72,7 @@ impl Shard {
         self.objects.reserve_one()?;
         self.hints -= u32::from(hint.is_some());
         let (main, seen) = (Main::Sharer { tenure, version, counter }, Seen { tenure, node: from });
-        self.objects.put_at(at, Packed::pack(object, &main, seen, ReplicaSet::new(), Access::None, true));
+        self.objects.put_at(at, Packed::pack(object, &main, seen, ReplicaSet::new(), Access::Read, true));
         Ok(true)
     }
 }

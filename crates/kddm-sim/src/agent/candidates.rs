@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kddm_core::id::{NodeId, ObjectId, SetId, Version};
-use kddm_core::io::{Input, Outputs};
+use kddm_core::io::{Access, Input, Outputs};
 use kddm_core::message::{Message, ReadCopy};
 use kddm_core::node::QUESTIONS_AT_ONCE;
 
@@ -105,7 +105,7 @@ impl Agent {
         if cell.is_held() || copy.version != version {
             effects.broken.push(format!("I1: a copy replaced a value in use at node {}, or another one", self.me));
         }
-        (cell.value, cell.version) = (Some(value), version);
+        (cell.value, cell.version, cell.access) = (Some(value), version, Access::Read);
     }
 
     /// The set is no more, and so is what it had.

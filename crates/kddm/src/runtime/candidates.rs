@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 
 use kddm_core::id::{Mixer, NodeId, ObjectId, SetId, Version};
+use kddm_core::io::Access;
 use kddm_core::message::{COPIES_AT_ONCE, ReadCopy};
 use kddm_core::node::QUESTIONS_AT_ONCE;
 
@@ -139,6 +140,7 @@ impl LaneState {
         if store.install_bytes(cell, version.0, Some(Cow::Owned(bytes))).is_err() {
             self.statistics.undecodable += 1;
         }
+        store.grant(cell, Access::Read);
         self.statistics.revalidated += 1;
     }
 
