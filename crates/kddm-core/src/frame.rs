@@ -11,17 +11,17 @@ use crate::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
 use crate::io::NoMemory;
-use crate::message::{CopyKind, Have, Loss, Message, Request, RequestKind, Role};
+use crate::message::{COPIES_AT_ONCE, CopyKind, Have, Loss, Message, ReadCopy, Request, RequestKind, Role};
 use crate::nodeset::NodeSet;
 use crate::replicas::{MOST_REPLICAS, ReplicaSet};
 
 mod fields;
 
-use fields::{Lists, fill, message};
+use fields::{fill, message};
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 4;
+pub const FORMAT: u8 = 5;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();
@@ -239,18 +239,13 @@ pub fn encode_head(
     let lists = fill(&mut header, message);
     header.body = seal.length.into();
     header.body_checksum = seal.checksum.into();
-    let list_bytes = lists.map_or(0, |(a, b): Lists<'_>| 4 + 2 * (a.len() + b.len()));
+    let list_bytes = lists.bytes();
     header.lists = (list_bytes as u32).into();
     header.length = ((HEADER_BYTES + list_bytes + seal.length as usize) as u32).into();
     out.try_reserve(HEADER_BYTES + list_bytes).map_err(|_| NoMemory)?;
     let start = out.len();
     out.extend_from_slice(header.as_bytes());
-    if let Some((sharers, replicas)) = lists {
-        for list in [sharers, replicas] {
-            out.extend_from_slice(&(list.len() as u16).to_le_bytes());
-            list.iter().for_each(|node| out.extend_from_slice(&node.0.to_le_bytes()));
-        }
-    }
+    lists.append(out);
     seal_header(out, start);
     Ok(())
 }

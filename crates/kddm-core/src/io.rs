@@ -176,6 +176,17 @@ pub enum Output {
         /// Their version.
         version: Version,
     },
+    /// Take the bytes of a candidate of that question as this object's bytes, of that version: what this node had
+    /// in a former life is the newest. Local threads may read it now; none waits for it. All other candidates of
+    /// the question are of no more use once it is answered.
+    UseCopy {
+        /// The object concerned.
+        object: ObjectId,
+        /// Their version.
+        version: Version,
+        /// The number of the question, see [`Node::revalidate`](crate::node::Node::revalidate).
+        question: u64,
+    },
     /// The bytes of this object are of no more use to the protocol: free them.
     Discard {
         /// The object concerned.
@@ -213,6 +224,7 @@ impl Output {
             | Output::KeepReplica { object }
             | Output::DropReplica { object }
             | Output::UseReplica { object, .. }
+            | Output::UseCopy { object, .. }
             | Output::Discard { object }
             | Output::Dropped { object, .. }
             | Output::Fault { object, .. } => object,

@@ -2,8 +2,10 @@
 //!
 //! The numbers of the kinds are part of the wire format and never change; see [`crate::frame`].
 
+use alloc::vec::Vec;
+
 use crate::home::EntryState;
-use crate::id::{Epoch, NodeId, Placement, RequestId, ShardIndex, Tenure, Version};
+use crate::id::{Epoch, NodeId, ObjectId, Placement, RequestId, ShardIndex, Tenure, Version};
 use crate::nodeset::NodeSet;
 use crate::replicas::ReplicaSet;
 
@@ -293,7 +295,35 @@ pub enum Message {
         /// That life was a member until this epoch began, or longer.
         left: Epoch,
     },
+    /// A node that is back to whoever gave it these read copies in its former life: are they the newest?
+    Revalidate {
+        /// Who asks, and the number of its question. If it has a copy, this is the request that made it.
+        id: RequestId,
+        /// By ascending object, [`COPIES_AT_ONCE`] of them at most, all of the set of this message.
+        copies: Vec<ReadCopy>,
+    },
+    /// The answer.
+    Revalidated {
+        /// The question.
+        id: RequestId,
+        /// The objects of which they are, by ascending number.
+        valid: Vec<ObjectId>,
+    },
 }
+
+/// A read copy, as whoever gave it knows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReadCopy {
+    /// The object.
+    pub object: ObjectId,
+    /// The owner's tenure when it gave the copy.
+    pub tenure: Tenure,
+    /// The version of the copy.
+    pub version: Version,
+}
+
+/// Read copies in one message: 24 KiB of them, and less than a millisecond for whoever looks at them.
+pub const COPIES_AT_ONCE: usize = 1_024;
 
 /// A loss of members, as those know it who were there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -368,7 +398,7 @@ pub struct Have {
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 35;
+pub const MESSAGE_KINDS: usize = 37;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -409,6 +439,8 @@ impl Message {
             Message::Wanted { .. } => 32,
             Message::ReplicaGone { .. } => 33,
             Message::HaveOffer { .. } => 34,
+            Message::Revalidate { .. } => 35,
+            Message::Revalidated { .. } => 36,
         }
     }
 
@@ -449,5 +481,7 @@ impl Message {
         "wanted",
         "replica_gone",
         "have_offer",
+        "revalidate",
+        "revalidated",
     ];
 }

@@ -148,6 +148,12 @@ mutations! {
     TrustOfferOfBroken = "trust_offer_of_broken",
     /// What a node owned that was expelled becomes the object, although a newer owner is known.
     TrustOlderOffer = "trust_older_offer",
+    /// An owner takes any read copy of a former life of its tenure for the newest.
+    TrustOldCopy = "trust_old_copy",
+    /// An owner finds that a read copy of a former life is the newest, and does not note who has it.
+    ForgetRevalidated = "forget_revalidated",
+    /// An owner finds that a read copy of a former life is the newest, although a local thread may write.
+    RevalidateUnderWriter = "revalidate_under_writer",
     /// What is known of a member counts for a later life that has its number.
     TakeNumberForLife = "take_number_for_life",
     /// An owner does not ask again for the acks that it is owed.

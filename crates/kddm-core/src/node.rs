@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 use self::lives::Lives;
+pub use self::revalidate::QUESTIONS_AT_ONCE;
+use self::revalidate::Question;
 use self::touched::{Set, Touched};
 use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
@@ -23,6 +25,7 @@ mod haste;
 mod inspect;
 mod lives;
 pub mod memory;
+mod revalidate;
 mod touched;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).
@@ -84,6 +87,8 @@ pub struct Node {
     accepting: Vec<SetId>,
     sets: HashMap<u64, Set, Mixer>,
     destroyed: Vec<SetId>,
+    /// What this node waits to hear of read copies of a former life.
+    questions: Vec<Question>,
     counter: u64,
     room: Room,
 }
@@ -107,6 +112,7 @@ impl Node {
             accepting: Vec::new(),
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
+            questions: Vec::new(),
             counter: u64::from(lane) << 56,
             room: Room::default(),
         }
@@ -165,6 +171,7 @@ impl Node {
         }
         self.view = view;
         self.moving = moving;
+        self.forget_vain_questions();
         self.look_for_replicas();
         if is_first {
             self.report_nothing();
@@ -400,6 +407,12 @@ impl Node {
             Input::Message { message: Message::AcceptLoss { set_until: Some(epoch) }, .. } => {
                 self.set_loss_is_accepted(set, epoch)?
             }
+            Input::Message { from, message: Message::Revalidate { id, copies } } => {
+                self.asked_to_revalidate(set, (from, id), (object, &copies), outputs)?;
+            }
+            Input::Message { from, message: Message::Revalidated { id, valid } } => {
+                self.revalidated(set, (from, id), &valid, outputs)?;
+            }
             input => self.handle_object(set, object, input, outputs)?,
         }
         Ok(())
@@ -464,6 +477,7 @@ impl Node {
                 self.destroyed.push(set);
             }
         }
+        self.questions.retain(|question| question.set != set);
         self.sets.remove(&set.0)
     }
 

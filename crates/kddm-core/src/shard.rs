@@ -20,6 +20,7 @@ use crate::view::{Member, View};
 
 mod inspect;
 mod recover;
+mod revalidate;
 mod room;
 
 pub use inspect::Inspection;

@@ -49,7 +49,18 @@ impl<E: Keyed> Table<E> {
         if len == self.entries.capacity() {
             self.entries.try_reserve_exact(len / 32 + 4).map_err(|_| NoMemory)?;
         }
-        if self.index.len() < places_for(len + 1) {
+        self.reserve_index(len + 1)
+    }
+
+    /// Makes room for so many more at once.
+    pub fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
+        self.entries.try_reserve_exact(more).map_err(|_| NoMemory)?;
+        self.reserve_index(self.entries.len() + more)
+    }
+
+    /// An index for so many entries, and for all that there is memory for.
+    fn reserve_index(&mut self, entries: usize) -> Result<(), NoMemory> {
+        if self.index.len() < places_for(entries) {
             let mut index = empty_index(places_for(self.entries.capacity()))?;
             self.fill(&mut index);
             self.index = index;
@@ -283,6 +294,21 @@ mod tests {
             table.remove(ObjectId(key));
         }
         assert_eq!(table.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn room_for_many_is_made_at_once_and_is_used_up() {
+        let mut table = Table::default();
+        assert_eq!(table.reserve_one(), Ok(()));
+        table.put(Pair(ObjectId(0), 0));
+        assert_eq!(table.reserve(1_000), Ok(()));
+        let (bytes, places) = (table.memory_bytes(), table.index.len());
+        for key in 1..=1_000 {
+            assert_eq!(table.reserve_one(), Ok(()));
+            table.put(Pair(ObjectId(key), key));
+        }
+        assert_eq!((table.memory_bytes(), table.index.len()), (bytes, places));
+        assert!((0..=1_000).all(|key| table.get(ObjectId(key)).is_some_and(|pair| pair.1 == key)));
     }
 
     #[test]

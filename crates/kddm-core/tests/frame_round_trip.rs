@@ -9,7 +9,9 @@ use kddm_core::home::EntryState;
 use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
-use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{
+    COPIES_AT_ONCE, CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role,
+};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
 use proptest::collection::{btree_set, vec};
@@ -172,8 +174,23 @@ fn acceptances() -> impl Strategy<Value = Message> {
     any::<Option<u32>>().prop_map(|epoch| Message::AcceptLoss { set_until: epoch.map(Epoch) })
 }
 
+fn questions() -> impl Strategy<Value = Message> {
+    let copies = prop::collection::btree_map(any::<u64>(), any::<[u64; 2]>(), 0..20);
+    (ids(), copies, any::<bool>()).prop_map(|(id, copies, is_answer)| {
+        let copy = |(object, [tenure, version]): (u64, [u64; 2])| ReadCopy {
+            object: ObjectId(object),
+            tenure: Tenure(tenure),
+            version: Version(version),
+        };
+        if is_answer {
+            return Message::Revalidated { id, valid: copies.into_keys().map(ObjectId).collect() };
+        }
+        Message::Revalidate { id, copies: copies.into_iter().map(copy).collect() }
+    })
+}
+
 fn messages() -> impl Strategy<Value = Message> {
-    let of_losses = prop_oneof![losses(), acceptances()];
+    let of_losses = prop_oneof![losses(), acceptances(), questions()];
     prop_oneof![requests(), transfers(), others(), others(), entries(), reports(), promotes(), declines(), of_losses]
 }
 
@@ -328,7 +345,7 @@ proptest! {
     fn sealed_noise_is_refused_or_means_something(
         mut bytes in vec(any::<u8>(), HEADER_BYTES..HEADER_BYTES + 60),
         class in 0_u8..4,
-        kind in 0_u8..30,
+        kind in 0_u8..MESSAGE_KINDS as u8 + 2,
         lists in 0_u32..40,
     ) {
         bytes[8..11].copy_from_slice(&[FORMAT, class, kind]);
@@ -504,6 +521,35 @@ fn node_lists_are_counted_sorted_and_used_up() {
     let wrong_counts = [&[][..], &[0], &[0, 0], &[0, 0, 0], &[1, 0, 3, 0], &[0xff, 0xff, 1, 0, 0, 0], &[0, 0, 0, 0, 0]];
     for lists in wrong_counts {
         assert!(matches!(transfer(lists), Err(DecodeError::Length { .. })), "{lists:?}");
+    }
+}
+
+#[test]
+fn copies_are_whole_in_order_and_not_too_many() {
+    let id = RequestId { node: NodeId(1), ..RequestId::default() };
+    let copy = |object| ReadCopy { object: ObjectId(object), tenure: Tenure(1), version: Version(1) };
+    let question =
+        |objects: &[u64]| plain(&Message::Revalidate { id, copies: objects.iter().map(|of| copy(*of)).collect() });
+    let answer =
+        |objects: &[u64]| plain(&Message::Revalidated { id, valid: objects.iter().copied().map(ObjectId).collect() });
+    let (most, more): (Vec<u64>, Vec<u64>) =
+        ((0..COPIES_AT_ONCE as u64).collect(), (0..=COPIES_AT_ONCE as u64).collect());
+    for bytes in [question(&most), answer(&most)] {
+        assert!(matches!(decode(&bytes), Ok(Decoded::Frame(..))));
+    }
+    for bytes in [question(&more), answer(&more)] {
+        assert!(matches!(decode(&bytes), Err(DecodeError::Length { field: "copies", .. })));
+    }
+    for bytes in [question(&[2, 1]), question(&[1, 1]), answer(&[2, 1]), answer(&[3, 3])] {
+        assert!(matches!(decode(&bytes), Err(DecodeError::Value { field: "copies", .. })));
+    }
+    for (mut bytes, part) in [(question(&[1, 2]), 16), (answer(&[1, 2]), 4)] {
+        let lists = bytes.len() - HEADER_BYTES - part;
+        bytes.truncate(HEADER_BYTES + lists);
+        put(&mut bytes, LENGTH_AT, (HEADER_BYTES + lists) as u32);
+        put(&mut bytes, LISTS_AT, lists as u32);
+        reseal(&mut bytes);
+        assert!(matches!(decode(&bytes), Err(DecodeError::Length { field: "copies", .. })));
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, ShardIndex, Tenure, Version};
-use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::ReplicaSet;
 
@@ -111,6 +111,7 @@ fn of_a_new_epoch() -> Vec<Message> {
         replicas: replicas(&[]),
     };
     let have_of = |role, removed| Message::Have(Have { role, removed, has_value: false, ..have });
+    let copy = |object| ReadCopy { object: ObjectId(object), tenure, version };
     let promote = |copy, sharers, replicas| Message::Promote { tenure, version, copy, sharers, replicas };
     vec![
         Message::Push { tenure, version },
@@ -149,6 +150,10 @@ fn of_a_new_epoch() -> Vec<Message> {
         Message::Decline { tenure, copy: CopyKind::Offer },
         Message::AcceptLoss { set_until: None },
         Message::AcceptLoss { set_until: Some(Epoch(0x7172)) },
+        Message::Revalidate { id: ID, copies: vec![copy(1), copy(0x5152)] },
+        Message::Revalidate { id: ID, copies: vec![] },
+        Message::Revalidated { id: ID, valid: vec![ObjectId(1), ObjectId(u64::MAX)] },
+        Message::Revalidated { id: ID, valid: vec![] },
     ]
 }
 

@@ -11,6 +11,7 @@ use kddm_core::node::{Node, Refused};
 
 use crate::views::life;
 
+mod candidates;
 mod cell;
 mod ending;
 mod membership;
@@ -113,8 +114,16 @@ pub struct Agent {
     core: Arc<Node>,
     cells: Arc<BTreeMap<ObjectId, Cell>>,
     replicas: BTreeMap<ObjectId, Value>,
-    memories: Vec<memory::Kept>,
+    memories: Vec<memory::Memorised>,
+    candidates: candidates::Candidates,
     destroyed: Vec<SetId>,
+}
+
+impl Packet {
+    /// Read copies of a former life of which it says that they are the newest.
+    pub fn revalidates(&self) -> u64 {
+        if let Message::Revalidated { valid, .. } = &self.message { valid.len() as u64 } else { 0 }
+    }
 }
 
 impl Agent {
@@ -131,6 +140,7 @@ impl Agent {
             cells: Arc::default(),
             replicas: BTreeMap::new(),
             memories: Vec::new(),
+            candidates: candidates::Candidates::default(),
             destroyed: Vec::new(),
         }
     }
@@ -160,7 +170,7 @@ impl Agent {
 
     /// Nothing is outstanding here (`I9`).
     pub fn is_at_rest(&self) -> bool {
-        self.core.is_at_rest() && self.cells.values().all(Cell::is_idle)
+        self.core.is_at_rest() && !self.has_questions() && self.cells.values().all(Cell::is_idle)
     }
 
     /// What all is not whole for here.
@@ -292,6 +302,7 @@ impl Agent {
         effects: &mut Effects,
     ) {
         let mut outputs = Outputs::new();
+        let question = Agent::question_of(&input);
         if let Err(refused) = Arc::make_mut(&mut self.core).handle(set, object, input, &mut outputs) {
             if self.destroyed.contains(&set) && refused == Refused::UnknownSet {
                 return; // What was under way to a set that is no more.
@@ -300,6 +311,9 @@ impl Agent {
         }
         for output in outputs.drain() {
             self.act(set, output, body, todo, effects);
+        }
+        if let Some(question) = question {
+            self.is_answered(question, effects);
         }
     }
 

@@ -96,7 +96,7 @@ const KINDS: &[(char, Wish)] = &[
 
 /// A case by its name: `HOME:PLAN,PLAN,…[+c][+d][+n]`, a plan for each node (clients of one node
 /// divided by `|`), a letter for each operation, digits switch to another object.
-/// `+k` a node crashes, `+e` one is expelled and comes back with what it owned, `+a` what is lost is accepted at some time after that, `+h` failures are counted anew once
+/// `+k` a node crashes, `+e` one is expelled and comes back with what it owned, and had to read, `+a` what is lost is accepted at some time after that, `+h` failures are counted anew once
 /// all is whole, `+R1` objects have one replica, `+c` a cancel, `+d` a discarded change, `+n` a failed first touch, `+J3` node 3 joins meanwhile,
 /// `+L1` node 1 leaves; `+S3` node 3 is a member and begins to share objects, `+U1` node 1 stops.
 ///
@@ -224,6 +224,8 @@ const CRASHES: &[&str] = &[
     "2:w,r+e+h",
     "2:w,r+e+a",
     "1:w,r+e+c",
+    "1:ww,rr+e",
+    "1:wx,r+e",
 ];
 
 /// Small cases with a crash that find what larger ones do.

@@ -9,7 +9,7 @@ use kddm_core::id::{NodeId, ObjectId};
 use kddm_history::{Operation, Verdict};
 use serde::Serialize;
 
-use crate::agent::{ClientNumber, Generation, Outcome, Wish, generation};
+use crate::agent::{ClientNumber, Generation, Outcome, Packet, Wish, generation};
 use crate::fault::{self, Counts, Fault};
 use crate::network::{self, Network};
 use crate::recorder::Recorder;
@@ -32,6 +32,8 @@ pub struct Report {
     pub kinds: BTreeMap<&'static str, u64>,
     /// Messages handled.
     pub messages: u64,
+    /// Read copies of former lives that were found to be the newest.
+    pub revalidated: u64,
     /// Frames that came again after a reconnect, or twice.
     pub repeated_frames: u64,
     /// How often each fault happened.
@@ -123,6 +125,7 @@ struct Engine<'a> {
     kinds: BTreeMap<&'static str, u64>,
     operations: u64,
     messages: u64,
+    revalidated: u64,
     hasher: DefaultHasher,
 }
 
@@ -144,6 +147,7 @@ impl<'a> Engine<'a> {
             kinds: BTreeMap::new(),
             operations: 0,
             messages: 0,
+            revalidated: 0,
             hasher: DefaultHasher::new(),
         };
         for client in 0..engine.clocks.len() as ClientNumber {
@@ -302,6 +306,8 @@ impl<'a> Engine<'a> {
         let at = self.world.concerns(action).map(|(node, _)| node);
         if let Action::Deliver(from, to) = action {
             self.network.take(from, to);
+            let first = self.world.links.get(&(from, to)).and_then(|link| link.front());
+            self.revalidated += first.map_or(0, Packet::revalidates);
             self.messages += 1;
         }
         self.world.apply(action);
@@ -446,6 +452,7 @@ impl<'a> Engine<'a> {
             operations: self.operations,
             kinds: self.kinds,
             messages: self.messages,
+            revalidated: self.revalidated,
             repeated_frames: self.network.resent,
             faults,
             asked: self.scenario.asked(),

@@ -78,6 +78,7 @@ struct Totals {
     seeds: u64,
     operations: u64,
     messages: u64,
+    revalidated: u64,
     faults: Counts,
     asked: BTreeSet<Fault>,
     kinds: BTreeMap<&'static str, u64>,
@@ -89,6 +90,7 @@ impl Totals {
         self.seeds += 1;
         self.operations += report.operations;
         self.messages += report.messages;
+        self.revalidated += report.revalidated;
         self.faults.absorb(&report.faults);
         self.asked.extend(&report.asked);
         for (kind, count) in &report.kinds {
@@ -238,16 +240,16 @@ fn tell(report: &Report, cut: &Cut, shrinks: bool) {
 }
 
 fn print(totals: &Totals, seconds: f64, json: bool) {
-    let Totals { seeds, operations, messages, faults, kinds, failed, .. } = totals;
+    let Totals { seeds, operations, messages, revalidated, faults, kinds, failed, .. } = totals;
     let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
     if json {
         let total = serde_json::json!({ "seeds": seeds, "failed": failed.len(), "operations": operations,
             "faults": faults, "seconds": seconds, "seeds_per_second": per_second(*seeds),
-            "operations_per_second": per_second(*operations), "messages": messages, "kinds": kinds,
+            "operations_per_second": per_second(*operations), "messages": messages, "kinds": kinds, "revalidated": revalidated,
             "failed_seeds": failed.iter().map(|report| report.seed).collect::<Vec<_>>() });
         return println!("{total}");
     }
     let happened: Vec<String> = faults.iter().map(|(fault, count)| format!("{count} {}", fault.name())).collect();
     println!("{seeds} seeds, {} failed: {operations} operations, {messages} messages, {seconds:.1} s", failed.len());
-    println!("faults: {}", happened.join(", "));
+    println!("faults: {}; {revalidated} read copies of former lives kept", happened.join(", "));
 }

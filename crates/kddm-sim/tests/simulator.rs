@@ -30,6 +30,11 @@ fn every_fault_and_every_kind_of_operation_happens_within_a_few_seeds() {
 }
 
 #[test]
+fn a_node_that_is_back_keeps_a_read_copy_within_some_seeds() {
+    assert!((0..400).map(run).any(|report| report.revalidated > 0));
+}
+
+#[test]
 fn a_history_has_failed_and_unknown_operations_too_and_is_judged_as_it_is_written() {
     let mut outcomes = BTreeSet::new();
     for seed in 0..12 {

@@ -208,8 +208,8 @@ impl Node {
     /// by their names. What the last life owned is offered to the cluster, which has decided about it when this
     /// returns (or goes on to, if the limit is over): it is there again, unless it has another owner by now or somebody
     /// has accepted its loss. What was held to write meanwhile and not put, here or in an attached program, is
-    /// not. Notifiers of the
-    /// [`Config`] are registered again; what was registered with the node itself (notifiers, services, the socket
+    /// not. What it had to read it finds out about while it goes on: a copy that is the newest still is not fetched
+    /// again. Notifiers of the [`Config`] are registered again; what was registered with the node itself (notifiers, services, the socket
     /// for programs) is not, and programs that were attached have to be started again.
     ///
     /// ```no_run

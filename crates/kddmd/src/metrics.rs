@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use kddm::{Node, NodeState};
+use kddm::{Node, NodeState, Statistics};
 
 use crate::admin::answer::{Subject, resident_bytes, word};
 
@@ -109,6 +109,16 @@ fn health(page: &mut Page, node: &Node) {
     page.single("kddm_guarded", "gauge", help, u8::from(health.is_guarded));
 }
 
+/// What has become of what former lives of this process had.
+fn of_former_lives(page: &mut Page, counted: &Statistics) {
+    let help = "Objects of a former life that are offered again.";
+    page.single("kddm_remembered_total", "counter", help, counted.remembered);
+    let help = "Read copies of a former life that are the newest still.";
+    page.single("kddm_revalidated_total", "counter", help, counted.revalidated);
+    let help = "Read copies of a former life that are not, or of which nobody can tell.";
+    page.single("kddm_forgotten_copies_total", "counter", help, counted.forgotten_copies);
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -138,7 +148,6 @@ pub fn render(subject: &Subject) -> String {
             "Losses that were accepted by this node: of one object, or all of a set.",
             counted.losses_accepted,
         ),
-        ("kddm_remembered_total", "Objects of a former life that are offered again.", counted.remembered),
         ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
@@ -149,6 +158,7 @@ pub fn render(subject: &Subject) -> String {
     ] {
         page.single(name, "counter", help, value);
     }
+    of_former_lives(&mut page, &counted);
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());

@@ -8,11 +8,58 @@ fn put_id(header: &mut Header, id: &RequestId) {
     header.counter = id.counter.into();
 }
 
-/// The two lists of nodes behind the header of some messages: sharers, replicas.
-pub(super) type Lists<'m> = (&'m [NodeId], &'m [NodeId]);
+/// What stands behind the header of some messages.
+pub(super) enum Lists<'m> {
+    Nothing,
+    /// Sharers, replicas.
+    Nodes(&'m [NodeId], &'m [NodeId]),
+    Copies(&'m [ReadCopy]),
+    Objects(&'m [ObjectId]),
+}
+
+/// Bytes of a read copy.
+const COPY_BYTES: usize = 24;
+
+/// Bytes of the number of an object.
+const OBJECT_BYTES: usize = 8;
+
+impl Lists<'_> {
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Lists::Nothing => 0,
+            Lists::Nodes(sharers, replicas) => 4 + 2 * (sharers.len() + replicas.len()),
+            Lists::Copies(copies) => COPY_BYTES * copies.len(),
+            Lists::Objects(objects) => OBJECT_BYTES * objects.len(),
+        }
+    }
+
+    /// Appends them. Room has been reserved.
+    pub fn append(&self, out: &mut Vec<u8>) {
+        match self {
+            Lists::Nothing => {}
+            Lists::Nodes(sharers, replicas) => {
+                for list in [sharers, replicas] {
+                    out.extend_from_slice(&(list.len() as u16).to_le_bytes());
+                    list.iter().for_each(|node| out.extend_from_slice(&node.0.to_le_bytes()));
+                }
+            }
+            Lists::Copies(copies) => {
+                for ReadCopy { object, tenure, version } in *copies {
+                    for word in [object.0, tenure.0, version.0] {
+                        out.extend_from_slice(&word.to_le_bytes());
+                    }
+                }
+            }
+            Lists::Objects(objects) => {
+                objects.iter().for_each(|object| out.extend_from_slice(&object.0.to_le_bytes()));
+            }
+        }
+    }
+}
 
 /// Fills the fields that this kind of message has.
-pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<Lists<'m>> {
+pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Lists<'m> {
     match message {
         Message::Request(request) => fill_request(header, request),
         Message::Create { tenure, id } => {
@@ -24,9 +71,12 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.version = version.0.into();
             put_id(header, id);
         }
-        Message::Transfer { .. } | Message::Promote { .. } | Message::Have(_) | Message::Loss(_) => {
-            return fill_with_lists(header, message);
-        }
+        Message::Transfer { .. }
+        | Message::Promote { .. }
+        | Message::Have(_)
+        | Message::Loss(_)
+        | Message::Revalidate { .. }
+        | Message::Revalidated { .. } => return fill_with_lists(header, message),
         Message::Invalidate { tenure, version, owner, remove } => {
             header.tenure = tenure.0.into();
             header.version = version.0.into();
@@ -78,11 +128,11 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Option<List
             put_id(header, id);
         }
     }
-    None
+    Lists::Nothing
 }
 
-/// The same for messages that have lists of nodes, too.
-fn fill_with_lists<'m>(header: &mut Header, message: &'m Message) -> Option<Lists<'m>> {
+/// The same for messages that have lists, too.
+fn fill_with_lists<'m>(header: &mut Header, message: &'m Message) -> Lists<'m> {
     match message {
         Message::Transfer { tenure, version, born, sharers, replicas, has_value, id } => {
             header.tenure = tenure.0.into();
@@ -90,27 +140,34 @@ fn fill_with_lists<'m>(header: &mut Header, message: &'m Message) -> Option<List
             header.second = born.0.into();
             header.flags = u8::from(*has_value) * flag::HAS_VALUE;
             put_id(header, id);
-            Some((sharers.as_slice(), replicas.as_slice()))
+            Lists::Nodes(sharers.as_slice(), replicas.as_slice())
         }
         Message::Promote { tenure, version, copy, sharers, replicas } => {
             header.tenure = tenure.0.into();
             header.version = version.0.into();
             header.flags = *copy as u8;
-            Some((sharers.as_slice(), replicas.as_slice()))
+            Lists::Nodes(sharers.as_slice(), replicas.as_slice())
         }
         Message::Have(have) => {
             fill_placing(header, message);
-            let any = !have.replicas.is_empty();
-            any.then_some((&[], have.replicas.as_slice()))
+            if have.replicas.is_empty() { Lists::Nothing } else { Lists::Nodes(&[], have.replicas.as_slice()) }
         }
         Message::Loss(loss) => {
             header.tenure = (u64::from(loss.epoch.0) << 32 | u64::from(loss.placement.0)).into();
             header.version = u64::from(loss.failures).into();
             header.second = u64::from(loss.fewest_homes).into();
             header.flags = u8::from(loss.forgotten) * flag::FORGOTTEN;
-            Some((loss.before.as_slice(), loss.after.as_slice()))
+            Lists::Nodes(loss.before.as_slice(), loss.after.as_slice())
         }
-        _ => None,
+        Message::Revalidate { id, copies } => {
+            put_id(header, id);
+            Lists::Copies(copies)
+        }
+        Message::Revalidated { id, valid } => {
+            put_id(header, id);
+            Lists::Objects(valid)
+        }
+        _ => Lists::Nothing,
     }
 }
 
@@ -175,17 +232,26 @@ fn fill_placing(header: &mut Header, message: &Message) {
     }
 }
 
+fn request_id(header: &Header) -> RequestId {
+    RequestId {
+        node: NodeId(header.request_node.get()),
+        incarnation: Incarnation(header.request_incarnation.get()),
+        counter: header.counter.get(),
+    }
+}
+
+/// The kinds that have lists.
+fn has_lists(kind: u8) -> bool {
+    matches!(kind, 3 | 23 | 27 | 30 | 35 | 36)
+}
+
 pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeError> {
     let tenure = Tenure(header.tenure.get());
     let version = Version(header.version.get());
     let second = Tenure(header.second.get());
     let node = NodeId(header.node.get());
-    let id = RequestId {
-        node: NodeId(header.request_node.get()),
-        incarnation: Incarnation(header.request_incarnation.get()),
-        counter: header.counter.get(),
-    };
-    if !matches!(header.kind, 3 | 23 | 27 | 30) && !lists.is_empty() {
+    let id = request_id(header);
+    if !lists.is_empty() && !has_lists(header.kind) {
         return Err(DecodeError::Length { field: "lists", value: lists.len() as u64 });
     }
     Ok(match header.kind {
@@ -242,6 +308,8 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         32 => Message::Wanted { shard: shard(id.counter)? },
         33 => Message::ReplicaGone { tenure },
         34 => Message::HaveOffer { tenure, version, left: epoch(id.counter)? },
+        35 => Message::Revalidate { id, copies: read_copies(lists)? },
+        36 => Message::Revalidated { id, valid: words(lists, |[object]| ObjectId(object), |object| *object)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })
 }
@@ -357,6 +425,41 @@ fn request(header: &Header, id: RequestId, tau: Tenure) -> Result<Request, Decod
     let first = header.flags & flag::FIRST != 0;
     let to_home = header.flags & flag::TO_HOME != 0;
     Ok(Request { id, kind, tau, forwards: header.forwards, inherited, first, to_home })
+}
+
+fn read_copies(bytes: &[u8]) -> Result<Vec<ReadCopy>, DecodeError> {
+    let copy = |[object, tenure, version]: [u64; 3]| ReadCopy {
+        object: ObjectId(object),
+        tenure: Tenure(tenure),
+        version: Version(version),
+    };
+    words(bytes, copy, |copy| copy.object)
+}
+
+/// Things of `N` words each, by ascending object, as many as there are bytes for.
+fn words<const N: usize, E>(
+    bytes: &[u8],
+    of: impl Fn([u64; N]) -> E,
+    object: impl Fn(&E) -> ObjectId,
+) -> Result<Vec<E>, DecodeError> {
+    let length = bytes.len();
+    if !length.is_multiple_of(8 * N) || length > 8 * N * COPIES_AT_ONCE {
+        return Err(DecodeError::Length { field: "copies", value: length as u64 });
+    }
+    let mut found: Vec<E> = Vec::new();
+    found.try_reserve_exact(length / (8 * N)).map_err(|_| DecodeError::NoMemory)?;
+    for bytes in bytes.chunks_exact(8 * N) {
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let next = of(words);
+        if found.last().is_some_and(|last| object(last) >= object(&next)) {
+            return Err(DecodeError::Value { field: "copies", value: object(&next).0 });
+        }
+        found.push(next);
+    }
+    Ok(found)
 }
 
 /// A counted list of nodes in ascending order.

@@ -33,6 +33,7 @@ impl Node {
         self.moving = None;
         // What is lost now nobody has accepted.
         self.accepting.clear();
+        self.questions.clear();
         self.recovering = Some(Recovering { awaited, ..Recovering::default() });
         self.look_for_replicas();
         Ok(())

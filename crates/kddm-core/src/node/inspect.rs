@@ -35,7 +35,7 @@ impl Node {
     /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
     pub fn is_at_rest(&self) -> bool {
         let rests = |touched: &Touched| touched.shard.is_at_rest();
-        self.is_settled() && self.sets.values().flat_map(|state| &state.touched).all(rests)
+        self.is_settled() && self.questions.is_empty() && self.sets.values().flat_map(|state| &state.touched).all(rests)
     }
 
     /// How many objects this node knows something of, and how many its directory holds.
@@ -89,6 +89,7 @@ impl PartialEq for Node {
             && self.losses == other.losses
             && self.lives == other.lives
             && self.destroyed == other.destroyed
+            && self.questions == other.questions
             && self.sets.len() == other.sets.len()
             && self.sets.iter().all(|(id, mine)| {
                 set(id).is_some_and(|theirs| mine.born == theirs.born && mine.sorted() == theirs.sorted())
@@ -103,7 +104,7 @@ impl Hash for Node {
         (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
         self.moving.hash(state);
         (&self.recovering, &self.refilling, &self.accepting, &self.losses, &self.lives).hash(state);
-        self.destroyed.hash(state);
+        (&self.destroyed, &self.questions).hash(state);
         for set in self.sets() {
             set.hash(state);
             self.sets.get(&set.0).map(|set| (set.born, set.sorted())).hash(state);

@@ -64,6 +64,8 @@ impl Turn<'_> {
             | Message::AllReported
             | Message::Loss(_)
             | Message::Wanted { .. }
+            | Message::Revalidate { .. }
+            | Message::Revalidated { .. }
             | Message::AcceptLoss { .. } => {
                 self.dropped("not about an object");
             }

@@ -9,7 +9,7 @@ use kddm_core::id::{
     Tenure, Version, Zone,
 };
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
-use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role};
 use kddm_core::node::{HandedOver, Node};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
@@ -165,6 +165,11 @@ impl Bytes<'_> {
             34 => {
                 Message::HaveOffer { tenure: self.tenure(), version: self.version(), left: Epoch(self.below(4).into()) }
             }
+            35 => Message::Revalidate { id: self.id(), copies: self.copies() },
+            36 => Message::Revalidated {
+                id: self.id(),
+                valid: self.copies().into_iter().map(|copy| copy.object).collect(),
+            },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
     }
@@ -176,6 +181,17 @@ impl Bytes<'_> {
 
     fn copy(&mut self) -> CopyKind {
         [CopyKind::Sharer, CopyKind::Replica, CopyKind::Ghost, CopyKind::Offer][usize::from(self.below(4))]
+    }
+
+    /// Of the objects that there are, and of one that there is not.
+    fn copies(&mut self) -> Vec<ReadCopy> {
+        let mut copies = Vec::new();
+        for object in (0..3).map(ObjectId) {
+            if self.flag() {
+                copies.push(ReadCopy { object, tenure: self.tenure(), version: self.version() });
+            }
+        }
+        copies
     }
 
     fn replicas(&mut self) -> ReplicaSet {
@@ -653,6 +669,7 @@ impl Story {
                 cell.value = Some(version);
                 "used a replica"
             }
+            Output::UseCopy { .. } => panic!("it has no former life"),
             Output::Discard { .. } => {
                 assert!(!cell.is_held() && cell.access == Access::None, "I1: a value in use was discarded");
                 cell.value = None;

@@ -105,6 +105,8 @@ fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Res
         node.take_in(&mut words)?
     } else if words.takes("remember") {
         node.remember(&mut words)?
+    } else if words.takes("ask") {
+        node.ask(&mut words)?
     } else {
         node.handle(words.input()?)?
     };
@@ -291,6 +293,18 @@ impl Node {
         let memory = Memory { set: self.set, object: OBJECT, tenure, version, left, is_kept: false };
         let mut outputs = Outputs::new();
         lane.remember(&memory, &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
+        Ok(outputs.drain().collect())
+    }
+
+    /// `ask 2 of 1.3 v2`: a former life of this node had that read copy of that node.
+    fn ask(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        let to = words.node()?;
+        words.expect("of")?;
+        let copy = words.read_copy()?;
+        words.end()?;
+        let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };
+        let mut outputs = Outputs::new();
+        lane.revalidate(self.set, to, &[copy], &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
         Ok(outputs.drain().collect())
     }
 

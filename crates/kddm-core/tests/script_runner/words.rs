@@ -6,7 +6,7 @@ use std::str::SplitWhitespace;
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, PlacementPolicy, RequestId, ShardIndex, Tenure, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output};
-use kddm_core::message::{CopyKind, Have, Message, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Message, ReadCopy, Request, RequestKind, Role};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::ReplicaSet;
 use kddm_core::shard::{Inspection, Main};
@@ -179,6 +179,11 @@ impl<'a> Words<'a> {
             "orphan" => Message::Orphan { tenure: self.tenure()?, version: self.version()? },
             "accept_loss" if self.takes("until") => Message::AcceptLoss { set_until: Some(Epoch(self.number()?)) },
             "accept_loss" => Message::AcceptLoss { set_until: None },
+            "revalidate" => Message::Revalidate { id: self.id()?, copies: vec![self.read_copy()?] },
+            "revalidated" => {
+                let valid = if self.takes("valid") { vec![super::OBJECT] } else { vec![] };
+                Message::Revalidated { id: self.id_after_for()?, valid }
+            }
             "decline" => Message::Decline { tenure: self.tenure()?, copy: self.copy()? },
             word => self.request(word)?,
         })
@@ -241,6 +246,11 @@ impl<'a> Words<'a> {
         let (tenure, version) = (self.tenure()?, self.version()?);
         self.expect("left")?;
         Ok((tenure, version, Epoch(self.number()?)))
+    }
+
+    /// `1.3 v2`: a read copy of a former life.
+    pub fn read_copy(&mut self) -> Result<ReadCopy, String> {
+        Ok(ReadCopy { object: super::OBJECT, tenure: self.tenure()?, version: self.version()? })
     }
 
     fn copy(&mut self) -> Result<CopyKind, String> {
@@ -373,6 +383,13 @@ pub fn message(message: &Message) -> String {
         Message::Promote { tenure, version, copy, sharers, replicas } => {
             format!("{name} {tenure} v{} {}{}", version.0, copy_kind(*copy), lists(sharers, replicas))
         }
+        Message::Revalidate { id: of, copies } => {
+            let copy = |copy: &ReadCopy| format!(" {} v{}", copy.tenure, copy.version.0);
+            format!("{name} {}{}", id(*of), copies.iter().map(copy).collect::<String>())
+        }
+        Message::Revalidated { id: of, valid } => {
+            format!("{name}{} for {}", also(!valid.is_empty(), " valid"), id(*of))
+        }
         Message::Decline { tenure, copy } => format!("{name} {tenure} {}", copy_kind(*copy)),
         Message::TryAnswer { id: of, held } => {
             format!("{name} {} for {}", if *held { "held" } else { "free" }, id(*of))
@@ -465,6 +482,7 @@ pub fn output(output: &Output) -> String {
         Output::KeepReplica { .. } => "keep_replica".into(),
         Output::DropReplica { .. } => "drop_replica".into(),
         Output::UseReplica { version, .. } => format!("use_replica v{}", version.0),
+        Output::UseCopy { version, question, .. } => format!("use_copy v{} of question {question}", version.0),
         Output::Discard { .. } => "discard".into(),
         Output::Dropped { what, .. } => format!("dropped: {what}"),
         Output::Fault { what, .. } => format!("fault: {what}"),

@@ -33,6 +33,7 @@ impl Agent {
         let set = set_of(of);
         Arc::make_mut(&mut self.core).destroy(set);
         self.destroyed.push(set);
+        self.forget_candidates(of);
         self.replicas.retain(|object, _| generation(*object) != of);
         let objects: Vec<ObjectId> = self.cells.keys().copied().filter(|object| generation(*object) == of).collect();
         for cell in objects.into_iter().filter_map(|object| Arc::make_mut(&mut self.cells).remove(&object)) {

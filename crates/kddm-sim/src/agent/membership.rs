@@ -47,6 +47,7 @@ impl Agent {
         if Arc::make_mut(&mut self.core).install_view(view.clone()).is_err() {
             effects.broken.push(format!("I7: node {} could not install {view:?}", self.me));
         }
+        self.ask_for_copies(effects);
     }
 
     /// Hands over the next shard, or says that all is handed over. False if there was nothing to do.

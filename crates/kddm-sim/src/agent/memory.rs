@@ -6,10 +6,18 @@ use kddm_core::id::{Incarnation, ObjectId};
 use kddm_core::io::Outputs;
 use kddm_core::node::memory::Memory;
 
+use super::candidates::{Candidate, Candidates};
 use super::{Agent, Effects, Todo, Value, generation, set_of};
 
 /// An object that a former life owned, and its value.
-pub type Kept = (Memory, Value);
+pub(super) type Memorised = (Memory, Value);
+
+/// What a life leaves to the next one of its process.
+#[derive(Clone, Default, Debug)]
+pub struct Kept {
+    owned: Vec<Memorised>,
+    copies: Vec<Candidate>,
+}
 
 impl Agent {
     /// This node's life.
@@ -17,9 +25,9 @@ impl Agent {
         self.core.incarnation()
     }
 
-    /// What is worth keeping of a life that is over, in a process that goes on: what it owned. What a client was
-    /// writing is of no more use.
-    pub fn keeps(&self) -> Vec<Kept> {
+    /// What is worth keeping of a life that is over, in a process that goes on: what it owned, and what it had to read.
+    /// What a client was writing is of no more use.
+    pub fn keeps(&self) -> Kept {
         let value = |memory: &Memory| {
             if memory.is_kept {
                 return self.replicas.get(&memory.object).copied();
@@ -31,15 +39,15 @@ impl Agent {
             let version = self.cells.get(&memory.object).filter(|_| !memory.is_kept).map(|cell| cell.version);
             Some((Memory { version: version.unwrap_or(memory.version), ..memory }, value(&memory)?))
         };
-        let mut memories: Vec<Kept> = self.core.memories().filter_map(kept).collect();
+        let mut memories: Vec<Memorised> = self.core.memories().filter_map(kept).collect();
         memories.extend(&self.memories);
         memories.sort_by_key(|(memory, _)| (memory.object, memory.tenure, memory.version));
-        memories
+        Kept { owned: memories, copies: self.kept_copies() }
     }
 
     /// A life of a node whose process has kept that of the one before.
-    pub fn with_memories(self, memories: Vec<Kept>) -> Agent {
-        Agent { memories, ..self }
+    pub fn with_memories(self, kept: Kept) -> Agent {
+        Agent { memories: kept.owned, candidates: Candidates::of(kept.copies), ..self }
     }
 
     /// How many objects are offered here.
@@ -47,9 +55,9 @@ impl Agent {
         self.core.offer_count()
     }
 
-    /// What it has of a former life, and has not told its core yet.
-    pub fn memories(&self) -> &[Kept] {
-        &self.memories
+    /// It has something of what a former life owned, and has not told its core yet.
+    pub fn has_memories(&self) -> bool {
+        !self.memories.is_empty()
     }
 
     /// Tells the core what a former life owned.

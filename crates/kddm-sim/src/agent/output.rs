@@ -70,6 +70,7 @@ impl Agent {
             | Output::KeepReplica { .. }
             | Output::DropReplica { .. }
             | Output::UseReplica { .. } => self.act_on_replica(output, arrived, effects),
+            Output::UseCopy { object, version, question } => self.use_copy(object, version, question, effects),
             Output::Discard { object } => self.discard(object, effects),
             // Nobody lies here: what the core drops as impossible, a bug has made.
             Output::Dropped { what, .. } => {

@@ -208,6 +208,7 @@ impl Host {
             Output::Discard { object } => {
                 self.things.remove(&object);
             }
+            Output::UseCopy { .. } => return Err("no node here has a former life".into()),
             Output::StoreReplica { .. } | Output::KeepReplica { .. } | Output::DropReplica { .. } => {}
             Output::TryRevoke { .. } => return Err("nobody tries to grab here".into()),
             Output::Dropped { what, .. } | Output::Fault { what, .. } => {

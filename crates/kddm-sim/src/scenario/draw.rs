@@ -70,6 +70,10 @@ impl Draft {
         let destructions = if is_destroyed { vec![self.destruction()] } else { Vec::new() };
         let homes = (0..homes).map(|_| NodeId(self.random.u16(1..=self.nodes))).collect();
         let (changes, crashes) = (self.changes(), self.crashes(unit));
+        let returns = self.returns(unit);
+        if !returns.is_empty() {
+            self.read_more(&mut programs);
+        }
         Scenario {
             seed: self.seed,
             nodes: self.nodes,
@@ -79,7 +83,7 @@ impl Draft {
             decide_ns: unit * [1, 10, 60][self.random.usize(0..3)],
             settle_ns: unit * [1, 5, 20][self.random.usize(0..3)],
             destructions,
-            returns: self.returns(unit),
+            returns,
             heals: crashes.is_empty() || self.fate.u8(0..4) > 0,
             acceptances: self.acceptances(&crashes),
             crashes,
@@ -226,6 +230,26 @@ impl Draft {
         let mut fate = fastrand::Rng::with_seed(self.seed ^ 0xbac4);
         let count = [0, 0, 0, 0, 1, 1, 2, 3, 0][fate.usize(0..9)];
         (0..count).map(|_| (NodeId(fate.u16(1..=self.nodes)), fate.u64(0..=60 * unit))).collect()
+    }
+
+    /// Of what is written all the time no read copy outlasts that its node is away: where one comes back, most of what
+    /// is done in half of the seeds is to read.
+    fn read_more(&self, programs: &mut [Program]) {
+        let mut fate = fastrand::Rng::with_seed(self.seed ^ 0xc0b1);
+        if fate.bool() {
+            return;
+        }
+        for program in programs {
+            let mut is_of_several = false;
+            for operation in &mut program.operations {
+                // What is held together with others stays as it is, with the grab that ends it.
+                let (was, is) = (is_of_several, operation.wish == Wish::Also);
+                is_of_several = is;
+                if !was && !is && fate.u8(0..8) > 0 {
+                    operation.wish = Wish::Request(RequestKind::Get { existing: false });
+                }
+            }
+        }
     }
 
     /// Somebody accepts what is lost, some time after a crash, whether anything is or not.

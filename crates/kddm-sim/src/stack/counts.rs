@@ -43,6 +43,8 @@ pub struct Counts {
     pub healed: u64,
     /// Epochs that were begun for what a node remembers.
     pub recalled: u64,
+    /// Read copies of former lives that were found to be the newest.
+    pub revalidated: u64,
     /// Answers that an object could not be proven present.
     pub told_lost: u64,
     /// Members that have left cleanly.
@@ -57,7 +59,7 @@ pub struct Counts {
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 24] {
+    pub fn named(&self) -> [(&'static str, u64); 25] {
         let mut counts = *self;
         counts.each().map(|(name, count)| (name, *count))
     }
@@ -72,7 +74,7 @@ impl Counts {
         sum
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 24] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 25] {
         [
             ("operations", &mut self.operations),
             ("kills", &mut self.kills),
@@ -94,6 +96,7 @@ impl Counts {
             ("leaders", &mut self.leaders),
             ("heals", &mut self.healed),
             ("epochs for what is remembered", &mut self.recalled),
+            ("read copies of former lives that are the newest", &mut self.revalidated),
             ("answers that an object is lost", &mut self.told_lost),
             ("clean leaves", &mut self.left),
             ("stops of sharing", &mut self.stopped),

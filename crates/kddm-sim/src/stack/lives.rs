@@ -6,7 +6,7 @@ use kddm_view::State;
 
 use super::process::Life;
 use super::{Event, KNOWN_DROPS, MICRO, MILLI, Simulation, Slip};
-use crate::agent::Effects;
+use crate::agent::{Effects, Kept};
 
 /// Until a life goes on with its views and shards.
 const STEP_NS: u64 = 200 * MICRO;
@@ -56,7 +56,7 @@ impl Simulation {
         let process = self.process(id);
         let Some(life) = process.life.take() else { return };
         // A process that is gone has forgotten all.
-        process.kept = if process.log.is_some() { life.agent.keeps() } else { Vec::new() };
+        process.kept = if process.log.is_some() { life.agent.keeps() } else { Kept::default() };
         self.process(id).nonce = self.nonce(id);
         self.network.end(&mut self.rng, life.number);
         self.forsake_clients(id);
@@ -187,6 +187,7 @@ impl Simulation {
         self.trace((from, to, &packet.message, packet.object));
         let object = packet.object;
         self.tell(|| format!("{sender} -> {receiver} {:x} {:?} body {:?}", object.0, packet.message, packet.body));
+        self.truth.counts.revalidated += packet.revalidates();
         let mut effects = Effects::default();
         if let Some(life) = &mut self.process(receiver).life {
             life.agent.receive(sender, packet, &mut effects);

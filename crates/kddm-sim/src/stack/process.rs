@@ -26,8 +26,8 @@ pub struct Process {
     /// Names the life that it has, or wants.
     pub nonce: u64,
     pub life: Option<Life>,
-    /// What its former life owned, as long as the process goes on.
-    pub kept: Vec<Kept>,
+    /// What its former life owned, and had to read, as long as the process goes on.
+    pub kept: Kept,
     pub keeper: Keeper,
     pub sleeps_until: u64,
     /// Its clock, in thousandths of the true time.
@@ -60,7 +60,7 @@ pub struct Life {
 
 impl Life {
     /// One that has nothing yet, and begins with that view.
-    pub fn new(id: NodeId, number: Incarnation, first: View, kept: Vec<Kept>) -> Life {
+    pub fn new(id: NodeId, number: Incarnation, first: View, kept: Kept) -> Life {
         let (agent, pending) = (Agent::reborn(id, number).with_memories(kept), [first].into());
         Life { number, agent, pending, has_step: false, leaving: None, has_left: false, whole_in: None, recalls: None }
     }
@@ -68,7 +68,7 @@ impl Life {
     /// Once it shares objects it remembers what a former life owned.
     pub fn remember(&mut self, id: NodeId, effects: &mut Effects) {
         let shares = self.agent.view().member(id).is_some_and(|member| member.state.can_share());
-        if shares && !self.agent.memories().is_empty() {
+        if shares && self.agent.has_memories() {
             self.agent.remember(effects);
             self.recalls = (self.agent.offer_count() > 0).then_some(self.agent.view().epoch);
         }
@@ -87,7 +87,7 @@ impl Process {
             state,
             nonce: 0,
             life: None,
-            kept: Vec::new(),
+            kept: Kept::default(),
             keeper: Keeper::new(plan.terms, None),
             sleeps_until: 0,
             rate: plan.rates[usize::from(id.0)],

@@ -1,6 +1,7 @@
 //! What can happen next in a world, and what each of that concerns.
 
 use kddm_core::id::{NodeId, ObjectId};
+use kddm_core::message::Message;
 
 use super::{Action, Doing, World};
 use crate::agent::{Agent, ClientNumber, Generation, generation};
@@ -90,7 +91,13 @@ impl World {
     /// The object, if the action changes nothing of any other.
     pub(super) fn changes_alone(&self, action: Action, object: ObjectId) -> Option<ObjectId> {
         let is_alone = match action {
-            Action::Deliver(..) | Action::Ahead(..) | Action::Drain(..) | Action::Begin(_) => true,
+            Action::Deliver(from, to) => {
+                let first = self.links.get(&(from, to)).and_then(|link| link.front());
+                let is_of_many =
+                    |message: &Message| matches!(message, Message::Revalidate { .. } | Message::Revalidated { .. });
+                first.is_none_or(|packet| !is_of_many(&packet.message))
+            }
+            Action::Ahead(..) | Action::Drain(..) | Action::Begin(_) => true,
             Action::Finish(number) | Action::Discard(number) | Action::Abandon(number) | Action::Cancel(number) => {
                 self.clients.get(usize::from(number)).is_some_and(|client| client.kept.is_empty())
             }

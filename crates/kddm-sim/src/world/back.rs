@@ -60,7 +60,7 @@ impl World {
     /// A node shares objects again: it remembers what it owned.
     pub(super) fn remember(&mut self, node: NodeId, effects: &mut Effects) {
         let shares = self.node(node).view().member(node).is_some_and(|member| member.state.can_share());
-        if shares && !self.node(node).memories().is_empty() {
+        if shares && self.node(node).has_memories() {
             self.node_mut(node).remember(effects);
         }
     }

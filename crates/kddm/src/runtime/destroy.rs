@@ -127,7 +127,7 @@ impl Runtime {
             }
             let mut state = lane.lock();
             let store = state.forget_set(set);
-            let records = state.core.destroy(set);
+            let records = (state.core.destroy(set), state.forget_candidates(set));
             lane.finish(state);
             // Nobody else knows them any more: freeing them keeps nobody waiting.
             drop(records);

@@ -14,6 +14,7 @@ use kddm_core::node::Node as Core;
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::backlog::FullPeers;
+use crate::runtime::candidates::Candidates;
 use crate::runtime::destroy::Destroyed;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
@@ -88,6 +89,10 @@ pub struct Statistics {
     pub losses_accepted: u64,
     /// Objects that this node owned when it lost its lease, and still has.
     pub remembered: u64,
+    /// Read copies that this node had when it lost its lease, and that are the newest still.
+    pub revalidated: u64,
+    /// Such copies that are not, or of which nobody can tell: they are fetched when somebody wants them.
+    pub forgotten_copies: u64,
 }
 
 impl Statistics {
@@ -124,6 +129,8 @@ impl Statistics {
         self.detached += other.detached;
         self.losses_accepted += other.losses_accepted;
         self.remembered += other.remembered;
+        self.revalidated += other.revalidated;
+        self.forgotten_copies += other.forgotten_copies;
         for kind in 0..MESSAGE_KINDS {
             self.sent[kind] += other.sent[kind];
             self.received[kind] += other.received[kind];
@@ -164,6 +171,7 @@ pub(crate) struct LaneState {
     pub fenced: bool,
     /// What programs had to write then.
     pub lent_at_the_end: Lent,
+    pub candidates: Candidates,
     pub lease: Arc<Lease>,
     pub statistics: Statistics,
     pub scratch: Vec<u8>,
@@ -212,6 +220,7 @@ impl LaneState {
             stopped: false,
             fenced: false,
             lent_at_the_end: Lent::default(),
+            candidates: Candidates::default(),
             lease,
             statistics: Statistics::default(),
             scratch: Vec::new(),

@@ -10,6 +10,7 @@ use kddm_core::node::memory::Memory;
 use kddm_view::Change;
 
 use crate::runtime::Runtime;
+use crate::runtime::candidates::Batch;
 use crate::runtime::lane::LaneState;
 use crate::runtime::placing::Follows;
 
@@ -18,6 +19,14 @@ const REMEMBERED_AT_ONCE: usize = 1_024;
 
 /// An object that the former life owned, and its bytes.
 pub(crate) type Kept = (Memory, Vec<u8>);
+
+/// What a life leaves to the next one.
+#[derive(Default)]
+pub(crate) struct Memories {
+    owned: Vec<Kept>,
+    /// What it had to read, lane by lane.
+    copies: Vec<Vec<Batch>>,
+}
 
 /// Objects that programs had to write when the node was fenced: what they have put since is not here.
 pub(crate) type Lent = HashSet<(SetId, ObjectId), Mixer>;
@@ -78,18 +87,30 @@ impl LaneState {
 }
 
 impl Runtime {
-    /// What this life owned. It is fenced: nothing, if it has found its own state broken.
-    pub fn memories(&self) -> Vec<Kept> {
+    /// What this life owned, and had to read. It is fenced: nothing, if it has found its own state broken.
+    pub fn memories(&self) -> Memories {
         let is_sound = |state: &LaneState| state.statistics.faults == 0;
         if !self.lanes.iter().all(|lane| is_sound(&lane.lock())) {
-            return Vec::new();
+            return Memories::default();
         }
-        self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect()
+        let owned = self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect();
+        Memories { owned, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect() }
     }
 
     /// Tells the lanes what a former life owned, and has all members decide what becomes of it. What is not decided at
-    /// `deadline` is decided later.
-    pub fn recall(self: &Arc<Self>, mut kept: Vec<Kept>, deadline: Instant) {
+    /// `deadline` is decided later. Then it begins to ask which of its read copies are the newest.
+    pub fn recall(self: &Arc<Self>, kept: Memories, deadline: Instant) {
+        // First: the epoch that it needs would end all questions.
+        self.recall_owned(kept.owned, deadline);
+        // Who has begun anew since then gives out no tenure of before, so that none of these is taken for another.
+        for (lane, copies) in self.lanes.iter().zip(kept.copies) {
+            let mut state = lane.lock();
+            state.revalidate(copies);
+            lane.finish_fair(state);
+        }
+    }
+
+    fn recall_owned(self: &Arc<Self>, mut kept: Vec<Kept>, deadline: Instant) {
         // Sets were named and numbered anew since then: an object of that number may be another one's.
         let anew = self.membership.lock().state.began_anew();
         let count = kept.len();

@@ -2,6 +2,7 @@
 
 pub(crate) mod acceptance;
 pub(crate) mod backlog;
+pub(crate) mod candidates;
 pub(crate) mod control;
 pub(crate) mod couriers;
 pub(crate) mod deciding;

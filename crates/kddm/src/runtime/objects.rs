@@ -137,7 +137,9 @@ impl LaneState {
         message: Message,
         body: &mut Option<Cow<'_, [u8]>>,
     ) -> Result<(), NoMemory> {
-        if self.fenced || self.destroyed.contains(set) {
+        // Who asks about copies of a set that is gone is to hear that they are of no use.
+        let is_of_use = matches!(message, Message::Revalidate { .. }) || !self.destroyed.contains(set);
+        if self.fenced || !is_of_use {
             self.statistics.dropped += 1;
             return Ok(());
         }
@@ -200,6 +202,7 @@ impl LaneState {
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         let is_message = matches!(&input, Input::Message { .. });
         let told = Told::of(&input);
+        let question = question_of(&input);
         match self.hand_in(set, object, input, &mut outputs) {
             Ok(()) => self.was_told(set, object, told),
             Err(Refused::NoMemory) => {
@@ -223,6 +226,7 @@ impl LaneState {
         }
         self.outputs = outputs;
         others.go_on(self, set);
+        question.into_iter().for_each(|question| self.is_answered(question));
         if is_word || (is_message && self.core.is_handing_over()) {
             self.look_whether_settled();
         }
@@ -360,6 +364,7 @@ impl LaneState {
                 self.replicas.remove(&(set, object));
             }
             Output::UseReplica { object, version } => self.use_replica(set, object, version),
+            Output::UseCopy { object, version, question } => self.use_copy(set, object, version, question),
             Output::Dropped { object, what } => {
                 self.statistics.dropped += 1;
                 tracing::debug!(?set, ?object, what, "dropped a message that cannot be meant");
@@ -441,9 +446,18 @@ impl LaneState {
     }
 }
 
-/// Whether somebody here may have something to do after it: not after a message that carries nothing.
+/// Whether somebody here may have something to do after it: not after a message that carries nothing, nor after a
+/// copy that nobody has asked for.
 pub(crate) fn changes_what_is_here(output: &Output) -> bool {
-    !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. })
+    !matches!(output, Output::Send { body: Body::None, .. } | Output::Dropped { .. } | Output::UseCopy { .. })
+}
+
+/// The question about read copies that it answers.
+fn question_of(input: &Input) -> Option<u64> {
+    match input {
+        Input::Message { message: Message::Revalidated { id, .. }, .. } => Some(id.counter),
+        _ => None,
+    }
 }
 
 /// What an input says, for when it has to be said again.

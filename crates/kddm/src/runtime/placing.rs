@@ -136,6 +136,7 @@ impl LaneState {
                 self.enter_first(set, object);
             }
         }
+        self.ask_for_copies();
         self.look_whether_settled();
     }
 

@@ -279,6 +279,8 @@ impl Subject {
             "lost": recovery.lost,
             "losses_accepted": counted.losses_accepted,
             "remembered": counted.remembered,
+            "revalidated": counted.revalidated,
+            "forgotten_copies": counted.forgotten_copies,
             "failures": recovery.failures,
             "misses": counted.misses,
             "moves": counted.moves(),
