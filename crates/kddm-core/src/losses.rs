@@ -35,6 +35,9 @@ pub(crate) enum Doubt {
 struct Change {
     before: View,
     after: View,
+    /// What the home that was lost had decided before that epoch is not known any more: it decided nothing in that
+    /// epoch or later, for all that is known.
+    unbroken: Epoch,
 }
 
 impl Change {
@@ -67,11 +70,11 @@ impl Losses {
         if before.homes == homes {
             return Ok(()); // No directory was lost.
         }
-        let change =
-            Change { before, after: View { epoch, placement, members: Vec::new(), homes, failures, fewest_homes } };
-        if self.of.contains(&change) {
+        let after = View { epoch, placement, members: Vec::new(), homes, failures, fewest_homes };
+        if self.of.iter().any(|known| known.before == before && known.after == after) {
             return Ok(());
         }
+        let change = Change { before, after, unbroken: epoch };
         self.of.try_reserve(1).map_err(|_| NoMemory)?;
         if self.of.len() >= LOSSES_REMEMBERED {
             let oldest = self.of.iter().map(|change| change.after.epoch).min().unwrap_or_default();
@@ -109,7 +112,7 @@ impl Losses {
     pub fn told(&self) -> Result<Vec<Message>, NoMemory> {
         let mut told = Vec::new();
         told.try_reserve_exact(self.of.len() + self.forgotten.len()).map_err(|_| NoMemory)?;
-        for Change { before, after } in &self.of {
+        for Change { before, after, .. } in &self.of {
             let View { epoch, placement, failures, fewest_homes, .. } = *after;
             let (before, after) = (set_of(&before.homes)?, set_of(&after.homes)?);
             let forgotten = false;
@@ -154,7 +157,26 @@ impl Losses {
         // What came before those that are remembered one by one nobody knows any more.
         let oldest = self.of.first().filter(|_| self.of.len() >= LOSSES_REMEMBERED);
         let moved = self.of.iter().filter(|change| change.moves(set, at));
-        moved.chain(oldest).map(|change| change.after.epoch).max().unwrap_or_default()
+        let oldest = oldest.map(|change| change.after.epoch);
+        moved.map(|change| change.unbroken).chain(oldest).max().unwrap_or_default()
+    }
+
+    /// A member is back in a new life, and remembers that the former one did nothing in that epoch or later: nor did it
+    /// as a home, from then until it was lost. The epoch in which it was, if that is news.
+    pub fn returned(&mut self, node: NodeId, left: Epoch) -> Option<Epoch> {
+        let is_its = |change: &Change| {
+            let mut lost = change.before.homes.iter().filter(|home| !change.after.homes.contains(home));
+            let is_one = lost.next() == Some(&node) && lost.next().is_none();
+            is_one || (mutated(Mutation::TakeAnyLossForItsOwn) && change.after.epoch > left)
+        };
+        let epoch = self.of.iter().filter(|change| is_its(change)).map(|change| change.after.epoch).max()?;
+        if left == Epoch(0) || left >= epoch {
+            return None;
+        }
+        for change in self.of.iter_mut().filter(|change| is_its(change) && change.after.epoch == epoch) {
+            change.unbroken = change.unbroken.min(left);
+        }
+        Some(epoch)
     }
 
     /// Whether a loss before that epoch may have taken objects of the set with all their copies, and nobody has

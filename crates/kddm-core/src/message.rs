@@ -241,6 +241,12 @@ pub enum Message {
     },
     /// To every other member, in a new epoch: all that is here of any shard has been said.
     AllReported,
+    /// To every other member, before anything is reported in a new epoch: the former life of this node did nothing in
+    /// that epoch or later.
+    Returned {
+        /// See there.
+        left: Epoch,
+    },
     /// Back, in any case: no replica up to that tenure is here any more.
     ReplicaGone {
         /// As in the `DropReplica`.
@@ -398,7 +404,7 @@ pub struct Have {
 }
 
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 37;
+pub const MESSAGE_KINDS: usize = 38;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -441,6 +447,7 @@ impl Message {
             Message::HaveOffer { .. } => 34,
             Message::Revalidate { .. } => 35,
             Message::Revalidated { .. } => 36,
+            Message::Returned { .. } => 37,
         }
     }
 
@@ -483,5 +490,6 @@ impl Message {
         "have_offer",
         "revalidate",
         "revalidated",
+        "returned",
     ];
 }

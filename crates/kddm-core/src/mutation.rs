@@ -146,6 +146,8 @@ mutations! {
     AcceptWhatIsThere = "accept_what_is_there",
     /// What a node owned that was expelled becomes the object, although the directory was lost since then.
     TrustOfferOfBroken = "trust_offer_of_broken",
+    /// A member that is back vouches for what another home has decided that was lost.
+    TakeAnyLossForItsOwn = "take_any_loss_for_its_own",
     /// What a node owned that was expelled becomes the object, although a newer owner is known.
     TrustOlderOffer = "trust_older_offer",
     /// An owner takes any read copy of a former life of its tenure for the newest.

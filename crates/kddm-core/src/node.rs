@@ -89,6 +89,8 @@ pub struct Node {
     destroyed: Vec<SetId>,
     /// What this node waits to hear of read copies of a former life.
     questions: Vec<Question>,
+    /// The former life of this node did nothing in that epoch or later; 0 if there was none that is remembered.
+    left: Epoch,
     counter: u64,
     room: Room,
 }
@@ -113,6 +115,7 @@ impl Node {
             sets: HashMap::with_hasher(Mixer::default()),
             destroyed: Vec::new(),
             questions: Vec::new(),
+            left: Epoch(0),
             counter: u64::from(lane) << 56,
             room: Room::default(),
         }
@@ -387,6 +390,7 @@ impl Node {
         match input {
             Input::Message { from, message: Message::Placed { placement } } => self.placed(from, placement),
             Input::Message { from, message: Message::AllReported } => self.reported(set, from, None, outputs)?,
+            Input::Message { from, message: Message::Returned { left } } => self.returned(from, left),
             Input::Message { from, message: Message::Reported { shard, forgotten } } => {
                 self.reported(set, from, Some((shard, forgotten)), outputs)?;
             }

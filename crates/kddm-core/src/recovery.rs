@@ -205,6 +205,8 @@ pub(crate) struct Recovering {
     pub awaited: NodeSet,
     /// This node has said so.
     pub has_reported: bool,
+    /// It has said what its former life did nothing in.
+    pub has_told: bool,
     /// Nothing can be done before somebody says something.
     pub is_idle: bool,
     /// Shards of which this node is the home, and somebody waits for an object.

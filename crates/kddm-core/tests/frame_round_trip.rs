@@ -72,7 +72,7 @@ fn transfers() -> impl Strategy<Value = Message> {
 }
 
 fn others() -> impl Strategy<Value = Message> {
-    (0..26, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
+    (0..27, any::<u64>(), any::<u64>(), any::<u16>(), any::<bool>(), ids()).prop_map(
         |(kind, tenure, version, node, flag, id)| {
             let (tenure, version, owner) = (Tenure(tenure), Version(version), NodeId(node));
             match kind {
@@ -104,6 +104,7 @@ fn others() -> impl Strategy<Value = Message> {
                 22 => Message::Orphan { tenure, version },
                 23 => Message::Wanted { shard: ShardIndex(node % SHARDS_PER_SET) },
                 24 => Message::ReplicaGone { tenure },
+                26 => Message::Returned { left: Epoch(node.into()) },
                 25 => Message::HaveOffer { tenure, version, left: Epoch(node.into()) },
                 _ => Message::Flushed { id },
             }

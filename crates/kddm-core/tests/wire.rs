@@ -125,6 +125,7 @@ fn of_a_new_epoch() -> Vec<Message> {
         Message::HaveReplica { tenure, version },
         Message::Reported { shard: ShardIndex(1023), forgotten: tenure },
         Message::AllReported,
+        Message::Returned { left: Epoch(7) },
         Message::Wanted { shard: ShardIndex(1023) },
         promote(CopyKind::Sharer, nodes(&[1, 2, 65_535]), replicas(&[3, 4, 5, 6, 7, 8, 9])),
         promote(CopyKind::Replica, nodes(&[]), replicas(&[])),

@@ -115,6 +115,8 @@ pub struct Agent {
     cells: Arc<BTreeMap<ObjectId, Cell>>,
     replicas: BTreeMap<ObjectId, Value>,
     memories: Vec<memory::Memorised>,
+    /// The former life did nothing in that epoch or later, and the core has not been told yet.
+    left: Epoch,
     candidates: candidates::Candidates,
     destroyed: Vec<SetId>,
 }
@@ -140,6 +142,7 @@ impl Agent {
             cells: Arc::default(),
             replicas: BTreeMap::new(),
             memories: Vec::new(),
+            left: Epoch(0),
             candidates: candidates::Candidates::default(),
             destroyed: Vec::new(),
         }

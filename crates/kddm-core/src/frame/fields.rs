@@ -87,14 +87,13 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Lists<'m> {
         | Message::Push { tenure, version }
         | Message::PushAck { tenure, version }
         | Message::HaveReplica { tenure, version }
+        | Message::HaveOffer { tenure, version, .. }
         | Message::Orphan { tenure, version } => {
             header.tenure = tenure.0.into();
             header.version = version.0.into();
-        }
-        Message::HaveOffer { tenure, version, left } => {
-            header.tenure = tenure.0.into();
-            header.version = version.0.into();
-            header.counter = u64::from(left.0).into();
+            if let Message::HaveOffer { left, .. } = message {
+                header.counter = u64::from(left.0).into();
+            }
         }
         Message::Confirm { tenure }
         | Message::Removed { tenure }
@@ -115,9 +114,10 @@ pub(super) fn fill<'m>(header: &mut Header, message: &'m Message) -> Lists<'m> {
         | Message::ShardIsYours { .. }
         | Message::Placed { .. }
         | Message::Reported { .. }
-        | Message::AllReported
         | Message::Wanted { .. }
+        | Message::Returned { .. }
         | Message::AcceptLoss { .. } => fill_placing(header, message),
+        Message::AllReported => {}
         Message::RemoveDone { id }
         | Message::NotFound { id }
         | Message::Busy { id }
@@ -222,6 +222,7 @@ fn fill_placing(header: &mut Header, message: &Message) {
                 | (u8::from(have.has_value) * flag::HAVE_VALUE)
                 | (u8::from(have.removed) * flag::HAVE_REMOVED);
         }
+        Message::Returned { left } => header.counter = u64::from(left.0).into(),
         Message::Wanted { shard } => header.counter = u64::from(shard.0).into(),
         Message::Placed { placement } => header.counter = u64::from(placement.0).into(),
         Message::AcceptLoss { set_until: Some(epoch) } => {
@@ -309,6 +310,7 @@ pub(super) fn message(header: &Header, lists: &[u8]) -> Result<Message, DecodeEr
         33 => Message::ReplicaGone { tenure },
         34 => Message::HaveOffer { tenure, version, left: epoch(id.counter)? },
         35 => Message::Revalidate { id, copies: read_copies(lists)? },
+        37 => Message::Returned { left: epoch(id.counter)? },
         36 => Message::Revalidated { id, valid: words(lists, |[object]| ObjectId(object), |object| *object)? },
         kind => return Err(DecodeError::Value { field: "kind", value: kind.into() }),
     })

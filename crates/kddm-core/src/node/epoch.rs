@@ -88,6 +88,7 @@ impl Node {
         if recovery.entered == epoch {
             return Ok(());
         }
+        self.tell_what_it_left(outputs)?;
         self.enter_shard(set, at, outputs)
     }
 
@@ -133,6 +134,7 @@ impl Node {
             return Ok(Some(HandedOver::Shard(set)));
         }
         if !has_reported {
+            self.tell_what_it_left(outputs)?;
             let epoch = self.view.epoch;
             if let Some((set, at)) = self.first_shard(|touched| touched.shard.recovery.entered != epoch) {
                 self.entered(set, at, outputs).map_err(|_| NoMemory)?;

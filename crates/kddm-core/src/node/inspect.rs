@@ -90,6 +90,7 @@ impl PartialEq for Node {
             && self.lives == other.lives
             && self.destroyed == other.destroyed
             && self.questions == other.questions
+            && self.left == other.left
             && self.sets.len() == other.sets.len()
             && self.sets.iter().all(|(id, mine)| {
                 set(id).is_some_and(|theirs| mine.born == theirs.born && mine.sorted() == theirs.sorted())
@@ -104,7 +105,7 @@ impl Hash for Node {
         (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
         self.moving.hash(state);
         (&self.recovering, &self.refilling, &self.accepting, &self.losses, &self.lives).hash(state);
-        (&self.destroyed, &self.questions).hash(state);
+        (&self.destroyed, &self.questions, self.left).hash(state);
         for set in self.sets() {
             set.hash(state);
             self.sets.get(&set.0).map(|set| (set.born, set.sorted())).hash(state);

@@ -1,10 +1,11 @@
 //! What a node has kept that was expelled and comes back as a new life. `docs/protocol.md`, "A member comes back".
 
 use crate::id::{Epoch, NodeId, ObjectId, SetId, Tenure, Version};
-use crate::io::Outputs;
+use crate::io::{NoMemory, Outputs};
+use crate::message::Message;
 use crate::shard::{Inspection, Main, Step};
 
-use super::{Node, Refused};
+use super::{Node, Refused, Touched};
 
 /// An object that a node owned when it was frozen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -28,7 +29,7 @@ impl Node {
     /// handles nothing any more: from then on it does not change. Read copies and replicas prove nothing. Whether there
     /// is a value, and how often it was put, is known to whoever has the bytes.
     pub fn memories(&self) -> impl Iterator<Item = Memory> + '_ {
-        let left = Epoch(self.view.epoch.0.saturating_add(1));
+        let left = self.leaves();
         let of_set = move |set: SetId| {
             let objects = self.touched(set).flat_map(|(_, _, shard)| shard.objects().chain(shard.kept()));
             objects.filter_map(move |object| self.memory(set, object, left))
@@ -68,6 +69,48 @@ impl Node {
             shard.recovery.left = if known == Epoch(0) { left } else { known.min(left) };
         }
         Ok(is_kept)
+    }
+
+    /// This life is not the first one of its process: the former one did nothing in that epoch or later. The next epoch
+    /// lets the homes know, see [`Losses::returned`](crate::losses).
+    pub fn remember_leaving(&mut self, left: Epoch) {
+        self.left = left;
+    }
+
+    /// The first epoch in which this node did nothing, if it is frozen now.
+    pub fn leaves(&self) -> Epoch {
+        Epoch(self.view.epoch.0.saturating_add(1))
+    }
+
+    /// Once in each epoch, before anything is reported in it.
+    pub(super) fn tell_what_it_left(&mut self, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        let (left, me) = (self.left, self.me);
+        if left == Epoch(0) || self.recovering.as_ref().is_none_or(|recovering| recovering.has_told) {
+            return Ok(());
+        }
+        self.tell_others(&Message::Returned { left }, outputs)?;
+        if let Some(recovering) = &mut self.recovering {
+            recovering.has_told = true;
+        }
+        self.returned(me, left);
+        Ok(())
+    }
+
+    /// A home that was lost had decided nothing since then: nor is anything of that missing in the directories of those that
+    /// came after it.
+    pub(super) fn returned(&mut self, node: NodeId, left: Epoch) {
+        if left > self.view.epoch {
+            return; // A lie: that is still to come.
+        }
+        let Some(lost) = self.losses.returned(node, left) else { return };
+        let Node { me, losses, sets, .. } = self;
+        for (set, state) in sets {
+            for Touched { at, home, shard } in &mut state.touched {
+                if home == me && shard.recovery.unbroken == lost {
+                    shard.recovery.unbroken = losses.unbroken_since(SetId(*set), *at);
+                }
+            }
+        }
     }
 
     /// How many objects are here that this node owned in a former life, and of which nothing is decided yet.

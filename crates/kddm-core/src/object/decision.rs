@@ -109,12 +109,16 @@ impl Facts<'_> {
     /// That life owned it when it was frozen, so what came later was decided after it had left, and the directory
     /// knows of that.
     fn offer_is_newest(&self, offer: &Candidate, left: Epoch) -> bool {
-        let Candidate { tenure, node, .. } = *offer;
         let is_unbroken = self.recovery.unbroken <= left || mutated(Mutation::TrustOfferOfBroken);
+        is_unbroken && !self.is_proven && self.may_be_newest(offer.node, offer.tenure)
+    }
+
+    /// Nobody who is there knows of a newer owner than the one of which that node has an offer.
+    fn may_be_newest(&self, node: NodeId, tenure: Tenure) -> bool {
         let of = |report: &Report| report.have.seen.max(report.have.sent).max(offered(report));
         let by_reports = self.reports.iter().all(|report| of(report) <= tenure);
         let by_entry = self.entry.is_none_or(|entry| entry.tenure <= tenure || self.taken_back == node);
-        is_unbroken && !self.is_proven && ((by_reports && by_entry) || mutated(Mutation::TrustOlderOffer))
+        (by_reports && by_entry) || mutated(Mutation::TrustOlderOffer)
     }
 
     /// Line 1: the home's own prediction did not come true.
@@ -280,7 +284,16 @@ impl Turn<'_> {
             Decision::Gone => self.decided_gone(reports, greatest),
             // Somebody has accepted the loss before it was noticed.
             Decision::Lost if self.place.is_accepted => self.decided_gone(reports, greatest),
-            Decision::Lost => self.decided_lost(&reports, greatest),
+            Decision::Lost => {
+                // What speaks against an offer stays, unless it is only that another home knew more.
+                let is_older = |report: &&Report| {
+                    report.offer.is_some_and(|(tenure, ..)| !facts.may_be_newest(report.from, tenure))
+                };
+                for report in reports.iter().filter(is_older) {
+                    self.send(report.from, Message::Confirm { tenure: offered(report) });
+                }
+                self.decided_lost(greatest);
+            }
         }
     }
 
@@ -357,12 +370,9 @@ impl Turn<'_> {
         self.end(greatest);
     }
 
-    /// Everything that could still decide it is kept where it is: a later view decides again. An offer that is not
-    /// taken now never will be: what speaks against it stays.
-    fn decided_lost(&mut self, reports: &[Report], greatest: Tenure) {
-        for report in reports.iter().filter(|report| report.offer.is_some()) {
-            self.send(report.from, Message::Confirm { tenure: offered(report) });
-        }
+    /// Everything that could still decide it is kept where it is, offers too: a later view decides again, when a home is
+    /// back that was lost as well.
+    fn decided_lost(&mut self, greatest: Tenure) {
         let object = self.id;
         let unknown = Entry { object, tenure: greatest, node: NodeId::NOBODY, state: EntryState::Unknown, lost: true };
         self.entry = Some(self.entry.map_or(unknown, |entry| Entry { lost: true, ..entry }));

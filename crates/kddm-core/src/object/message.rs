@@ -62,6 +62,7 @@ impl Turn<'_> {
             Message::ShardIsYours { .. }
             | Message::Placed { .. }
             | Message::AllReported
+            | Message::Returned { .. }
             | Message::Loss(_)
             | Message::Wanted { .. }
             | Message::Revalidate { .. }

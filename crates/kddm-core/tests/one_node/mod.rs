@@ -165,6 +165,7 @@ impl Bytes<'_> {
             34 => {
                 Message::HaveOffer { tenure: self.tenure(), version: self.version(), left: Epoch(self.below(4).into()) }
             }
+            37 => Message::Returned { left: Epoch(self.below(4).into()) },
             35 => Message::Revalidate { id: self.id(), copies: self.copies() },
             36 => Message::Revalidated {
                 id: self.id(),

@@ -285,8 +285,15 @@ impl Node {
         Ok(outputs)
     }
 
-    /// `remember 1.3 v2 left 2`: what a former life of this node owned.
+    /// `remember 1.3 v2 left 2`: what a former life of this node owned. `remember leaving 2`: and where it ended.
     fn remember(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        if words.takes("leaving") {
+            let left = Epoch(words.number()?);
+            words.end()?;
+            let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };
+            lane.remember_leaving(left);
+            return Ok(Vec::new());
+        }
         let (tenure, version, left) = words.offer()?;
         words.end()?;
         let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };

@@ -168,6 +168,7 @@ impl<'a> Words<'a> {
                 Message::Reported { shard: SHARD, forgotten }
             }
             "all_reported" => Message::AllReported,
+            "returned" => Message::Returned { left: Epoch(self.number()?) },
             "wanted" => Message::Wanted { shard: SHARD },
             "shard_is_yours" => {
                 let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
@@ -374,6 +375,7 @@ pub fn message(message: &Message) -> String {
         Message::Reported { forgotten, .. } => {
             format!("{name}{}", also(*forgotten != Tenure::NONE, format!(" forgotten {forgotten}")))
         }
+        Message::Returned { left } => format!("{name} {}", left.0),
         Message::AllReported | Message::Wanted { .. } | Message::AcceptLoss { set_until: None } => name.into(),
         Message::AcceptLoss { set_until: Some(epoch) } => format!("{name} until {}", epoch.0),
         Message::Loss(loss) => {

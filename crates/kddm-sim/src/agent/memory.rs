@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kddm_core::id::{Incarnation, ObjectId};
+use kddm_core::id::{Epoch, Incarnation, ObjectId};
 use kddm_core::io::Outputs;
 use kddm_core::node::memory::Memory;
 
@@ -17,6 +17,8 @@ pub(super) type Memorised = (Memory, Value);
 pub struct Kept {
     owned: Vec<Memorised>,
     copies: Vec<Candidate>,
+    /// The first epoch in which that life did nothing.
+    left: Epoch,
 }
 
 impl Agent {
@@ -42,12 +44,12 @@ impl Agent {
         let mut memories: Vec<Memorised> = self.core.memories().filter_map(kept).collect();
         memories.extend(&self.memories);
         memories.sort_by_key(|(memory, _)| (memory.object, memory.tenure, memory.version));
-        Kept { owned: memories, copies: self.kept_copies() }
+        Kept { owned: memories, copies: self.kept_copies(), left: self.core.leaves() }
     }
 
     /// A life of a node whose process has kept that of the one before.
     pub fn with_memories(self, kept: Kept) -> Agent {
-        Agent { memories: kept.owned, candidates: Candidates::of(kept.copies), ..self }
+        Agent { memories: kept.owned, candidates: Candidates::of(kept.copies), left: kept.left, ..self }
     }
 
     /// How many objects are offered here.
@@ -55,13 +57,14 @@ impl Agent {
         self.core.offer_count()
     }
 
-    /// It has something of what a former life owned, and has not told its core yet.
+    /// It knows something of a former life, and has not told its core yet.
     pub fn has_memories(&self) -> bool {
-        !self.memories.is_empty()
+        self.left > Epoch(0)
     }
 
     /// Tells the core what a former life owned.
     pub fn remember(&mut self, effects: &mut Effects) {
+        Arc::make_mut(&mut self.core).remember_leaving(std::mem::take(&mut self.left));
         for (memory, value) in std::mem::take(&mut self.memories) {
             if self.is_destroyed(generation(memory.object)) {
                 continue;

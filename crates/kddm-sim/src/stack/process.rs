@@ -70,7 +70,7 @@ impl Life {
         let shares = self.agent.view().member(id).is_some_and(|member| member.state.can_share());
         if shares && self.agent.has_memories() {
             self.agent.remember(effects);
-            self.recalls = (self.agent.offer_count() > 0).then_some(self.agent.view().epoch);
+            self.recalls = Some(self.agent.view().epoch);
         }
     }
 }

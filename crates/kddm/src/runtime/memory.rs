@@ -26,6 +26,8 @@ pub(crate) struct Memories {
     owned: Vec<Kept>,
     /// What it had to read, lane by lane.
     copies: Vec<Vec<Batch>>,
+    /// The first epoch in which it did nothing; 0 if there is nothing that it could vouch for.
+    left: Epoch,
 }
 
 /// Objects that programs had to write when the node was fenced: what they have put since is not here.
@@ -57,9 +59,8 @@ impl LaneState {
         self.core.memories().filter(|memory| !is_lent(memory)).filter_map(kept).collect()
     }
 
-    /// Takes in what a former life owned. True if anything of it is of use.
-    fn remember(&mut self, kept: &mut Vec<Kept>) -> bool {
-        let mut is_any = false;
+    /// Takes in some of what a former life owned.
+    fn remember(&mut self, kept: &mut Vec<Kept>) {
         let first = kept.len().saturating_sub(REMEMBERED_AT_ONCE);
         for (memory, bytes) in kept.drain(first..) {
             let mut outputs = std::mem::take(&mut self.outputs);
@@ -74,7 +75,6 @@ impl LaneState {
                 Ok(true) => {
                     self.replicas.insert((memory.set, memory.object), bytes);
                     self.statistics.remembered += 1;
-                    is_any = true;
                 }
                 Ok(false) | Err(Refused::UnknownSet) => {}
                 Err(refused) => {
@@ -82,7 +82,6 @@ impl LaneState {
                 }
             }
         }
-        is_any
     }
 }
 
@@ -94,14 +93,17 @@ impl Runtime {
             return Memories::default();
         }
         let owned = self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect();
-        Memories { owned, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect() }
+        let left = self.lanes.iter().map(|lane| lane.lock().core.leaves()).max().unwrap_or_default();
+        Memories { owned, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect(), left }
     }
 
     /// Tells the lanes what a former life owned, and has all members decide what becomes of it. What is not decided at
     /// `deadline` is decided later. Then it begins to ask which of its read copies are the newest.
     pub fn recall(self: &Arc<Self>, kept: Memories, deadline: Instant) {
         // First: the epoch that it needs would end all questions.
-        self.recall_owned(kept.owned, deadline);
+        if kept.left > Epoch(0) {
+            self.recall_owned(kept.owned, kept.left, deadline);
+        }
         // Who has begun anew since then gives out no tenure of before, so that none of these is taken for another.
         for (lane, copies) in self.lanes.iter().zip(kept.copies) {
             let mut state = lane.lock();
@@ -110,7 +112,7 @@ impl Runtime {
         }
     }
 
-    fn recall_owned(self: &Arc<Self>, mut kept: Vec<Kept>, deadline: Instant) {
+    fn recall_owned(self: &Arc<Self>, mut kept: Vec<Kept>, left: Epoch, deadline: Instant) {
         // Sets were named and numbered anew since then: an object of that number may be another one's.
         let anew = self.membership.lock().state.began_anew();
         let count = kept.len();
@@ -125,22 +127,31 @@ impl Runtime {
             let at = usize::from(shard.0) % self.lanes.len();
             of_lanes[at].push(one);
         }
-        let mut epoch = None;
+        // The last one is the first in which all of it can be said.
+        let mut epoch = Epoch(0);
         for (lane, mut kept) in self.lanes.iter().zip(of_lanes) {
-            while !kept.is_empty() {
+            loop {
                 let mut state = lane.lock();
-                if state.remember(&mut kept) {
-                    // The last one is the first in which all of it can be said.
-                    epoch = epoch.max(Some(state.core.epoch()));
+                if left > anew {
+                    state.core.remember_leaving(left);
                 }
+                state.remember(&mut kept);
+                epoch = epoch.max(state.core.epoch());
                 lane.finish_fair(state);
+                if kept.is_empty() {
+                    break;
+                }
             }
         }
-        let Some(epoch) = epoch else { return };
+        if left <= anew {
+            return;
+        }
         // Who answered for a shard before has handed it over, with all that it knew.
         self.wait_until(deadline, |runtime| runtime.is_settled());
         self.begin_epoch_after(epoch, deadline);
-        self.wait_until(deadline, |runtime| {
+        // What stays lost for now is offered on, and nobody says so.
+        let enough = deadline.min(Instant::now() + self.lease_info().length);
+        self.wait_until(enough, |runtime| {
             runtime.lanes.iter().all(|lane| {
                 let state = lane.lock();
                 state.core.epoch() > epoch && state.core.offer_count() == 0
