@@ -120,6 +120,12 @@ impl Turn<'_> {
             let reports = core::mem::take(&mut self.to_free);
             self.free_ghosts(&reports, owner, tenure);
         }
+        self.parked_follow(owner, tenure);
+    }
+
+    /// What is parked for at most that tenure follows its owner. Even one that has followed that very tenure already:
+    /// whom it met had not got the ownership yet.
+    pub fn parked_follow(&mut self, owner: NodeId, tenure: Tenure) {
         for _ in 0..self.parked.len() {
             let Some(request) = self.parked.pop_front() else { break };
             if request.tau > tenure || !self.place.shares(owner) {

@@ -96,7 +96,12 @@ const FEW: &[&str] = &[
 
 /// What takes more to be seen than any small case has, and a case in which it is. They are looked for in no other, with
 /// as many worlds as that takes; without the mutation the case is one of [`model::named`] or [`model::quick`].
-const AIMED: &[(Mutation, &str)] = &[(Mutation::EndUnheard, "3:wx,,w+k+k+R1"), (Mutation::RemoveAgain, "1:w,x,w+k+R1")];
+const AIMED: &[(Mutation, &str)] = &[
+    (Mutation::EndUnheard, "3:wx,,w+k+k+R1"),
+    (Mutation::RemoveAgain, "1:w,x,w+k+R1"),
+    (Mutation::ForgetRevalidated, "1:w,r+e"),
+    (Mutation::RevalidateUnderWriter, "1:ww,rr+e"),
+];
 /// Worlds that the search looks at in such a case, and its time.
 const AIMED_STATES: usize = 2_000_000;
 const AIMED_LIMIT: Duration = Duration::from_secs(600);

@@ -21,6 +21,7 @@ pub fn main(seeds: &Seeds, slip: Option<Slip>) -> ExitCode {
 fn tell(totals: &Totals<Counts, Broken>, start: Instant, slip: Option<Slip>) -> ExitCode {
     let counts: Vec<String> = totals.sum.named().iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("{} seeds, {:.0} s; {}", totals.seeds, start.elapsed().as_secs_f64(), counts.join(", "));
+    println!("{} read copies of former lives were the newest", totals.sum.revalidated);
     if totals.sum.known_drops > 0 {
         println!("known: {} entries of the directory were dropped by a new home", totals.sum.known_drops);
     }

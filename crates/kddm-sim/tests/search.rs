@@ -53,12 +53,15 @@ fn sixty_seeds_keep_the_invariants() {
 }
 
 /// Seed 25: whoever removed an object by the guard with which it held it let another have it first, if a
-/// flush of its own node was waiting.
+/// flush of its own node was waiting. Seed 13529: what had followed the newest tenure, and came back to a home that
+/// recovered, waited there for ever for a newer one.
 #[test]
 fn seeds_that_found_something_once_stay_clean() {
-    let scenario = Scenario::of(25, &Cut::default());
-    let report = run::run_scenario(&scenario, None);
-    assert_eq!(report.broken, None, "{}", report.trace.join("\n"));
+    for seed in [25, 13_529] {
+        let scenario = Scenario::of(seed, &Cut::default());
+        let report = run::run_scenario(&scenario, None);
+        assert_eq!(report.broken, None, "seed {seed}\n{}", report.trace.join("\n"));
+    }
 }
 
 #[test]

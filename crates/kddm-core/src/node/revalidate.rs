@@ -84,6 +84,7 @@ impl Node {
     }
 
     /// A node that is back asks for copies that this one gave. Where nothing is known of an object, nothing is made.
+    /// If memory is refused half-way, the copy set of some is too large until the question is handled again.
     pub(super) fn asked_to_revalidate(
         &mut self,
         set: SetId,

@@ -340,7 +340,7 @@ impl Turn<'_> {
         self.enter_in_directory(node, tenure, EntryState::Fact);
         self.free_ghosts(reports, node, tenure);
         self.drop_orphans(reports, ReplicaSet::of(node));
-        self.restart_parked();
+        self.parked_follow(node, tenure);
     }
 
     /// Replicas that no owner has named: its word that they are of no more use was lost with the epoch. An owner

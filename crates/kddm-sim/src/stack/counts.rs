@@ -43,8 +43,6 @@ pub struct Counts {
     pub healed: u64,
     /// Epochs that were begun for what a node remembers.
     pub recalled: u64,
-    /// Read copies of former lives that were found to be the newest.
-    pub revalidated: u64,
     /// Answers that an object could not be proven present.
     pub told_lost: u64,
     /// Members that have left cleanly.
@@ -53,13 +51,15 @@ pub struct Counts {
     pub stopped: u64,
     /// Flushes.
     pub flushes: u64,
+    /// Read copies of former lives that were found to be the newest. Rare, and may be 0.
+    pub revalidated: u64,
     /// What a core has dropped that `KNOWN_DROPS` names. Rare, and may be 0.
     pub known_drops: u64,
 }
 
 impl Counts {
     /// Each with its name.
-    pub fn named(&self) -> [(&'static str, u64); 25] {
+    pub fn named(&self) -> [(&'static str, u64); 24] {
         let mut counts = *self;
         counts.each().map(|(name, count)| (name, *count))
     }
@@ -71,10 +71,11 @@ impl Counts {
             *count += more;
         }
         sum.known_drops += other.known_drops;
+        sum.revalidated += other.revalidated;
         sum
     }
 
-    fn each(&mut self) -> [(&'static str, &mut u64); 25] {
+    fn each(&mut self) -> [(&'static str, &mut u64); 24] {
         [
             ("operations", &mut self.operations),
             ("kills", &mut self.kills),
@@ -96,7 +97,6 @@ impl Counts {
             ("leaders", &mut self.leaders),
             ("heals", &mut self.healed),
             ("epochs for what is remembered", &mut self.recalled),
-            ("read copies of former lives that are the newest", &mut self.revalidated),
             ("answers that an object is lost", &mut self.told_lost),
             ("clean leaves", &mut self.left),
             ("stops of sharing", &mut self.stopped),

@@ -12,6 +12,7 @@ use kddm_core::node::QUESTIONS_AT_ONCE;
 use crate::runtime::lane::LaneState;
 
 /// Copies of one set that one node gave, by ascending object, each with its bytes: what one question is about.
+#[derive(Clone)]
 pub(crate) struct Batch {
     set: SetId,
     from: NodeId,
@@ -46,8 +47,9 @@ impl Batch {
 }
 
 impl Candidates {
-    fn all(&mut self) -> impl Iterator<Item = Batch> {
-        std::mem::take(&mut self.waiting).into_iter().chain(std::mem::take(&mut self.asked).into_iter().map(|of| of.1))
+    /// Those of which nothing is known. Of a question they are all: its answer has not come.
+    fn all(&self) -> impl Iterator<Item = &Batch> {
+        self.waiting.iter().chain(self.asked.iter().map(|(_, batch)| batch))
     }
 
     fn is_empty(&self) -> bool {
@@ -58,8 +60,8 @@ impl Candidates {
 impl LaneState {
     /// What this life had to read, and what it had not heard of yet that lives before it had. It is fenced: nothing of
     /// that changes any more.
-    pub(super) fn copies(&mut self) -> Vec<Batch> {
-        let mut full: Vec<Batch> = self.candidates.all().collect();
+    pub(super) fn copies(&self) -> Vec<Batch> {
+        let mut full: Vec<Batch> = self.candidates.all().cloned().collect();
         let mut open: HashMap<(SetId, NodeId), Batch, Mixer> = HashMap::default();
         for (set, from, copy) in self.core.read_copies() {
             let Some(store) = self.stores.get(&set) else { continue };
