@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
+use clap::Parser;
 use etcd::{Etcd, until};
 use kddmd::admin::client::{Client, ClientError};
 use kddmd::admin::protocol::{self, Action};
@@ -15,16 +16,33 @@ use serde_json::Value as Json;
 /// Longer than etcd needs, and for a busy machine.
 const LEASE_MS: &str = "8000";
 
+type Case = fn(&mut Scratch);
+
+const CASES: &[(&str, Case)] = &[
+    ("daemons_share_lose_one_and_come_back_after_all_ended", daemons_share_lose_one_and_come_back_after_all_ended),
+    ("a_leader_that_is_proven_dead_is_followed_at_once", a_leader_that_is_proven_dead_is_followed_at_once),
+];
+
+/// `daemons guardian --socket PATH` is a guardian.
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "guardian") {
+        kddmd::guardian::main(kddmd::guardian::Arguments::parse_from(&arguments));
+        return;
+    }
     if !Etcd::is_here() {
         eprintln!("skipped: all of these, they need the program etcd (Debian: etcd-server)");
         assert!(std::env::var_os("KDDM_REQUIRE_ALL").is_none(), "etcd is missing, and all is required");
         return;
     }
-    let begun = Instant::now();
-    let mut scratch = Scratch::new();
-    daemons_share_lose_one_and_come_back_after_all_ended(&mut scratch);
-    println!("daemons_share_lose_one_and_come_back_after_all_ended ... ok, {:.1} s", begun.elapsed().as_secs_f64());
+    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    for (name, case) in CASES {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            let begun = Instant::now();
+            case(&mut Scratch::new(name));
+            println!("{name} ... ok, {:.1} s", begun.elapsed().as_secs_f64());
+        }
+    }
 }
 
 /// Etcd, and the data directories.
@@ -34,8 +52,10 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new() -> Scratch {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("daemons-{}", std::process::id()));
+    fn new(name: &str) -> Scratch {
+        // Paths of sockets are short.
+        let name = format!("daemons-{}-{}", std::process::id(), name.len());
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&dir).expect("a folder can be made");
         Scratch { etcd: Etcd::start(3), dir }
     }
@@ -151,4 +171,40 @@ fn daemons_share_lose_one_and_come_back_after_all_ended(scratch: &mut Scratch) {
     assert!(after["epoch"].as_u64() > last["epoch"].as_u64(), "epochs never repeat: {after}");
     until("it shares", || back.increment().ok());
     assert!(back.end().success());
+}
+
+/// Nobody waits for a lease, nor until etcd notices.
+fn a_leader_that_is_proven_dead_is_followed_at_once(scratch: &mut Scratch) {
+    let socket = scratch.dir.join("guardian.sock").display().to_string();
+    let mut guardian = Command::new(std::env::current_exe().expect("this very program"));
+    let guardian =
+        guardian.args(["guardian", "--log", "warn", "--socket", &socket]).spawn().expect("this very program");
+    let _it_ends_with_the_test = Ends(guardian);
+    let start = |name: &&str| scratch.start(name, &["--node-id", name, "--guardian", &socket]);
+    let mut daemons: Vec<Daemon> = ["1", "2", "3"].iter().map(start).collect();
+    let is_guarded = |daemon: &Daemon| {
+        !daemon.ask(protocol::Command::Doctor).expect("it answers").to_string().contains("\"no_guardian\"")
+    };
+    until("a guardian watches all", || daemons.iter().all(is_guarded).then_some(()));
+    assert_eq!(daemons[1].increment().expect("it is put")["value"], 1);
+    let before = daemons[1].status();
+    let leader = before["leader"].as_u64().expect("one leads");
+    daemons.remove(leader as usize - 1).kill();
+    let killed = Instant::now();
+    until("another one leads", || (daemons[0].status()["term"] != before["term"]).then_some(()));
+    until("the object is there", || daemons[1].increment().ok());
+    let took = killed.elapsed();
+    // With a lease it takes two seconds of etcd and one lease at least.
+    assert!(took.as_millis() * 2 < LEASE_MS.parse().expect("a number"), "it took {took:?}");
+    println!("  the object is there {} ms after the daemon that led was killed", took.as_millis());
+    daemons.into_iter().for_each(|daemon| assert!(daemon.end().success()));
+}
+
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _already_dead = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }

@@ -18,7 +18,7 @@ pub type News = Arc<dyn Fn() + Send + Sync>;
 /// The log of a running node.
 ///
 /// There are two kinds. The *members* keep a log if some of them decide ([`Voters`]): they are its [groups](Self::groups),
-/// speak to each other, and confirm who leads. Otherwise something else keeps it, as etcd does: then there are no groups, no
+/// speak to each other, and confirm who leads. Otherwise something else keeps it, as etcd does: then there are no voters, no
 /// node says anything to another one about the log, and the log itself [confirms](Self::confirmed) who leads. What has no
 /// meaning there need not be said: it is answered by default.
 ///
@@ -77,7 +77,12 @@ pub trait NodeLog: ViewLog {
     /// This node has stopped: it lets go of the log.
     fn close(&mut self);
 
-    /// Each group of members that has a say. None if something else than members keeps the log.
+    /// Whether members keep it, and some of them decide.
+    fn has_voters(&self) -> bool {
+        false
+    }
+
+    /// Each group of members that has a say: one at least, if [members](Self::has_voters) keep the log.
     fn groups(&self) -> Vec<Vec<NodeId>> {
         Vec::new()
     }
@@ -190,6 +195,10 @@ impl NodeLog for Voters {
 
     fn close(&mut self) {
         Voters::close(self);
+    }
+
+    fn has_voters(&self) -> bool {
+        true
     }
 
     fn groups(&self) -> Vec<Vec<NodeId>> {

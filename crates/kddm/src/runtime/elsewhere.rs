@@ -73,7 +73,7 @@ pub(crate) fn not_let_in(groups: &[Vec<NodeId>], reason: &str) -> Error {
 impl Membership {
     /// Whether something else than the members keeps the log.
     pub fn is_kept_elsewhere(&self) -> bool {
-        self.log.groups().is_empty()
+        !self.log.has_voters()
     }
 
     /// Whether this node decides, and asks nobody.

@@ -159,7 +159,7 @@ struct Inside {
 pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonce: u64) -> Result<Revived, Error> {
     let Kept { id, mut log, state, old, before } = kept;
     let lease = Duration::from_millis(state.lease_ms().into());
-    if log.groups().is_empty() && state.members().next().is_none() {
+    if !log.has_voters() && state.members().next().is_none() {
         // There is no cluster yet.
         log.stand();
     } else if log.groups() != [vec![id]] {
@@ -293,7 +293,7 @@ impl Ghost {
         };
         let terms = Terms::of_ms(inside.state.lease_ms());
         // As in `contacts`.
-        let is_elsewhere = inside.log.groups().is_empty();
+        let is_elsewhere = !inside.log.has_voters();
         let is_alone = inside.state.members().all(|(node, _)| node == self.id && !is_elsewhere);
         let is_waited_out = is_alone || now >= elected.after_ns(terms.waited_out_ns(terms.lease_ns));
         // A second change for the same life would be refused: what is not decided yet is not written again.
@@ -383,7 +383,7 @@ impl Ghost {
     fn contacts(&self, own: &str) -> Vec<Address> {
         let inside = self.inside.lock();
         // Without a file that one process has at a time, there may be another one with this number.
-        let is_elsewhere = inside.as_ref().is_some_and(|inside| inside.log.groups().is_empty());
+        let is_elsewhere = inside.as_ref().is_some_and(|inside| !inside.log.has_voters());
         let now = inside.iter().flat_map(|inside| inside.state.members());
         let all = self.before.iter().map(|(node, entry)| (*node, entry)).chain(now);
         let others = all.filter(|(node, _)| *node != self.id || is_elsewhere);
@@ -464,7 +464,7 @@ impl Ghost {
                 entry.map_or_else(later, |entry| Answer::Ask(entry.address.clone()))
             }
             Question::Renew { .. } if inside.state.has_life(node, life, hello.nonce) => {
-                if inside.log.groups().is_empty() {
+                if !inside.log.has_voters() {
                     // It may grant time at once, and this node only after a lease.
                     let _another_one_leads_then = inside.log.reconfigure(&[node]);
                     inside.log.stand_back();
