@@ -7,8 +7,10 @@ const FOLDER: &str = "crates/kddm-view-etcd";
 
 const STEPS: &[&[&str]] = &[
     &["fmt", "--check"],
+    // Without the daemon, as a program that embeds a node has it, and with it.
     &["clippy", "--locked", "--all-targets", "--quiet", "--", "-D", "warnings"],
-    &["test", "--locked"],
+    &["clippy", "--locked", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"],
+    &["test", "--locked", "--all-features"],
 ];
 
 /// Checks and tests it. What needs etcd is skipped by name where there is none, unless all is required.

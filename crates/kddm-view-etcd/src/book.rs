@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use kddm_core::id::NodeId;
-use kddm_view::{Change, Decided, PROPOSALS, State, StorageError};
+use kddm_view::{Change, Decided, PROPOSALS, State};
 
 use crate::keys::{Entry, Leadership};
 
@@ -40,7 +40,8 @@ pub(crate) struct Book {
     pub first: u64,
     pub wishes: VecDeque<Wish>,
     ticket: u64,
-    pub failure: Option<StorageError>,
+    /// Why this node can follow no more.
+    pub failure: Option<String>,
     /// Whether this node wants to lead.
     pub stands: bool,
     /// A leadership that this node gives up, and for whom.
@@ -165,7 +166,7 @@ impl Book {
             Err(what) => {
                 let reason = format!("entry {index} in etcd cannot be read: {what}");
                 tracing::error!(%reason, "this node can follow the view log no more");
-                self.failure = Some(StorageError::Failed { reason });
+                self.failure = Some(reason);
                 return false;
             }
         };
@@ -313,6 +314,6 @@ mod tests {
         assert!(!book.learn(1, b"strange"));
         let entry = Entry { origin: 1, ticket: 1, change: Change::Seal }.encode().expect("it can be meant");
         assert!(!book.learn(1, &entry) && !book.learn(2, &entry));
-        assert!(book.failure.is_some_and(|failure| failure.to_string().contains("entry 1")));
+        assert!(book.failure.is_some_and(|failure| failure.contains("entry 1")));
     }
 }

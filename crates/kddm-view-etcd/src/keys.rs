@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kddm_core::id::NodeId;
-use kddm_view::{Change, Identity, State};
+use kddm_view::{Change, ClusterId, Identity, SessionId, State};
 use serde_json::{Value, json};
 
 /// First byte of an entry and of the other values below the prefix.
@@ -55,6 +55,11 @@ impl Keys {
     /// The place of a cluster's log: `/kddm/<cluster>/<session>/`.
     pub fn of(identity: Identity) -> Keys {
         Keys { prefix: format!("/kddm/{}/{}/", identity.cluster, identity.session) }
+    }
+
+    /// Which cluster a session's log is of.
+    pub fn session(session: SessionId) -> String {
+        format!("/kddm/session/{session}")
     }
 
     pub fn base(&self) -> String {
@@ -223,6 +228,24 @@ impl Leadership {
     }
 }
 
+/// The value of the key that says which cluster is meant.
+pub(crate) fn cluster_bytes(ClusterId(cluster): ClusterId) -> Vec<u8> {
+    let mut bytes = vec![SCHEMA];
+    bytes.extend_from_slice(&cluster.to_le_bytes());
+    bytes
+}
+
+/// Reads what [`cluster_bytes`] wrote.
+pub(crate) fn cluster(kept: &Kept) -> Result<ClusterId, String> {
+    match *kept.value.as_slice() {
+        [SCHEMA, ref cluster @ ..] => {
+            <[u8; 8]>::try_from(cluster).map(|bytes| ClusterId(u64::from_le_bytes(bytes))).ok()
+        }
+        _ => None,
+    }
+    .ok_or_else(|| "it does not say of which cluster the log is".into())
+}
+
 /// The state in a base.
 pub(crate) fn state(kept: &Kept) -> Result<State, String> {
     State::decode(&kept.value).map_err(|error| error.to_string())
@@ -231,8 +254,6 @@ pub(crate) fn state(kept: &Kept) -> Result<State, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kddm_view::{ClusterId, SessionId};
-
     #[test]
     fn the_keys_of_entries_have_their_order() {
         let keys = Keys::of(Identity { cluster: ClusterId(7), session: SessionId::DEFAULT });
@@ -262,6 +283,12 @@ mod tests {
     #[test]
     fn answers_that_say_nothing_name_nobody() {
         let kept = |value: &[u8]| Kept { key: "leader".into(), value: value.into(), revision: 5, lease: 6 };
+        assert_eq!(cluster(&kept(&cluster_bytes(ClusterId(77)))), Ok(ClusterId(77)));
+        assert!(
+            [&b""[..], b"\x01\x02", b"\x02\x01\x00\x00\x00\x00\x00\x00\x00"]
+                .iter()
+                .all(|other| cluster(&kept(other)).is_err())
+        );
         let node = Leadership::read(&kept(&Leadership::encode(NodeId(300), 9)));
         assert_eq!(node, Leadership { node: NodeId(300), origin: 9, term: 5, lease: 6 });
         for strange in [&b""[..], b"\x01", b"\x02\x01\x00\x09\x00\x00\x00\x00\x00\x00\x00"] {

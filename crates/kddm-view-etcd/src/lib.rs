@@ -24,6 +24,20 @@
 //! buffers nor an asynchronous runtime is needed. Requests are not encrypted: etcd has to be on this host, on a
 //! network that is trusted, or behind a proxy (`etcd grpc-proxy`, stunnel).
 //!
+//! A node of a program finds it by [`Etcd`], a [`LogSource`](kddm_view::LogSource):
+//!
+//! ```no_run
+//! use kddm::{Config, Node};
+//! use kddm_view_etcd::Etcd;
+//!
+//! let etcd = Etcd::new(["http://127.0.0.1:2379"]);
+//! let config = Config::new().node_id(1).lease(etcd.least_lease()).view_log_in(etcd);
+//! let node = Node::join(config).wait()?; // with no contacts: it finds the others there
+//! # Ok::<(), kddm::Error>(())
+//! ```
+//!
+//! The log by itself:
+//!
 //! ```no_run
 //! use kddm_core::id::NodeId;
 //! use kddm_view::{Change, ClusterId, Identity, SessionId, State, ViewLog};
@@ -44,7 +58,9 @@ mod keys;
 mod leading;
 mod log;
 mod shared;
+mod source;
 
 pub use client::EtcdError;
 pub use log::EtcdLog;
 pub use shared::Settings;
+pub use source::Etcd;

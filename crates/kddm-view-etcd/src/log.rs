@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kddm_core::id::{NodeId, Time};
-use kddm_view::{Change, Decided, LogError, Outgoing, State, StorageError, ViewLog};
+use kddm_view::{Change, Decided, LogError, News, NodeLog, Outgoing, State, ViewLog};
 
 use crate::book::Book;
 use crate::client::EtcdError;
@@ -24,6 +24,8 @@ pub struct EtcdLog {
     threads: Vec<JoinHandle<()>>,
     /// What [`ViewLog::state`] lends out.
     base: State,
+    /// Its failure has been told.
+    is_retired: bool,
 }
 
 impl EtcdLog {
@@ -61,7 +63,7 @@ impl EtcdLog {
     pub fn follow(settings: &Settings, me: NodeId, origin: u64, state: State) -> Result<EtcdLog, EtcdError> {
         check_lease(settings, &state)?;
         let shared = Arc::new(Shared::new(settings, Book::new(me, origin, state.clone()))?);
-        let mut log = EtcdLog { shared, threads: Vec::new(), base: state };
+        let mut log = EtcdLog { shared, threads: Vec::new(), base: state, is_retired: false };
         let parts: [(&str, Part); 3] =
             [("kddm-etcd-read", Shared::follow), ("kddm-etcd-write", Shared::write), ("kddm-etcd-lead", Shared::lead)];
         for (name, part) in parts {
@@ -70,6 +72,16 @@ impl EtcdLog {
             log.threads.push(thread.map_err(|error| EtcdError::Thread { reason: error.to_string() })?);
         }
         Ok(log)
+    }
+
+    /// Reads all that there is now.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub(crate) fn read(&mut self) -> Result<(), EtcdError> {
+        self.shared.read_all()?;
+        self.tick(Time(0));
+        Ok(())
     }
 
     /// Has that called, on a thread of the log, whenever there may be something new here. It must not end the log.
@@ -166,7 +178,7 @@ impl Drop for EtcdLog {
     }
 }
 
-fn check_lease(settings: &Settings, state: &State) -> Result<(), EtcdError> {
+pub(crate) fn check_lease(settings: &Settings, state: &State) -> Result<(), EtcdError> {
     let (lease_ms, least_ms) = (state.lease_ms(), settings.least_lease_ms());
     if lease_ms >= least_ms {
         return Ok(());
@@ -175,7 +187,7 @@ fn check_lease(settings: &Settings, state: &State) -> Result<(), EtcdError> {
 }
 
 fn working(book: &Book) -> Result<(), LogError> {
-    book.failure.clone().map_or(Ok(()), |failure: StorageError| Err(failure.into()))
+    book.failure.clone().map_or(Ok(()), |reason| Err(LogError::Elsewhere { reason }))
 }
 
 impl ViewLog for EtcdLog {
@@ -209,7 +221,7 @@ impl ViewLog for EtcdLog {
         let book = self.shared.book();
         let entries = book.since(index).ok_or(LogError::Forgotten { first: book.base.applied().saturating_add(1) })?;
         // What came before the failure is decided all the same.
-        if entries.is_empty() { working(&book).map(|()| entries) } else { Ok(entries) }
+        if entries.is_empty() && !self.is_retired { working(&book).map(|()| entries) } else { Ok(entries) }
     }
 
     fn known_by(&self, node: NodeId) -> u64 {
@@ -242,6 +254,77 @@ impl ViewLog for EtcdLog {
     }
 
     fn voters_are(&mut self, _voters: &[NodeId]) {}
+}
+
+impl NodeLog for EtcdLog {
+    fn is_leader(&self) -> bool {
+        EtcdLog::is_leader(self)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        EtcdLog::leader(self)
+    }
+
+    fn term(&self) -> u64 {
+        EtcdLog::term(self)
+    }
+
+    fn base(&self) -> &State {
+        &self.base
+    }
+
+    fn write_as_leader(&mut self, term: u64, change: Change) -> Result<bool, LogError> {
+        EtcdLog::write_as_leader(self, term, change)
+    }
+
+    fn has_undecided(&self) -> bool {
+        !self.shared.book().wishes.is_empty()
+    }
+
+    fn has_proposals(&self) -> bool {
+        self.shared.book().wishes.iter().any(|wish| wish.term.is_none())
+    }
+
+    fn failure(&self) -> Option<LogError> {
+        working(&self.shared.book()).err()
+    }
+
+    /// Whoever cannot read the log does not know who is a member.
+    fn retire(&mut self) -> bool {
+        self.is_retired = true;
+        EtcdLog::stand_back(self);
+        false
+    }
+
+    fn stand_back(&mut self) {
+        EtcdLog::stand_back(self);
+    }
+
+    fn stand(&mut self) {
+        EtcdLog::stand(self);
+    }
+
+    fn is_dead(&mut self, node: NodeId) {
+        EtcdLog::is_dead(self, node);
+    }
+
+    fn close(&mut self) {
+        self.shared.end();
+        // The last one tells etcd if this node leads; a watch of the others may last for seconds.
+        if let Some(leads) = self.threads.pop() {
+            let _ended = leads.join();
+        }
+        self.threads.clear();
+    }
+
+    fn confirmed(&self, term: u64) -> Option<Instant> {
+        let book = self.shared.book();
+        book.led().filter(|led| led.term == term).and_then(|_| book.confirmed())
+    }
+
+    fn on_news(&mut self, tell: News) {
+        self.shared.on_news(tell);
+    }
 }
 
 #[cfg(test)]

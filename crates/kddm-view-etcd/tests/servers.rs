@@ -4,11 +4,11 @@ mod etcd;
 mod member;
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use etcd::{Etcd, LIMIT};
+use etcd::{Etcd, until};
 use kddm_core::id::{Incarnation, NodeId};
-use kddm_view::{Cause, Change, Decided, State, ViewLog};
+use kddm_view::{Cause, Change, ClusterId, Decided, Identity, SessionId, State, ViewLog};
 use kddm_view_etcd::{EtcdError, EtcdLog, Settings};
 use member::{Member, Said};
 
@@ -46,16 +46,9 @@ fn main() {
     }
 }
 
-/// Waits for what is going to be, and says what was missing if it is not.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+/// The log of that cluster in it.
+fn settings_of(etcd: &Etcd) -> Settings {
+    Settings::new(etcd.endpoints(), Identity { cluster: ClusterId(5), session: SessionId::DEFAULT })
 }
 
 fn found(settings: &Settings, me: u16, origin: u64) -> EtcdLog {
@@ -77,7 +70,7 @@ fn leads(log: &mut EtcdLog) {
 /// Three nodes propose, and expel as long as they believe that they lead. Servers and nodes are killed and stopped.
 fn what_is_proposed_is_decided_once_whoever_is_killed() {
     let mut etcd = Etcd::start(3);
-    let settings = etcd.settings();
+    let settings = settings_of(&etcd);
     let judge = {
         let mut log = found(&settings, 9, 9);
         log.stand_back();
@@ -163,7 +156,7 @@ fn judgements(log: &[Decided]) -> usize {
 fn no_judgement_is_written_in_the_term_of_another() {
     const TIMES: usize = 20;
     let etcd = Etcd::start(1);
-    let mut logs = [found(&etcd.settings(), 1, 1), opened(&etcd.settings(), 2, 2)];
+    let mut logs = [found(&settings_of(&etcd), 1, 1), opened(&settings_of(&etcd), 2, 2)];
     let write = |log: &mut EtcdLog, me: usize| {
         let term = log.term();
         let judged =
@@ -197,7 +190,7 @@ fn no_judgement_is_written_in_the_term_of_another() {
 
 fn no_leader_is_confirmed_without_a_majority_of_the_servers() {
     let mut etcd = Etcd::start(3);
-    let mut log = found(&etcd.settings(), 1, 1);
+    let mut log = found(&settings_of(&etcd), 1, 1);
     leads(&mut log);
     let first = until("it is confirmed", || log.confirmed());
     until("it is confirmed again", || log.confirmed().filter(|sent| *sent > first));
@@ -205,9 +198,9 @@ fn no_leader_is_confirmed_without_a_majority_of_the_servers() {
     etcd.kill(1);
     let killed = Instant::now();
     // Two attempts at each server.
-    let asked = EtcdLog::open(&etcd.settings(), NodeId(2), 2).err();
+    let asked = EtcdLog::open(&settings_of(&etcd), NodeId(2), 2).err();
     assert!(matches!(asked, Some(EtcdError::Unreachable { .. })), "{asked:?}");
-    let again = EtcdLog::open(&etcd.settings(), NodeId(2), 2).err();
+    let again = EtcdLog::open(&settings_of(&etcd), NodeId(2), 2).err();
     assert!(matches!(again, Some(EtcdError::Unreachable { .. })), "{again:?}");
     assert!(log.confirmed().is_none_or(|sent| sent < killed), "one server alone has confirmed it");
     etcd.start_killed();
@@ -216,9 +209,9 @@ fn no_leader_is_confirmed_without_a_majority_of_the_servers() {
 
 fn a_leader_hands_over_to_the_one_it_names() {
     let etcd = Etcd::start(1);
-    let mut first = found(&etcd.settings(), 1, 1);
+    let mut first = found(&settings_of(&etcd), 1, 1);
     leads(&mut first);
-    let mut others: Vec<EtcdLog> = (2..=4).map(|node| opened(&etcd.settings(), node, node.into())).collect();
+    let mut others: Vec<EtcdLog> = (2..=4).map(|node| opened(&settings_of(&etcd), node, node.into())).collect();
     others.iter_mut().for_each(EtcdLog::stand);
     first.reconfigure(&[NodeId(3)]).expect("it leads");
     assert!(!first.is_leader(), "from now on");
@@ -239,9 +232,9 @@ fn leader_of(entry: &Decided) -> Option<NodeId> {
 
 fn a_leader_that_is_proven_dead_is_followed_at_once() {
     let etcd = Etcd::start(1);
-    let mut first = found(&etcd.settings(), 1, 1);
+    let mut first = found(&settings_of(&etcd), 1, 1);
     leads(&mut first);
-    let (term, mut second) = (first.term(), opened(&etcd.settings(), 2, 2));
+    let (term, mut second) = (first.term(), opened(&settings_of(&etcd), 2, 2));
     second.stand();
     until("it hears who leads", || second.leader());
     second.is_dead(NodeId(7));
@@ -259,7 +252,7 @@ fn a_leader_that_is_proven_dead_is_followed_at_once() {
 fn whoever_is_far_behind_takes_the_state() {
     const ENTRIES: u64 = 200;
     let etcd = Etcd::start(1);
-    let settings = Settings { entries_kept: 64, ..etcd.settings() };
+    let settings = Settings { entries_kept: 64, ..settings_of(&etcd) };
     let mut log = found(&settings, 1, 1);
     leads(&mut log);
     until("so many are decided", || {

@@ -34,6 +34,7 @@ pub mod detector;
 mod identity;
 pub mod lease;
 mod log;
+mod node_log;
 mod notifier;
 mod single_voter;
 mod state;
@@ -45,6 +46,7 @@ pub use change::{
 };
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
+pub use node_log::{LogSource, News, NodeLog};
 pub use notifier::{
     Call, Callback, Chain, Event, NOTIFIER_LIMIT_NS, NOTIFIER_NAME_BYTES, NOTIFIERS, Notifiers, Overrun, Registration,
     RegistryError, VIEWS_WAITING,

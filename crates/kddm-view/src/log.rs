@@ -69,6 +69,18 @@ pub enum LogError {
     /// The log cannot be kept. This node decides and follows no more, so that nobody counts on it.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Something else than members keeps the log, and does not answer: it may do later.
+    #[error("{reason}")]
+    Unreachable {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// What something else than members keeps is no log that this node can have.
+    #[error("{reason}")]
+    Elsewhere {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// More nodes want to follow than a cluster can have.
     #[error("node {from} cannot follow the view log: {limit} nodes do already")]
     TooManyFollowers {

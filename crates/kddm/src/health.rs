@@ -31,7 +31,7 @@ pub struct SetHealth {
 pub struct Health {
     /// A guardian watches this process, and would tell the others of its end.
     pub is_guarded: bool,
-    /// What is decided about members is kept on disk here.
+    /// What is decided about members is kept on disk here, or where no member keeps it.
     pub keeps_view_log: bool,
     /// This node uses nothing any more: its lease has ended, or its own state was broken.
     pub is_fenced: bool,
@@ -64,7 +64,7 @@ impl Node {
         if runtime.lender.is_some() {
             return health;
         }
-        health.keeps_view_log = runtime.config.view_log.is_some();
+        health.keeps_view_log = runtime.config.view_log.is_some() || runtime.config.view_log_in.is_some();
         {
             let membership = runtime.membership.lock();
             let was_lost = membership.departed.iter().filter(|(_, entry)| entry.state.can_share());

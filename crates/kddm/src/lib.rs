@@ -64,6 +64,7 @@ pub use health::{Health, SetHealth};
 pub use holder::{By, Holder};
 pub use incident::Incident;
 pub use inspect::{Holding, Holdings, ProgramInfo, RecoveryInfo, SetInfo, SetUsage, ShardUsage};
+pub use kddm_view::LogSource;
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;

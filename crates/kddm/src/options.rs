@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_view::LogSource;
+
 use crate::node::NodeState;
 use crate::notifier::{Chain, MemberEvent, Priority, Wanted};
 use crate::transport::Address;
@@ -58,6 +60,8 @@ pub struct Config {
     /// goes on with its last view and epoch. It needs a [`node_id`](Self::node_id), and an address that stays
     /// the same. Default: none, then a node that comes back is a new one.
     pub view_log: Option<PathBuf>,
+    /// Where the log of views is kept, if not by members: all nodes of the cluster need the same. Default: members keep it.
+    pub view_log_in: Option<Arc<dyn LogSource>>,
     /// What it says of itself when it comes in.
     pub(crate) site: kddm_view::Site,
     /// This node never asks others to decide with it: where all live and end together.
@@ -126,6 +130,7 @@ impl Default for Config {
             guardian: crate::place::default_guardian(),
             start_as: NodeState::Possible,
             view_log: None,
+            view_log_in: None,
             site: kddm_view::Site::default(),
             decides_alone: false,
             notifiers: Vec::new(),
@@ -192,6 +197,14 @@ impl Config {
     /// Keeps there what is decided about members.
     pub fn view_log(mut self, file: impl Into<PathBuf>) -> Config {
         self.view_log = Some(file.into());
+        self
+    }
+
+    /// Has the log of views kept there, and not by members, as `kddm-view-etcd` does in etcd: all nodes of a cluster need
+    /// the same. Each needs a [`node_id`](Self::node_id), and no contacts: it finds the members there. After all were
+    /// stopped whoever comes first goes on.
+    pub fn view_log_in(mut self, source: impl LogSource + 'static) -> Config {
+        self.view_log_in = Some(Arc::new(source));
         self
     }
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use kddm::{Node, default_data_dir};
+use kddm::{LogSource, Node, default_data_dir};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -56,6 +56,9 @@ pub struct Arguments {
     /// With --child: the data directory stays, with all that a daemon keeps for its next start.
     #[arg(long, hide = true, requires = "child")]
     pub keep: bool,
+    /// Where the log of views is kept, if not in data directories: for programs that are daemons with such a log.
+    #[arg(skip)]
+    pub view_log_in: Option<Arc<dyn LogSource>>,
 }
 
 impl Arguments {
@@ -322,7 +325,8 @@ fn past(arguments: &Arguments, settings: &Settings, data_dir: &DataDir) -> Resul
         is_new,
         members: data_dir.members(),
         view_log: (!arguments.leaves_nothing()).then(|| data_dir.view_log()),
-        has_log: !arguments.leaves_nothing() && data_dir.has_view_log(),
+        has_log: !arguments.leaves_nothing() && arguments.view_log_in.is_none() && data_dir.has_view_log(),
+        view_log_in: arguments.view_log_in.clone(),
         rejoins: std::env::var_os(REJOIN).is_some(),
     })
 }

@@ -2,11 +2,12 @@
 //! daemon on the default port of this host, or one of its own.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kddm::transport::greeting::{Hello, PROTOCOL, Purpose, greet};
-use kddm::{AccessError, Address, Error, MembershipError, Node};
+use kddm::{AccessError, Address, Error, LogSource, MembershipError, Node};
 
 use crate::config::{DEFAULT_PORT, Settings};
 
@@ -17,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const GREETING: Duration = Duration::from_secs(1);
 
 /// What the data directory remembers.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Past {
     /// The number to ask for.
     pub node_id: Option<u16>,
@@ -29,6 +30,8 @@ pub struct Past {
     pub view_log: Option<PathBuf>,
     /// Something is kept there.
     pub has_log: bool,
+    /// Where the log is kept instead, if no member keeps it: the members are found there.
+    pub view_log_in: Option<Arc<dyn LogSource>>,
     /// It was a member until its lease ended, and comes back however long that takes.
     pub rejoins: bool,
 }
@@ -67,13 +70,16 @@ fn plan(settings: &Settings, is_new: bool) -> Plan {
 /// # Errors
 /// One sentence that says what to do.
 pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<Node, String> {
-    let plan = plan(settings, past.is_new);
+    let mut plan = plan(settings, past.is_new);
+    if let Some(source) = &past.view_log_in {
+        find_them_in(source.name(), settings, &mut plan)?;
+    }
     let mut contacts = plan.contacts.clone();
     if past.has_log {
         let others =
             past.members.iter().filter(|member| **member != settings.listen && !plan.contacts.contains(member));
         contacts.extend(others.cloned());
-    } else if contacts.is_empty() {
+    } else if contacts.is_empty() && past.view_log_in.is_none() {
         return found(settings, past);
     }
     let deadline = Instant::now() + settings.join_limit;
@@ -113,10 +119,27 @@ pub fn join(settings: &Settings, past: &Past, is_wanted: &AtomicBool) -> Result<
     }
 }
 
+/// The members are found where the log is. Without contacts nobody else is asked: the daemon at the default port may be
+/// of another cluster.
+fn find_them_in(place: &str, settings: &Settings, plan: &mut Plan) -> Result<(), String> {
+    if settings.found {
+        return Err(format!(
+            "--found is for clusters whose members keep their log: leave it out, and the first daemon begins a cluster if \
+             {place} has none; to begin another one, stop all its daemons and remove from {place} what it has of it"
+        ));
+    }
+    plan.contacts.retain(|contact| settings.contacts.contains(contact));
+    plan.may_found = false;
+    Ok(())
+}
+
 /// What the library is told, besides whom to contact.
 fn node_config(settings: &Settings, past: &Past) -> kddm::Config {
     let mut config = settings.node_config(past.node_id);
-    config.view_log.clone_from(&past.view_log);
+    config.view_log_in.clone_from(&past.view_log_in);
+    if past.view_log_in.is_none() {
+        config.view_log.clone_from(&past.view_log);
+    }
     config
 }
 
@@ -167,6 +190,18 @@ fn explain(settings: &Settings, contacts: &[Address], error: &Error) -> String {
 mod tests {
     use super::*;
     use crate::config::Layer;
+
+    #[test]
+    fn where_the_log_says_who_is_there_nobody_else_is_asked() {
+        let layer = |found| Layer { listen: Some("127.0.0.1:7601".into()), found: Some(found), ..Layer::default() };
+        let settings = |found| Settings::resolve(layer(found), Some("/d".into())).expect("good");
+        let mut plan = plan(&settings(false), true);
+        assert_eq!((texts(&plan).len(), plan.may_found), (1, true));
+        find_them_in("etcd", &settings(false), &mut plan).expect("it can be meant");
+        assert_eq!((texts(&plan).len(), plan.may_found), (0, false));
+        let error = find_them_in("etcd", &settings(true), &mut plan).expect_err("etcd has it, or has it not");
+        assert!(error.contains("remove from etcd"), "{error}");
+    }
 
     fn planned(listen: Option<&str>, contacts: &[&str], found: bool, is_new: bool) -> Plan {
         let layer = Layer {

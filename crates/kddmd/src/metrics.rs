@@ -70,7 +70,8 @@ fn voting(page: &mut Page, voting: &kddm::VotingInfo) {
         "Who leads them; 0 while they elect somebody.",
         voting.leader.unwrap_or(0),
     );
-    page.single("kddm_view_voters", "gauge", "How many nodes decide who is a member.", voting.voters.len());
+    let help = "How many nodes decide who is a member; 0 where the log of that is kept elsewhere.";
+    page.single("kddm_view_voters", "gauge", help, voting.voters.len());
     page.single("kddm_view_votes", "gauge", "Whether this node is one of them.", u8::from(voting.votes));
     let help = "Whether this node has no part in deciding any more, because its disk has failed.";
     page.single("kddm_view_log_failed", "gauge", help, u8::from(voting.failure.is_some()));

@@ -49,8 +49,9 @@ pub fn status(answer: &Json) -> String {
 fn deciding(answer: &Json) -> String {
     let voters: Vec<String> = answer["voters"].as_array().into_iter().flatten().map(text).collect();
     let led = match answer["leader"].as_u64() {
-        _ if voters.len() < 2 => String::new(),
+        _ if voters.len() == 1 => String::new(),
         Some(leader) => format!(", led by node {leader} (term {})", answer["term"]),
+        None if voters.is_empty() => ", and nobody leads now".into(),
         None => ", who elect a leader".into(),
     };
     let failure = match answer["voting_failure"].as_str() {
@@ -58,6 +59,11 @@ fn deciding(answer: &Json) -> String {
         None => String::new(),
     };
     let failing: String = failing(answer).iter().map(|node| format!("\nnode {node} {DISK_FAILED}")).collect();
+    if let Some(place) = answer["kept_in"].as_str() {
+        return format!(
+            "decided in {place}{led}; any node may be lost, and of {place} what it can do without{failure}"
+        );
+    }
     let nodes = if voters.len() == 1 { "node" } else { "nodes" };
     format!("decided by {nodes} {}{led}{}{failure}{failing}", voters.join(", "), rule(answer))
 }
@@ -416,6 +422,12 @@ mod tests {
             }))
         };
         assert_eq!(said(&[1], "alone", 0), "decided by node 1");
+        let elsewhere =
+            deciding(&json!({"kept_in": "etcd", "voters": [], "leader": 2, "term": 7, "rule": "elsewhere"}));
+        assert!(elsewhere.starts_with("decided in etcd, led by node 2 (term 7); any node may be lost"), "{elsewhere}");
+        let nobody =
+            deciding(&json!({"kept_in": "etcd", "voters": [], "leader": null, "voting_failure": "it is gone"}));
+        assert!(nobody.contains("etcd, and nobody leads now") && nobody.ends_with(": it is gone"), "{nobody}");
         let preferred = said(&[2], "preferred node", 0);
         assert!(preferred.contains("preferred node 2 decides alone: while it is gone the others stop"), "{preferred}");
         let first = said(&[1], "first node", 0);

@@ -3,13 +3,22 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use kddm_view::{ClusterId, Identity, SessionId};
-use kddm_view_etcd::Settings;
+use std::time::{Duration, Instant};
 
 /// A machine that does much else needs its time.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for what is going to be, and says what was missing if it is not.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 pub struct Etcd {
     dir: PathBuf,
@@ -36,9 +45,8 @@ impl Etcd {
         etcd
     }
 
-    pub fn settings(&self) -> Settings {
-        let endpoints = self.ports.iter().map(|(client, _)| format!("http://127.0.0.1:{client}"));
-        Settings::new(endpoints, Identity { cluster: ClusterId(5), session: SessionId::DEFAULT })
+    pub fn endpoints(&self) -> Vec<String> {
+        self.ports.iter().map(|(client, _)| format!("http://127.0.0.1:{client}")).collect()
     }
 
     /// Starts those that do not run.
@@ -69,7 +77,7 @@ impl Etcd {
 
     /// The same for the server that leads the others.
     pub fn kill_leader(&mut self) {
-        let leader = super::until("etcd has a leader", || {
+        let leader = until("etcd has a leader", || {
             (0..self.ports.len()).find(|at| self.servers[*at].is_some() && self.leads(*at))
         });
         self.kill(leader);

@@ -85,7 +85,7 @@ pub fn run(arguments: &[String]) {
     let (node, origin) = (NodeId(node.parse().expect("a node")), origin.parse::<u64>().expect("a number"));
     let identity = Identity { cluster: ClusterId(5), session: SessionId::DEFAULT };
     let settings = Settings::new(endpoints, identity);
-    let mut log = super::until("a log", || EtcdLog::open(&settings, node, origin).ok());
+    let mut log = crate::etcd::until("a log", || EtcdLog::open(&settings, node, origin).ok());
     log.stand();
     let is_ending = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ending = std::sync::Arc::clone(&is_ending);

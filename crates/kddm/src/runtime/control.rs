@@ -214,6 +214,12 @@ impl Runtime {
 
     fn answer(self: &Arc<Self>, hello: &Hello, question: Question) -> Answer {
         match question {
+            Question::Join { .. } if hello.cluster == 0 && self.membership.lock().is_kept_elsewhere() => {
+                let place = self.config.view_log_in.as_ref().map_or("another place", |source| source.name());
+                Answer::No(format!(
+                    "the log of this cluster's views is in {place}, and not with its members: tell this node where"
+                ))
+            }
             Question::Join { wanted, address, nonce, zone, witness, preferred } => {
                 let (node, site) = (wanted.map(NodeId), Site { zone, witness, preferred });
                 self.answer_join(&Change::Join { node, address, nonce, site }, nonce)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::NodeId;
-use kddm_view::{Cause, Change, ENTRIES_PER_MESSAGE, ViewLog, choose_voters};
+use kddm_view::{Cause, Change, ENTRIES_PER_MESSAGE, choose_voters};
 
 use crate::runtime::Runtime;
 use crate::runtime::membership::{Guard, Membership};
@@ -21,8 +21,10 @@ const ADMISSION_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct VotingInfo {
-    /// Those of whom a majority decides, by ascending number: 1, 3 or 5.
+    /// Those of whom a majority decides, by ascending number: 1, 3 or 5. None where something else decides.
     pub voters: Vec<u16>,
+    /// What else than members keeps the log of views, and so decides, as its [source](kddm_view::LogSource) is called.
+    pub kept_in: Option<String>,
     /// Who leads them, as far as is known: none while they elect somebody.
     pub leader: Option<u16>,
     /// The number of the leadership: each later leader has a greater one.
@@ -67,14 +69,19 @@ impl Runtime {
     /// Who decides, as this node knows it.
     pub fn voting_info(&self) -> VotingInfo {
         let membership = self.membership.lock();
-        let log = &membership.log;
+        let (log, is_elsewhere) = (&membership.log, membership.is_kept_elsewhere());
         let sites = || membership.state.members().map(|(node, entry)| (node.0, &entry.site));
         VotingInfo {
             zones: sites().filter_map(|(node, site)| Some((node, site.zone.clone()?))).collect(),
             preferred: sites().filter(|(_, site)| site.preferred).map(|(node, _)| node).collect(),
             failing: sites().map(|(node, _)| node).filter(|node| log.fails(NodeId(*node))).collect(),
             witnesses: sites().filter(|(_, site)| site.witness).map(|(node, _)| node).collect(),
-            voters: membership.state.voters().iter().map(|voter| voter.0).collect(),
+            voters: if is_elsewhere {
+                Vec::new()
+            } else {
+                membership.state.voters().iter().map(|voter| voter.0).collect()
+            },
+            kept_in: self.config.view_log_in.as_ref().filter(|_| is_elsewhere).map(|source| source.name().to_owned()),
             leader: log.leader().map(|leader| leader.0),
             term: log.term(),
             votes: log.votes(),
@@ -93,7 +100,11 @@ impl Runtime {
         if let Some((node, incarnation)) = dead.map(|(node, entry)| (node, entry.incarnation)) {
             return self.expel(membership, node, incarnation, Cause::Proof);
         }
-        self.choose_who_votes(membership)
+        if membership.is_kept_elsewhere() {
+            self.choose_who_leads(membership)
+        } else {
+            self.choose_who_votes(membership)
+        }
     }
 
     /// Names other voters if the members ask for that. Who is new among them has to have the log first.
@@ -114,7 +125,8 @@ impl Runtime {
             return false;
         }
         let voters: Vec<u16> = chosen.iter().map(|voter| voter.0).collect();
-        match membership.log.write_as_leader(Change::Voters { voters: chosen }) {
+        let term = membership.state.term();
+        match membership.log.write_as_leader(term, Change::Voters { voters: chosen }) {
             Ok(true) => {
                 tracing::info!(?voters, "other nodes decide who is a member from now on");
                 true
@@ -177,8 +189,6 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
-
-    use kddm_view::ViewLog;
 
     use crate::{Config, Node};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kddm_core::id::{Incarnation, NodeId, Placement, Time};
 use kddm_view::lease::{Granter, OwnLease, Renewal, Terms};
-use kddm_view::{Cause, Change, ViewLog};
+use kddm_view::{Cause, Change};
 
 use crate::cell::Lease;
 use crate::runtime::Runtime;
@@ -23,6 +23,8 @@ pub(crate) struct Own {
     /// The groups of voters that have a say, each with the time before which nobody but this node can have
     /// known of it; 0 if it was there when this node was elected.
     groups: BTreeMap<Vec<NodeId>, Time>,
+    /// Where no groups have a say: what the log itself has confirmed.
+    confirmed: Option<Time>,
 }
 
 impl Own {
@@ -39,7 +41,8 @@ impl Own {
             let from_birth = if known.0 == 0 { Time(0) } else { known.after_ns(terms.lease_ns) };
             self.lease.until(me, group, terms).max(from_birth)
         };
-        self.groups.iter().map(of).min().unwrap_or(Time(0))
+        let alone = || self.confirmed.map_or(Time(0), |sent| sent.after_ns(terms.lease_ns));
+        self.groups.iter().map(of).min().unwrap_or_else(alone)
     }
 }
 
@@ -59,6 +62,11 @@ impl Runtime {
                 granter => *granter = Some(Granter::elected(leasing.terms, others, now)),
             }
             leasing.own.begin(state.term());
+            if let Some(sent) = log.confirmed(state.term()) {
+                // The clock of deadlines is never ahead of the other one: this is not later than it was.
+                let sent = Time(Lease::now_ns().saturating_sub(sent.elapsed().as_nanos() as u64));
+                leasing.own.confirmed = leasing.own.confirmed.max(Some(sent));
+            }
             let groups = log.groups();
             leasing.own.groups.retain(|group, _| groups.contains(group));
             let known = if was_there { Time(Lease::now_ns()) } else { Time(0) };
@@ -143,7 +151,7 @@ impl Runtime {
     /// A node that uses nothing any more leads nobody: another voter has to expel it.
     pub fn stand_back(&self) {
         let mut membership = self.membership.lock();
-        if membership.log.groups().iter().any(|group| group.len() > 1) {
+        if membership.is_kept_elsewhere() || membership.log.groups().iter().any(|group| group.len() > 1) {
             membership.log.stand_back();
             self.advance(&mut membership);
         }
@@ -204,7 +212,7 @@ impl Runtime {
             tracing::warn!(node = node.0, %reason, "a member that has failed is not expelled");
             return false;
         }
-        match log.write_as_leader(change) {
+        match log.write_as_leader(state.term(), change) {
             Ok(true) => {
                 leasing.counts.expulsions += 1;
                 tracing::warn!(
@@ -234,5 +242,24 @@ impl Runtime {
         let now = self.now();
         membership.log.tick(now);
         self.advance(&mut membership);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with a majority of voters: from before it was asked, in that term alone.
+    #[test]
+    fn the_lease_of_one_that_no_members_confirm_counts_from_what_the_log_says() {
+        let (me, terms) = (NodeId(1), Terms::of_ms(1_000));
+        let mut own = Own::default();
+        own.begin(7);
+        assert_eq!(own.until(me, terms), Time(0), "nothing has been said yet");
+        own.confirmed = Some(Time(5));
+        own.begin(7);
+        assert_eq!(own.until(me, terms), Time(5).after_ns(terms.lease_ns));
+        own.begin(8);
+        assert_eq!(own.until(me, terms), Time(0), "that was of another leadership");
     }
 }

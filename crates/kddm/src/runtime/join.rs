@@ -13,6 +13,7 @@ use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
 use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
+use crate::runtime::elsewhere;
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::leasing::check_length;
 use crate::runtime::lending::TAKES_NOTHING;
@@ -44,7 +45,11 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
     let nonce = secret.hash();
     let address = listener.address().to_string();
     let lease_ms = check_length(config.lease)?;
-    let (identity, membership) = match reviving::kept(&config, nonce)? {
+    let kept = match config.view_log_in.as_deref() {
+        Some(source) => Some(elsewhere::kept(&config, source, (session, lease_ms), nonce)?),
+        None => reviving::kept(&config, nonce)?,
+    };
+    let (identity, membership) = match kept {
         Some(kept) => come_back(&config, &listener, kept, nonce)?,
         None => come_in(&config, address, nonce, session, lease_ms)?,
     };
@@ -232,7 +237,7 @@ fn start(
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
-    if membership.state.voters() != [identity.id] {
+    if !membership.decides_alone() {
         lease.set_deadline_ns(membership.leasing.until_ns());
     }
     let (address, listener, lender) = (listener.address().clone(), Some(listener), None);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, Time};
-use kddm_view::ViewLog;
+use kddm_view::FOLLOW_INTERVAL_NS;
 use kddm_view::detector::Detector;
 use kddm_view::lease::{Grant, Granter, Holder, Terms};
 
@@ -140,6 +140,8 @@ impl Membership {
     /// often as a long lease would have it.
     pub fn look_every_ns(&self) -> u64 {
         let every_ns = self.leasing.terms.renew_every_ns();
+        // Members that say nothing to each other about the log show themselves by this alone.
+        let every_ns = if self.is_kept_elsewhere() { every_ns.min(FOLLOW_INTERVAL_NS) } else { every_ns };
         if self.state.is_healed() { every_ns } else { every_ns.min(HEALING_LOOK_NS) }
     }
 }
@@ -282,8 +284,7 @@ impl Runtime {
     /// Whether this node's lease is over, and stays so.
     pub fn is_out_of_lease(&self, membership: &Membership) -> bool {
         // One that decides alone can come back only with what it has kept.
-        let decides_alone = membership.state.voters() == [self.identity.id] && self.config.view_log.is_none();
-        self.lease.deadline_ns() == Lease::ENDED && !decides_alone
+        self.lease.deadline_ns() == Lease::ENDED && (self.config.view_log.is_some() || !membership.decides_alone())
     }
 
     /// Waits until this node has fenced itself, and another one decides who may come again: true. False if it

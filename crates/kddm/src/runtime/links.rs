@@ -47,6 +47,10 @@ impl Runtime {
         threads.push(named("lease").spawn(move || runtime.keep_lease())?);
         let runtime = Arc::clone(self);
         threads.push(named("placing").spawn(move || runtime.keep_placement())?);
+        if self.membership.lock().is_kept_elsewhere() {
+            let runtime = Arc::clone(self);
+            threads.push(named("news").spawn(move || runtime.keep_news())?);
+        }
         if self.config.guardian.is_some() && !matches!(self.address, Address::Local(_)) {
             let runtime = Arc::clone(self);
             threads.push(named("guarded").spawn(move || runtime.keep_guarded())?);

@@ -10,8 +10,8 @@ use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_core::node::Refused;
 use kddm_core::view::View;
 use kddm_view::{
-    Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, MemberEntry, Outcome, Outgoing,
-    PROPOSE_INTERVAL_NS, Pace, Site, State, Storage, ViewLog, Voters,
+    Change, FOLLOW_INTERVAL_NS, Identity as ClusterIdentity, LogError, MEMBERS, MemberEntry, NodeLog, Outcome,
+    Outgoing, PROPOSE_INTERVAL_NS, Pace, Site, State, Storage, Voters,
 };
 
 use crate::chain::Pause;
@@ -51,7 +51,7 @@ pub(crate) struct Membership {
     /// waits until that is over, shows itself to nobody, and its node's lease ends.
     pub since: Instant,
     pub state: State,
-    pub log: Voters,
+    pub log: Box<dyn NodeLog>,
     pub outbox: Vec<Outgoing>,
     /// Entries that this node lacks are kept nowhere: it needs the whole state.
     needs_state: bool,
@@ -68,8 +68,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    fn new(me: NodeId, state: State, log: Voters, leasing: Leasing) -> Membership {
-        let log = log.with_pace(Pace::for_lease_ms(state.lease_ms()));
+    fn new(me: NodeId, state: State, log: Box<dyn NodeLog>, leasing: Leasing) -> Membership {
         let life = state.member(me).map_or(Incarnation(0), |entry| entry.incarnation);
         Membership {
             me: (me, life),
@@ -91,8 +90,8 @@ impl Membership {
     pub fn found(founder: Founder, storage: Box<dyn Storage>) -> Result<Membership, LogError> {
         let Founder { cluster, id, address, nonce, site, lease_ms } = founder;
         let state = State::new(cluster, id).with_lease_ms(lease_ms);
-        let log = Voters::found(id, nonce, state.clone(), storage)?;
-        let mut membership = Membership::new(id, state, log, Leasing::founded(lease_ms));
+        let log = Voters::found(id, nonce, state.clone(), storage)?.with_pace(Pace::for_lease_ms(lease_ms));
+        let mut membership = Membership::new(id, state, Box::new(log), Leasing::founded(lease_ms));
         membership.log.propose(Change::Join { node: Some(id), address, nonce, site })?;
         membership.apply();
         membership.me.1 = membership.state.last_life();
@@ -107,9 +106,9 @@ impl Membership {
         asked: Time,
         storage: Box<dyn Storage>,
     ) -> Result<Membership, LogError> {
-        let log = Voters::follow(me, nonce, state.clone(), storage)?;
-        let leasing = Leasing::let_in(state.lease_ms(), asked);
-        Ok(Membership::new(me, state, log, leasing))
+        let lease_ms = state.lease_ms();
+        let log = Voters::follow(me, nonce, state.clone(), storage)?.with_pace(Pace::for_lease_ms(lease_ms));
+        Ok(Membership::new(me, state, Box::new(log), Leasing::let_in(lease_ms, asked)))
     }
 
     /// The membership of a node that has come back with the log that it had kept.
@@ -123,6 +122,11 @@ impl Membership {
         membership
     }
 
+    /// Which node this is.
+    pub fn node(&self) -> NodeId {
+        self.me.0
+    }
+
     /// Applies what was decided. The views that this gives are to be installed one after the other.
     fn apply(&mut self) {
         let entries = match self.log.decided_since(self.state.applied()) {
@@ -132,8 +136,12 @@ impl Membership {
                 return;
             }
             Err(error) => {
-                tracing::error!(%error, "this node follows the other voters from now on, and is none");
-                self.log.retire();
+                if self.log.retire() {
+                    tracing::error!(%error, "this node follows the other voters from now on, and is none");
+                } else {
+                    tracing::error!(%error, "this node cannot know any more who is a member");
+                    self.is_out = true;
+                }
                 return;
             }
         };
@@ -208,7 +216,7 @@ impl Runtime {
         loop {
             membership.apply();
             if membership.is_out && !membership.is_leaving {
-                self.lease_is_over("it was expelled");
+                self.lease_is_over("it was expelled, or can follow the view log no more");
             }
             if membership.needs_state && !self.take_state_of_log(membership) {
                 break;
@@ -356,7 +364,11 @@ impl Runtime {
     /// first set may be on its way here.
     pub fn has_sets(&self) -> Result<bool, Error> {
         let (is_sealed, voter) = {
-            let membership = self.membership.lock();
+            let mut membership = self.membership.lock();
+            if membership.is_kept_elsewhere() && !membership.state.is_sealed() {
+                self.catch_up(&mut membership)?;
+                return Ok(membership.state.is_sealed());
+            }
             (membership.state.is_sealed(), membership.state.voter())
         };
         if is_sealed || voter == self.identity.id {

@@ -8,6 +8,7 @@ pub(crate) mod couriers;
 pub(crate) mod deciding;
 pub(crate) mod destroy;
 pub(crate) mod drain;
+pub(crate) mod elsewhere;
 pub(crate) mod fence;
 pub(crate) mod granting;
 pub(crate) mod guarded;
@@ -294,6 +295,7 @@ impl Runtime {
         self.rpc.close();
         self.changed.notify_all();
         self.signals.links.raise();
+        self.signals.news.raise();
         self.signals.parted.close();
         for lane in &self.lanes {
             self.signals.settled.raise();
@@ -308,6 +310,7 @@ impl Runtime {
                 self.changed.notify_all();
                 self.signals.settled.raise();
                 self.signals.links.raise();
+                self.signals.news.raise();
                 std::thread::park_timeout(STOP_CHECK);
             }
             if thread.thread().id() != current {

@@ -43,6 +43,8 @@ pub(crate) struct Signals {
     pub settled: Arc<Signal>,
     /// A connection has ended, or there is somebody to connect to.
     pub links: Arc<Signal>,
+    /// A log that no members keep may have something new.
+    pub news: Arc<Signal>,
     /// This node is about to leave, and hands over what it has.
     pub is_leaving: Arc<AtomicBool>,
     /// What lanes call sets when they speak of them.

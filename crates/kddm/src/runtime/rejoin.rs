@@ -26,7 +26,7 @@ impl Runtime {
         let mut config = self.config.clone();
         {
             let membership = self.membership.lock();
-            if membership.state.voters() == [self.identity.id] && config.view_log.is_none() {
+            if membership.decides_alone() && config.view_log.is_none() {
                 return refused(
                     "this node decides alone who is a member, so that nobody can let it in; start it again",
                 );

@@ -6,7 +6,7 @@
 //! of before once no lease of theirs can last: its own process and those others have ended. Then it lets itself in,
 //! and the others as they ask for it. Epochs and lives go on where they were, and what was in memory is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use kddm_core::id::{Incarnation, NodeId, Time};
 use kddm_view::lease::Terms;
 use kddm_view::{
-    Cause, Change, ClusterId, MemberEntry, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters,
+    Cause, Change, ClusterId, MemberEntry, NodeLog, Nowhere, Outgoing, Pace, RedbDisk, State, Storage, ViewLog, Voters,
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -25,6 +25,7 @@ use crate::error::{ConfigurationError, Error, MembershipError};
 use crate::options::Config;
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::couriers::{Couriers, Tells};
+use crate::runtime::elsewhere;
 use crate::runtime::join::{ASK_AGAIN, Round, ask_all};
 use crate::runtime::telling::{Line, ask_on};
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
@@ -95,25 +96,26 @@ pub(crate) fn kept(config: &Config, nonce: u64) -> Result<Option<Kept>, Error> {
         );
         return Err(unusable(file, &reason));
     }
-    Ok(Some(Kept { id, log: log.with_pace(Pace::for_lease_ms(state.lease_ms())), state, old, before }))
+    let log = Box::new(log.with_pace(Pace::for_lease_ms(state.lease_ms())));
+    Ok(Some(Kept { id, log, state, old: Some(old), before }))
 }
 
 /// See [`kept`].
 pub(crate) struct Kept {
-    id: NodeId,
-    log: Voters,
-    state: State,
-    /// The former life of this node.
-    old: MemberEntry,
+    pub id: NodeId,
+    pub log: Box<dyn NodeLog>,
+    pub state: State,
+    /// The former life of this node, if it had one.
+    pub old: Option<MemberEntry>,
     /// The members, and those that are none any more and have a say.
-    before: BTreeMap<NodeId, MemberEntry>,
+    pub before: BTreeMap<NodeId, MemberEntry>,
 }
 
 /// A node that is a member again.
 pub(crate) struct Revived {
     pub id: NodeId,
     pub state: State,
-    pub log: Voters,
+    pub log: Box<dyn NodeLog>,
     /// Its lease counts from then.
     pub asked: Time,
     /// From when the time of the log counts.
@@ -139,11 +141,11 @@ struct Ghost {
 }
 
 struct Inside {
-    log: Voters,
+    log: Box<dyn NodeLog>,
     state: State,
     outbox: Vec<Outgoing>,
-    /// Since when this node leads.
-    elected: Option<Time>,
+    /// In which term this node leads, and since when.
+    elected: Option<(u64, Time)>,
     /// When it has written that it is let in.
     asked: Option<Time>,
     /// A member lives that uses what it holds: it is not to be expelled.
@@ -157,16 +159,20 @@ struct Inside {
 pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonce: u64) -> Result<Revived, Error> {
     let Kept { id, mut log, state, old, before } = kept;
     let lease = Duration::from_millis(state.lease_ms().into());
-    if log.groups() != [vec![id]] {
+    if !log.has_voters() && state.members().next().is_none() {
+        // There is no cluster yet.
+        log.stand();
+    } else if log.groups() != [vec![id]] {
         log.stand_back();
     }
+    let life = old.as_ref().map(|old| (old.incarnation.0, old.nonce));
     let hello = Hello {
         protocol: PROTOCOL,
         session: config.session,
         cluster: state.identity().cluster.0,
         node: id.0,
-        incarnation: old.incarnation.0,
-        nonce: old.nonce,
+        incarnation: life.unwrap_or_default().0,
+        nonce: life.unwrap_or_default().1,
         purpose: Purpose::Control,
     };
     let address = listener.address().to_string();
@@ -186,7 +192,9 @@ pub(crate) fn revive(config: &Config, listener: &Arc<Listener>, kept: Kept, nonc
         is_over: AtomicBool::new(false),
         served: AtomicUsize::new(0),
     });
-    tracing::info!(node = id.0, epoch, "this node comes back with the view log that it has kept");
+    if life.is_some() {
+        tracing::info!(node = id.0, epoch, "this node comes back with the view log that was kept");
+    }
     let deadline = super::wait::deadline_in(config.join_limit.saturating_add(3 * lease));
     let system = |error: io::Error| ConfigurationError::System { what: "threads", reason: error.to_string() };
     // Nobody waits for their ends: what they have begun may take longer than a lease.
@@ -275,12 +283,18 @@ impl Ghost {
             return false;
         }
         let now = self.now();
-        if inside.elected.is_none() {
-            (inside.elected, inside.asked) = (Some(now), None);
-        }
-        let elected = inside.elected.unwrap_or(now);
+        let term = inside.state.term();
+        let (_, elected) = match inside.elected.filter(|(led, _)| *led == term) {
+            Some(elected) => elected,
+            None => {
+                (inside.elected, inside.asked) = (Some((term, now)), None);
+                (term, now)
+            }
+        };
         let terms = Terms::of_ms(inside.state.lease_ms());
-        let is_alone = inside.state.members().all(|(node, _)| node == self.id);
+        // As in `contacts`.
+        let is_elsewhere = !inside.log.has_voters();
+        let is_alone = inside.state.members().all(|(node, _)| node == self.id && !is_elsewhere);
         let is_waited_out = is_alone || now >= elected.after_ns(terms.waited_out_ns(terms.lease_ns));
         // A second change for the same life would be refused: what is not decided yet is not written again.
         if !(is_waited_out || inside.is_live) || inside.log.has_undecided() {
@@ -293,7 +307,9 @@ impl Ghost {
         let over = inside.state.members().find(is_over).map(|(node, entry)| (node, entry.incarnation));
         let change = match over {
             // This process has the data directory, which one process has at a time.
-            Some((node, incarnation)) if node == self.id => Change::Expel { node, incarnation, cause: Cause::Proof },
+            Some((node, incarnation)) if node == self.id && !is_elsewhere => {
+                Change::Expel { node, incarnation, cause: Cause::Proof }
+            }
             Some((node, incarnation)) => Change::Expel { node, incarnation, cause: Cause::Lease },
             None if inside.asked.is_none() => {
                 inside.asked = Some(Time(Lease::now_ns()));
@@ -301,7 +317,7 @@ impl Ghost {
             }
             None => return false,
         };
-        match inside.log.write_as_leader(change) {
+        match inside.log.write_as_leader(term, change) {
             Ok(has_written) => has_written,
             Err(error) => {
                 tracing::error!(%error, "the view log cannot be written");
@@ -342,15 +358,8 @@ impl Ghost {
     /// Asks whoever may be there to be let in, until it is, or has done it itself.
     fn ask_until(&self, address: &str, deadline: Instant) -> Result<(State, Time), Error> {
         let mut config = self.config.clone();
-        for entry in self.before.iter().filter(|(node, _)| **node != self.id).map(|(_, entry)| entry) {
-            match entry.address.parse::<Address>() {
-                Ok(member) if !config.contacts.contains(&member) => config.contacts.push(member),
-                _ => {}
-            }
-        }
-        let own = address.parse::<Address>().ok();
-        config.contacts.retain(|contact| Some(contact) != own.as_ref());
         loop {
+            config.contacts = self.contacts(address);
             if let Some(back) = self.is_back() {
                 return Ok(back);
             }
@@ -365,14 +374,24 @@ impl Ghost {
             self.changed.wait_for(&mut inside, ASK_AGAIN);
             if Instant::now() >= deadline {
                 let groups = inside.as_ref().map(|inside| inside.log.groups()).unwrap_or_default();
-                let groups: Vec<u16> = groups.into_iter().flatten().map(|voter| voter.0).collect();
-                let reason = format!(
-                    "this node comes back to a cluster of which a majority of nodes {groups:?} decides, and too few of \
-                     them are there: start the others, too, or begin another cluster without the view log; {reason}"
-                );
-                return Err(MembershipError::Refused { reason }.into());
+                return Err(elsewhere::not_let_in(&groups, &reason));
             }
         }
+    }
+
+    /// Whom to ask: those that it was told of, and those that were members before, or are now.
+    fn contacts(&self, own: &str) -> Vec<Address> {
+        let inside = self.inside.lock();
+        // Without a file that one process has at a time, there may be another one with this number.
+        let is_elsewhere = inside.as_ref().is_some_and(|inside| !inside.log.has_voters());
+        let now = inside.iter().flat_map(|inside| inside.state.members());
+        let all = self.before.iter().map(|(node, entry)| (*node, entry)).chain(now);
+        let others = all.filter(|(node, _)| *node != self.id || is_elsewhere);
+        let mut contacts = self.config.contacts.clone();
+        contacts.extend(others.filter_map(|(_, entry)| entry.address.parse().ok()));
+        let mut known = BTreeSet::from([own.to_owned()]);
+        contacts.retain(|contact| known.insert(contact.to_string()));
+        contacts
     }
 
     /// The state in which this node is a member, if it has let itself in.
@@ -445,7 +464,13 @@ impl Ghost {
                 entry.map_or_else(later, |entry| Answer::Ask(entry.address.clone()))
             }
             Question::Renew { .. } if inside.state.has_life(node, life, hello.nonce) => {
-                inside.is_live = true;
+                if !inside.log.has_voters() {
+                    // It may grant time at once, and this node only after a lease.
+                    let _another_one_leads_then = inside.log.reconfigure(&[node]);
+                    inside.log.stand_back();
+                } else {
+                    inside.is_live = true;
+                }
                 self.advance(inside);
                 later()
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, Time};
-use kddm_view::{Change, Outgoing, State, ViewLog};
+use kddm_view::{Change, Outgoing, State};
 
 use crate::cell::Lease;
 use crate::error::{Error, MembershipError};

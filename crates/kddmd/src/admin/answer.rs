@@ -196,6 +196,7 @@ impl Subject {
             "session": self.node.session(),
             "cluster": format!("{:016x}", self.node.cluster_id()),
             "voters": voting.voters,
+            "kept_in": voting.kept_in,
             "leader": voting.leader,
             "term": voting.term,
             "voting_failure": voting.failure,
@@ -307,6 +308,7 @@ impl Subject {
 fn rule(voting: &kddm::VotingInfo, members: usize) -> &'static str {
     let is_one_of = |some: &[u16]| voting.voters.iter().any(|voter| some.contains(voter));
     match voting.voters.len() {
+        _ if voting.kept_in.is_some() => "elsewhere",
         1 if members < 2 => "alone",
         1 if is_one_of(&voting.preferred) => "preferred node",
         1 => "first node",

@@ -1,5 +1,5 @@
 use super::*;
-use kddm_view::Nowhere;
+use kddm_view::{Nowhere, ViewLog, Voters};
 
 use crate::runtime::deciding::NotAdmitted;
 use crate::{Config, Node};
