@@ -225,7 +225,8 @@ impl<T: Value> Operations<T> {
             count(&counts.served, items.iter().filter(|item| matches!(item.whom, Whom::Caller(..))).count());
             let is_alone = self.changed_by(&guard, &items);
             if let Err(error) = publish(guard) {
-                told.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(Told::of(&error)));
+                let why = self.not_published(&error);
+                told.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(why.clone()));
             }
             for (item, outcome) in items.iter().zip(told) {
                 let done = |result| Told::Done { result, is_alone };
@@ -247,6 +248,16 @@ impl<T: Value> Operations<T> {
             Told::Panicked
         })?;
         result.map_err(|error| Told::of(&error))
+    }
+
+    /// A replica may have what a node did not live to hear of: whoever calls must not have it run elsewhere.
+    fn not_published(&self, error: &Error) -> Told {
+        match Told::of(error) {
+            Told::Away | Told::Destroyed if self.set.0.here.has_replicas() => {
+                Told::Unconfirmed { reason: error.to_string() }
+            }
+            told => told,
+        }
     }
 
     /// Whether nobody but the one node that calls has changed the object for a while.
