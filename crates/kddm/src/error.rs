@@ -1,4 +1,4 @@
-//! What can go wrong, in six families, and what became of the object each time.
+//! What can go wrong, in seven families, and what became of the object each time.
 
 mod configuration;
 
@@ -7,6 +7,7 @@ use std::fmt;
 pub use configuration::ConfigurationError;
 
 use crate::coordination::CoordinationError;
+use crate::invoke::InvokeError;
 use crate::rpc::RpcError;
 
 /// What an operation that ended with an error has done to the object.
@@ -47,6 +48,9 @@ pub enum Error {
     /// Calling another node.
     #[error(transparent)]
     Rpc(#[from] RpcError),
+    /// Having the owner of an object run an operation.
+    #[error(transparent)]
+    Invoke(#[from] InvokeError),
 }
 
 impl Error {
@@ -58,6 +62,7 @@ impl Error {
             Error::Set(SetError::DestroyUnconfirmed { .. } | SetError::AcceptanceUnconfirmed { .. }) => Fate::Unknown,
             Error::Membership(MembershipError::Detached) => Fate::Unknown,
             Error::Rpc(error) => error.fate(),
+            Error::Invoke(error) => error.fate(),
             _ => Fate::NothingHappened,
         }
     }
@@ -71,6 +76,7 @@ impl Error {
             Error::Configuration(error) => 400 + error.number(),
             Error::Rpc(error) => 500 + error.number(),
             Error::Coordination(error) => 600 + error.number(),
+            Error::Invoke(error) => 700 + error.number(),
         }
     }
 }

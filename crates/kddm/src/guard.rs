@@ -156,6 +156,16 @@ impl<T: Value> WriteGuard<T> {
         Pending::hit(())
     }
 
+    /// Whether the value, as it is now, is not too large to be put.
+    pub(crate) fn may_be_put(&self) -> Result<(), Error> {
+        may_put(&self.hold)
+    }
+
+    /// The value, as it is now.
+    pub(crate) fn clone_value(&self) -> T {
+        T::clone(self)
+    }
+
     /// The node needs a lease, which is looked at, or the objects are not its own.
     #[inline(never)]
     fn put_slowly(self) -> Pending<()> {

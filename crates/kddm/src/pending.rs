@@ -80,6 +80,24 @@ impl<O> Late<O> {
     pub fn asked(operation: impl Operation<O> + 'static) -> Late<O> {
         Late::Asked(Box::new(Waiting { deadline: None, operation }))
     }
+
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Late::Asked(reply) => reply.is_ready(),
+            Late::Settled(_) => true,
+        }
+    }
+
+    /// As of a future; gives back what has no answer yet.
+    pub fn polled(self, context: &mut Context<'_>) -> Result<Box<Result<O, Error>>, Late<O>> {
+        match self {
+            Late::Settled(result) => Ok(result),
+            Late::Asked(mut reply) => match reply.poll(context) {
+                Poll::Ready(result) => Ok(Box::new(result)),
+                Poll::Pending => Err(Late::Asked(reply)),
+            },
+        }
+    }
 }
 
 /// An operation on an object, and when a task that polls it stops to wait.
@@ -136,7 +154,7 @@ impl<O> Pending<O> {
     /// Whether the answer is here: `wait` would return at once.
     pub fn is_ready(&self) -> bool {
         match &self.0 {
-            State::Late(Late::Asked(reply)) => reply.is_ready(),
+            State::Late(late) => late.is_ready(),
             _ => true,
         }
     }
@@ -175,7 +193,7 @@ impl<O> Pending<O> {
 const TAKEN: &str = "a finished future is not polled again, nor waited for";
 
 #[cold]
-fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Error>> {
+pub(crate) fn wait_at_most<O>(late: Late<O>, limit: Option<Duration>) -> Box<Result<O, Error>> {
     match late {
         Late::Settled(result) => result,
         Late::Asked(mut reply) => Box::new(reply.wait(limit)),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use kddm::invoke::InvokeCounts;
 use kddm::{Node, NodeState, Statistics};
 
 use crate::admin::answer::{Subject, resident_bytes, word};
@@ -120,6 +121,19 @@ fn of_former_lives(page: &mut Page, counted: &Statistics) {
     page.single("kddm_forgotten_copies_total", "counter", help, counted.forgotten_copies);
 }
 
+/// Operations that go to the owners of their objects.
+fn operations(page: &mut Page, counted: &InvokeCounts) {
+    for (name, help, value) in [
+        ("kddm_invoked_total", "Operations that were invoked here.", counted.invoked),
+        ("kddm_delegated_total", "Calls of operations that went to another node.", counted.delegated),
+        ("kddm_served_total", "Operations that were run here for others.", counted.served),
+        ("kddm_combined_total", "Operations published together with an earlier one.", counted.combined),
+        ("kddm_invoke_fallbacks_total", "Operations whose object came here after all.", counted.fallbacks),
+    ] {
+        page.single(name, "counter", help, value);
+    }
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -160,6 +174,7 @@ pub fn render(subject: &Subject) -> String {
         page.single(name, "counter", help, value);
     }
     of_former_lives(&mut page, &counted);
+    operations(&mut page, &counted.invoking);
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());

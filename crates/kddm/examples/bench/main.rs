@@ -3,6 +3,7 @@
 //! `cargo xtask bench [--json]` runs it. Two processes on loopback TCP, pinned to one processor
 //! (`@same`: the cost in instructions) or to two (`@split`: the hand-offs between threads show).
 
+mod contended;
 mod local;
 mod memory;
 mod peer;
@@ -38,7 +39,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Runs each pinning as a process of its own and prints all rows.
 fn outer(json: bool) -> Result<(), Failure> {
     let mut rows: Vec<Row> = Vec::new();
-    for part in ["local", "memory", "remote-same", "remote-split", "replicas-same", "replicas-split"] {
+    for part in ["local", "memory", "remote-same", "remote-split", "replicas-same", "replicas-split", "contended"] {
         eprintln!("bench: {part}");
         let output = Command::new(std::env::current_exe()?)
             .args(["inner", part])
@@ -64,6 +65,8 @@ fn inner(arguments: &[String]) -> Result<(), Failure> {
         Some("remote-split") => remote::run("split", 1, only)?,
         Some("replicas-same") => replicas::run("same", 0, only)?,
         Some("replicas-split") => replicas::run("split", 1, only)?,
+        // On whichever processors there are: nine processes take part.
+        Some("contended") => contended::run(only.map(|(figure, _)| figure))?,
         _ => return Err("inner needs a part".into()),
     };
     println!("{}", serde_json::to_string(&rows)?);

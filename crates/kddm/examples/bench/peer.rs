@@ -7,6 +7,7 @@ use std::time::Instant;
 use kddm::{Node, Raw, Set};
 
 use crate::Failure;
+use crate::contended::{Counter, HOW};
 use crate::memory::Fields;
 use crate::remote::BATCH;
 
@@ -23,6 +24,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     std::thread::spawn(move || serve_echo(&echo));
     std::thread::spawn(move || crate::replicas::serve_pipe(&pipe));
     let mut turns: Option<Set<u64>> = None;
+    let mut counters: [Option<Counter>; 2] = [None, None];
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -36,6 +38,17 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
                     None => turns.insert(node.set(words[1]).replicas(0).open().wait()?),
                 };
                 answer(&take_turn(set)?.to_string())?;
+                continue;
+            }
+            Some("count") => {
+                let counter = counters.get_mut(number(1) as usize).ok_or("there is no such counter")?;
+                let counter = match counter {
+                    Some(counter) => counter,
+                    None => counter.insert(Counter::open(&node, number(1) as u8, number(2) as u16)?),
+                };
+                let is = |at: usize, what: &str| words.get(at) == Some(&what);
+                let (times, median_ns) = counter.count(is(3, HOW[1]), is(4, "paced"))?;
+                answer(&format!("{times} {median_ns}"))?;
                 continue;
             }
             Some("fetch") => {

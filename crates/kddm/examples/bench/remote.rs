@@ -50,7 +50,7 @@ impl Peer {
         Ok(peer)
     }
 
-    fn line(&mut self) -> Result<String, Failure> {
+    pub fn line(&mut self) -> Result<String, Failure> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
             return Err("the peer has ended".into());
@@ -58,10 +58,15 @@ impl Peer {
         Ok(line.trim().into())
     }
 
-    pub fn tell(&mut self, line: &str) -> Result<String, Failure> {
+    /// Its answer is the next line.
+    pub fn say(&mut self, line: &str) -> Result<(), Failure> {
         let input = self.input.as_mut().ok_or("the peer is gone")?;
         writeln!(input, "{line}")?;
-        input.flush()?;
+        Ok(input.flush()?)
+    }
+
+    pub fn tell(&mut self, line: &str) -> Result<String, Failure> {
+        self.say(line)?;
         self.line()
     }
 

@@ -18,6 +18,7 @@ use super::relay::{Forward, Forwarded, Whom};
 use super::reply::{Answers, CallResult};
 use super::service::{Incoming, Outcome, Registered, ReplyTo};
 use crate::error::{Error, MembershipError};
+use crate::invoke::SERVICE;
 use crate::runtime::Runtime;
 use crate::runtime::wait::mark_part_of_node;
 use crate::transport::poll::{TIMER, WAKE};
@@ -87,6 +88,8 @@ pub(super) enum Offered {
 pub(super) enum Todo {
     Complete(Arc<Answers>, usize, CallResult),
     Serve(Arc<Registered>, Incoming),
+    /// An operation on an object.
+    Invoke(Incoming),
     Answer(ReplyTo, Outcome),
     /// To another node for a program, or to a program.
     Forward(Forward),
@@ -107,7 +110,7 @@ pub(super) struct State {
     pub services: HashMap<Arc<str>, Offered>,
     /// Calls that were passed on, by where their answers go.
     pub forwarded: HashMap<ReplyTo, Forwarded>,
-    /// The node, once programs call through it.
+    /// The node, if it is one.
     pub runtime: Weak<Runtime>,
     pub malformed: u64,
 }
@@ -157,7 +160,7 @@ impl Engine {
         if state.is_stopped {
             return Err(MembershipError::Stopped.into());
         }
-        if state.services.contains_key(&service.name) {
+        if state.services.contains_key(&service.name) || &*service.name == SERVICE {
             return Err(RpcError::AlreadyRegistered { service: service.name.to_string() }.into());
         }
         state.services.insert(Arc::clone(&service.name), Offered::Here(Arc::clone(service)));
@@ -346,6 +349,19 @@ impl Engine {
         }
     }
 
+    /// From now on operations on objects are run for others.
+    pub fn serves_objects_of(&self, runtime: &Arc<Runtime>) {
+        self.state.lock().runtime = Arc::downgrade(runtime);
+    }
+
+    fn invoke(&self, incoming: Incoming) {
+        let runtime = self.state.lock().runtime.upgrade();
+        match runtime {
+            Some(runtime) => runtime.asked_to_invoke(incoming),
+            None => self.answer(incoming.reply_to, Err((Fault::NoService, String::new()))),
+        }
+    }
+
     fn read_all(self: &Arc<Self>, poller: &Poller) {
         mark_part_of_node();
         let mut ready: Vec<u64> = Vec::new();
@@ -409,6 +425,7 @@ impl Engine {
             match item {
                 Todo::Complete(answers, index, result) => answers.complete(index, result),
                 Todo::Serve(service, incoming) => service.take(self, incoming),
+                Todo::Invoke(incoming) => self.invoke(incoming),
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
                 Todo::Forward(forward) => self.forward(&forward),
                 Todo::Forget(forwarded) => self.forget(&forwarded),

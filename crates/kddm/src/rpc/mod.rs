@@ -59,10 +59,13 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use error::RpcError;
 
 pub(crate) use engine::Engine;
+pub(crate) use reply::Answers;
+pub(crate) use service::{Incoming, ReplyTo};
+
 use engine::{Question, Sent};
 use error::{ANSWER, QUESTION};
 use frame::BODY_LIMIT_BYTES;
-use reply::{Answers, Call, CallResult, Called, Finish};
+use reply::{Call, CallResult, Called, Finish};
 use service::{Handler, Place, Registered};
 
 use crate::error::Error;
@@ -336,6 +339,21 @@ impl Rpc {
         let (alarm, finish) = (None, Some(finish));
         Pending::called(Call { runtime, answers, service, called, limit, deadline, alarm, finish })
     }
+}
+
+/// An answer that does not come over a connection, and where it is to be left.
+pub(crate) fn answered_here(
+    runtime: &Arc<Runtime>,
+    node: u16,
+    service: &str,
+    limit: Duration,
+) -> (Arc<Answers>, Pending<Vec<u8>>) {
+    let (service, answers): (Arc<str>, _) = (service.into(), Arc::new(Answers::new(1)));
+    let (runtime, called, kept) = (Arc::clone(runtime), vec![Called { node, id: None }], Arc::clone(&answers));
+    let deadline = crate::runtime::wait::deadline_in(limit);
+    let finish: Finish<Vec<u8>> = Box::new(|results| only(results).1);
+    let (alarm, finish) = (None, Some(finish));
+    (answers, Pending::called(Call { runtime, answers: kept, service, called, limit, deadline, alarm, finish }))
 }
 
 /// The longest that a call waits.

@@ -83,19 +83,12 @@ fn outcome_of(result: CallResult) -> Outcome {
 
 impl Engine {
     /// A program has connected for calls to that node.
-    pub fn program_calls(
-        self: &Arc<Self>,
-        runtime: &Arc<Runtime>,
-        session: u32,
-        node: u16,
-        stream: Stream,
-    ) -> std::io::Result<()> {
+    pub fn program_calls(self: &Arc<Self>, session: u32, node: u16, stream: Stream) -> std::io::Result<()> {
         let mut state = self.state.lock();
         let of_it = state.connections.values().filter(|connection| connection.side == Side::CallsOf(session));
         if of_it.count() >= CONNECTIONS {
             return Err(std::io::Error::other("a program has too many connections for its calls"));
         }
-        state.runtime = Arc::downgrade(runtime);
         let number = self.attach(&mut state, Connection::new(stream, node, 0, Side::CallsOf(session)))?;
         let old = state.callers.insert((session, node), number);
         if let Some(old) = old.and_then(|old| state.connections.get_mut(&old)) {
@@ -137,6 +130,9 @@ impl Engine {
         }
         match state.services.get(service) {
             Some(Offered::By(by)) if *by == session => return Ok(()),
+            _ if service == crate::invoke::SERVICE => {
+                return Err(RpcError::AlreadyRegistered { service: service.into() }.into());
+            }
             Some(_) => return Err(RpcError::AlreadyRegistered { service: service.into() }.into()),
             None => {}
         }

@@ -255,6 +255,7 @@ fn start(
         signals,
         lease,
     }));
+    runtime.rpc.serves_objects_of(&runtime);
     runtime.leases_follow(&mut runtime.membership.lock());
     runtime.install(&first);
     runtime.signals.settled.raise();

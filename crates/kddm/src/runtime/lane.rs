@@ -93,6 +93,8 @@ pub struct Statistics {
     pub revalidated: u64,
     /// Such copies that are not, or of which nobody can tell: they are fetched when somebody wants them.
     pub forgotten_copies: u64,
+    /// Operations that go to the owners of their objects.
+    pub invoking: crate::invoke::InvokeCounts,
 }
 
 impl Statistics {

@@ -60,6 +60,7 @@ use crate::cell::{Lease, Table};
 use crate::coordination::Here;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
+use crate::invoke::Invoking;
 use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits, Statistics};
@@ -99,6 +100,8 @@ pub(crate) struct Runtime {
     /// Objects that a drain still has to give away.
     pub draining_left: AtomicUsize,
     pub rpc: Arc<Engine>,
+    /// Operations that this node runs for others, and has run by others.
+    pub invoking: Invoking,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -155,6 +158,7 @@ impl Runtime {
             signals: parts.signals,
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
+            invoking: Invoking::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),
@@ -242,6 +246,7 @@ impl Runtime {
             sum.frames_sent += state.frames_to_programs() + state.frames_to_lender();
         }
         sum.malformed += self.rpc.malformed();
+        sum.invoking = self.invoking.counted();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum
@@ -293,6 +298,7 @@ impl Runtime {
         self.membership.lock().log.close();
         self.close_listeners();
         self.rpc.close();
+        self.invoking.close();
         self.changed.notify_all();
         self.signals.links.raise();
         self.signals.news.raise();

@@ -8,6 +8,7 @@ mod seat;
 mod calls;
 mod ends;
 mod hostile;
+mod invoke;
 mod notifiers;
 mod processes;
 mod sharing;

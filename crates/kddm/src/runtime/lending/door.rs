@@ -293,7 +293,7 @@ fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) 
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
             }
             greeting::send(&stream, &Reply::Lane)?;
-            runtime.rpc.program_calls(runtime, session, node, stream)
+            runtime.rpc.program_calls(session, node, stream)
         }
         Purpose::Serve { session, secret } => {
             if runtime.name_of(session, secret).is_none() {
