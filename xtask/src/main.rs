@@ -17,6 +17,7 @@ type Cargo = &'static [&'static str];
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
 const MODEL: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "model"];
 const SCALE: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "scale"];
+const PEERS: Cargo = &["run", "--release", "--quiet", "-p", "kddm-peers", "--"];
 const BENCH: Cargo = &["run", "--release", "--quiet", "-p", "kddm", "--example", "bench", "--"];
 
 fn main() -> ExitCode {
@@ -36,10 +37,11 @@ fn main() -> ExitCode {
         Some("scale") => cargo(SCALE, rest),
         Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
+        Some("bench-peers") => cargo(PEERS, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
-                 Arguments after sim, model, scale, bench and chaos are passed on; try --help there."
+                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] | bench-peers [--only NAME] | chaos [--minutes M] [--only FAULT,…]\n\
+                 Arguments after sim, model, scale, bench, bench-peers and chaos are passed on; try --help there."
             );
             false
         }
