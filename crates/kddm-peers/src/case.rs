@@ -101,4 +101,23 @@ pub const GROUPS: &[Group] = &[
         ],
         stale_reads: false,
     },
+    Group {
+        name: "survives one of three",
+        systems: &[System::KddmReplicated, System::Etcd],
+        cases: &[
+            READ_AGAIN,
+            READ_FIRST,
+            WRITE_AGAIN,
+            WRITE_FIRST,
+            COUNTER_1,
+            COUNTER_2,
+            COUNTER_8,
+            LOCK_1,
+            LOCK_2,
+            MIX_95_2,
+            MIX_95_4,
+            MIX_50_2,
+        ],
+        stale_reads: false,
+    },
 ];

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::store;
+use crate::store::{self, Etcd};
 use crate::system::System;
 
 /// How long a server may take until it answers.
@@ -17,7 +17,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Programs and what to install where they are missing.
-const PROGRAMS: &[(&str, &str)] = &[("redis-server", "redis-server"), ("memcached", "memcached")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("redis-server", "redis-server"), ("memcached", "memcached"), ("etcd", "etcd-server")];
 
 /// Where a program lies.
 fn found(program: &str) -> Option<PathBuf> {
@@ -94,6 +95,7 @@ impl Servers {
             System::RedisSocket | System::RedisCached => Ok(self.redis()?[1].clone()),
             System::RedisWait => self.redis_with_replica(),
             System::Memcached => self.memcached(),
+            System::Etcd => self.etcd(),
         }
     }
 
@@ -132,6 +134,32 @@ impl Servers {
         let address = format!("127.0.0.1:{port}");
         await_answer(System::Memcached, &address)?;
         Ok(address)
+    }
+
+    /// Three members of etcd; the address of the one that leads.
+    fn etcd(&mut self) -> Result<String, Failure> {
+        let mut members = Vec::new();
+        for name in ["a", "b", "c"] {
+            members.push((name, format!("127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?)));
+        }
+        let cluster: Vec<String> = members.iter().map(|(name, _, peer)| format!("{name}={peer}")).collect();
+        let cluster = cluster.join(",");
+        for (name, client, peer) in &members {
+            let client = format!("http://{client}");
+            let words = ["--name", name, "--data-dir", name, "--initial-cluster", &cluster];
+            let peers = ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer];
+            let clients = ["--listen-client-urls", &client, "--advertise-client-urls", &client];
+            self.start("etcd", &[&words[..], &peers, &clients].concat())?;
+        }
+        for (_, client, _) in &members {
+            await_answer(System::Etcd, client)?;
+        }
+        for (_, client, _) in &members {
+            if Etcd::connect(client)?.leads()? {
+                return Ok(client.clone());
+            }
+        }
+        Err("no member of etcd leads".into())
     }
 }
 

@@ -1,7 +1,10 @@
 //! What is measured: a store of small values, a counter and a lock, whoever keeps them.
 
+mod etcd;
+mod grpc;
 mod kddm;
 mod memcached;
+mod protobuf;
 mod redis;
 mod resp;
 mod stream;
@@ -9,6 +12,7 @@ mod stream;
 use crate::Failure;
 use crate::system::System;
 
+pub use self::etcd::Etcd;
 pub use self::kddm::Kddm;
 
 /// Bytes of each value.
@@ -66,6 +70,7 @@ pub fn connect(system: System, address: &str) -> Result<Box<dyn Store>, Failure>
         System::Redis | System::RedisSocket => Box::new(redis::Redis::connect(address)?),
         System::RedisWait => Box::new(redis::Redis::connect(address)?.waiting()),
         System::RedisCached => Box::new(redis::Cached::connect(address)?),
+        System::Etcd => Box::new(Etcd::connect(address)?),
         System::Memcached => Box::new(memcached::Memcached::connect(address)?),
     })
 }

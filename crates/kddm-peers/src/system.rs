@@ -19,6 +19,8 @@ pub enum System {
     RedisWait,
     /// One server, over TCP.
     Memcached,
+    /// Three members; clients ask the one that leads.
+    Etcd,
 }
 
 impl System {
@@ -31,6 +33,7 @@ impl System {
         System::RedisCached,
         System::RedisWait,
         System::Memcached,
+        System::Etcd,
     ];
 
     /// Its name in tables and arguments.
@@ -43,6 +46,7 @@ impl System {
             System::RedisCached => "redis-cached",
             System::RedisWait => "redis-wait",
             System::Memcached => "memcached",
+            System::Etcd => "etcd",
         }
     }
 
