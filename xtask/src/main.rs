@@ -4,6 +4,7 @@ mod chaos;
 mod ci;
 mod etcd;
 mod fuzz;
+mod instructions;
 mod memory_model;
 mod mutations;
 mod readme;
@@ -37,10 +38,11 @@ fn main() -> ExitCode {
         Some("scale") => cargo(SCALE, rest),
         Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
+        Some("instructions") => instructions::run(rest),
         Some("bench-peers") => cargo(PEERS, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] | bench-peers [--only NAME] | chaos [--minutes M] [--only FAULT,…]\n\
+                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] [--runs N] [--save] | instructions [--json] [--save] [--check] | bench-peers [--only NAME] | chaos [--minutes M] [--only FAULT,…]\n\
                  Arguments after sim, model, scale, bench, bench-peers and chaos are passed on; try --help there."
             );
             false
