@@ -62,7 +62,14 @@ const MIX_50_4: Case = case("mix_50_50 by 4", 4, Workload::Mix(50));
 pub const GROUPS: &[Group] = &[
     Group {
         name: "one copy",
-        systems: &[System::Kddm, System::Redis, System::RedisSocket, System::RedisCached, System::Memcached],
+        systems: &[
+            System::Kddm,
+            System::Redis,
+            System::RedisSocket,
+            System::RedisCached,
+            System::RedisCachedByThread,
+            System::Memcached,
+        ],
         cases: &[
             READ_AGAIN,
             READ_FIRST,

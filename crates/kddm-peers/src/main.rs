@@ -5,6 +5,7 @@
 //! clients are nodes, over TCP on loopback. So each client is what a user's program would be.
 
 mod case;
+mod loss;
 mod plot;
 mod report;
 mod run;

@@ -73,7 +73,7 @@ pub fn svg(report: &Report) -> String {
     }
     let shown = System::ALL.iter().filter(|system| peers.iter().any(|row| row.system == system.name()));
     for (number, system) in shown.enumerate() {
-        let at = LEFT + 105.0 * number as f64;
+        let at = LEFT + 125.0 * number as f64;
         let colour = peers.iter().find(|row| row.system == system.name()).map_or("black", |row| colour(row));
         line(format_args!("<circle cx=\"{at:.1}\" cy=\"34\" r=\"5\" fill=\"{colour}\"/>"));
         line(format_args!("<text x=\"{:.1}\" y=\"38\">{}</text>", at + 9.0, system.name()));

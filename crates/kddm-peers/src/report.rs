@@ -98,6 +98,18 @@ pub struct Stale {
     pub writes: u64,
 }
 
+/// What kills of one kind came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Loss {
+    pub victim: String,
+    pub kills: usize,
+    /// From the kill until another client had read and written the value.
+    pub until_ms: Spread,
+    /// Acknowledged writes that were not there then, of all kills.
+    pub lost: u64,
+    pub load: f64,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -107,6 +119,7 @@ pub struct Report {
     pub one_processor: bool,
     pub rows: Vec<Row>,
     pub stale: Vec<Stale>,
+    pub losses: Vec<Loss>,
     /// What could not be measured here, and why.
     pub missing: Vec<String>,
 }
@@ -121,6 +134,7 @@ impl Report {
             one_processor: false,
             rows: Vec::new(),
             stale: Vec::new(),
+            losses: Vec::new(),
             missing: Vec::new(),
         }
     }
@@ -151,6 +165,14 @@ impl Report {
         }
         for Stale { system, reads, stale, writes } in &self.stale {
             line(format!("| {system}: {stale} | {reads} | {writes} |"));
+        }
+        if !self.losses.is_empty() {
+            let head = "\n| kill -9 of | kills | until another client had read and written it | acknowledged writes lost | load |";
+            line(format!("{head}\n|---|---|---|---|---|"));
+        }
+        for Loss { victim, kills, until_ms: Spread { median, low, high }, lost, load } in &self.losses {
+            let [median, low, high] = [median, low, high].map(|figure| short(*figure));
+            line(format!("| {victim} | {kills} | {median} ms ({low} – {high}) | {lost} | {load:.1} |"));
         }
         for missing in &self.missing {
             line(format!("\nSkipped: {missing}"));
@@ -224,7 +246,10 @@ mod tests {
         report.rows.push(Row::new("one copy", &GROUPS[0].cases[0], System::Redis, &peer, &ours));
         report.stale.push(Stale { system: "redis-cached".into(), reads: 10, stale: 2, writes: 5 });
         report.missing.push("memcached is not here; apt-get install memcached".into());
+        let until_ms = Spread::of(vec![30.0, 20.0, 400.0]);
+        report.losses.push(Loss { victim: "the owner".into(), kills: 3, until_ms, lost: 0, load: 1.0 });
         let text = report.markdown();
+        assert!(text.contains("| the owner | 3 | 30.0 ms (20.0 – 400) | 0 | 1.0 |"), "{text}");
         assert!(
             text.contains("| redis | 8.00 (8.00 – 8.00) | 0.005, 0.005 µs | 0.025 (0.025 – 0.025) **slower** |"),
             "{text}"

@@ -35,6 +35,11 @@ impl Options {
         system.name().contains(only.as_str()) || !System::ALL.iter().any(|any| any.name().contains(only.as_str()))
     }
 
+    /// Whether it is measured what kills cost: it is a case like any other.
+    fn wants_kills(&self) -> bool {
+        self.only.as_ref().is_none_or(|only| "kill".contains(only.as_str()))
+    }
+
     fn wants_case(&self, name: &str) -> bool {
         let Some(only) = &self.only else { return true };
         name.contains(only.as_str()) || System::ALL.iter().any(|any| any.name().contains(only.as_str()))
@@ -49,6 +54,9 @@ pub fn run(options: &Options, groups: &[Group]) -> Result<Report, Failure> {
     let mut report = Report::new(options.slice, options.rounds);
     for group in groups {
         measure(options, group, &mut report)?;
+    }
+    if options.wants_kills() {
+        report.losses = crate::loss::measure(&mut report.missing)?;
     }
     Ok(report)
 }

@@ -4,17 +4,11 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::Failure;
-use crate::store::{self, Etcd};
+use crate::store::{self, Etcd, START_LIMIT, TRY_AGAIN};
 use crate::system::System;
-
-/// How long a server may take until it answers.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// How often it is tried.
-const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Programs and what to install where they are missing.
 const PROGRAMS: &[(&str, &str)] =
@@ -43,6 +37,8 @@ pub struct Servers {
     children: Vec<Child>,
     /// Where one Redis answers, over TCP and on its socket: the same one for all who do not need another.
     redis: Option<[String; 2]>,
+    /// Where the members of etcd answer, and which processes they are.
+    members: Vec<(String, usize)>,
 }
 
 impl Servers {
@@ -55,7 +51,7 @@ impl Servers {
         let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
         let folder = parent.join(format!("kddm-peers-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        Ok(Servers { folder, children: Vec::new(), redis: None })
+        Ok(Servers { folder, children: Vec::new(), redis: None, members: Vec::new() })
     }
 
     /// Where their files are.
@@ -68,12 +64,25 @@ impl Servers {
     /// # Errors
     /// The program is missing, or does not start.
     pub fn start(&mut self, name: &str, words: &[&str]) -> Result<usize, Failure> {
+        self.start_at(&program(name)?, words)
+    }
+
+    /// The same of a program that lies there.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_at(&mut self, program: &Path, words: &[&str]) -> Result<usize, Failure> {
         let log = File::create(self.folder.join(format!("log-{}", self.children.len())))?;
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program(name)?).args(words).current_dir(&self.folder);
+        command.args(["--pdeathsig", "KILL"]).arg(program).args(words).current_dir(&self.folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.children.push(command.spawn()?);
         Ok(self.children.len() - 1)
+    }
+
+    /// Where the members of etcd answer, and their numbers here.
+    pub fn members(&self) -> &[(String, usize)] {
+        &self.members
     }
 
     /// Kills that one, as if its host had failed.
@@ -92,7 +101,7 @@ impl Servers {
         match system {
             System::Kddm | System::KddmReplicated => Ok(String::new()),
             System::Redis => Ok(self.redis()?[0].clone()),
-            System::RedisSocket | System::RedisCached => Ok(self.redis()?[1].clone()),
+            System::RedisSocket | System::RedisCached | System::RedisCachedByThread => Ok(self.redis()?[1].clone()),
             System::RedisWait => self.redis_with_replica(),
             System::Memcached => self.memcached(),
             System::Etcd => self.etcd(),
@@ -149,7 +158,8 @@ impl Servers {
             let words = ["--name", name, "--data-dir", name, "--initial-cluster", &cluster];
             let peers = ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer];
             let clients = ["--listen-client-urls", &client, "--advertise-client-urls", &client];
-            self.start("etcd", &[&words[..], &peers, &clients].concat())?;
+            let number = self.start("etcd", &[&words[..], &peers, &clients].concat())?;
+            self.members.push((client.trim_start_matches("http://").to_owned(), number));
         }
         for (_, client, _) in &members {
             await_answer(System::Etcd, client)?;

@@ -6,17 +6,26 @@ mod kddm;
 mod memcached;
 mod protobuf;
 mod redis;
+mod redis_thread;
 mod resp;
 mod stream;
+
+use std::time::Duration;
 
 use crate::Failure;
 use crate::system::System;
 
 pub use self::etcd::Etcd;
-pub use self::kddm::Kddm;
+pub use self::kddm::{Kddm, Survival};
 
 /// Bytes of each value.
 pub const VALUE_BYTES: usize = 64;
+
+/// How long anything may take until it is there.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether it is.
+pub const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Keys of all workloads.
 pub const KEYS: u64 = 10_000;
@@ -71,6 +80,7 @@ pub fn connect(system: System, address: &str) -> Result<Box<dyn Store>, Failure>
         System::RedisWait => Box::new(redis::Redis::connect(address)?.waiting()),
         System::RedisCached => Box::new(redis::Cached::connect(address)?),
         System::Etcd => Box::new(Etcd::connect(address)?),
+        System::RedisCachedByThread => Box::new(redis_thread::Threaded::connect(address)?),
         System::Memcached => Box::new(memcached::Memcached::connect(address)?),
     })
 }

@@ -13,8 +13,10 @@ pub enum System {
     Redis,
     /// One server, over a Unix socket.
     RedisSocket,
-    /// One server, over a Unix socket, with client-side caching.
+    /// One server, over a Unix socket, with client-side caching; each read looks first whether the server has said anything.
     RedisCached,
+    /// The same, and a thread of the client hears what the server says.
+    RedisCachedByThread,
     /// A server with one replica; a write is done when both have it.
     RedisWait,
     /// One server, over TCP.
@@ -31,6 +33,7 @@ impl System {
         System::Redis,
         System::RedisSocket,
         System::RedisCached,
+        System::RedisCachedByThread,
         System::RedisWait,
         System::Memcached,
         System::Etcd,
@@ -44,6 +47,7 @@ impl System {
             System::Redis => "redis",
             System::RedisSocket => "redis-unix",
             System::RedisCached => "redis-cached",
+            System::RedisCachedByThread => "redis-cached-thread",
             System::RedisWait => "redis-wait",
             System::Memcached => "memcached",
             System::Etcd => "etcd",
@@ -62,7 +66,7 @@ impl System {
 
     /// Whether a read or write of a key is another thing for the client that used it last.
     pub fn moves_values(self) -> bool {
-        self.is_ours() || self == System::RedisCached
+        self.is_ours() || matches!(self, System::RedisCached | System::RedisCachedByThread)
     }
 }
 

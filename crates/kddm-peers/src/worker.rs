@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
-use crate::store::{self, KEYS, Kddm, Store};
+use crate::store::{self, KEYS, Kddm, Store, Survival};
 use crate::system::System;
 use crate::workload::{self, Done, Workload};
 
@@ -33,6 +33,12 @@ pub enum Order {
     WriteForStale { file: PathBuf },
     /// Read them so often.
     ReadForStale { file: PathBuf, reads: u64 },
+    /// Wait until three members decide.
+    AwaitVoters,
+    /// Write one key until that fails, and write to the file what was acknowledged.
+    WriteForKill { file: PathBuf },
+    /// Read and write that key, at any of these servers, until both has succeeded.
+    TakeOver { addresses: Vec<String> },
 }
 
 /// What a client answers.
@@ -48,6 +54,10 @@ pub enum Answer {
         reads: u64,
         stale: u64,
     },
+    /// What the key said.
+    TookOver {
+        number: u64,
+    },
 }
 
 /// `worker SYSTEM ADDRESS`.
@@ -55,18 +65,36 @@ pub enum Answer {
 /// # Errors
 /// Whatever goes wrong; whoever started it is told by the end of the answers.
 pub fn main(words: &[String]) -> Result<(), Failure> {
-    let [system, address] = words else { return Err("a client needs a system and an address".into()) };
+    let [system, address, more @ ..] = words else { return Err("a client needs a system and an address".into()) };
     let system = System::named(system).ok_or("no such system")?;
-    let (mut store, address): (Box<dyn Store>, String) = if system.is_ours() {
-        let node = Kddm::join(system, address, None)?;
-        let address = node.address();
-        (Box::new(node), address)
-    } else {
-        (store::connect(system, address)?, String::new())
+    if !system.is_ours() {
+        let mut store = store::connect(system, address)?;
+        say(&Answer::Ready { address: String::new() })?;
+        return listen(|order| match order {
+            Order::TakeOver { addresses } => take_over(|number| at_any(system, &addresses, number)),
+            order => obey(&mut *store, order),
+        });
+    }
+    let survival = match more {
+        [view_log, guardian] => Some(Survival {
+            view_log: view_log.into(),
+            guardian: Some(guardian).filter(|guardian| !guardian.is_empty()).map(PathBuf::from),
+        }),
+        _ => None,
     };
-    say(&Answer::Ready { address })?;
+    let mut node = Kddm::join(system, address, survival)?;
+    say(&Answer::Ready { address: node.address() })?;
+    listen(|order| match order {
+        Order::AwaitVoters => node.await_voters().map(|()| Answer::Done(Done::default())),
+        Order::TakeOver { .. } => take_over(|number| read_and_write(&mut node, number)),
+        order => obey(&mut node, order),
+    })
+}
+
+/// Obeys until nobody orders anything any more.
+fn listen(mut obey: impl FnMut(Order) -> Result<Answer, Failure>) -> Result<(), Failure> {
     for line in std::io::stdin().lock().lines() {
-        say(&obey(&mut *store, serde_json::from_str(&line?)?)?)?;
+        say(&obey(serde_json::from_str(&line?)?)?)?;
     }
     Ok(())
 }
@@ -88,6 +116,8 @@ fn obey(store: &mut dyn Store, order: Order) -> Result<Answer, Failure> {
         Order::Count => Answer::Count(store.count()?),
         Order::WriteForStale { file } => Answer::Done(write_for_stale(store, &file)?),
         Order::ReadForStale { file, reads } => read_for_stale(store, &file, reads)?,
+        Order::WriteForKill { file } => Answer::Done(write_for_kill(store, &file)?),
+        Order::AwaitVoters | Order::TakeOver { .. } => return Err("that depends on the system".into()),
     })
 }
 
@@ -134,6 +164,54 @@ fn read_for_stale(store: &mut dyn Store, file: &Path, reads: u64) -> Result<Answ
     Ok(Answer::Stale { reads, stale })
 }
 
+/// The last number that was acknowledged before a kill.
+///
+/// # Errors
+/// The file is gone.
+pub fn acknowledged(file: &Path) -> Result<u64, Failure> {
+    word(&File::open(file)?, 0)
+}
+
+/// The end of this is the end of the server, or of this process.
+fn write_for_kill(store: &mut dyn Store, file: &Path) -> Result<Done, Failure> {
+    let file = File::options().write(true).open(file)?;
+    let mut operations = 0;
+    while store.write(0, operations + 1).is_ok() {
+        operations += 1;
+        file.write_all_at(&operations.to_le_bytes(), 0)?;
+    }
+    Ok(Done { operations, ..Done::default() })
+}
+
+/// Tries until it has succeeded.
+fn take_over(mut attempt: impl FnMut(u64) -> Result<u64, Failure>) -> Result<Answer, Failure> {
+    let start = std::time::Instant::now();
+    loop {
+        match attempt(u64::MAX) {
+            Ok(number) => return Ok(Answer::TookOver { number }),
+            Err(error) if start.elapsed() > store::START_LIMIT => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// What the key said; then it is that number.
+fn read_and_write(store: &mut dyn Store, number: u64) -> Result<u64, Failure> {
+    let said = store.read(0)?;
+    store.write(0, number).map(|()| said)
+}
+
+fn at_any(system: System, addresses: &[String], number: u64) -> Result<u64, Failure> {
+    let mut outcome = Err("no address was given".into());
+    for address in addresses {
+        outcome = store::connect(system, address).and_then(|mut store| read_and_write(&mut *store, number));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
 /// A client process, from outside. It ends with this.
 pub struct Worker {
     child: Child,
@@ -149,8 +227,16 @@ impl Worker {
     /// # Errors
     /// It is not; what it says about that goes to the standard error.
     pub fn start(system: System, address: &str) -> Result<Worker, Failure> {
+        Worker::start_with(system, address, &[])
+    }
+
+    /// The same, of a node that is told where its log and its guardian are.
+    ///
+    /// # Errors
+    /// As [`start`](Worker::start).
+    pub fn start_with(system: System, address: &str, more: &[&str]) -> Result<Worker, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args([WORKER, system.name(), address]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args([WORKER, system.name(), address]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("its output is piped")?);
@@ -160,6 +246,12 @@ impl Worker {
             other => return Err(format!("a client began with {other:?}").into()),
         }
         Ok(worker)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _it_may_have_ended = self.child.kill();
+        let _it_is_ours = self.child.wait();
     }
 
     /// Tells it what to do next.
@@ -198,8 +290,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         drop(self.orders.take());
-        let _it_may_have_ended = self.child.kill();
-        let _it_is_ours = self.child.wait();
+        self.kill();
     }
 }
 
@@ -255,6 +346,19 @@ mod tests {
         let written = obey(&mut store, Order::WriteForStale { file: file.clone() }).unwrap();
         assert_eq!(written, Answer::Done(Done::default()));
         std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn whoever_takes_over_tries_again_and_says_what_it_found() {
+        let mut failures = 3;
+        let answer = take_over(|_| {
+            failures -= 1;
+            if failures > 0 { Err("not yet".into()) } else { Ok(17) }
+        });
+        assert_eq!((answer.unwrap(), failures), (Answer::TookOver { number: 17 }, 0));
+        assert!(at_any(System::Memcached, &[], 0).is_err());
+        let mut store = Forgetful { value: 9, reads: 0 };
+        assert_eq!(read_and_write(&mut store, 1).unwrap(), 9);
     }
 
     #[test]

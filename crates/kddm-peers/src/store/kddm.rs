@@ -1,14 +1,14 @@
 //! A program that is a node of a cluster, as its users' programs are.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm::{Config, Node, Pod, Set, WriteGuard};
 
 use crate::Failure;
 use crate::system::System;
 
-use super::Store;
+use super::{START_LIMIT, Store, TRY_AGAIN};
 
 type Value = Pod<[u64; 8]>;
 
@@ -18,7 +18,7 @@ pub struct Survival {
     /// Where its log of who is a member lies.
     pub view_log: PathBuf,
     /// The socket of the guardian that proves its end.
-    pub guardian: PathBuf,
+    pub guardian: Option<PathBuf>,
 }
 
 /// A node, and the three sets of the workloads.
@@ -44,7 +44,7 @@ impl Kddm {
         }
         if let Some(survival) = survival {
             config = config.view_log(survival.view_log);
-            config.guardian = Some(survival.guardian);
+            config.guardian = survival.guardian;
         }
         let replicas = u8::from(system == System::KddmReplicated);
         let node = Node::join(config).wait()?;
@@ -52,6 +52,21 @@ impl Kddm {
         let counters = node.set("peers/counters").replicas(replicas).open().wait()?;
         let locks = node.set("peers/locks").replicas(replicas).open().wait()?;
         Ok(Kddm { node, values, counters, locks, held: None })
+    }
+
+    /// Waits until three nodes decide who is a member.
+    ///
+    /// # Errors
+    /// They never do.
+    pub fn await_voters(&self) -> Result<(), Failure> {
+        let start = Instant::now();
+        while self.node.voting().voters.len() < 3 {
+            if start.elapsed() > START_LIMIT {
+                return Err(format!("only these decide: {:?}", self.node.voting().voters).into());
+            }
+            std::thread::sleep(TRY_AGAIN);
+        }
+        Ok(())
     }
 
     /// Where others find this node.

@@ -40,6 +40,15 @@ impl Redis {
         self
     }
 
+    /// What this connection reads is remembered by the server, which tells that other one when it changes.
+    ///
+    /// # Errors
+    /// The server does not know how.
+    pub fn track(&mut self, other: i64) -> Result<(), Failure> {
+        let other = other.to_string();
+        expect(self.ask(&[b"CLIENT", b"TRACKING", b"ON", b"REDIRECT", other.as_bytes()])?, &ok())
+    }
+
     fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
         self.request.clear();
         command(&mut self.request, words);
