@@ -4,6 +4,7 @@ mod chaos;
 mod ci;
 mod etcd;
 mod fuzz;
+mod instructions;
 mod memory_model;
 mod mutations;
 mod readme;
@@ -17,6 +18,9 @@ type Cargo = &'static [&'static str];
 const SIM: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim"];
 const MODEL: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "model"];
 const SCALE: Cargo = &["run", "--release", "--quiet", "-p", "kddm-sim", "--", "scale"];
+/// It proves the end of nodes that are killed, and lies beside the program that kills them.
+const GUARDIAN: Cargo = &["build", "--release", "--quiet", "-p", "kddmd", "--bin", "kddm-guardian"];
+const PEERS: Cargo = &["run", "--release", "--quiet", "-p", "kddm-peers", "--"];
 const BENCH: Cargo = &["run", "--release", "--quiet", "-p", "kddm", "--example", "bench", "--"];
 
 fn main() -> ExitCode {
@@ -36,10 +40,12 @@ fn main() -> ExitCode {
         Some("scale") => cargo(SCALE, rest),
         Some("mutations") => mutations::run(rest),
         Some("bench") => cargo(BENCH, rest),
+        Some("instructions") => instructions::run(rest),
+        Some("bench-peers") => cargo(GUARDIAN, &[]) && cargo(PEERS, rest),
         _ => {
             eprintln!(
-                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] | chaos [--minutes M] [--only FAULT,…]\n\
-                 Arguments after sim, model, scale, bench and chaos are passed on; try --help there."
+                "usage: cargo xtask ci | tidy | readme | etcd | fuzz [--seconds N] | memory-model | sim [--seeds N | --minutes M | --seed S] | model [--full] | scale [--nodes N,…] | mutations [--quick] | bench [--json] [--runs N] [--save] | instructions [--json] [--save] [--check] | bench-peers [--only NAME] | chaos [--minutes M] [--only FAULT,…]\n\
+                 Arguments after sim, model, scale, bench, bench-peers and chaos are passed on; try --help there."
             );
             false
         }

@@ -131,7 +131,11 @@ impl Turn<'_> {
         self.has_value = has_value;
         self.drop_own_replica();
         self.replicas = self.others_of(replicas);
-        self.side.owed = sharers;
+        // Where there is nobody to await, its memory stays.
+        self.side.owed.clear();
+        if !sharers.is_empty() {
+            self.side.owed = sharers;
+        }
         self.side.owed.remove(self.place.me);
         // One that does not share any more had given its copy back before.
         let place = self.place;
@@ -178,7 +182,7 @@ impl Turn<'_> {
     fn note_own_tenure(&mut self, tenure: Tenure) {
         self.seen = Seen { tenure, node: self.place.me };
         if self.side.early_tenure <= tenure {
-            self.side.early = NodeSet::new();
+            self.side.early.clear();
             self.side.early_tenure = Tenure::NONE;
         }
     }

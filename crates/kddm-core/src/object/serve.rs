@@ -197,6 +197,10 @@ impl Turn<'_> {
                 sharers.insert(sharing.node);
             }
         }
+        if sharers.is_empty() {
+            // An empty set needs no memory; this object's next one does.
+            core::mem::swap(&mut sharers, &mut self.side.owed);
+        }
         let has_value = self.has_value;
         let body = if has_value { Body::Object } else { Body::None };
         let replicas = self.replicas_after(to);

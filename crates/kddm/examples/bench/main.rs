@@ -1,8 +1,10 @@
 //! The figures of `docs/numbers.md`: each a ratio to a floor measured in the same run, interleaved.
 //!
-//! `cargo xtask bench [--json]` runs it. Two processes on loopback TCP, pinned to one processor
+//! `cargo xtask bench [--json] [--runs N] [--save]` runs it. Two processes on loopback TCP, pinned to one processor
 //! (`@same`: the cost in instructions) or to two (`@split`: the hand-offs between threads show).
 
+#[allow(dead_code, reason = "the other program that has a baseline uses the rest")]
+mod baseline;
 mod contended;
 mod local;
 mod memory;
@@ -11,19 +13,23 @@ mod remote;
 mod replicas;
 mod report;
 
+use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use baseline::{Baseline, Judged, Range, Ratios};
 use kddm::Config;
 use report::Row;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let json = arguments.iter().any(|argument| argument == "--json");
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let runs = arguments.iter().position(|argument| argument == "--runs");
+    let runs = runs.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(1);
     let result = match arguments.first().map(String::as_str) {
         Some("peer") => peer::run(&arguments),
         Some("inner") => inner(&arguments),
-        _ => outer(json),
+        _ => outer(has("--json"), runs, has("--save")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,8 +42,38 @@ fn main() -> ExitCode {
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs each pinning as a process of its own and prints all rows.
-fn outer(json: bool) -> Result<(), Failure> {
+/// So many runs: the rows of the last one, and what has changed since the baseline by more than runs differ.
+fn outer(json: bool, runs: usize, save: bool) -> Result<(), Failure> {
+    let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for run in 0..runs.max(1) {
+        eprintln!("bench: run {} of {}", run + 1, runs.max(1));
+        rows = one_run()?;
+        for row in &rows {
+            figures.entry(row.name.clone()).or_default().extend(report::cost(row));
+        }
+    }
+    report::print(&rows, json);
+    let figures = figures.iter().filter(|(_, figures)| !figures.is_empty());
+    let figures = figures.map(|(name, figures)| (name.clone(), Range::of(figures))).collect();
+    let now = Ratios { runs: runs.max(1), figures };
+    let mut stored = Baseline::load()?;
+    let judged = Judged::ratios(&stored.ratios, &now);
+    // With `--json` the rows alone are on the standard output, as ever.
+    if json {
+        eprint!("{}", judged.table("cost"));
+    } else {
+        print!("\n{}", judged.table("cost"));
+    }
+    if save {
+        stored.ratios = now;
+        stored.save()?;
+    }
+    Ok(())
+}
+
+/// Runs each pinning as a process of its own.
+fn one_run() -> Result<Vec<Row>, Failure> {
     let mut rows: Vec<Row> = Vec::new();
     for part in ["local", "memory", "remote-same", "remote-split", "replicas-same", "replicas-split", "contended"] {
         eprintln!("bench: {part}");
@@ -50,8 +86,7 @@ fn outer(json: bool) -> Result<(), Failure> {
         }
         rows.extend(serde_json::from_slice::<Vec<Row>>(&output.stdout)?);
     }
-    report::print(&rows, json);
-    Ok(())
+    Ok(rows)
 }
 
 fn inner(arguments: &[String]) -> Result<(), Failure> {

@@ -56,6 +56,17 @@ pub fn rate(name: &str, unit: &str, scale: f64, mut value: Samples, mut floor: S
     }
 }
 
+/// What a figure costs, compared with its floor where it has one, so that less is better. A rate has no other cost than
+/// that, and without a floor it says more of the machine than of us.
+pub fn cost(row: &Row) -> Option<f64> {
+    match (row.ratio, row.unit.as_str()) {
+        (Some(ratio), "k/s") => Some(1.0 / ratio),
+        (Some(ratio), _) => Some(ratio),
+        (None, "B") => Some(row.value),
+        (None, _) => None,
+    }
+}
+
 pub fn print(rows: &[Row], json: bool) {
     if json {
         println!("{}", serde_json::to_string_pretty(rows).expect("rows are plain data"));

@@ -195,15 +195,14 @@ impl LaneState {
 
     /// Deferred frames and acknowledgements have waited long enough.
     pub fn flush_deferred(&mut self) {
-        let mut waiting = Vec::new();
         for (id, peer) in &mut self.peers {
-            if peer.session.has_deferred() {
+            let has_deferred = peer.session.has_deferred();
+            if has_deferred {
                 peer.session.flush_deferred();
-                waiting.push(*id);
             } else if peer.session.owes_ack() {
                 write_ack(self.core.id(), peer);
             }
-            if !peer.rest_of_ack.is_empty() || (!peer.is_dirty && waiting.last() == Some(id)) {
+            if !peer.rest_of_ack.is_empty() || (!peer.is_dirty && has_deferred) {
                 peer.is_dirty = true;
                 self.dirty.push(*id);
             }
