@@ -17,7 +17,7 @@ use crate::runtime::backlog::FullPeers;
 use crate::runtime::candidates::Candidates;
 use crate::runtime::destroy::Destroyed;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
-use crate::runtime::local::{Local, Waiter};
+use crate::runtime::local::Local;
 use crate::runtime::memory::Lent;
 use crate::runtime::overdue::Overdue;
 use crate::runtime::peer::Peer;
@@ -149,8 +149,6 @@ pub(crate) struct LaneState {
     pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
     pub destroyed: Destroyed,
     pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
-    /// The memory of a queue that is gone, for the next one.
-    pub spare_waiters: VecDeque<Waiter>,
     /// What this node keeps so that objects of others survive these.
     pub replicas: HashMap<(SetId, ObjectId), Vec<u8>, Mixer>,
     pub peers: HashMap<NodeId, Peer, Mixer>,
@@ -208,7 +206,6 @@ impl LaneState {
             stores: HashMap::default(),
             destroyed: Destroyed::default(),
             locals: HashMap::default(),
-            spare_waiters: VecDeque::new(),
             replicas: HashMap::default(),
             peers: HashMap::default(),
             dirty: Vec::new(),
@@ -340,10 +337,7 @@ impl LaneState {
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
-        let waiters = &mut self.spare_waiters;
-        self.locals
-            .entry((set, object))
-            .or_insert_with(|| Local { waiters: std::mem::take(waiters), ..Local::default() })
+        self.locals.entry((set, object)).or_default()
     }
 }
 

@@ -17,9 +17,6 @@ use crate::runtime::placing::Follows;
 use crate::runtime::wait::{Op, Outcome};
 use crate::sync::{Slip, slips};
 
-/// The longest queue whose memory is kept for the next one: more rarely wait for one object.
-const SPARE_WAITERS: usize = 64;
-
 impl LaneState {
     /// A local thread asks. The request is on its way when this returns.
     pub fn ask(&mut self, set: SetId, object: ObjectId, wish: Wish, op: Arc<Op>) {
@@ -430,11 +427,7 @@ impl LaneState {
         }
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
-                if let Some(local) = self.locals.remove(&(set, object))
-                    && local.waiters.capacity() <= SPARE_WAITERS
-                {
-                    self.spare_waiters = local.waiters;
-                }
+                self.locals.remove(&(set, object));
                 false
             }
             Some(local) => !local.waiters.is_empty(),
