@@ -72,7 +72,7 @@ impl Node {
     }
 
     /// This life is not the first one of its process: the former one did nothing in that epoch or later. The next epoch
-    /// lets the homes know, see [`Losses::returned`](crate::losses).
+    /// lets the homes know (`docs/protocol.md`, R15 and R16).
     pub fn remember_leaving(&mut self, left: Epoch) {
         self.left = left;
     }
