@@ -58,6 +58,22 @@ const MIX_95_4: Case = case("mix_95_5 by 4", 4, Workload::Mix(95));
 const MIX_50_2: Case = case("mix_50_50 by 2", 2, Workload::Mix(50));
 const MIX_50_4: Case = case("mix_50_50 by 4", 4, Workload::Mix(50));
 
+/// Where more than one has a copy: what a move and a shared write cost then.
+const WITH_COPIES: &[Case] = &[
+    READ_AGAIN,
+    READ_FIRST,
+    WRITE_AGAIN,
+    WRITE_FIRST,
+    COUNTER_1,
+    COUNTER_2,
+    COUNTER_8,
+    LOCK_1,
+    LOCK_2,
+    MIX_95_2,
+    MIX_95_4,
+    MIX_50_2,
+];
+
 /// All of it.
 pub const GROUPS: &[Group] = &[
     Group {
@@ -92,39 +108,13 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "two copies",
         systems: &[System::KddmReplicated, System::RedisWait],
-        cases: &[
-            READ_AGAIN,
-            READ_FIRST,
-            WRITE_AGAIN,
-            WRITE_FIRST,
-            COUNTER_1,
-            COUNTER_2,
-            COUNTER_8,
-            LOCK_1,
-            LOCK_2,
-            MIX_95_2,
-            MIX_95_4,
-            MIX_50_2,
-        ],
+        cases: WITH_COPIES,
         stale_reads: false,
     },
     Group {
         name: "survives one of three",
         systems: &[System::KddmReplicated, System::Etcd],
-        cases: &[
-            READ_AGAIN,
-            READ_FIRST,
-            WRITE_AGAIN,
-            WRITE_FIRST,
-            COUNTER_1,
-            COUNTER_2,
-            COUNTER_8,
-            LOCK_1,
-            LOCK_2,
-            MIX_95_2,
-            MIX_95_4,
-            MIX_50_2,
-        ],
+        cases: WITH_COPIES,
         stale_reads: false,
     },
 ];

@@ -30,19 +30,7 @@ fn main() {
         kddmd::guardian::main(kddmd::guardian::Arguments::parse_from(&arguments));
         return;
     }
-    if !Etcd::is_here() {
-        eprintln!("skipped: all of these, they need the program etcd (Debian: etcd-server)");
-        assert!(std::env::var_os("KDDM_REQUIRE_ALL").is_none(), "etcd is missing, and all is required");
-        return;
-    }
-    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    for (name, case) in CASES {
-        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
-            let begun = Instant::now();
-            case(&mut Scratch::new(name));
-            println!("{name} ... ok, {:.1} s", begun.elapsed().as_secs_f64());
-        }
-    }
+    etcd::run(CASES, &arguments, |name, case| case(&mut Scratch::new(name)));
 }
 
 /// Etcd, and the data directories.

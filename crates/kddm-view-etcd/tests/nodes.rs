@@ -31,19 +31,7 @@ fn main() {
     {
         return sharer::run(rest);
     }
-    if !Etcd::is_here() {
-        eprintln!("skipped: all of these, they need the program etcd (Debian: etcd-server)");
-        assert!(std::env::var_os("KDDM_REQUIRE_ALL").is_none(), "etcd is missing, and all is required");
-        return;
-    }
-    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    for (name, case) in CASES {
-        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
-            let begun = Instant::now();
-            case();
-            println!("{name} ... ok, {:.1} s", begun.elapsed().as_secs_f64());
-        }
-    }
+    etcd::run(CASES, &arguments, |_, case| case());
 }
 
 fn all_put(nodes: &BTreeMap<u16, Sharer>, count: usize) {

@@ -20,6 +20,23 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Runs the cases of which a name that was given is part, or all; none where there is no etcd.
+pub fn run<C>(cases: &[(&str, C)], arguments: &[String], take: impl Fn(&str, &C)) {
+    if !Etcd::is_here() {
+        eprintln!("skipped: all of these, they need the program etcd (Debian: etcd-server)");
+        assert!(std::env::var_os("KDDM_REQUIRE_ALL").is_none(), "etcd is missing, and all is required");
+        return;
+    }
+    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    for (name, case) in cases {
+        if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
+            let begun = Instant::now();
+            take(name, case);
+            println!("{name} ... ok, {:.1} s", begun.elapsed().as_secs_f64());
+        }
+    }
+}
+
 pub struct Etcd {
     dir: PathBuf,
     /// For clients and for each other.

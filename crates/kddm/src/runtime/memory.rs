@@ -121,6 +121,9 @@ impl Runtime {
             let objects = count - kept.len();
             tracing::warn!(objects, "all who shared had lost their leases, and began anew: what was owned is gone");
         }
+        if left <= anew {
+            return;
+        }
         let mut of_lanes: Vec<Vec<Kept>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for one in kept {
             let shard = one.0.object.shard(one.0.set.policy().unwrap_or_default());
@@ -132,9 +135,7 @@ impl Runtime {
         for (lane, mut kept) in self.lanes.iter().zip(of_lanes) {
             loop {
                 let mut state = lane.lock();
-                if left > anew {
-                    state.core.remember_leaving(left);
-                }
+                state.core.remember_leaving(left);
                 state.remember(&mut kept);
                 epoch = epoch.max(state.core.epoch());
                 lane.finish_fair(state);
@@ -142,9 +143,6 @@ impl Runtime {
                     break;
                 }
             }
-        }
-        if left <= anew {
-            return;
         }
         // Who answered for a shard before has handed it over, with all that it knew.
         self.wait_until(deadline, |runtime| runtime.is_settled());
