@@ -31,6 +31,7 @@ mod holder;
 mod incident;
 mod inspect;
 pub mod invoke;
+pub mod linker;
 mod node;
 mod notifier;
 mod object_ref;
