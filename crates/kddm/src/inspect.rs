@@ -12,7 +12,7 @@ use crate::error::{Error, SetError};
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::placed_by::PlacedBy;
-use crate::runtime::lane::Statistics;
+use crate::runtime::statistics::Statistics;
 use crate::system::{described, find_described};
 
 /// What the cluster remembers of a set.

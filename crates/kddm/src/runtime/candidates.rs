@@ -163,7 +163,7 @@ mod tests {
     use kddm_core::id::Tenure;
 
     use super::*;
-    use crate::runtime::lane::Statistics;
+    use crate::runtime::statistics::Statistics;
     use crate::transport::Address;
     use crate::{Config, Node, Set};
 
