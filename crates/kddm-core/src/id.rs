@@ -140,7 +140,7 @@ impl Time {
 /// The cluster-wide number of a set. It carries the placement policy, so that every member can
 /// compute every home without looking anything up.
 ///
-/// Bit 63 whether what is lost has never existed, 62-60 replicas, 59-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
+/// Bit 63 whether what is lost has never existed, 62-60 replicas, 59 whether an older version takes the place of what is lost, 58-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
 /// reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SetId(pub u64);
@@ -199,9 +199,22 @@ impl SetId {
         self.0 >> 63 == 1
     }
 
+    /// The same set, in which the newest version that is left takes the place of one that is lost.
+    pub const fn rolling_back(self) -> SetId {
+        SetId(self.0 | (1 << 59))
+    }
+
+    /// Whether that is so.
+    pub const fn rolls_back(self) -> bool {
+        self.0 >> 59 & 1 == 1
+    }
+
     /// The placement policy, or `None` for a number that no member gives out.
     pub const fn policy(self) -> Option<PlacementPolicy> {
-        match self.0 >> 56 & 0x0f {
+        if self.forgives_loss() && self.rolls_back() {
+            return None;
+        }
+        match self.0 >> 56 & 7 {
             0 => Some(PlacementPolicy::Hash),
             1 => Some(PlacementPolicy::Fixed(NodeId((self.0 >> 40) as u16))),
             2 => Some(PlacementPolicy::Embedded),

@@ -187,6 +187,12 @@ pub enum Output {
         /// The number of the question, see [`Node::revalidate`](crate::node::Node::revalidate).
         question: u64,
     },
+    /// The newest version of this object is lost, and the home has had an older one take its place, or one of which
+    /// nobody can tell: the set is to be so ([`SetId::rolls_back`](crate::id::SetId::rolls_back)). Tell whoever watches.
+    RolledBack {
+        /// The object concerned.
+        object: ObjectId,
+    },
     /// The bytes of this object are of no more use to the protocol: free them.
     Discard {
         /// The object concerned.
@@ -225,6 +231,7 @@ impl Output {
             | Output::DropReplica { object }
             | Output::UseReplica { object, .. }
             | Output::UseCopy { object, .. }
+            | Output::RolledBack { object }
             | Output::Discard { object }
             | Output::Dropped { object, .. }
             | Output::Fault { object, .. } => object,

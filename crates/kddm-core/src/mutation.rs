@@ -150,6 +150,8 @@ mutations! {
     TakeAnyLossForItsOwn = "take_any_loss_for_its_own",
     /// What a node owned that was expelled becomes the object, although a newer owner is known.
     TrustOlderOffer = "trust_older_offer",
+    /// What was removed comes back where a set rolls back.
+    RollBackRemoved = "roll_back_removed",
     /// An owner takes any read copy of a former life of its tenure for the newest.
     TrustOldCopy = "trust_old_copy",
     /// An owner finds that a read copy of a former life is the newest, and does not note who has it.

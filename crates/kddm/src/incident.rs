@@ -40,6 +40,14 @@ pub enum Incident {
         /// How many since it was told last.
         objects: usize,
     },
+    /// Of lost objects of a set with [`OnLoss::Rollback`](crate::OnLoss::Rollback) older versions were left, or such of which nobody
+    /// can tell, and are the objects from now on. What was put after them is gone.
+    RolledBack {
+        /// The set.
+        set: String,
+        /// How many since it was told last, of those of which this node is the home.
+        objects: usize,
+    },
     /// Every object that is not lost has its replicas again, or as many as there are members for: all members have
     /// said so.
     Whole,

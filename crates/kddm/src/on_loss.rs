@@ -18,7 +18,11 @@ pub enum OnLoss {
     /// For what can be computed again, a cache for example. [`Incident::Accepted`](crate::Incident::Accepted) tells of
     /// it.
     FirstTouch,
-    /// The newest older version that is left. Cannot be had yet: nodes keep no older versions. Refused by name.
+    /// The newest version that is left anywhere, though it may not be the newest there was: what the former owner still has
+    /// of an object whose new owner was lost with it, or what a node that comes back owned, while nobody can prove that
+    /// nobody has written it since. Whoever comes back later with a newer one is too late. If nothing is left it is
+    /// [`Lost`](crate::AccessError::Lost), until something is. Nobody keeps versions for this alone: with replicas there is seldom one.
+    /// [`Incident::RolledBack`](crate::Incident::RolledBack) tells of it.
     Rollback,
     /// What storage behind the set has. Cannot be had yet: nothing is kept on disk. Refused by name.
     Linker,
@@ -41,20 +45,27 @@ impl OnLoss {
 
     /// That of a set, which its number says: every member acts upon it without looking anything up.
     pub(crate) fn of(set: SetId) -> OnLoss {
-        if set.forgives_loss() { OnLoss::FirstTouch } else { OnLoss::Error }
+        match (set.forgives_loss(), set.rolls_back()) {
+            (true, _) => OnLoss::FirstTouch,
+            (false, true) => OnLoss::Rollback,
+            (false, false) => OnLoss::Error,
+        }
     }
 
     /// The number of a set for which this was asked.
     pub(crate) fn apply(self, set: SetId) -> SetId {
-        if self == OnLoss::FirstTouch { set.forgiving_loss() } else { set }
+        match self {
+            OnLoss::FirstTouch => set.forgiving_loss(),
+            OnLoss::Rollback => set.rolling_back(),
+            OnLoss::Error | OnLoss::Linker => set,
+        }
     }
 
     /// An error for what cannot be had yet.
     pub(crate) fn check(self) -> Result<(), Error> {
         let rule = match self {
-            OnLoss::Error | OnLoss::FirstTouch => return Ok(()),
-            OnLoss::Rollback => "nodes keep no older versions yet to roll back to; take error or first_touch",
-            OnLoss::Linker => "sets have no storage behind them yet to read from; take error or first_touch",
+            OnLoss::Error | OnLoss::FirstTouch | OnLoss::Rollback => return Ok(()),
+            OnLoss::Linker => "sets have no storage behind them yet to read from; take error, first_touch or rollback",
         };
         Err(ConfigurationError::OutOfRange { setting: "on_loss", value: self.word().into(), rule }.into())
     }
@@ -70,8 +81,8 @@ impl<T: Value> SetBuilder<T> {
     /// assert_eq!(nodes[0].set_info("cache")?.on_loss, OnLoss::FirstTouch);
     /// let differs = nodes[0].set::<String>("cache").on_loss(OnLoss::Error).open().wait();
     /// assert!(differs.unwrap_err().to_string().contains("on_loss"));
-    /// let refused = nodes[0].set::<String>("other").on_loss(OnLoss::Rollback).open().wait();
-    /// assert!(refused.unwrap_err().to_string().contains("rollback"));
+    /// let refused = nodes[0].set::<String>("other").on_loss(OnLoss::Linker).open().wait();
+    /// assert!(refused.unwrap_err().to_string().contains("storage"));
     /// # Ok::<(), kddm::Error>(())
     /// ```
     pub fn on_loss(mut self, on_loss: OnLoss) -> SetBuilder<T> {

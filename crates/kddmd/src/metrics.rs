@@ -163,6 +163,11 @@ pub fn render(subject: &Subject) -> String {
             "Losses that were accepted by this node: of one object, or all of a set.",
             counted.losses_accepted,
         ),
+        (
+            "kddm_rolled_back_total",
+            "Lost objects whose places older versions have taken, of those that this node is the home of.",
+            counted.rolled_back,
+        ),
         ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),

@@ -23,6 +23,8 @@ enum Decision {
     Removing(Tenure),
     /// That copy becomes the object.
     Promote(Candidate),
+    /// The same; what is lost was newer, or may have been.
+    RollBack(Candidate),
     /// It does not exist.
     Gone,
     /// The newest version cannot be proven present.
@@ -199,6 +201,23 @@ impl Facts<'_> {
         Decision::Lost
     }
 
+    /// What is left of an object that is lost: it may not have been the newest, but nobody has removed it.
+    fn left(&self) -> Option<Candidate> {
+        let ghosts = self.of_role(Role::Ghost, CopyKind::Ghost).filter(|ghost| !self.was_removed_after(ghost));
+        let candidate = |report: &Report| {
+            let (tenure, version, _) = report.offer?;
+            Some(Candidate { tenure, version, copy: CopyKind::Offer, node: report.from })
+        };
+        let offers = self.reports.iter().filter_map(candidate).filter(|offer| !self.is_removed(offer.tenure));
+        self.best(ghosts.chain(offers))
+    }
+
+    /// Whether somebody knows of a removal after that tenure.
+    fn is_removed(&self, since: Tenure) -> bool {
+        let removed = self.reports.iter().any(|report| report.have.removed && report.have.seen > since);
+        removed && !mutated(Mutation::RollBackRemoved)
+    }
+
     fn sent(&self, ghost: &Candidate) -> (Tenure, NodeId) {
         let report = self.reports.iter().find(|report| report.from == ghost.node);
         report.map_or_else(Default::default, |report| (report.have.sent, report.have.to))
@@ -217,8 +236,7 @@ impl Facts<'_> {
     }
 
     fn was_removed_after(&self, ghost: &Candidate) -> bool {
-        let (sent, _) = self.sent(ghost);
-        self.reports.iter().any(|report| report.have.removed && report.have.seen > sent)
+        self.is_removed(self.sent(ghost).0)
     }
 
     fn may_be_removed(&self, ghost: &Candidate) -> bool {
@@ -273,7 +291,12 @@ impl Turn<'_> {
         self.entry = facts.entry;
         // What this node has heard of since its own report counts, or it would refuse its own word.
         let greatest = facts.greatest().max(self.seen.tenure).max(absent.map_or(Tenure::NONE, |entry| entry.tenure));
-        match facts.decide() {
+        let rolls_back = self.place.set.rolls_back() && !self.place.is_accepted;
+        let decision = match facts.decide() {
+            Decision::Lost if rolls_back => facts.left().map_or(Decision::Lost, Decision::RollBack),
+            decision => decision,
+        };
+        match decision {
             Decision::Owner(node, tenure) => self.decided_owner(&reports, node, tenure),
             Decision::Removing(tenure) => {
                 self.enter_in_directory(NodeId::NOBODY, tenure, EntryState::Removing);
@@ -281,6 +304,10 @@ impl Turn<'_> {
                 self.drop_orphans(&reports, ReplicaSet::new());
             }
             Decision::Promote(candidate) => self.promote(reports, candidate, greatest),
+            Decision::RollBack(candidate) => {
+                self.output(Output::RolledBack { object: self.id });
+                self.promote(reports, candidate, greatest);
+            }
             Decision::Gone => self.decided_gone(reports, greatest),
             // Somebody has accepted the loss before it was noticed.
             Decision::Lost if self.place.is_accepted => self.decided_gone(reports, greatest),

@@ -671,6 +671,7 @@ impl Story {
                 "used a replica"
             }
             Output::UseCopy { .. } => panic!("it has no former life"),
+            Output::RolledBack { .. } => panic!("no set here is to roll back"),
             Output::Discard { .. } => {
                 assert!(!cell.is_held() && cell.access == Access::None, "I1: a value in use was discarded");
                 cell.value = None;

@@ -132,7 +132,8 @@ pub fn is_row(word: &str) -> bool {
         && letters.all(|letter| letter.is_ascii_digit())
 }
 
-/// `node 1 home 2`, `node 1 home 2 moving to 3`, `node 1 home 2 without 4`, `node 1 home 2 of 4 replicas 1`.
+/// `node 1 home 2`, `node 1 home 2 moving to 3`, `node 1 home 2 without 4`, `node 1 home 2 of 4 replicas 1`,
+/// `… rolls_back`.
 fn begin(words: &mut Words<'_>) -> Result<Node, String> {
     words.expect("node")?;
     let me = words.node()?;
@@ -142,15 +143,17 @@ fn begin(words: &mut Words<'_>) -> Result<Node, String> {
     let left = if words.takes("without") { words.node()? } else { NodeId::NOBODY };
     let members = if words.takes("of") { Some(words.number()?) } else { None };
     let replicas = if words.takes("replicas") { words.number()? } else { 0 };
+    let kind = SetId(0).with_replicas(replicas);
+    let kind = if words.takes("rolls_back") { kind.rolling_back() } else { kind };
     words.end()?;
     let (core, view, set) = match members {
         None => {
-            let set = SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER).with_replicas(replicas);
+            let set = SetId(SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER).0 | kind.0);
             (Core::Shard(Box::default()), view_without(left), set)
         }
         Some(members) => {
             let view = view_of(members);
-            let set = set_in_order(home, replicas, &view)?;
+            let set = set_in_order(home, kind, &view)?;
             let mut lane = Lane::new(me, Incarnation(0), 0);
             let installed = view.try_clone().map_err(|_| ()).and_then(|view| lane.install_view(view).map_err(|_| ()));
             installed.map_err(|()| "the first view cannot be installed")?;
@@ -181,10 +184,10 @@ const MOST_IN_ORDER: usize = 7;
 
 /// A set with that home of which, for the object of the story, the lowest node is the first choice for a
 /// replica, and for who answers when the home is lost: so that one can read who is who.
-fn set_in_order(home: NodeId, replicas: u8, view: &View) -> Result<SetId, String> {
+fn set_in_order(home: NodeId, kind: SetId, view: &View) -> Result<SetId, String> {
     let policy = PlacementPolicy::Fixed(home);
     if view.homes.len() > MOST_IN_ORDER {
-        return Ok(SetId::new(policy, SetId::FIRST_COUNTER).with_replicas(replicas));
+        return Ok(SetId(SetId::new(policy, SetId::FIRST_COUNTER).0 | kind.0));
     }
     let in_order = |set: &SetId| {
         let mut left = view.homes.clone();
@@ -197,7 +200,7 @@ fn set_in_order(home: NodeId, replicas: u8, view: &View) -> Result<SetId, String
         true
     };
     (SetId::FIRST_COUNTER..100_000)
-        .map(|counter| SetId::new(policy, counter).with_replicas(replicas))
+        .map(|counter| SetId(SetId::new(policy, counter).0 | kind.0))
         .find(in_order)
         .ok_or_else(|| "there are too many nodes to have them in order".into())
 }

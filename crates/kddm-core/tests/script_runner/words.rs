@@ -485,6 +485,7 @@ pub fn output(output: &Output) -> String {
         Output::DropReplica { .. } => "drop_replica".into(),
         Output::UseReplica { version, .. } => format!("use_replica v{}", version.0),
         Output::UseCopy { version, question, .. } => format!("use_copy v{} of question {question}", version.0),
+        Output::RolledBack { .. } => "rolled_back".into(),
         Output::Discard { .. } => "discard".into(),
         Output::Dropped { what, .. } => format!("dropped: {what}"),
         Output::Fault { what, .. } => format!("fault: {what}"),

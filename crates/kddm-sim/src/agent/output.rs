@@ -71,6 +71,7 @@ impl Agent {
             | Output::DropReplica { .. }
             | Output::UseReplica { .. } => self.act_on_replica(output, arrived, effects),
             Output::UseCopy { object, version, question } => self.use_copy(object, version, question, effects),
+            Output::RolledBack { .. } => effects.broken.push("a set rolled back that is not to".into()),
             Output::Discard { object } => self.discard(object, effects),
             // Nobody lies here: what the core drops as impossible, a bug has made.
             Output::Dropped { what, .. } => {

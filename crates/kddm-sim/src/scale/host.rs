@@ -209,6 +209,7 @@ impl Host {
                 self.things.remove(&object);
             }
             Output::UseCopy { .. } => return Err("no node here has a former life".into()),
+            Output::RolledBack { .. } => return Err("no set here rolls back".into()),
             Output::StoreReplica { .. } | Output::KeepReplica { .. } | Output::DropReplica { .. } => {}
             Output::TryRevoke { .. } => return Err("nobody tries to grab here".into()),
             Output::Dropped { what, .. } | Output::Fault { what, .. } => {

@@ -48,7 +48,23 @@ impl Names {
     }
 }
 
+/// What has become of lost objects of a set, until somebody is told.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LostAndSettled {
+    /// They have never existed: the set is to have it so.
+    pub accepted: usize,
+    /// Older versions have taken their places, likewise.
+    pub rolled_back: usize,
+}
+
 impl LaneState {
+    /// This node is the home of a lost object, and an older version has taken its place.
+    pub fn rolled_back(&mut self, set: SetId) {
+        self.statistics.rolled_back += 1;
+        self.newly_settled.entry(set).or_default().rolled_back += 1;
+        self.signals.settled.raise();
+    }
+
     /// What is said to whoever wants an object that is lost.
     pub fn is_lost(&self, set: SetId, object: ObjectId) -> Error {
         AccessError::Lost { set: self.signals.names.of(set), object: object.0 }.into()
@@ -64,7 +80,7 @@ impl LaneState {
         (local.outstanding, local.accepted) = (false, local.accepted + 1);
         todo.push_back(Input::AcceptLoss);
         self.statistics.losses_accepted += 1;
-        *self.newly_accepted.entry(set).or_default() += 1;
+        self.newly_settled.entry(set).or_default().accepted += 1;
         self.signals.settled.raise();
         true
     }

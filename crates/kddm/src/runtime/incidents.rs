@@ -7,6 +7,7 @@ use kddm_core::id::{Epoch, Placement, SetId};
 use crate::health::SetHealth;
 use crate::incident::Incident;
 use crate::runtime::Runtime;
+use crate::runtime::acceptance::LostAndSettled;
 
 /// When it was looked last, and what was found.
 #[derive(Default)]
@@ -21,11 +22,9 @@ impl Runtime {
     /// worse than before. On the thread that leads from view to view.
     pub fn look_for_incidents(&self, judged: &mut Judged) {
         for lane in &self.lanes {
-            let accepted = std::mem::take(&mut lane.lock().newly_accepted);
-            for (set, objects) in accepted {
-                let set = self.signals.names.of(set);
-                tracing::warn!(set, objects, "lost objects of a set that wants it so have never existed");
-                self.notify.happened(Incident::Accepted { set, objects });
+            let settled = std::mem::take(&mut lane.lock().newly_settled);
+            for (set, LostAndSettled { accepted, rolled_back }) in settled {
+                self.tell_what_is_settled(&self.signals.names.of(set), accepted, rolled_back);
             }
         }
         let is_healed = self.membership.lock().state.is_healed();
@@ -49,6 +48,21 @@ impl Runtime {
         judged.sets = health;
         if is_healed && !was_healed {
             self.notify.happened(Incident::Whole);
+        }
+    }
+
+    fn tell_what_is_settled(&self, set: &str, accepted: usize, rolled_back: usize) {
+        if accepted > 0 {
+            tracing::warn!(set, accepted, "lost objects of a set that wants it so have never existed");
+            self.notify.happened(Incident::Accepted { set: set.into(), objects: accepted });
+        }
+        if rolled_back > 0 {
+            tracing::warn!(
+                set,
+                rolled_back,
+                "older versions have taken the places of lost objects: the set wants it so"
+            );
+            self.notify.happened(Incident::RolledBack { set: set.into(), objects: rolled_back });
         }
     }
 

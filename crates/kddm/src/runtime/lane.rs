@@ -12,6 +12,7 @@ use kddm_core::node::Node as Core;
 
 use crate::cell::{Ended, Lease, Store, Table};
 use crate::error::{Error, MembershipError, WaitingFor};
+use crate::runtime::acceptance::LostAndSettled;
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::candidates::Candidates;
 use crate::runtime::destroy::Destroyed;
@@ -85,8 +86,8 @@ pub(crate) struct LaneState {
     pub signals: Signals,
     /// The last placement in which all was whole here, if somebody asked.
     pub whole_in: Option<Placement>,
-    /// Losses that sets have had accepted by themselves, until somebody is told.
-    pub newly_accepted: HashMap<SetId, usize, Mixer>,
+    /// What sets have had done by themselves about what was lost, until somebody is told.
+    pub newly_settled: HashMap<SetId, LostAndSettled, Mixer>,
     /// What was missing when that was said last.
     pub missing: Option<&'static str>,
     /// What this node has lent to programs.
@@ -131,7 +132,7 @@ impl LaneState {
             scratch: Vec::new(),
             shares: false,
             whole_in: None,
-            newly_accepted: HashMap::default(),
+            newly_settled: HashMap::default(),
             missing: None,
             signals,
             desk: Desk::default(),

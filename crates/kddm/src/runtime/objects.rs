@@ -357,6 +357,7 @@ impl LaneState {
                     store.discard(cell);
                 }
             }
+            Output::RolledBack { .. } => self.rolled_back(set),
             Output::PutDone { object, version } => self.put_is_done(set, object, version, todo),
             Output::StoreReplica { object } => self.store_replica(set, object, body),
             Output::KeepReplica { object } => self.keep_replica(set, object),

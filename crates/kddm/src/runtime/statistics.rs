@@ -47,6 +47,8 @@ pub struct Statistics {
     pub detached: u64,
     /// Losses that were accepted by this node: of one object, or all of a set.
     pub losses_accepted: u64,
+    /// Lost objects of which this node is the home and whose place an older version has taken.
+    pub rolled_back: u64,
     /// Objects that this node owned when it lost its lease, and still has.
     pub remembered: u64,
     /// Read copies that this node had when it lost its lease, and that are the newest still.
@@ -90,6 +92,7 @@ impl Statistics {
         self.frames_received += other.frames_received;
         self.detached += other.detached;
         self.losses_accepted += other.losses_accepted;
+        self.rolled_back += other.rolled_back;
         self.remembered += other.remembered;
         self.revalidated += other.revalidated;
         self.forgotten_copies += other.forgotten_copies;

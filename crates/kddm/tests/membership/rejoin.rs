@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kddm::{AccessError, Chain, Config, Error, MembershipError, Node, Priority, Set};
+use kddm::{AccessError, Chain, Config, Error, Incident, MembershipError, Node, OnLoss, Priority, Set};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{LIMIT, POSSIBLE, states};
@@ -33,10 +33,13 @@ fn process_that_comes_back() {
     loop {
         let set: Set<u64> = node.set("rejoin").open().wait().expect("the set opens");
         let kept: Set<u64> = node.set("kept").replicas(0).open().wait().expect("the set opens");
-        for object in (0..KEPT).filter(|_| old.is_none()) {
-            let mut value = kept.grab(object).wait().expect("it is here");
-            *value = object + 1;
-            value.put().wait().expect("it is here");
+        let rolls = rolls_back(&node);
+        for (set, object) in [&kept, &rolls].into_iter().flat_map(|set| (0..KEPT).map(move |object| (set, object))) {
+            if old.is_none() {
+                let mut value = set.grab(object).wait().expect("it is here");
+                *value = object + 1;
+                value.put().wait().expect("it is here");
+            }
         }
         // Done once another node has it, too.
         let add = |count: &mut u64| {
@@ -63,7 +66,12 @@ fn process_that_comes_back() {
     }
 }
 
-/// Objects without replicas that it owns.
+/// A set without replicas, in which what is left is better than nothing.
+fn rolls_back(node: &Node) -> Set<u64> {
+    node.set("rolls").replicas(0).on_loss(OnLoss::Rollback).open().wait().expect("the set opens")
+}
+
+/// Objects without replicas that it owns, in each set of that kind.
 const KEPT: u64 = 200;
 
 struct Process {
@@ -153,6 +161,56 @@ fn a_node_that_slept_beyond_its_lease_comes_back_as_a_new_life() {
     writeln!(process.input, "put").expect("it reads");
     process.line("put other");
     until("what was put in each life is there", || set.get(2).wait_for(LIMIT).is_ok_and(|value| *value == 3));
+}
+
+/// Nobody can tell any more whether what it owned is the newest.
+#[test]
+fn what_comes_back_after_its_home_was_lost_is_taken_where_a_set_rolls_back() {
+    let mut nodes = vec![Node::join(Config::new().lease(Duration::from_secs(2))).wait().expect("it begins")];
+    for _ in 0..2 {
+        let contact = nodes[0].address().clone();
+        nodes.push(Node::join(Config::new().contact(contact)).wait().expect("it is let in"));
+    }
+    until("three decide", || nodes[0].voting().voters == [1, 2, 3]);
+    let kept: Set<u64> = nodes[0].set("kept").replicas(0).open().wait().expect("the set opens");
+    let rolls = rolls_back(&nodes[0]);
+    let (sender, told) = std::sync::mpsc::channel();
+    for node in [&nodes[0], &nodes[2]] {
+        let sender = sender.clone();
+        let watch = move |incident: &Incident| _ = sender.send(incident.clone());
+        node.on_incident(watch).expect("there is room");
+    }
+    let mut process = Process::start(&nodes[0]);
+    assert_eq!(process.line("lives as"), "lives as 4 and old handles are fenced: true");
+    process.signal(Signal::STOP);
+    until("it is expelled", || nodes[0].members().iter().all(|member| member.id != 4));
+    let is_lost = |set: &Set<u64>, object| {
+        matches!(set.get(object).wait_for(LIMIT), Err(Error::Access(AccessError::Lost { .. })))
+    };
+    assert!((0..KEPT).all(|object| is_lost(&kept, object) && is_lost(&rolls, object)), "nothing of it is left");
+    nodes.remove(1).stop_within(Duration::ZERO);
+    until("its home is lost, too", || nodes[0].members().iter().all(|member| member.id != 2));
+    process.signal(Signal::CONT);
+    writeln!(process.input, "put").expect("it reads");
+    assert_eq!(process.line("lives as"), "lives as 4 and old handles are fenced: true");
+    until("all homes have decided on what it has", || rolls.get(0).wait_for(LIMIT).is_ok());
+    let mut left_lost = 0;
+    for object in 0..KEPT {
+        assert_eq!(*rolls.get(object).wait_for(LIMIT).expect("it is what is left"), object + 1);
+        match kept.get(object).wait_for(LIMIT) {
+            Ok(value) => assert_eq!(*value, object + 1),
+            Err(_) if is_lost(&kept, object) => left_lost += 1,
+            Err(error) => panic!("object {object}: {error}"),
+        }
+    }
+    let rolled_back: u64 = nodes.iter().map(|node| node.statistics().rolled_back).sum();
+    assert!(left_lost > 0 && rolled_back > 0 && rolled_back < KEPT, "{left_lost} {rolled_back}");
+    let is_told =
+        |incident: Incident| matches!(incident, Incident::RolledBack { set, objects } if set == "rolls" && objects > 0);
+    assert!(std::iter::from_fn(|| told.recv_timeout(LIMIT).ok()).any(is_told), "nobody is told");
+    // Who decides with the others is not to be missing when these stop.
+    drop(process);
+    until("it is gone", || nodes[0].members().iter().all(|member| member.id != 4));
 }
 
 #[test]

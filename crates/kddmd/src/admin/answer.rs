@@ -279,6 +279,7 @@ impl Subject {
             "replicas": recovery.replicas,
             "lost": recovery.lost,
             "losses_accepted": counted.losses_accepted,
+            "rolled_back": counted.rolled_back,
             "remembered": counted.remembered,
             "revalidated": counted.revalidated,
             "forgotten_copies": counted.forgotten_copies,
