@@ -134,16 +134,8 @@ fn operations(page: &mut Page, counted: &InvokeCounts) {
     }
 }
 
-/// The page.
-pub fn render(subject: &Subject) -> String {
-    let node = &subject.node;
-    let counted = node.statistics();
-    let mut page = Page(String::with_capacity(8192));
-    page.family("kddm_messages_total", "counter", "Messages of the protocol, by kind and direction.");
-    for (kind, sent, received) in counted.by_kind() {
-        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"sent\"}}"), sent);
-        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"received\"}}"), received);
-    }
+/// What has been counted without a label.
+fn counters(page: &mut Page, counted: &kddm::Statistics) {
     for (name, help, value) in [
         ("kddm_misses_total", "Requests that left a local thread waiting.", counted.misses),
         ("kddm_moves_total", "Ownerships that moved away from this node.", counted.moves()),
@@ -178,6 +170,19 @@ pub fn render(subject: &Subject) -> String {
     ] {
         page.single(name, "counter", help, value);
     }
+}
+
+/// The page.
+pub fn render(subject: &Subject) -> String {
+    let node = &subject.node;
+    let counted = node.statistics();
+    let mut page = Page(String::with_capacity(8192));
+    page.family("kddm_messages_total", "counter", "Messages of the protocol, by kind and direction.");
+    for (kind, sent, received) in counted.by_kind() {
+        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"sent\"}}"), sent);
+        page.sample("kddm_messages_total", &format!("{{kind=\"{kind}\",direction=\"received\"}}"), received);
+    }
+    counters(&mut page, &counted);
     of_former_lives(&mut page, &counted);
     operations(&mut page, &counted.invoking);
     leases(&mut page, node.lease());
