@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "the other program that has a baseline uses the rest")]
 mod baseline;
 mod contended;
+mod flow;
 mod local;
 mod memory;
 mod peer;
@@ -75,7 +76,17 @@ fn outer(json: bool, runs: usize, save: bool) -> Result<(), Failure> {
 /// Runs each pinning as a process of its own.
 fn one_run() -> Result<Vec<Row>, Failure> {
     let mut rows: Vec<Row> = Vec::new();
-    for part in ["local", "memory", "remote-same", "remote-split", "replicas-same", "replicas-split", "contended"] {
+    for part in [
+        "local",
+        "memory",
+        "remote-same",
+        "remote-split",
+        "replicas-same",
+        "replicas-split",
+        "flow-same",
+        "flow-split",
+        "contended",
+    ] {
         eprintln!("bench: {part}");
         let output = Command::new(std::env::current_exe()?)
             .args(["inner", part])
@@ -100,6 +111,8 @@ fn inner(arguments: &[String]) -> Result<(), Failure> {
         Some("remote-split") => remote::run("split", 1, only)?,
         Some("replicas-same") => replicas::run("same", 0, only)?,
         Some("replicas-split") => replicas::run("split", 1, only)?,
+        Some("flow-same") => flow::run("same", 0, only)?,
+        Some("flow-split") => flow::run("split", 1, only)?,
         // On whichever processors there are: nine processes take part.
         Some("contended") => contended::run(only.map(|(figure, _)| figure))?,
         _ => return Err("inner needs a part".into()),

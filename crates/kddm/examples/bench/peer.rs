@@ -40,6 +40,11 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
                 answer(&take_turn(set)?.to_string())?;
                 continue;
             }
+            Some("take") => {
+                let set: Set<Raw> = node.set(words[1]).replicas(0).open().wait()?;
+                answer(&crate::flow::take(&set, number(2), number(3))?.to_string())?;
+                continue;
+            }
             Some("count") => {
                 let counter = counters.get_mut(number(1) as usize).ok_or("there is no such counter")?;
                 let counter = match counter {

@@ -17,7 +17,7 @@ const SIZE: usize = 64;
 const REQUEST_BYTES: usize = 112 + SIZE;
 const ANSWER_BYTES: usize = 112;
 /// Puts in flight, each of an object of its own; and requests of the bare connection.
-const WINDOW: u64 = 256;
+pub const WINDOW: u64 = 256;
 /// Rounds of both, taken in turns, after those that only make them ready.
 const ROUNDS: u64 = 20;
 const WARM_UP_ROUNDS: u64 = 2;
@@ -106,7 +106,7 @@ fn puts(set: &Set<Raw>) -> Result<f64, Failure> {
 
 /// Nanoseconds for each message of a bare connection with as many requests in flight, each request written by itself,
 /// as they come up; answers are read as many as there are. An answer is a message, too.
-fn messages(pipe: &mut TcpStream) -> Result<f64, Failure> {
+pub fn messages(pipe: &mut TcpStream) -> Result<f64, Failure> {
     let (request, mut answers) = ([7_u8; REQUEST_BYTES], vec![0_u8; WINDOW as usize * ANSWER_BYTES]);
     let start = Instant::now();
     let (mut sent, mut answered, mut rest) = (0, 0, 0);

@@ -60,7 +60,7 @@ pub fn rate(name: &str, unit: &str, scale: f64, mut value: Samples, mut floor: S
 /// that, and without a floor it says more of the machine than of us.
 pub fn cost(row: &Row) -> Option<f64> {
     match (row.ratio, row.unit.as_str()) {
-        (Some(ratio), "k/s") => Some(1.0 / ratio),
+        (Some(ratio), "k/s" | "MiB/s") => Some(1.0 / ratio),
         (Some(ratio), _) => Some(ratio),
         (None, "B") => Some(row.value),
         (None, _) => None,

@@ -21,6 +21,10 @@ use crate::transport::{Poller, Stream};
 /// Bytes read at once where no large body is expected.
 const READ_BYTES: usize = 64 << 10;
 
+/// Bytes read at once behind a large body: the head of another one, perhaps. What is read of its body is copied, so this is
+/// little; all small frames that wait there take one read more.
+const HEAD_BYTES: usize = 1 << 10;
+
 /// How long an acknowledgement may wait for a frame to ride on: far below the time in which an
 /// unacknowledged buffer fills, far above the time between frames of a busy link.
 const ACK_DELAY: Duration = Duration::from_millis(20);
@@ -39,6 +43,8 @@ pub(crate) struct Inbox {
     buffer: Vec<u8>,
     filled: usize,
     body: Option<Arriving>,
+    /// The last frame had a large body, and the next one may have.
+    expects_large: bool,
 }
 
 /// A large body on its way, and what came before it.
@@ -118,7 +124,9 @@ impl Inbox {
         if let Some(body) = &mut self.body {
             return body.read(stream);
         }
-        let room = &mut self.buffer[self.filled..];
+        let most = if self.expects_large { self.filled + HEAD_BYTES } else { self.buffer.len() };
+        let end = most.min(self.buffer.len());
+        let room = &mut self.buffer[self.filled..end];
         let room_bytes = room.len();
         let count = stream.read(room)?;
         self.filled += count;
@@ -128,6 +136,7 @@ impl Inbox {
     /// Takes a whole body out; what came behind it goes to the buffer, which was empty.
     fn whole_body(&mut self) -> Option<Arriving> {
         let mut body = self.body.take_if(|body| body.is_whole())?;
+        self.expects_large = true;
         let behind = body.bytes.split_off(body.announced_bytes());
         if !behind.is_empty() {
             self.make_room(behind.len());
@@ -277,6 +286,7 @@ impl LaneState {
             if let Some(body) = received.get(start..length) {
                 self.handle_frame(id, &head, length, checksum_of(body), &mut Some(Cow::Borrowed(body)))?;
                 *parsed += length;
+                inbox.expects_large = false;
             } else if length - start < APART_BYTES {
                 return Ok(length);
             } else {
