@@ -106,7 +106,8 @@ fn inner(arguments: &[String]) -> Result<(), Failure> {
     let only = arguments.get(2).map(|figure| (figure.as_str(), rounds.unwrap_or(1)));
     let rows = match arguments.get(1).map(String::as_str) {
         Some("local") => local::run()?,
-        Some("memory") => memory::run()?,
+        // `inner memory objects 10`: ten million of them.
+        Some("memory") => memory::run(only.map_or(1, |(_, millions)| millions.max(1)))?,
         Some("remote-same") => remote::run("same", 0, only)?,
         Some("remote-split") => remote::run("split", 1, only)?,
         Some("replicas-same") => replicas::run("same", 0, only)?,

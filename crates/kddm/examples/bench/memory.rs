@@ -1,4 +1,4 @@
-//! What a million objects cost besides their values.
+//! What a million objects cost besides their values, or as many millions as one asks for.
 
 use std::time::Instant;
 
@@ -11,16 +11,18 @@ use crate::report::Row;
 /// An object of 64 bytes.
 pub type Fields = Pod<[u64; 8]>;
 
-const OBJECTS: u64 = 1_000_000;
+const MILLION: u64 = 1_000_000;
 const WINDOW: usize = 1024;
 
-pub fn run() -> Result<Vec<Row>, Failure> {
+/// So many millions of them.
+pub fn run(millions: u64) -> Result<Vec<Row>, Failure> {
+    let objects = millions * MILLION;
     let node = Node::join(crate::settings()).wait()?;
     let mut reader = Peer::start(&node, None)?;
     let mut third = Peer::start(&node, None)?;
     let set: Set<Fields> = node.set("bench/fields").replicas(0).open().wait()?;
     let start = Instant::now();
-    let ids: Vec<u64> = (0..OBJECTS).collect();
+    let ids: Vec<u64> = (0..objects).collect();
     for window in ids.chunks(WINDOW) {
         for pending in window.iter().map(|id| set.acquire(*id)).collect::<Vec<_>>() {
             pending.wait()?;
@@ -33,9 +35,9 @@ pub fn run() -> Result<Vec<Row>, Failure> {
     }
     let fill_seconds = start.elapsed().as_secs_f64();
     let directories = reader.number("metadata")? + third.number("metadata")?;
-    let owned = (set.metadata_bytes() as f64 + directories) / OBJECTS as f64;
+    let owned = (set.metadata_bytes() as f64 + directories) / objects as f64;
     let start = Instant::now();
-    let copies = reader.number(&format!("fetch {OBJECTS}"))?;
+    let copies = reader.number(&format!("fetch {objects}"))?;
     let read_seconds = start.elapsed().as_secs_f64();
     let plain = |name: &str, value: f64, unit: &str| Row {
         name: name.into(),
@@ -47,8 +49,8 @@ pub fn run() -> Result<Vec<Row>, Failure> {
     };
     Ok(vec![
         plain("bytes_per_owned", owned, "B"),
-        plain("bytes_per_copy", copies / OBJECTS as f64, "B"),
-        plain("fill_1m", OBJECTS as f64 / fill_seconds / 1e3, "k/s"),
-        plain("read_back_1m", OBJECTS as f64 / read_seconds / 1e3, "k/s"),
+        plain("bytes_per_copy", copies / objects as f64, "B"),
+        plain(&format!("fill_{millions}m"), objects as f64 / fill_seconds / 1e3, "k/s"),
+        plain(&format!("read_back_{millions}m"), objects as f64 / read_seconds / 1e3, "k/s"),
     ])
 }
