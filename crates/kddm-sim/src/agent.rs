@@ -23,6 +23,7 @@ use cell::{Served, Waiter, serve_one};
 
 pub use cell::Cell;
 pub use memory::Kept;
+pub use output::is_known_drop;
 pub use wish::Wish;
 
 /// Number of a client in the world.

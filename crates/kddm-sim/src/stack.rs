@@ -62,14 +62,6 @@ const LOOK_NS: u64 = 30 * SECOND;
 /// replicas make up for, and never says again that all is whole.
 const EPOCHS_REMEMBERED: u32 = 8;
 
-/// Two homes that have passed over different views, because members were lost meanwhile, may differ in who answered
-/// for a shard before: then what the one hands over is dropped by the other, which has reports of all members
-/// instead. It is counted, and what becomes of it is judged like all else.
-const KNOWN_DROPS: [&str; 2] = [
-    "an entry of the directory from a node that is not the old home",
-    "a shard from a node that does not answer for it",
-];
-
 /// Steps for judging one object of one run.
 const BUDGET: u64 = 4_000_000;
 

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use kddm_core::id::{NodeId, ObjectId, RequestId, Tenure, Version};
+use kddm_core::id::{Epoch, NodeId, ObjectId, RequestId, Tenure, Version};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::shard::Main;
 
 use self::clients::Ending;
 use crate::agent::{
     Agent, ClientNumber, Effects, GENERATION_SHIFT, Generation, Outcome, Packet, REPLICAS_SHIFT, Value, Wish,
-    generation,
+    generation, is_known_drop,
 };
 use crate::check;
 use crate::views::{Change, Views};
@@ -473,7 +473,8 @@ impl World {
             }
             self.links.entry((at, to)).or_default().push_back(packet);
         }
-        for what in effects.broken {
+        let has_lost = self.node(at).view().epoch > Epoch(1);
+        for what in effects.broken.into_iter().filter(|what| !(has_lost && is_known_drop(what))) {
             self.breaks(what);
         }
         for (number, outcome) in effects.ended {

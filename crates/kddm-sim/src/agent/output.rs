@@ -8,6 +8,19 @@ use kddm_core::message::Message;
 
 use super::{Agent, Effects, Outcome, Packet, Todo, Value};
 
+/// Two homes that have passed over different views, because members were lost meanwhile, may differ in who answered
+/// for a shard before: then what the one hands over is dropped by the other, which has reports of all members
+/// instead. It is counted, and what becomes of it is judged like all else.
+const KNOWN_DROPS: [&str; 2] = [
+    "an entry of the directory from a node that is not the old home",
+    "a shard from a node that does not answer for it",
+];
+
+/// Whether that is what a new home may drop after a loss, see [`KNOWN_DROPS`].
+pub fn is_known_drop(broken: &str) -> bool {
+    KNOWN_DROPS.iter().any(|known| broken.ends_with(known))
+}
+
 impl Agent {
     pub(super) fn act(
         &mut self,

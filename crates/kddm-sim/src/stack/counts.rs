@@ -53,7 +53,7 @@ pub struct Counts {
     pub flushes: u64,
     /// Read copies of former lives that were found to be the newest. Rare, and may be 0.
     pub revalidated: u64,
-    /// What a core has dropped that `KNOWN_DROPS` names. Rare, and may be 0.
+    /// What a core has dropped that `is_known_drop` knows. Rare, and may be 0.
     pub known_drops: u64,
 }
 

@@ -5,8 +5,8 @@ use kddm_core::view::View;
 use kddm_view::State;
 
 use super::process::Life;
-use super::{Event, KNOWN_DROPS, MICRO, MILLI, Simulation, Slip};
-use crate::agent::{Effects, Kept};
+use super::{Event, MICRO, MILLI, Simulation, Slip};
+use crate::agent::{Effects, Kept, is_known_drop};
 
 /// Until a life goes on with its views and shards.
 const STEP_NS: u64 = 200 * MICRO;
@@ -201,7 +201,7 @@ impl Simulation {
     pub(super) fn settle(&mut self, id: NodeId, object: Option<ObjectId>, effects: Effects) -> Result<(), String> {
         let Effects { packets, ended, safe, broken } = effects;
         for what in broken {
-            if !KNOWN_DROPS.iter().any(|known| what.ends_with(known)) {
+            if !is_known_drop(&what) {
                 return Err(format!("{what} (node {id})"));
             }
             self.truth.counts.known_drops += 1;
