@@ -89,6 +89,7 @@ pub fn run(only: Option<&str>) -> Result<Vec<Row>, Failure> {
         let (before, mut said) = (*counter.set.get(0).wait()?, 0);
         let (mut floor, mut rates, mut times) =
             (Samples::default(), <[Samples; 2]>::default(), <[Samples; 2]>::default());
+        let mut least = <[Samples; 2]>::default();
         for round in 0..ROUNDS + WARM_UP_ROUNDS {
             let floor_ns = pings(&mut echo)?;
             for (at, how) in HOW.into_iter().enumerate() {
@@ -96,11 +97,15 @@ pub fn run(only: Option<&str>) -> Result<Vec<Row>, Failure> {
                     // It is here again, where no client is.
                     counter.set.acquire(0).wait()?;
                     let peers = &mut peers[..clients];
-                    let (counted, medians) = together(peers, &format!("count {replicas} {} {how} {pace}", node.id()))?;
+                    let order = format!("count {replicas} {} {how} {pace}", node.id());
+                    let Counted { counted, least_share, medians } = together(peers, &order)?;
                     said += counted;
                     match (round >= WARM_UP_ROUNDS, pace) {
                         (true, "paced") => medians.into_iter().for_each(|median_ns| times[at].push(median_ns)),
-                        (true, _) => rates[at].push(ROUND.as_nanos() as f64 / counted as f64),
+                        (true, _) => {
+                            rates[at].push(ROUND.as_nanos() as f64 / counted as f64);
+                            least[at].push(least_share);
+                        }
                         _ => {}
                     }
                 }
@@ -112,6 +117,10 @@ pub fn run(only: Option<&str>) -> Result<Vec<Row>, Failure> {
         let counted = *counter.set.get(0).wait()? - before;
         if counted != said {
             return Err(format!("{counted} is not {said}, which {clients} clients have counted").into());
+        }
+        for (how, mut least) in HOW.into_iter().zip(least) {
+            let (name, value) = (format!("{name}_{how}_least"), least.quantile(0.5));
+            rows.push(Row { name, value, unit: "share".into(), floor: None, ratio: None, p99_ratio: None });
         }
         for (how, (rates, times)) in HOW.into_iter().zip(rates.into_iter().zip(times)) {
             rows.push(rate(&format!("{name}_{how}"), "k/s", 1e6, rates, floor.clone()));
@@ -126,17 +135,28 @@ pub fn run(only: Option<&str>) -> Result<Vec<Row>, Failure> {
 /// How the counter is incremented: it is grabbed, or the increment goes to it.
 pub const HOW: [&str; 2] = ["moving", "delegated"];
 
-/// All clients count at one time. How often they did, and the median of each.
-fn together(peers: &mut [Peer], order: &str) -> Result<(u64, Vec<f64>), Failure> {
+/// What all clients have counted in a round.
+struct Counted {
+    counted: u64,
+    /// What the one has counted that came least to its turn, of a client's part of all: 1 is as fair as can be.
+    least_share: f64,
+    medians: Vec<f64>,
+}
+
+/// All clients count at one time.
+fn together(peers: &mut [Peer], order: &str) -> Result<Counted, Failure> {
     peers.iter_mut().try_for_each(|peer| peer.say(order))?;
-    let (mut counted, mut medians) = (0, Vec::new());
+    let (mut times, mut medians) = (Vec::new(), Vec::new());
     for peer in peers {
         let line = peer.line()?;
-        let (times, median_ns) = line.split_once(' ').ok_or("a client says what it has not counted")?;
-        counted += times.parse::<u64>()?;
+        let (of_one, median_ns) = line.split_once(' ').ok_or("a client says what it has not counted")?;
+        times.push(of_one.parse::<u64>()?);
         medians.push(median_ns.parse()?);
     }
-    Ok((counted, medians))
+    let counted: u64 = times.iter().sum();
+    let least = times.iter().min().copied().unwrap_or_default();
+    let least_share = least as f64 * times.len() as f64 / counted.max(1) as f64;
+    Ok(Counted { counted, least_share, medians })
 }
 
 fn pings(echo: &mut TcpStream) -> Result<f64, Failure> {
