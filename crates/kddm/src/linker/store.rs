@@ -38,7 +38,7 @@ pub struct Stored {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a refused write was not done"]
 pub enum Written {
-    /// It is kept, and survives the end of this process; and, where the store promises that, of the machine.
+    /// It is kept, and lasts as the store promises: see [`Durability`].
     Kept,
     /// A newer one was there already, or the same one with other bytes. Nothing was changed.
     Refused {
@@ -47,14 +47,15 @@ pub enum Written {
     },
 }
 
-/// From when on what is [`Kept`](Written::Kept) survives a crash of the machine.
+/// From when on what is [`Kept`](Written::Kept) lasts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Durability {
     /// From the answer on: each [`write`](Store::write) waits for the disk, each [`write_all`](Store::write_all) once.
     #[default]
     EachWrite,
-    /// From the next [`sync`](Store::sync) on. The end of a process alone loses nothing; a crash of the machine may lose what
-    /// was written since the last one, and nothing older.
+    /// From the next [`sync`](Store::sync) on. A crash of the machine may lose what was written since the last one, and nothing
+    /// older. The end of the process alone loses nothing, but where the store says so (redb keeps in its memory what is not
+    /// to last yet).
     OnSync,
 }
 
