@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use self::file::{HEADER_BYTES, Header, TERM_BYTES, term_bytes, term_of};
 use self::folder::{Folder, Found};
-use self::locks::{Locked, Locks, OF_TERM, STRIPES};
+use self::locks::{Locks, OF_TERM, STRIPES};
 use super::error::LinkerError;
 use super::store::{Durability, MOST_STORED_BYTES, Stamp, Store, Stored, Written};
 use super::verdict::Verdict;
@@ -127,7 +127,7 @@ impl Directory {
 
     /// Writes the first term, unless somebody else has.
     fn begin(&self) -> io::Result<()> {
-        let _all = self.locks.take_all()?;
+        let _all = self.locks.take(0..=OF_TERM)?;
         if !matches!(self.root.file(TERM)?, Found::Absent) {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Directory {
 
     /// A write of a greater term than was claimed begins it.
     fn raise_term(&self, term: u64) -> io::Result<()> {
-        let _locked = self.locks.take(OF_TERM)?;
+        let _locked = self.locks.take([OF_TERM])?;
         if self.term()? < term { self.keep_term(term) } else { Ok(()) }
     }
 
@@ -287,7 +287,7 @@ impl Store for Directory {
     }
 
     fn claim(&self) -> Result<u64, LinkerError> {
-        let _all = self.locks.take_all().map_err(failed)?;
+        let _all = self.locks.take(0..=OF_TERM).map_err(failed)?;
         let next = self.term().map_err(failed)?.checked_add(1);
         let next = next.ok_or_else(|| failed("there is no term after the last one"))?;
         self.keep_term(next).map_err(failed)?;
@@ -307,8 +307,7 @@ impl Store for Directory {
 
     fn write_all(&self, writes: &[(u64, Stamp, Option<&[u8]>)]) -> Result<Vec<Written>, LinkerError> {
         let stripes: BTreeSet<usize> = writes.iter().map(|(object, ..)| stripe_of(*object)).collect();
-        let locked: Result<Vec<Locked<'_>>, _> = stripes.into_iter().map(|stripe| self.locks.take(stripe)).collect();
-        let locked = locked.map_err(failed)?;
+        let locked = self.locks.take(stripes).map_err(failed)?;
         let mut written = Vec::with_capacity(writes.len());
         let mut changed = BTreeSet::new();
         for write in writes {

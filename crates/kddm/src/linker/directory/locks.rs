@@ -15,9 +15,9 @@ pub(super) const STRIPES: usize = 16;
 /// Behind those of objects: whoever makes the term greater has it.
 pub(super) const OF_TERM: usize = STRIPES;
 
-/// How long a write waits for others: a disk that is busy answers within it. Somebody who has the lock for longer was
-/// stopped, and its reader ought to hear of it.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a write waits for others, in all: a disk that is busy answers within it. Somebody who has a lock for longer was
+/// stopped, and who waits is to hear of it before the limit of a linker's methods (5 s) is over.
+const WAIT: Duration = Duration::from_secs(3);
 /// A lock between processes is asked for again after this long at first, and then after twice as long each time.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_micros(100);
 /// At most that long.
@@ -59,17 +59,28 @@ impl Locks {
         Locks { folder, slots: (0..=OF_TERM).map(slot).collect() }
     }
 
-    /// Waits for one, which is less than [`OF_TERM`] or it. Whoever takes several takes them in order.
-    pub(super) fn take(&self, index: usize) -> io::Result<Locked<'_>> {
-        let until = Instant::now() + WAIT;
-        let Some(mut slot) = self.slots[index].try_lock_until(until) else { return Err(waited(index)) };
+    /// Waits for those, in order: each is less than [`OF_TERM`] or it. Whoever has some takes no lesser ones.
+    pub(super) fn take(&self, indices: impl IntoIterator<Item = usize>) -> io::Result<Vec<Locked<'_>>> {
+        self.take_within(indices, WAIT)
+    }
+
+    fn take_within(&self, indices: impl IntoIterator<Item = usize>, limit: Duration) -> io::Result<Vec<Locked<'_>>> {
+        let until = Instant::now() + limit;
+        indices.into_iter().map(|index| self.take_until(index, until).ok_or_else(|| waited(index, limit))?).collect()
+    }
+
+    /// `None` if somebody else still has it then.
+    fn take_until(&self, index: usize, until: Instant) -> Option<io::Result<Locked<'_>>> {
+        let mut slot = self.slots[index].try_lock_until(until)?;
         let mut look_again = FIRST_LOOK_AGAIN;
         loop {
-            if self.try_file(&mut slot)? {
-                return Ok(Locked(slot));
+            match self.try_file(&mut slot) {
+                Ok(true) => return Some(Ok(Locked(slot))),
+                Ok(false) => {}
+                Err(error) => return Some(Err(error)),
             }
             if Instant::now() >= until {
-                return Err(waited(index));
+                return None;
             }
             std::thread::sleep(look_again);
             look_again = (look_again * 2).min(LAST_LOOK_AGAIN);
@@ -80,11 +91,6 @@ impl Locks {
     pub(super) fn try_take(&self, index: usize) -> io::Result<Option<Locked<'_>>> {
         let Some(mut slot) = self.slots[index].try_lock() else { return Ok(None) };
         Ok(self.try_file(&mut slot)?.then_some(Locked(slot)))
-    }
-
-    /// All, of all objects and of the term.
-    pub(super) fn take_all(&self) -> io::Result<Vec<Locked<'_>>> {
-        (0..=OF_TERM).map(|index| self.take(index)).collect()
     }
 
     /// False if another process has it, or the file is another one than a moment ago.
@@ -115,8 +121,32 @@ impl Locks {
     }
 }
 
-fn waited(index: usize) -> io::Error {
-    let seconds = WAIT.as_secs();
-    let reason = format!("somebody has had locks/{index:02x} for {seconds} s; is a process of it stopped?");
+fn waited(index: usize, limit: Duration) -> io::Error {
+    let waited = limit.as_millis();
+    let reason =
+        format!("somebody has had locks/{index:02x} for {waited} ms; is a process stopped that uses the directory?");
     io::Error::new(io::ErrorKind::TimedOut, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_too_long_is_told_what_is_in_the_way() {
+        let path = std::env::temp_dir().join(format!("kddm-locks-{}", std::process::id()));
+        let locks = || Locks::new(Folder::root(&path).unwrap());
+        // As two threads of a process have it, and as two processes.
+        let (one, other) = (locks(), locks());
+        let held = one.take([3]).unwrap();
+        for waits in [&one, &other] {
+            let limit = Duration::from_millis(20);
+            let error = waits.take_within(0..=OF_TERM, limit).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(error.to_string().contains("locks/03 for 20 ms"), "{error}");
+        }
+        drop(held);
+        assert_eq!(other.take(0..=OF_TERM).unwrap().len(), OF_TERM + 1, "those that were had meanwhile are free");
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 }

@@ -169,13 +169,13 @@ fn a_term_that_is_lost_or_damaged_is_said_and_begins_no_new_one() {
 fn locks_that_were_removed_are_made_again_and_still_keep_two_apart() {
     let (scratch, store) = written("locks");
     let other = scratch.open();
-    let held = store.locks.take(stripe_of(7)).unwrap();
+    let held = store.locks.take([stripe_of(7)]).unwrap();
     assert!(other.locks.try_take(stripe_of(7)).unwrap().is_none());
     assert!(other.locks.try_take(stripe_of(8)).unwrap().is_some());
     drop(held);
     std::fs::remove_file(scratch.0.join(LOCKS).join("07")).unwrap();
     // The one has the removed file open, and must not think that it has the lock.
-    let held = store.locks.take(stripe_of(7)).unwrap();
+    let held = store.locks.take([stripe_of(7)]).unwrap();
     assert!(other.locks.try_take(stripe_of(7)).unwrap().is_none());
     drop(held);
     std::fs::remove_dir_all(scratch.0.join(LOCKS)).unwrap();
