@@ -4,6 +4,11 @@
 //!
 //! What each keeps, promises and refuses: docs/stores.md. Whoever writes another one tries it with [`promises`].
 
+/// The page for users, whose example is tried.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/stores.md")]
+struct Page;
+
 pub mod promises;
 #[cfg(any(feature = "redb", feature = "sqlite"))]
 mod record;

@@ -14,8 +14,9 @@ const KIND: &str = "sqlite";
 
 /// Most bytes of one object: SQLite keeps no row of more than 1,000,000,000.
 const MOST_BYTES: usize = 999_999_000;
-/// How long a call waits for other processes: a disk that is busy answers within it.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a call waits for other processes: a disk that is busy answers within it. Less than the limit of a linker's methods
+/// (5 s), so that what stands in the way is told.
+const BUSY: Duration = Duration::from_secs(3);
 /// Longest name of a table.
 const MOST_NAME_BYTES: usize = 64;
 /// What is kept in a column of `kddm_terms`. A program that meets another one changes nothing.
@@ -114,7 +115,7 @@ impl Sqlite {
     /// digit first, and begins with neither `sqlite_` nor `kddm_`.
     ///
     /// # Errors
-    /// [`LinkerError::Store`] if the name is none, the file is no database, other processes keep it locked for 5 s, the file
+    /// [`LinkerError::Store`] if the name is none, the file is no database, other processes keep it locked for 3 s, the file
     /// system cannot share memory between processes, or a table with that name has other columns.
     pub fn open(path: impl AsRef<Path>, table: &str) -> Result<Sqlite, LinkerError> {
         Sqlite::with(path, table, Durability::EachWrite)
