@@ -38,26 +38,46 @@ pub struct Stored {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a refused write was not done"]
 pub enum Written {
-    /// It is kept, and survives the end of this process; and, where the store promises that, of the machine.
+    /// It is kept, and lasts as the store promises: see [`Durability`].
     Kept,
-    /// A newer one was there already. Nothing was changed.
+    /// A newer one was there already, or the same one with other bytes. Nothing was changed.
     Refused {
-        /// That of the one that is there.
+        /// That of the one that is there. Where only a newer term was claimed since: that term, with tenure and version 0.
         by: Stamp,
     },
 }
+
+/// From when on what is [`Kept`](Written::Kept) lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// From the answer on: each [`write`](Store::write) waits for the disk, each [`write_all`](Store::write_all) once.
+    #[default]
+    EachWrite,
+    /// From the next [`sync`](Store::sync) on. A crash of the machine may lose what was written since the last one, and nothing
+    /// older. The end of the process alone loses nothing, but where the store says so (redb keeps in its memory what is not
+    /// to last yet).
+    OnSync,
+}
+
+/// Most bytes of one object, 1 GiB: the most that a set may be told to allow. A store may allow less.
+pub const MOST_STORED_BYTES: usize = 1 << 30;
 
 /// A place where the objects of one set are kept as bytes.
 ///
 /// A method may block: it runs on threads of the linker, under a time limit, never on the protocol's. Several run at one
 /// time, also for one object and from several nodes; each is atomic. After an error of a write nobody knows whether it was
-/// done, and it is tried again with the same stamp: a write whose stamp is there already, with the same bytes, is `Kept`.
+/// done, and it is tried again with the same stamp: a write whose stamp is there already, with the same bytes, is `Kept`,
+/// and is as durable then as if it were the first. With other bytes it is refused by its own stamp: two have written as one.
+///
+/// Which write is the newer one is one rule for all stores, [`Verdict`](super::Verdict); the stores of KDDM are tried by one
+/// suite (`kddm_stores::promises`), which is there for stores of others, too.
 pub trait Store: Send + Sync + 'static {
     /// What kind of store it is, in one word, for operators: "redb".
     fn kind(&self) -> &'static str;
 
     /// Begins the next term: greater than all before, and kept, before this returns. Called when a set is made on the
-    /// store. From then on writes of older terms are refused.
+    /// store. From then on writes of older terms are refused; one that is there already stays. A write of a greater term
+    /// than any that was claimed (the store was put back from a copy) begins that term.
     ///
     /// # Errors
     /// What the store says; no term was begun, or one that nobody uses.
@@ -85,7 +105,8 @@ pub trait Store: Send + Sync + 'static {
         writes.iter().map(|(object, stamp, bytes)| self.write(*object, *stamp, *bytes)).collect()
     }
 
-    /// Returns when all writes that were `Kept` before survive as long as the store promises. At once where each does.
+    /// Returns when all writes through this store that were `Kept` before survive as long as it promises. At once where
+    /// each does.
     ///
     /// # Errors
     /// What the store says; nobody knows how many do.
@@ -93,9 +114,10 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The objects that are there, in order of their numbers: at most `limit`, those after `after`.
+    /// The objects that are there, in order of their numbers: the first `limit` of those after `after`; fewer only if there
+    /// are no more. Removed ones are not there.
     ///
     /// # Errors
-    /// What the store says.
+    /// What the store says; one object whose stamp cannot be read is enough.
     fn objects(&self, after: Option<u64>, limit: usize) -> Result<Vec<(u64, Stamp)>, LinkerError>;
 }
