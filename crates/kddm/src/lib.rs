@@ -58,7 +58,8 @@ mod watch;
 
 pub use cell::HeldBy;
 pub use coordination::{
-    Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, Parties, Party, Passed, UniqueIds, WhyBroken,
+    Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, NameCounts, NameHold, NameInfo, NameList,
+    Names, Parties, Party, Passed, UniqueIds, WhyBroken,
 };
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
 pub use guard::{ReadGuard, WriteGuard};

@@ -249,6 +249,7 @@ impl Runtime {
         }
         sum.malformed += self.rpc.malformed();
         sum.invoking = self.invoking.counted();
+        sum.names = self.coordination.names.counted();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum
