@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::class::put_back;
-use super::{BUCKETS, NameTable, PREFIX};
+use super::{NameTable, PREFIX};
 use crate::coordination::party::Party;
 use crate::error::{AccessError, Error, SetError};
 use crate::guard::ReadGuard;
 use crate::node::Node;
+use crate::scan::ObjectState;
 use crate::set::Set;
 
 /// A name that somebody uses.
@@ -95,7 +96,13 @@ fn for_each_table(
     set: &Set<NameTable>,
     mut look: impl FnMut(u64, ReadGuard<NameTable>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    for bucket in 0..BUCKETS {
+    for found in set.scan() {
+        let bucket = match found {
+            Ok(found) if found.state != ObjectState::Lost => found.id,
+            // What was lost is made anew by whoever reserves next.
+            Ok(_) | Err(Error::Set(SetError::InDoubt { .. })) => continue,
+            Err(error) => return Err(error),
+        };
         match set.get_existing(bucket).wait() {
             Ok(table) => look(bucket, table)?,
             Err(Error::Access(AccessError::NotFound)) => {}
