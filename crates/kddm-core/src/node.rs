@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use self::lives::Lives;
 pub use self::revalidate::QUESTIONS_AT_ONCE;
 use self::revalidate::Question;
+pub use self::scan::{Held, Scanned};
 use self::touched::{Set, Touched};
 use crate::id::{Epoch, Incarnation, Mixer, NodeId, ObjectId, Placement, SHARDS_PER_SET, SetId, ShardIndex};
 use crate::io::{Body, Input, NoMemory, Output, Outputs};
@@ -26,6 +27,7 @@ mod inspect;
 mod lives;
 pub mod memory;
 mod revalidate;
+mod scan;
 mod touched;
 
 /// Sets that one node can know: what a hostile peer can make us remember (a set costs 2 KiB here).

@@ -22,6 +22,7 @@ mod inspect;
 mod recover;
 mod revalidate;
 mod room;
+mod scan;
 
 pub use inspect::Inspection;
 pub use room::Room;

@@ -369,6 +369,18 @@ pub enum SetError {
         /// Why.
         reason: String,
     },
+    /// Members were lost with directories of a set, and more of them than it survives: of so many of its 1,024 shards nobody
+    /// can say any more which objects they had. What was found is there.
+    #[error(
+        "what {shards} of the 1,024 shards of set {name:?} had was lost with members; to go on without it, accept that: \
+         `kddmadm sets accept-loss {name} --yes`"
+    )]
+    InDoubt {
+        /// The set.
+        name: String,
+        /// How many shards.
+        shards: u64,
+    },
     /// A name is 1 to 64 bytes, with `/` between name spaces.
     #[error("a set's name has 1 to 64 bytes and no empty part between slashes, {name:?} has not")]
     BadName {
@@ -387,6 +399,7 @@ impl SetError {
             SetError::BadName { .. } => 5,
             SetError::NothingLost { .. } => 6,
             SetError::AcceptanceUnconfirmed { .. } => 7,
+            SetError::InDoubt { .. } => 8,
         }
     }
 }

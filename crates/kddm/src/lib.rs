@@ -46,6 +46,7 @@ mod placed_by;
 mod promise;
 pub mod rpc;
 mod runtime;
+mod scan;
 mod set;
 mod spare;
 mod sync;
@@ -58,7 +59,8 @@ mod watch;
 
 pub use cell::HeldBy;
 pub use coordination::{
-    Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, Parties, Party, Passed, UniqueIds, WhyBroken,
+    Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, NameCounts, NameHold, NameInfo, NameList,
+    Names, Parties, Party, Passed, UniqueIds, WhyBroken,
 };
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
 pub use guard::{ReadGuard, WriteGuard};
@@ -81,6 +83,10 @@ pub use runtime::deciding::VotingInfo;
 pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use runtime::per_kind::PerKind;
 pub use runtime::statistics::Statistics;
+pub use scan::{
+    BadCursor, Cursor, Found, HeldAs, Local, LocalObject, ObjectInfo, ObjectPage, ObjectState, Scan, ScanPage,
+    ScanValues,
+};
 pub use set::Set;
 pub use system::{DEFAULT_REPLICAS, SetBuilder};
 pub use together::{Wanted, Wishes, together};

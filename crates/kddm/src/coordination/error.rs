@@ -73,6 +73,24 @@ pub enum CoordinationError {
         /// The epoch.
         epoch: u32,
     },
+    /// What is to be reserved cannot be the name of anything. Nothing was changed.
+    #[error("{name:?} cannot be a {what}: it has 1 to {limit_bytes} bytes")]
+    BadName {
+        /// What was asked for.
+        name: String,
+        /// What it was to be.
+        what: &'static str,
+        /// How long it may be.
+        limit_bytes: usize,
+    },
+    /// This process does not use the name any more: it was lost with members, or what it was reserved by has ended.
+    #[error("name {name:?} of class {class:?} is not used here; reserve it again")]
+    NotReserved {
+        /// The class.
+        class: String,
+        /// The name.
+        name: String,
+    },
 }
 
 /// What has broken a barrier or a latch.
@@ -124,6 +142,8 @@ impl CoordinationError {
             CoordinationError::Removed { .. } => 6,
             CoordinationError::TooMany { .. } => 7,
             CoordinationError::IdsExhausted { .. } => 8,
+            CoordinationError::BadName { .. } => 9,
+            CoordinationError::NotReserved { .. } => 10,
         }
     }
 }

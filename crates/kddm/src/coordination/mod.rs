@@ -1,4 +1,5 @@
-//! What programs of a cluster wait for together: barriers and latches; and numbers that none of them gives twice.
+//! What programs of a cluster wait for together: barriers and latches; numbers that none of them gives twice; and names
+//! that mean the same to all of them.
 //! Each is a plain value with plain methods, kept as an object of a set of its own: whoever uses it grabs it, calls,
 //! puts; and waits for a change of it with [`Set::changed`](crate::Set::changed).
 
@@ -11,6 +12,7 @@ mod barrier;
 mod error;
 pub(crate) mod ids;
 mod latch;
+mod names;
 pub(crate) mod party;
 mod shelf;
 
@@ -21,6 +23,7 @@ pub use barrier::{Barrier, Parties, Passed};
 pub use error::{CoordinationError, WhyBroken};
 pub use ids::UniqueIds;
 pub use latch::Latch;
+pub use names::{NameCounts, NameHold, NameInfo, NameList, Names};
 pub use party::Party;
 pub(crate) use party::{Here, Lives, LivesHere};
 
@@ -127,10 +130,10 @@ fn infos<S: Kept, I>(node: &Node, info: impl Fn(&S, &str) -> I) -> Result<Vec<I>
 
 /// An error for a set that is kept for what is here: without it ids would be given again.
 pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
-    if ![BarrierState::SET, LatchState::SET, IdsState::SET].contains(&set) {
+    if ![BarrierState::SET, LatchState::SET, IdsState::SET].contains(&set) && !set.starts_with(names::PREFIX) {
         return Ok(());
     }
-    let rule = "the sets of barriers, latches and ids cannot be destroyed; remove single ones of them";
+    let rule = "the sets of barriers, latches, ids and names cannot be destroyed; remove single ones of them";
     Err(ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into())
 }
 
@@ -139,13 +142,15 @@ pub(crate) fn check_may_open(set: &str, type_name: &str) -> Result<(), Error> {
     fn is_of<S: Kept>(set: &str, type_name: &str) -> bool {
         set == S::SET && type_name != <Shelf<S> as Value>::type_name()
     }
+    let is_of_names = set.starts_with(names::PREFIX) && type_name != <names::NameTable as Value>::type_name();
     let is_free = !is_of::<BarrierState>(set, type_name)
         && !is_of::<LatchState>(set, type_name)
-        && !is_of::<IdsState>(set, type_name);
+        && !is_of::<IdsState>(set, type_name)
+        && !is_of_names;
     if is_free {
         return Ok(());
     }
-    let rule = "sets of that name are for barriers, latches and ids; take another name";
+    let rule = "sets of that name are for barriers, latches, ids and names; take another name";
     Err(ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into())
 }
 
@@ -154,7 +159,8 @@ pub(crate) fn programs_have_ended(node: &Node, sessions: &BTreeSet<u32>) -> Resu
     let party = |session: &u32| Party { program: Some(*session), ..Party::of(node) };
     let ended: Vec<Party> = sessions.iter().map(party).collect();
     settle_all::<BarrierState>(node, &ended)?;
-    settle_all::<LatchState>(node, &ended)
+    settle_all::<LatchState>(node, &ended)?;
+    names::programs_have_ended(node, &ended)
 }
 
 fn settle_all<S: Kept>(node: &Node, ended: &[Party]) -> Result<(), Error> {

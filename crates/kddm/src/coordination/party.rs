@@ -100,6 +100,7 @@ pub(crate) type LivesHere = Arc<Mutex<Lives>>;
 pub(crate) struct Here {
     lives: Mutex<Option<LivesHere>>,
     pub(super) blocks: Mutex<BTreeMap<String, Arc<super::ids::Block>>>,
+    pub(crate) names: super::names::NamesHere,
 }
 
 impl Node {
@@ -116,6 +117,9 @@ impl Node {
                 lives.lock().note(event.node, event.incarnation, event.from, event.to);
                 if let Some(runtime) = runtime.upgrade() {
                     runtime.tell_watchers_of_members();
+                    if event.from == NodeState::Possible {
+                        runtime.coordination.names.sweep_soon();
+                    }
                 }
             })?;
         }

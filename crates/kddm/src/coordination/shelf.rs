@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::pending::Pending;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, check_name};
+use crate::value::Value;
 use crate::watch::Seen;
 
 /// Names of one kind: their list is one object, of some hundred KiB at most.
@@ -227,14 +228,14 @@ fn list_name<S: Kept>(set: &Set<Shelf<S>>, name: &str) -> Result<(), Error> {
 }
 
 /// Does something with an object that may be lost: then that is accepted, and it is done with a new one.
-pub(super) fn again_if_lost<S: Kept>(
-    set: &Set<Shelf<S>>,
+pub(super) fn again_if_lost<T: Value, R>(
+    set: &Set<T>,
     object: u64,
-    does: impl Fn() -> Result<(), Error>,
-) -> Result<(), Error> {
+    does: impl Fn() -> Result<R, Error>,
+) -> Result<R, Error> {
     match does() {
         Err(Error::Access(AccessError::Lost { .. })) => {
-            tracing::warn!(set = S::SET, object, "it was lost with members and is made anew");
+            tracing::warn!(set = set.name(), object, "it was lost with members and is made anew");
             match set.accept_loss(object).wait() {
                 // Another one has just done so.
                 Ok(()) | Err(Error::Access(AccessError::NotLost { .. })) => does(),

@@ -9,7 +9,7 @@ use super::error::RpcError;
 use super::frame::{self, Fault, Frame};
 use super::relay::Forward;
 use super::service::{Incoming, ReplyTo};
-use crate::invoke::SERVICE;
+use crate::{invoke, scan};
 
 /// No deadline is further away than a day, whatever a caller says.
 const MOST_LIMIT_US: u64 = 86_400_000_000;
@@ -39,8 +39,10 @@ impl State {
                     let forward = Forward { incoming, service: service.into(), program: None, node };
                     return todo.push(Todo::Forward(forward));
                 }
-                if *service == *SERVICE {
-                    return todo.push(Todo::Invoke(incoming));
+                match &*service {
+                    invoke::SERVICE => return todo.push(Todo::Invoke(incoming)),
+                    scan::SERVICE => return todo.push(Todo::Scan(incoming)),
+                    _ => {}
                 }
                 todo.push(match self.services.get(&*service) {
                     Some(Offered::Here(service)) => Todo::Serve(Arc::clone(service), incoming),

@@ -18,7 +18,6 @@ use super::relay::{Forward, Forwarded, Whom};
 use super::reply::{Answers, CallResult};
 use super::service::{Incoming, Outcome, Registered, ReplyTo};
 use crate::error::{Error, MembershipError};
-use crate::invoke::SERVICE;
 use crate::runtime::Runtime;
 use crate::runtime::wait::mark_part_of_node;
 use crate::transport::poll::{TIMER, WAKE};
@@ -90,6 +89,8 @@ pub(super) enum Todo {
     Serve(Arc<Registered>, Incoming),
     /// An operation on an object.
     Invoke(Incoming),
+    /// Which objects there are.
+    Scan(Incoming),
     Answer(ReplyTo, Outcome),
     /// To another node for a program, or to a program.
     Forward(Forward),
@@ -160,7 +161,7 @@ impl Engine {
         if state.is_stopped {
             return Err(MembershipError::Stopped.into());
         }
-        if state.services.contains_key(&service.name) || &*service.name == SERVICE {
+        if state.services.contains_key(&service.name) || super::is_ours(&service.name) {
             return Err(RpcError::AlreadyRegistered { service: service.name.to_string() }.into());
         }
         state.services.insert(Arc::clone(&service.name), Offered::Here(Arc::clone(service)));
@@ -354,10 +355,11 @@ impl Engine {
         self.state.lock().runtime = Arc::downgrade(runtime);
     }
 
-    fn invoke(&self, incoming: Incoming) {
+    /// What the node itself answers.
+    fn ask_node(&self, incoming: Incoming, ask: impl FnOnce(&Arc<Runtime>, Incoming)) {
         let runtime = self.state.lock().runtime.upgrade();
         match runtime {
-            Some(runtime) => runtime.asked_to_invoke(incoming),
+            Some(runtime) => ask(&runtime, incoming),
             None => self.answer(incoming.reply_to, Err((Fault::NoService, String::new()))),
         }
     }
@@ -425,7 +427,8 @@ impl Engine {
             match item {
                 Todo::Complete(answers, index, result) => answers.complete(index, result),
                 Todo::Serve(service, incoming) => service.take(self, incoming),
-                Todo::Invoke(incoming) => self.invoke(incoming),
+                Todo::Invoke(incoming) => self.ask_node(incoming, Runtime::asked_to_invoke),
+                Todo::Scan(incoming) => self.ask_node(incoming, Runtime::asked_to_scan),
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
                 Todo::Forward(forward) => self.forward(&forward),
                 Todo::Forget(forwarded) => self.forget(&forwarded),

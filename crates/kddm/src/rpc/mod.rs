@@ -85,6 +85,11 @@ pub type Replies<A> = Vec<(u16, Result<A, Error>)>;
 /// Connections that are tried for one call: one that is there may end just when it is used.
 const ATTEMPTS: usize = 4;
 
+/// Whether a service is one that each node has by itself.
+fn is_ours(service: &str) -> bool {
+    [crate::invoke::SERVICE, crate::scan::SERVICE].contains(&service)
+}
+
 /// A call, as its handler sees it.
 pub struct Request {
     node: Node,

@@ -130,7 +130,7 @@ impl Engine {
         }
         match state.services.get(service) {
             Some(Offered::By(by)) if *by == session => return Ok(()),
-            _ if service == crate::invoke::SERVICE => {
+            _ if super::is_ours(service) => {
                 return Err(RpcError::AlreadyRegistered { service: service.into() }.into());
             }
             Some(_) => return Err(RpcError::AlreadyRegistered { service: service.into() }.into()),

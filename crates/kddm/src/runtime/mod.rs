@@ -104,6 +104,8 @@ pub(crate) struct Runtime {
     pub rpc: Arc<Engine>,
     /// Operations that this node runs for others, and has run by others.
     pub invoking: Invoking,
+    /// Pages of sets that it gets for programs.
+    pub scanning: crate::scan::Scanning,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -161,6 +163,7 @@ impl Runtime {
             draining_left: AtomicUsize::new(0),
             rpc: Arc::default(),
             invoking: Invoking::default(),
+            scanning: crate::scan::Scanning::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),
@@ -249,6 +252,7 @@ impl Runtime {
         }
         sum.malformed += self.rpc.malformed();
         sum.invoking = self.invoking.counted();
+        sum.names = self.coordination.names.counted();
         sum.notifier_overruns = self.notify.overruns();
         sum.notifier_panics = self.notify.panics();
         sum

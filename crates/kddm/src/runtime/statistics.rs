@@ -57,6 +57,8 @@ pub struct Statistics {
     pub forgotten_copies: u64,
     /// Operations that go to the owners of their objects.
     pub invoking: crate::invoke::InvokeCounts,
+    /// Names that this process uses.
+    pub names: crate::coordination::NameCounts,
 }
 
 impl Statistics {

@@ -127,7 +127,7 @@ impl LaneState {
     }
 
     /// The version of the copy that is here, if there is one that may be read.
-    fn version_here(&self, set: SetId, object: ObjectId) -> Option<u64> {
+    pub(crate) fn version_here(&self, set: SetId, object: ObjectId) -> Option<u64> {
         let store = self.stores.get(&set)?;
         let cell = store.find(object.0)?;
         let is_here = store.access(cell) >= Access::Read && store.has_value(cell);

@@ -1,8 +1,9 @@
-//! Barriers, latches and unique ids: among nodes of this process, and programs that are attached to them.
+//! Barriers, latches, unique ids and names: among nodes of this process, and programs that are attached to them.
 
 mod barriers;
 mod ids;
 mod latches;
+mod names;
 
 use std::time::{Duration, Instant};
 
