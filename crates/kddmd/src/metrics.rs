@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use kddm::invoke::InvokeCounts;
+use kddm::rpc::CallCounts;
 use kddm::{Node, NodeState, Statistics};
 
 use crate::admin::answer::{Subject, resident_bytes, word};
@@ -121,8 +122,8 @@ fn of_former_lives(page: &mut Page, counted: &Statistics) {
     page.single("kddm_forgotten_copies_total", "counter", help, counted.forgotten_copies);
 }
 
-/// Operations that go to the owners of their objects.
-fn operations(page: &mut Page, counted: &InvokeCounts) {
+/// Operations that go to the owners of their objects, and calls.
+fn asked_of_others(page: &mut Page, counted: &InvokeCounts, called: &CallCounts) {
     for (name, help, value) in [
         ("kddm_invoked_total", "Operations that were invoked here.", counted.invoked),
         ("kddm_delegated_total", "Calls of operations that went to another node.", counted.delegated),
@@ -132,6 +133,23 @@ fn operations(page: &mut Page, counted: &InvokeCounts) {
     ] {
         page.single(name, "counter", help, value);
     }
+    calls(page, called);
+}
+
+/// Calls and streams between nodes.
+fn calls(page: &mut Page, counted: &CallCounts) {
+    for (name, help, value) in [
+        ("kddm_calls_total", "Calls that were sent, also for programs.", counted.called),
+        ("kddm_casts_total", "Casts that were sent.", counted.cast),
+        ("kddm_calls_asked_total", "Calls, casts and streams that came in.", counted.asked),
+        ("kddm_calls_queued_total", "Such that waited for their service.", counted.queued),
+        ("kddm_calls_refused_total", "Such that were refused: no service, or too much.", counted.refused),
+        ("kddm_calls_forwarded_total", "Calls that handlers have passed on.", counted.forwarded),
+        ("kddm_streams_total", "Streams that were opened here, or came in.", counted.streams),
+    ] {
+        page.single(name, "counter", help, value);
+    }
+    page.single("kddm_streams", "gauge", "Streams that are open.", counted.open_streams);
 }
 
 /// What has been counted without a label.
@@ -184,7 +202,7 @@ pub fn render(subject: &Subject) -> String {
     }
     counters(&mut page, &counted);
     of_former_lives(&mut page, &counted);
-    operations(&mut page, &counted.invoking);
+    asked_of_others(&mut page, &counted.invoking, &node.rpc().counts());
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());

@@ -11,6 +11,9 @@ use crate::contended::{Counter, HOW};
 use crate::memory::Fields;
 use crate::remote::BATCH;
 
+/// The service that answers what it was asked.
+pub const CALLED: &str = "bench/echo";
+
 /// `bench peer CONTACT PROCESSOR|-`.
 pub fn run(arguments: &[String]) -> Result<(), Failure> {
     let contact = arguments.get(1).ok_or("peer needs a contact")?.parse()?;
@@ -21,6 +24,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     let echo = TcpListener::bind("127.0.0.1:0")?;
     let pipe = TcpListener::bind("127.0.0.1:0")?;
     answer(&format!("{} {} {}", node.id(), echo.local_addr()?, pipe.local_addr()?))?;
+    let _calls = node.rpc().register(CALLED, |request| Ok(request.body().to_vec()))?;
     std::thread::spawn(move || serve_echo(&echo));
     std::thread::spawn(move || crate::replicas::serve_pipe(&pipe));
     let mut turns: Option<Set<u64>> = None;

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kddm::{Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
-use crate::peer::{echo_request, take_turn};
+use crate::peer::{CALLED, echo_request, take_turn};
 use crate::report::{Row, Samples, row};
 
 /// Another process with a node of the same cluster.
@@ -96,6 +96,12 @@ const FIGURES: [Figure; 6] = [
 const TURNS: u64 = 4_000;
 const WARM_UP_TURNS: u64 = 200;
 
+/// Calls of a quick service.
+const CALLS: u64 = 6_000;
+
+/// No call takes as long.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+
 struct Bench {
     peer: Peer,
     other: Peer,
@@ -127,6 +133,10 @@ pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> R
     let turns = only.map_or(Some(TURNS), |(named, rounds)| (named == "ping_pong").then_some(rounds * BATCH));
     if let Some(turns) = turns {
         rows.push(bench.ping_pong(&node, &format!("ping_pong@{pinning}"), turns)?);
+    }
+    let calls = only.map_or(Some(CALLS), |(named, rounds)| (named == "rpc_call").then_some(rounds * BATCH));
+    if let Some(calls) = calls {
+        rows.push(bench.calls(&node, &format!("rpc_call@{pinning}"), calls)?);
     }
     Ok(rows)
 }
@@ -160,6 +170,16 @@ fn ping_to_keep(echo: &mut TcpStream, size: usize, which: u64) -> Result<(f64, V
         }
     }
     Ok((start.elapsed().as_nanos() as f64, reply))
+}
+
+/// How often the threads of this process have given their processor up to wait.
+fn switches() -> u64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0 };
+    let status = threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let count = |status: String| -> Option<u64> {
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    };
+    status.filter_map(count).sum()
 }
 
 impl Bench {
@@ -210,6 +230,30 @@ impl Bench {
             rows.push(row(&format!("{name}_kept@{pinning}"), "us", 1e3, work, floor_kept));
         }
         Ok(rows)
+    }
+
+    /// A call with a question and an answer of 64 bytes.
+    fn calls(&mut self, node: &Node, name: &str, calls: u64) -> Result<Row, Failure> {
+        let (mut work, mut floor) = (Samples::default(), Samples::default());
+        let (mut reply, question) = (Vec::new(), [7; 64]);
+        let rpc = node.rpc();
+        let switched = switches();
+        for round in 0..calls + WARM_UP_TURNS {
+            let start = Instant::now();
+            let answer = rpc.call(self.peer.id, CALLED, &question, CALL_LIMIT).wait()?;
+            let work_ns = start.elapsed().as_nanos() as f64;
+            if answer != question {
+                return Err("that is not what was asked".into());
+            }
+            let floor_ns = ping(&mut self.echo, 64, &mut reply)?;
+            if round >= WARM_UP_TURNS {
+                work.push(work_ns);
+                floor.push(floor_ns);
+            }
+        }
+        let each = (switches() - switched) as f64 / (calls + WARM_UP_TURNS) as f64;
+        eprintln!("bench: {name}: this process gave its processor up {each:.2} times for a call and a ping");
+        Ok(row(name, "us", 1e3, work, floor))
     }
 
     /// One object written by two nodes in turn: the time until the one whose turn it is may write.

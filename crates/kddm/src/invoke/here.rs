@@ -129,7 +129,7 @@ pub(super) fn place(object: u64) -> usize {
 impl Runtime {
     /// Another node, or a program of this one, asks for an operation.
     pub(crate) fn asked_to_invoke(self: &Arc<Self>, incoming: Incoming) {
-        let Incoming { reply_to, from, body, deadline, cancelled } = incoming;
+        let Incoming { reply_to, from, body, deadline, cancelled, .. } = incoming;
         let answer = |told: &Told| self.rpc.answer(reply_to, Ok(told.bytes()));
         let Ok(question) = postcard::from_bytes::<Question<'_>>(&body) else {
             return answer(&Told::Arguments { reason: "they are not a call at all".into() });

@@ -5,8 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::frame::{Decoded, Frame, decode};
+use super::frame::{Decoded, Frame, Sort, decode};
 use super::relay::{Whom, program};
+use super::state::Todo;
+use super::stream::flow::Flow;
+use crate::error::Error;
 use crate::transport::Stream;
 
 /// Bytes read at once where no larger frame is expected.
@@ -39,6 +42,7 @@ pub(crate) enum Progress {
 
 /// A call of the other side that is queued or running here.
 struct Running {
+    sort: Sort,
     cancelled: Arc<AtomicBool>,
     bytes: usize,
 }
@@ -99,6 +103,8 @@ pub(crate) struct Connection {
     sent: usize,
     running: HashMap<u64, Running>,
     running_bytes: usize,
+    /// Streams that are open on it.
+    pub flows: HashMap<u64, Arc<Flow>>,
     /// Why this side has ended it.
     why: Option<&'static str>,
 }
@@ -107,8 +113,21 @@ impl Connection {
     pub fn new(stream: Stream, node: u16, incarnation: u32, side: Side) -> Connection {
         let (running, running_bytes) = Default::default();
         let (received, filled, unsent, sent) = Default::default();
-        let why = None;
-        Connection { node, incarnation, side, stream, received, filled, unsent, sent, running, running_bytes, why }
+        let (flows, why) = Default::default();
+        Connection {
+            node,
+            incarnation,
+            side,
+            stream,
+            received,
+            filled,
+            unsent,
+            sent,
+            running,
+            running_bytes,
+            flows,
+            why,
+        }
     }
 
     pub fn stream(&self) -> &Stream {
@@ -150,21 +169,27 @@ impl Connection {
         }
     }
 
-    /// Reads what there is, up to a limit, into whole frames.
-    pub fn read(&mut self, frames: &mut Vec<Frame>) -> Progress {
+    /// Reads what there is, up to a limit, into whole frames. Until nothing is left, if the other side has `ended` it;
+    /// else less than there is room for is all that there is, and what comes later is told.
+    pub fn read(&mut self, frames: &mut Vec<Frame>, ended: bool) -> Progress {
         for _ in 0..READS {
             if self.received.len() == self.filled {
                 self.received.resize((2 * self.filled).max(READ_BYTES), 0);
             }
-            match (&self.stream).read(&mut self.received[self.filled..]) {
+            let room = self.received.len() - self.filled;
+            let count = match (&self.stream).read(&mut self.received[self.filled..]) {
                 Ok(0) => return Progress::Ended(self.why.unwrap_or("it has closed its connection").into()),
-                Ok(count) => self.filled += count,
+                Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waits,
                 Err(error) => return Progress::Ended(error.to_string()),
-            }
+            };
+            self.filled += count;
             if let Err(reason) = self.take_frames(frames) {
                 return Progress::Malformed(reason);
+            }
+            if count < room && !ended {
+                return Progress::Waits;
             }
         }
         Progress::More
@@ -174,8 +199,12 @@ impl Connection {
     fn take_frames(&mut self, frames: &mut Vec<Frame>) -> Result<(), &'static str> {
         let mut taken = 0;
         while let Decoded::Frame(frame, length) = decode(&self.received[taken..self.filled])? {
-            let is_call = matches!(frame, Frame::Call { .. } | Frame::Cancel { .. });
-            if is_call == self.side.is_asked() {
+            let is_said_by_callers = match frame {
+                Frame::Call { .. } | Frame::Cancel { .. } => Some(true),
+                Frame::Done { .. } | Frame::Failed { .. } => Some(false),
+                Frame::Item { .. } | Frame::Credit { .. } | Frame::End { .. } | Frame::Stop { .. } => None,
+            };
+            if is_said_by_callers == Some(self.side.is_asked()) {
                 return Err("what only the other side may say");
             }
             frames.push(frame);
@@ -191,7 +220,7 @@ impl Connection {
     }
 
     /// A call begins here; the flag says that nobody waits for it any more. An error says what is full.
-    pub fn begin(&mut self, id: u64, bytes: usize) -> Result<Arc<AtomicBool>, String> {
+    pub fn begin(&mut self, id: u64, sort: Sort, bytes: usize) -> Result<Arc<AtomicBool>, String> {
         if self.running.len() >= RUNNING_LIMIT || self.running_bytes + bytes > RUNNING_LIMIT_BYTES {
             let (calls, held) = (self.running.len(), self.running_bytes);
             return Err(format!("{calls} calls with {held} bytes of this caller are in work"));
@@ -200,16 +229,46 @@ impl Connection {
             return Err("a call with that number is in work".into());
         }
         let cancelled = Arc::new(AtomicBool::new(false));
-        self.running.insert(id, Running { cancelled: Arc::clone(&cancelled), bytes });
+        self.running.insert(id, Running { sort, cancelled: Arc::clone(&cancelled), bytes });
         self.running_bytes += bytes;
         Ok(cancelled)
     }
 
-    /// A call has ended here. False if nobody waits for its answer.
-    pub fn finish(&mut self, id: u64) -> bool {
-        let Some(running) = self.running.remove(&id) else { return false };
+    /// A call has ended here, or was refused. What it was, unless nobody waits for it any more.
+    pub fn finish(&mut self, id: u64) -> Option<Sort> {
+        let running = self.running.remove(&id)?;
         self.running_bytes -= running.bytes;
-        !running.cancelled.load(Ordering::Acquire)
+        self.flows.remove(&id);
+        (!running.cancelled.load(Ordering::Acquire)).then_some(running.sort)
+    }
+
+    /// A stream is open on this connection, which has that number, from now on: what was to be said before goes out.
+    pub fn open(&mut self, number: u64, flow: &Arc<Flow>) {
+        let said = flow.connected(number);
+        if let Some(room) = self.room() {
+            room.extend_from_slice(&said);
+        }
+        if !flow.is_over() {
+            self.flows.insert(flow.id(), Arc::clone(flow));
+        }
+    }
+
+    /// A stream that has ended in both directions is not known any more.
+    pub fn forget_if_over(&mut self, id: u64, flow: &Flow) {
+        if flow.is_over() {
+            self.flows.remove(&id);
+            self.finish(id);
+        }
+    }
+
+    /// All streams end with an error, which is made of the service.
+    pub fn end_flows(&mut self, error: impl Fn(&Arc<str>) -> Error) -> Vec<Todo> {
+        let mut todo = Vec::new();
+        for flow in std::mem::take(&mut self.flows).into_values() {
+            flow.ended(&error(flow.service()));
+            todo.extend([Todo::Reads(Arc::clone(&flow)), Todo::Writes(flow)]);
+        }
+        todo
     }
 
     pub fn cancel(&mut self, id: u64) {

@@ -1,30 +1,31 @@
-//! All calls of a node: who is connected, what is outstanding, which services there are.
+//! All calls of a node: what goes out, what comes in, and its end.
 //!
 //! One lock, held for short turns only; handlers run and wakers wake without it. One thread reads all
 //! connections; it is started with the first of them, and sleeps while nothing comes.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kddm_core::view::View;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use super::connection::{Connection, Progress, Side};
+use super::connection::{Connection, Side};
 use super::error::RpcError;
-use super::frame::{self, Fault};
-use super::relay::{Forward, Forwarded, Whom};
-use super::reply::{Answers, CallResult};
+use super::frame::{self, Fault, Sort};
+use super::relay::Whom;
 use super::service::{Incoming, Outcome, Registered, ReplyTo};
+use super::state::{Asks, CallCounts, Callee, Offered, Question, Sent, State, Todo, Waiting};
 use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
-use crate::runtime::wait::mark_part_of_node;
-use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Poller, Stream};
 
 /// Calls to one node that may wait for an answer: as many as it takes from one caller.
 pub(crate) const OUTSTANDING_LIMIT: usize = super::connection::RUNNING_LIMIT;
+
+/// Streams to one node, or from one, that may be open: each may have a window of bytes on its way.
+pub(crate) const STREAMS_LIMIT: usize = 256;
 
 /// Bytes that wait for a connection to come about: some of the largest calls.
 const EARLY_LIMIT_BYTES: usize = super::connection::UNSENT_LIMIT_BYTES;
@@ -35,116 +36,21 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How often a stop looks whether a thread has ended.
 const STOP_CHECK: Duration = Duration::from_millis(1);
 
-/// A call that waits for its answer.
-pub(super) struct Waiting {
-    pub answers: Arc<Answers>,
-    pub index: usize,
-    pub service: Arc<str>,
-    limit_ms: u64,
-}
-
-impl Waiting {
-    pub fn failed(&self, node: u16, fault: Fault, reason: String) -> Error {
-        let service = self.service.to_string();
-        match fault {
-            Fault::NoService => RpcError::NoService { node, service }.into(),
-            Fault::Overloaded => RpcError::Overloaded { node, service, what: reason }.into(),
-            Fault::Failed => RpcError::Failed { node, service, reason }.into(),
-            Fault::Stopping => RpcError::Gone { node, service, reason: "it stops".into() }.into(),
-            Fault::TooLate => RpcError::TimedOut { node, service, limit_ms: self.limit_ms }.into(),
-            Fault::NotAMember => RpcError::NotAMember { node }.into(),
-            Fault::Unreachable => RpcError::Unreachable { node, reason }.into(),
-            Fault::Gone => RpcError::Gone { node, service, reason }.into(),
-        }
-    }
-}
-
-/// A node that was called.
-pub(super) struct Callee {
-    incarnation: u32,
-    /// None while it is being dialled.
-    pub connection: Option<u64>,
-    /// What goes out once it is connected.
-    early: Vec<u8>,
-    pub calls: HashMap<u64, Waiting>,
-}
-
-impl Callee {
-    /// One that has connected by itself.
-    pub fn connected(connection: u64) -> Callee {
-        Callee { incarnation: 0, connection: Some(connection), early: Vec::new(), calls: HashMap::new() }
-    }
-}
-
-/// Who serves.
-pub(super) enum Offered {
-    Here(Arc<Registered>),
-    /// The program of that session.
-    By(u32),
-}
-
-/// What is done after the lock was given back.
-pub(super) enum Todo {
-    Complete(Arc<Answers>, usize, CallResult),
-    Serve(Arc<Registered>, Incoming),
-    /// An operation on an object.
-    Invoke(Incoming),
-    /// Which objects there are.
-    Scan(Incoming),
-    Answer(ReplyTo, Outcome),
-    /// To another node for a program, or to a program.
-    Forward(Forward),
-    /// Nobody waits for that any more.
-    Forget(Forwarded),
-}
-
-#[derive(Default)]
-pub(super) struct State {
-    pub is_stopped: bool,
-    /// The last number given to a connection or call.
-    last: u64,
-    pub poller: Option<Arc<Poller>>,
-    pub connections: HashMap<u64, Connection>,
-    pub callees: HashMap<Whom, Callee>,
-    /// By program, zero for none, and node.
-    pub callers: HashMap<(u32, u16), u64>,
-    pub services: HashMap<Arc<str>, Offered>,
-    /// Calls that were passed on, by where their answers go.
-    pub forwarded: HashMap<ReplyTo, Forwarded>,
-    /// The node, if it is one.
-    pub runtime: Weak<Runtime>,
-    pub malformed: u64,
-}
-
-/// A question that is to go out.
-pub(crate) struct Question<'a> {
-    pub node: u16,
-    /// Who answers: the node, or a program.
-    pub whom: Whom,
-    /// For whom it is asked, if not for this node.
-    pub from: u16,
-    pub service: &'a Arc<str>,
-    pub body: &'a [u8],
-    pub limit: Duration,
-    pub answers: &'a Arc<Answers>,
-    pub index: usize,
-}
-
-/// What became of a question.
-pub(crate) enum Sent {
-    /// It has that number.
-    As(u64),
-    /// The node is not connected: it must be dialled, then ask again.
-    NotConnected,
-    /// No, and why.
-    Refused(Error),
-}
-
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Engine {
     pub(super) state: Mutex<State>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) poller: OnceLock<Arc<Poller>>,
+    pub(super) is_stopped: AtomicBool,
+    /// Held while something is read and done, so that what came is done in that order.
+    pub(super) reading: Mutex<()>,
+    /// A thread that waits for an answer reads the connections, too.
+    pub(super) guest: AtomicBool,
+    pub(super) guest_gate: Mutex<()>,
+    pub(super) guest_left: Condvar,
+    /// Connections that a guest has not read to their end.
+    pub(super) left_over: Mutex<Vec<(u64, bool)>>,
 }
 
 impl Engine {
@@ -156,7 +62,8 @@ impl Engine {
         Ok(())
     }
 
-    pub fn register(&self, service: &Arc<Registered>) -> Result<(), Error> {
+    /// What waits for it already is run.
+    pub fn register(self: &Arc<Self>, service: &Arc<Registered>) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.is_stopped {
             return Err(MembershipError::Stopped.into());
@@ -165,12 +72,21 @@ impl Engine {
             return Err(RpcError::AlreadyRegistered { service: service.name.to_string() }.into());
         }
         state.services.insert(Arc::clone(&service.name), Offered::Here(Arc::clone(service)));
+        let todo = state.no_longer_early(&service.name);
+        drop(state);
+        self.perform(todo);
         Ok(())
     }
 
     /// Connections that ended because of what came on them.
     pub fn malformed(&self) -> u64 {
         self.state.lock().malformed
+    }
+
+    pub fn counted(&self) -> CallCounts {
+        let state = self.state.lock();
+        let open = state.connections.values().map(|connection| connection.flows.len()).sum::<usize>();
+        CallCounts { open_streams: open as u64, ..state.counts }
     }
 
     /// The service takes no more calls; returns when none runs.
@@ -192,6 +108,7 @@ impl Engine {
         if state.is_stopped {
             return Sent::Refused(MembershipError::Stopped.into());
         }
+        let streams = state.streams_to(question.whom);
         let Some(callee) = state.callees.get_mut(&question.whom) else { return Sent::NotConnected };
         let full = |what: String| {
             let (node, service) = (question.node, question.service.to_string());
@@ -199,6 +116,9 @@ impl Engine {
         };
         if callee.calls.len() >= OUTSTANDING_LIMIT {
             return full(format!("{OUTSTANDING_LIMIT} calls to that node are outstanding"));
+        }
+        if question.manner.sort == Sort::Stream && streams >= STREAMS_LIMIT {
+            return full(format!("{STREAMS_LIMIT} streams to that node are open"));
         }
         let connection = callee.connection.and_then(|number| state.connections.get_mut(&number));
         let mut connection = match (callee.connection, connection) {
@@ -213,9 +133,23 @@ impl Engine {
         state.last += 1;
         let id = state.last;
         let limit_us = u64::try_from(question.limit.as_micros()).unwrap_or(u64::MAX);
-        frame::put_call(id, question.from, limit_us, question.service, question.body, room);
-        let (answers, service) = (Arc::clone(question.answers), Arc::clone(question.service));
-        callee.calls.insert(id, Waiting { answers, index: question.index, service, limit_ms: limit_us / 1000 });
+        frame::put_call(id, question.manner, limit_us, question.service, question.body, room);
+        match question.asks {
+            Asks::Answer(answers, index) => {
+                let (answers, service) = (Arc::clone(answers), Arc::clone(question.service));
+                callee.calls.insert(id, Waiting { answers, index, service, limit_ms: limit_us / 1000 });
+                state.counts.called += 1;
+            }
+            Asks::Nobody => state.counts.cast += 1,
+            Asks::Stream(flow) => {
+                state.counts.streams += 1;
+                flow.sent_as(id);
+                match (&mut connection, callee.connection) {
+                    (Some(connection), Some(number)) => connection.open(number, flow),
+                    _ => callee.flows.push(Arc::clone(flow)),
+                }
+            }
+        }
         if let Some(connection) = connection {
             connection.write();
         }
@@ -229,8 +163,7 @@ impl Engine {
         if state.is_stopped || state.callees.contains_key(&node.into()) {
             return false;
         }
-        let (connection, early, calls) = Default::default();
-        state.callees.insert(node.into(), Callee { incarnation, connection, early, calls });
+        state.callees.insert(node.into(), Callee::dialled(incarnation));
         true
     }
 
@@ -251,15 +184,17 @@ impl Engine {
                     if let Some(room) = connection.room() {
                         room.append(&mut callee.early);
                     }
+                    for flow in callee.flows.drain(..) {
+                        connection.open(number, &flow);
+                        todo.push(Todo::Writes(flow));
+                    }
                     connection.write();
                 }
             }
             Err(reason) => {
                 let callee = state.callees.remove(&node.into()).filter(|callee| callee.incarnation == incarnation);
-                for waiting in callee.into_iter().flat_map(|callee| callee.calls.into_values()) {
-                    let error = RpcError::Unreachable { node, reason: reason.clone() };
-                    todo.push(Todo::Complete(waiting.answers, waiting.index, Err(error.into())));
-                }
+                let error = Error::from(RpcError::Unreachable { node, reason });
+                todo.extend(callee.into_iter().flat_map(|callee| callee.failed(|_| error.clone())));
             }
         }
         drop(state);
@@ -288,6 +223,7 @@ impl Engine {
                 let (engine, polled) = (Arc::clone(self), Arc::clone(&poller));
                 self.spawn("kddm-rpc", move || engine.read_all(&polled))?;
                 state.poller = Some(Arc::clone(&poller));
+                let _the_first = self.poller.set(Arc::clone(&poller));
                 poller
             }
         };
@@ -320,20 +256,27 @@ impl Engine {
         }
     }
 
-    /// Answers a call that came in, if somebody still waits for it.
+    /// Answers what came in, if somebody still waits for it.
     pub fn answer(&self, to: ReplyTo, outcome: Outcome) {
         let mut state = self.state.lock();
+        let state = &mut *state;
         let Some(connection) = state.connections.get_mut(&to.connection) else { return };
-        if !connection.finish(to.id) {
-            return;
+        if matches!(outcome, Err((Fault::NoService | Fault::Overloaded, _))) {
+            state.counts.refused += 1;
         }
+        let Some(sort) = connection.finish(to.id) else { return };
         let Some(room) = connection.room() else {
             tracing::warn!(peer = connection.node, "a caller does not take its answers: ending its connection");
             return connection.end("it does not take its answers");
         };
-        match outcome {
-            Ok(body) => frame::put_done(to.id, &body, room),
-            Err((fault, reason)) => frame::put_failed(to.id, fault, &reason, room),
+        match (sort, outcome) {
+            (Sort::Cast, _) | (Sort::Stream, Ok(_)) => {}
+            (Sort::Call, Ok(body)) => frame::put_done(to.id, &body, room),
+            (Sort::Call, Err((fault, reason))) => frame::put_failed(to.id, fault, &reason, room),
+            (Sort::Stream, Err((fault, reason))) => {
+                frame::put_end(to.id, Some((fault, &reason)), room);
+                frame::put_stop(to.id, fault, &reason, room);
+            }
         }
         connection.write();
     }
@@ -364,64 +307,6 @@ impl Engine {
         }
     }
 
-    fn read_all(self: &Arc<Self>, poller: &Poller) {
-        mark_part_of_node();
-        let mut ready: Vec<u64> = Vec::new();
-        loop {
-            // Edge-triggered: one that was not read to its end has its turn again without an event.
-            let limit = (!ready.is_empty()).then_some(Duration::ZERO);
-            let polled = poller.wait(limit, |event| match event.token {
-                WAKE | TIMER => {}
-                token => {
-                    if event.writable {
-                        self.write(token);
-                    }
-                    if event.readable && !ready.contains(&token) {
-                        ready.push(token);
-                    }
-                }
-            });
-            if let Err(error) = polled {
-                tracing::error!(%error, "polling failed: this node neither calls nor is called any more");
-                return;
-            }
-            if self.state.lock().is_stopped {
-                return;
-            }
-            ready.retain(|token| self.read(*token));
-        }
-    }
-
-    fn write(&self, number: u64) {
-        if let Some(connection) = self.state.lock().connections.get_mut(&number) {
-            connection.write();
-        }
-    }
-
-    /// Reads a connection and does what came. True if there is more to read.
-    fn read(self: &Arc<Self>, number: u64) -> bool {
-        let (mut frames, mut todo) = (Vec::new(), Vec::new());
-        let mut state = self.state.lock();
-        let Some(connection) = state.connections.get_mut(&number) else { return false };
-        let progress = connection.read(&mut frames);
-        for frame in frames {
-            state.take(number, frame, &mut todo);
-        }
-        let more = matches!(progress, Progress::More);
-        match progress {
-            Progress::Waits | Progress::More => {}
-            Progress::Ended(reason) => state.ended(number, &reason, &mut todo),
-            Progress::Malformed(what) => {
-                state.malformed += 1;
-                tracing::warn!(what, "ending a connection for calls");
-                state.ended(number, &format!("it sent {what}"), &mut todo);
-            }
-        }
-        drop(state);
-        self.perform(todo);
-        more
-    }
-
     pub(super) fn perform(self: &Arc<Self>, todo: Vec<Todo>) {
         for item in todo {
             match item {
@@ -432,27 +317,32 @@ impl Engine {
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
                 Todo::Forward(forward) => self.forward(&forward),
                 Todo::Forget(forwarded) => self.forget(&forwarded),
+                Todo::Reads(flow) => flow.reads.tell(),
+                Todo::Writes(flow) => flow.writes.tell(),
             }
         }
     }
 
-    /// Everything ends: calls with an error, connections, services. Handlers that run are told.
+    /// Everything ends: calls and streams with an error, connections, services. Handlers that run are told.
     pub fn close(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.is_stopped = true;
+        self.is_stopped.store(true, Ordering::Release);
         let services = std::mem::take(&mut state.services);
         let callees = std::mem::take(&mut state.callees);
         let poller = state.poller.take();
+        state.early.clear();
         // Their end also tells handlers that nobody waits for them any more.
-        let connections = std::mem::take(&mut state.connections);
+        let mut connections = std::mem::take(&mut state.connections);
         drop(state);
+        let stopped = || Error::from(MembershipError::Stopped);
+        let mut todo: Vec<Todo> = callees.into_values().flat_map(|callee| callee.failed(|_| stopped())).collect();
+        todo.extend(connections.values_mut().flat_map(|connection| connection.end_flows(|_| stopped())));
         drop(connections);
         if let Some(poller) = poller {
             poller.wake();
         }
-        for waiting in callees.into_values().flat_map(|callee| callee.calls.into_values()) {
-            waiting.answers.complete(waiting.index, Err(MembershipError::Stopped.into()));
-        }
+        self.perform(todo);
         for offered in services.into_values() {
             if let Offered::Here(service) = offered {
                 service.close(self, Fault::Stopping);

@@ -69,13 +69,36 @@ pub enum RpcError {
         reason: String,
     },
     /// The question is larger than a call may be. Nothing was sent.
-    #[error("a call of {bytes} bytes; at most {limit_bytes} are allowed, share objects instead")]
+    #[error("{bytes} bytes in one call or item; at most {limit_bytes} are allowed, share objects instead")]
     TooLarge {
         /// Its size.
         bytes: usize,
         /// The limit.
         limit_bytes: usize,
     },
+    /// The other side of a stream takes nothing any more, or has given it up. What was sent last may have arrived, or not.
+    #[error("node {node} has dropped its end of a stream of {service:?}")]
+    Dropped {
+        /// The node.
+        node: u16,
+        /// The name.
+        service: String,
+    },
+    /// A wait for the other side of a stream has come to its limit. Nothing was lost, and the stream goes on.
+    #[error("node {node} has {what} nothing in a stream of {service:?} within {limit_ms} ms; the stream goes on")]
+    Idle {
+        /// The node.
+        node: u16,
+        /// The name.
+        service: String,
+        /// The limit that was in force.
+        limit_ms: u64,
+        /// "said" or "taken".
+        what: &'static str,
+    },
+    /// A program that is attached to a node opens no streams, and takes none.
+    #[error("a program that is attached to a node has no streams; call a service, or join the cluster as a node")]
+    NoStreams,
     /// A typed question or answer does not encode or decode. The handler of an answer ran.
     #[error("{what} of {service:?} at node {node}: {reason}")]
     Codec {
@@ -83,7 +106,7 @@ pub enum RpcError {
         node: u16,
         /// The name.
         service: String,
-        /// "the question" or "the answer".
+        /// "the question", "the answer" or "an item".
         what: &'static str,
         /// What the codec says.
         reason: String,
@@ -106,6 +129,7 @@ impl RpcError {
     pub(crate) fn fate(&self) -> Fate {
         match self {
             RpcError::Gone { .. } | RpcError::TimedOut { .. } | RpcError::Failed { .. } => Fate::Unknown,
+            RpcError::Dropped { .. } => Fate::Unknown,
             RpcError::Codec { what, .. } if *what == ANSWER => Fate::Happened,
             _ => Fate::NothingHappened,
         }
@@ -124,6 +148,9 @@ impl RpcError {
             RpcError::Codec { .. } => 9,
             RpcError::AlreadyRegistered { .. } => 10,
             RpcError::BadName { .. } => 11,
+            RpcError::Dropped { .. } => 12,
+            RpcError::Idle { .. } => 13,
+            RpcError::NoStreams => 14,
         }
     }
 }
@@ -132,3 +159,5 @@ impl RpcError {
 pub(crate) const QUESTION: &str = "the question";
 /// What a [`RpcError::Codec`] calls an answer.
 pub(crate) const ANSWER: &str = "the answer";
+/// What a [`RpcError::Codec`] calls an item of a stream.
+pub(crate) const ITEM: &str = "an item";

@@ -7,9 +7,12 @@
 //! - [`Pending`] as everywhere: `wait()` or `.await`; dropping it cancels the call, and
 //!   the handler can see that ([`Request::is_cancelled`]).
 //! - A node that goes away ends the calls to it with an error that names it, and so does a service
-//!   that is not registered there.
-//! - Two kinds of handlers. A *quick* one ([`Rpc::register`]) runs on the thread that reads all calls:
-//!   no hand-off, but it must not take long, and waiting in it answers `WouldBlock`. A *blocking* one
+//!   that is not registered there, after a second in which it may be.
+//! - [`Rpc::cast`] asks for no answer, [`Request::forward`] leaves a call to somebody else, and [`Rpc::open_stream`] is for
+//!   items in both directions, as many as there are.
+//! - Two kinds of handlers. A *quick* one ([`Rpc::register`]) runs on the thread that reads all calls, which may be one that
+//!   waits for an answer of its own: no hand-off, but it must not take long, and waiting in it answers `WouldBlock`. Do
+//!   not hold a lock that it takes while you wait for a call. A *blocking* one
 //!   ([`Rpc::register_blocking`]) runs on threads of its service (at most 16, none while nothing is to
 //!   be done) and may wait for objects and for other calls; a slow one holds up nobody else.
 //! - A program that is attached to a node ([`Node::attach`]) calls through it, and what it serves is called by the
@@ -38,14 +41,27 @@
 //! # Ok::<(), kddm::Error>(())
 //! ```
 
+/// The page for users, whose example is tried.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/rpc.md")]
+struct Page;
+
 mod arrival;
+mod calling;
 mod connection;
+mod dialling;
+mod early;
 mod engine;
 mod error;
+mod forward;
 pub(crate) mod frame;
+mod reading;
 mod relay;
 mod reply;
+mod seat;
 mod service;
+mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -53,37 +69,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use kddm_core::id::NodeId;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::RpcError;
+pub use state::CallCounts;
+pub use stream::{StreamReceiver, StreamSender};
 
+pub(crate) use calling::answered_here;
 pub(crate) use engine::Engine;
 pub(crate) use reply::Answers;
 pub(crate) use service::{Incoming, ReplyTo};
 
-use engine::{Question, Sent};
-use error::{ANSWER, QUESTION};
-use frame::BODY_LIMIT_BYTES;
-use reply::{Call, CallResult, Called, Finish};
 use service::{Handler, Place, Registered};
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::pending::Pending;
 use crate::runtime::Runtime;
-use crate::runtime::control::CONTROL_LIMIT;
-use crate::transport::greeting::{Purpose, greet};
-use crate::transport::{Address, Stream};
+
+/// The longest that a call waits.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What a handler that fails has to say; its text travels to the caller.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer or an error from each node that was called, in the order in which they were named.
 pub type Replies<A> = Vec<(u16, Result<A, Error>)>;
-
-/// Connections that are tried for one call: one that is there may end just when it is used.
-const ATTEMPTS: usize = 4;
 
 /// Whether a service is one that each node has by itself.
 fn is_ours(service: &str) -> bool {
@@ -158,16 +168,39 @@ impl Drop for Service {
 
 /// The calls of one node; made by [`Node::rpc`]. See the [module](self).
 #[derive(Clone)]
-pub struct Rpc(Node);
+pub struct Rpc {
+    node: Node,
+    at_once: bool,
+}
 
 impl Node {
     /// Services of this node, and calls to those of other nodes.
     pub fn rpc(&self) -> Rpc {
-        Rpc(self.clone())
+        Rpc { node: self.clone(), at_once: false }
     }
 }
 
 impl Rpc {
+    /// The same, for calls that do not wait for a service that is not registered yet: `NoService` comes at once.
+    ///
+    /// ```
+    /// # let nodes = kddm::Node::local_cluster(2)?;
+    /// # let limit = std::time::Duration::from_secs(5);
+    /// let early = nodes[0].rpc().call(2, "soon", b"", limit); // it waits there
+    /// assert!(nodes[0].rpc().at_once().call(2, "soon", b"", limit).wait().is_err());
+    /// let _service = nodes[1].rpc().register("soon", |_| Ok(Vec::new()))?;
+    /// early.wait()?;
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn at_once(self) -> Rpc {
+        Rpc { at_once: true, ..self }
+    }
+
+    /// What this node has counted of calls since it began.
+    pub fn counts(&self) -> CallCounts {
+        self.node.runtime().rpc.counted()
+    }
+
     /// Registers a *quick* service. Its handler runs on the thread that reads the calls to this node:
     /// it must not take long, and `wait()` in it answers `WouldBlock`.
     ///
@@ -179,7 +212,7 @@ impl Rpc {
         name: &str,
         handler: impl Fn(&Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     ) -> Result<Service, Error> {
-        self.add(name, Place::Reader, Box::new(handler))
+        self.add(name, Place::Reader, Handler::Call(Box::new(handler)))
     }
 
     /// Registers a *blocking* service. Its handlers run on threads of their own, 16 at most, and may
@@ -207,7 +240,7 @@ impl Rpc {
         name: &str,
         handler: impl Fn(&Request) -> Result<Vec<u8>, HandlerError> + Send + Sync + 'static,
     ) -> Result<Service, Error> {
-        self.add(name, Place::Workers, Box::new(handler))
+        self.add(name, Place::Workers, Handler::Call(Box::new(handler)))
     }
 
     /// As [`register_blocking`](Rpc::register_blocking), with a question and an answer of any type.
@@ -249,182 +282,14 @@ impl Rpc {
         if !frame::is_name(name) {
             return Err(RpcError::BadName { service: name.into() }.into());
         }
-        let engine = Arc::clone(&self.0.runtime().rpc);
-        let registered = Arc::new(Registered::new(name, place, Arc::downgrade(&self.0.0), handler));
+        let engine = Arc::clone(&self.node.runtime().rpc);
+        let registered = Arc::new(Registered::new(name, place, Arc::downgrade(&self.node.0), handler));
         engine.register(&registered)?;
-        let service = Service { engine, registered, runtime: Arc::downgrade(self.0.runtime()) };
+        let service = Service { engine, registered, runtime: Arc::downgrade(self.node.runtime()) };
         // Dropped if it cannot be, and gone then.
-        self.0.runtime().offer(name)?;
+        self.node.runtime().offer(name)?;
         Ok(service)
     }
-
-    /// Calls a service of one node, which may be this one.
-    ///
-    /// # Errors
-    /// [`RpcError`] says why there is no answer, and whether the handler may have run.
-    pub fn call(&self, node: u16, service: &str, body: &[u8], limit: Duration) -> Pending<Vec<u8>> {
-        self.start(&[node], service, body, limit, Box::new(|results| only(results).1))
-    }
-
-    /// Calls a service of several nodes at once: an answer or an error from each, in the order in
-    /// which they are named.
-    ///
-    /// # Errors
-    /// `WouldBlock` only; that a node has not answered is said in its place.
-    pub fn call_all(&self, nodes: &[u16], service: &str, body: &[u8], limit: Duration) -> Pending<Replies<Vec<u8>>> {
-        self.start(nodes, service, body, limit, Box::new(Ok))
-    }
-
-    /// As [`call`](Rpc::call), for a service that was registered with types.
-    ///
-    /// # Errors
-    /// As `call`, and `Codec` for what does not encode or decode.
-    pub fn call_typed<Q: Serialize + ?Sized, A: DeserializeOwned + 'static>(
-        &self,
-        node: u16,
-        service: &str,
-        question: &Q,
-        limit: Duration,
-    ) -> Pending<A> {
-        let name = service.to_string();
-        match encode(node, service, question) {
-            Err(error) => Pending::ready(Err(error)),
-            Ok(body) => {
-                self.start(&[node], service, &body, limit, Box::new(move |results| decode(only(results), &name)))
-            }
-        }
-    }
-
-    /// As [`call_all`](Rpc::call_all), for a service that was registered with types.
-    ///
-    /// # Errors
-    /// As `call_all`, and `Codec` if the question does not encode.
-    pub fn call_all_typed<Q: Serialize + ?Sized, A: DeserializeOwned + 'static>(
-        &self,
-        nodes: &[u16],
-        service: &str,
-        question: &Q,
-        limit: Duration,
-    ) -> Pending<Replies<A>> {
-        let name = service.to_string();
-        let finish = move |results: Replies<Vec<u8>>| {
-            Ok(results.into_iter().map(|(node, result)| (node, decode((node, result), &name))).collect())
-        };
-        match encode(self.0.id(), service, question) {
-            Err(error) => Pending::ready(Err(error)),
-            Ok(body) => self.start(nodes, service, &body, limit, Box::new(finish)),
-        }
-    }
-
-    fn start<O: 'static>(
-        &self,
-        nodes: &[u16],
-        service: &str,
-        body: &[u8],
-        limit: Duration,
-        finish: Finish<O>,
-    ) -> Pending<O> {
-        let runtime = Arc::clone(self.0.runtime());
-        let (service, answers): (Arc<str>, _) = (service.into(), Arc::new(Answers::new(nodes.len())));
-        let mut called = Vec::with_capacity(nodes.len());
-        for (index, &node) in nodes.iter().enumerate() {
-            let question =
-                Question { node, whom: node.into(), from: 0, service: &service, body, limit, answers: &answers, index };
-            let id = match runtime.put_question(&question) {
-                Ok(id) => Some(id),
-                Err(error) => {
-                    answers.complete(index, Err(error));
-                    None
-                }
-            };
-            called.push(Called { node, id });
-        }
-        // A limit beyond what the clock can say is as good as the longest that it can.
-        let deadline = Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + LONGEST);
-        let (alarm, finish) = (None, Some(finish));
-        Pending::called(Call { runtime, answers, service, called, limit, deadline, alarm, finish })
-    }
-}
-
-/// An answer that does not come over a connection, and where it is to be left.
-pub(crate) fn answered_here(
-    runtime: &Arc<Runtime>,
-    node: u16,
-    service: &str,
-    limit: Duration,
-) -> (Arc<Answers>, Pending<Vec<u8>>) {
-    let (service, answers): (Arc<str>, _) = (service.into(), Arc::new(Answers::new(1)));
-    let (runtime, called, kept) = (Arc::clone(runtime), vec![Called { node, id: None }], Arc::clone(&answers));
-    let deadline = crate::runtime::wait::deadline_in(limit);
-    let finish: Finish<Vec<u8>> = Box::new(|results| only(results).1);
-    let (alarm, finish) = (None, Some(finish));
-    (answers, Pending::called(Call { runtime, answers: kept, service, called, limit, deadline, alarm, finish }))
-}
-
-/// The longest that a call waits.
-const LONGEST: Duration = Duration::from_secs(86_400);
-
-impl Runtime {
-    pub(super) fn put_question(self: &Arc<Self>, question: &Question<'_>) -> Result<u64, Error> {
-        let (node, bytes) = (question.node, question.body.len());
-        if !frame::is_name(question.service) {
-            return Err(RpcError::BadName { service: question.service.to_string() }.into());
-        }
-        if bytes > BODY_LIMIT_BYTES {
-            return Err(RpcError::TooLarge { bytes, limit_bytes: BODY_LIMIT_BYTES }.into());
-        }
-        for _ in 0..ATTEMPTS {
-            match self.rpc.send(question) {
-                Sent::As(id) => return Ok(id),
-                Sent::Refused(error) => return Err(error),
-                Sent::NotConnected => self.dial(node)?,
-            }
-        }
-        Err(RpcError::Unreachable { node, reason: "its connections end as soon as they are made".into() }.into())
-    }
-
-    /// Has another thread dial a member: a call is on its way at once, and waits for nobody.
-    fn dial(self: &Arc<Self>, node: u16) -> Result<(), Error> {
-        let (incarnation, address) = match &self.lender {
-            // That one knows who is a member, and passes calls on.
-            Some(_) => (0, String::new()),
-            None => {
-                let member = self.membership.lock().state.member(NodeId(node)).cloned();
-                let Some(member) = member else { return Err(RpcError::NotAMember { node }.into()) };
-                (member.incarnation.0, member.address)
-            }
-        };
-        if !self.rpc.begin_dialling(node, incarnation) {
-            return Ok(());
-        }
-        let runtime = Arc::clone(self);
-        let dialled = std::thread::Builder::new().name("kddm-rpc-dial".into()).spawn(move || {
-            let stream = match &runtime.lender {
-                Some(lender) => lender.connect_calls(node).map_err(|error| error.to_string()),
-                None => runtime.connect_rpc(node, incarnation, &address),
-            };
-            runtime.rpc.dialled(node, incarnation, stream);
-        });
-        if let Err(error) = dialled {
-            self.rpc.dialled(node, incarnation, Err(error.to_string()));
-            return Err(RpcError::Unreachable { node, reason: error.to_string() }.into());
-        }
-        Ok(())
-    }
-
-    fn connect_rpc(&self, node: u16, incarnation: u32, address: &str) -> Result<Stream, String> {
-        let address: Address = address.parse().map_err(|error| format!("{error}"))?;
-        let greeted = greet(&address, &self.hello(Purpose::Rpc), CONTROL_LIMIT).map_err(|error| error.to_string())?;
-        let (stream, who, life) = greeted;
-        if (who, life) != (node, u64::from(incarnation)) {
-            return Err(format!("node {who} in life {life} answers at {address}"));
-        }
-        Ok(stream)
-    }
-}
-
-fn only(results: Replies<Vec<u8>>) -> (u16, CallResult) {
-    results.into_iter().next().expect("one node was called")
 }
 
 fn typed<Q: DeserializeOwned, A: Serialize>(
@@ -435,24 +300,4 @@ fn typed<Q: DeserializeOwned, A: Serialize>(
             .map_err(|error| format!("the question is not of the type that this service takes: {error}"))?;
         Ok(postcard::to_stdvec(&handler(request, question)?)?)
     }
-}
-
-fn encode<Q: Serialize + ?Sized>(node: u16, service: &str, question: &Q) -> Result<Vec<u8>, Error> {
-    let codec = |error: postcard::Error| RpcError::Codec {
-        node,
-        service: service.into(),
-        what: QUESTION,
-        reason: error.to_string(),
-    };
-    Ok(postcard::to_stdvec(question).map_err(codec)?)
-}
-
-fn decode<A: DeserializeOwned>((node, result): (u16, CallResult), service: &str) -> Result<A, Error> {
-    let codec = |error: postcard::Error| RpcError::Codec {
-        node,
-        service: service.into(),
-        what: ANSWER,
-        reason: error.to_string(),
-    };
-    Ok(postcard::from_bytes(&result?).map_err(codec)?)
 }

@@ -1,16 +1,19 @@
 //! Calls of programs that are attached to this node, and calls to those that serve. This node passes them on,
 //! and their answers back; a limit travels along, and a call that nobody waits for is forgotten everywhere.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
+use super::arrival::{HOP_LIMIT, NO_STREAMS};
 use super::connection::{Connection, Side};
-use super::engine::{Callee, Engine, Offered, Question, Sent};
+use super::engine::Engine;
 use super::error::RpcError;
-use super::frame::Fault;
+use super::frame::{Fault, Manner, Sort};
 use super::reply::{Answers, CallResult};
 use super::service::{Incoming, Outcome, ReplyTo};
+use super::state::{Asks, Callee, Offered, Question, Sent};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::transport::Stream;
@@ -36,6 +39,8 @@ pub(super) struct Forward {
     /// Who serves, if that is a program; else the node.
     pub program: Option<u32>,
     pub node: u16,
+    /// The node whose handler leaves it to somebody else, if one does.
+    pub passed: Option<Arc<Runtime>>,
 }
 
 /// A call that was passed on.
@@ -49,6 +54,8 @@ pub(super) struct Forwarded {
 struct Relay {
     engine: Weak<Engine>,
     to: ReplyTo,
+    /// By a handler: the errors are those of another call than the one that was made.
+    passed: bool,
     answers: Arc<Answers>,
 }
 
@@ -57,7 +64,7 @@ impl Wake for Relay {
         let Some(engine) = self.engine.upgrade() else { return };
         engine.state.lock().forwarded.remove(&self.to);
         if let Some(Some(result)) = self.answers.take().pop() {
-            engine.answer(self.to, outcome_of(result));
+            engine.answer(self.to, if self.passed { outcome_of_passed(result) } else { outcome_of(result) });
         }
     }
 }
@@ -78,6 +85,14 @@ fn outcome_of(result: CallResult) -> Outcome {
         Error::Rpc(RpcError::Failed { reason, .. }) => (Fault::Failed, reason),
         Error::Membership(MembershipError::Stopped) => (Fault::Stopping, String::new()),
         other => (Fault::Failed, other.to_string()),
+    })
+}
+
+/// As [`outcome_of`], of a call that a handler has passed on. It has run, whatever became of the call behind it.
+fn outcome_of_passed(result: CallResult) -> Outcome {
+    result.map_err(|error| match error {
+        Error::Rpc(RpcError::TimedOut { .. }) => (Fault::TooLate, String::new()),
+        other => (Fault::Failed, format!("passed on: {other}")),
     })
 }
 
@@ -120,7 +135,7 @@ impl Engine {
     }
 
     /// A program offers a service. Again and again is once.
-    pub fn offer(&self, session: u32, service: &str) -> Result<(), Error> {
+    pub fn offer(self: &Arc<Self>, session: u32, service: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         if !super::frame::is_name(service) {
             return Err(RpcError::BadName { service: service.into() }.into());
@@ -142,6 +157,9 @@ impl Engine {
             return Err(AccessError::Overloaded { outstanding, limit: SERVICES }.into());
         }
         state.services.insert(service.into(), Offered::By(session));
+        let todo = state.no_longer_early(service);
+        drop(state);
+        self.perform(todo);
         Ok(())
     }
 
@@ -177,35 +195,58 @@ impl Engine {
     }
 
     pub(super) fn forward(self: &Arc<Self>, forward: &Forward) {
-        let Forward { incoming, service, program: by, node } = forward;
+        let Forward { incoming, service, program: by, node, passed } = forward;
+        let Manner { sort, at_once, hops, .. } = incoming.manner;
+        if sort == Sort::Stream {
+            return self.answer(incoming.reply_to, Err((Fault::Failed, NO_STREAMS.into())));
+        }
         let answers = Arc::new(Answers::new(1));
-        let relay = Relay { engine: Arc::downgrade(self), to: incoming.reply_to, answers: Arc::clone(&answers) };
-        let _not_there_yet = answers.wake_by(&Waker::from(Arc::new(relay)));
+        let (engine, to) = (Arc::downgrade(self), incoming.reply_to);
+        let relay = Relay { engine, to, passed: passed.is_some(), answers: Arc::clone(&answers) };
+        answers.wake_by(&Waker::from(Arc::new(relay)));
+        let runtime = passed.clone().or_else(|| self.state.lock().runtime.upgrade());
         let whom = by.map_or(u64::from(*node), program);
         let limit = incoming.deadline.saturating_duration_since(Instant::now());
-        let from = if by.is_some() { incoming.from } else { 0 };
-        let body = &incoming.body;
-        let question = Question { node: *node, whom, from, service, body, limit, answers: &answers, index: 0 };
+        // A program is believed nothing of others, so its node asks for it in its own name.
+        let is_node = runtime.as_ref().is_some_and(|runtime| runtime.lender.is_none());
+        let from = if by.is_some() || (passed.is_some() && is_node) { incoming.from } else { 0 };
+        let manner = Manner { sort, at_once, hops: hops + u8::from(passed.is_some()), from };
+        let asks = if sort == Sort::Cast { Asks::Nobody } else { Asks::Answer(&answers, 0) };
+        let question = Question { node: *node, whom, manner, service, body: &incoming.body, limit, asks };
         let sent = match by {
             Some(_) => match self.send(&question) {
                 Sent::As(id) => Ok(id),
                 Sent::Refused(error) => Err(error),
                 Sent::NotConnected => Err(RpcError::NoService { node: *node, service: service.to_string() }.into()),
             },
-            None => {
-                let runtime = self.state.lock().runtime.upgrade();
-                runtime.ok_or(MembershipError::Stopped.into()).and_then(|runtime| runtime.put_question(&question))
-            }
+            None => runtime.ok_or(MembershipError::Stopped.into()).and_then(|runtime| runtime.put_question(&question)),
         };
         match sent {
+            // Nobody answers it, and here it has ended.
+            Ok(_) if sort == Sort::Cast => answers.complete(0, Ok(Vec::new())),
             Ok(id) => {
                 let mut state = self.state.lock();
-                if !answers.are_there() {
-                    state.forwarded.insert(incoming.reply_to, Forwarded { whom, id, answers });
+                let forwarded = Forwarded { whom, id, answers };
+                if incoming.cancelled.load(Ordering::Acquire) {
+                    drop(state);
+                    self.forget(&forwarded);
+                } else if !forwarded.answers.are_there() {
+                    state.forwarded.insert(incoming.reply_to, forwarded);
                 }
             }
             Err(error) => answers.complete(0, Err(error)),
         }
+    }
+
+    /// A handler leaves a call to somebody else.
+    pub(super) fn pass_on(self: &Arc<Self>, forward: &Forward) {
+        let hops = forward.incoming.manner.hops;
+        if hops >= HOP_LIMIT {
+            let what = format!("passed on {hops} times, which is a circle");
+            return self.answer(forward.incoming.reply_to, Err((Fault::Failed, what)));
+        }
+        self.state.lock().counts.forwarded += 1;
+        self.forward(forward);
     }
 
     pub(super) fn forget(&self, forwarded: &Forwarded) {

@@ -4,10 +4,12 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::Replies;
+use super::engine::Engine;
 use super::error::RpcError;
+use super::seat::Seat;
 use crate::error::{AccessError, Error};
 use crate::pending::Reply;
 use crate::runtime::Runtime;
@@ -21,20 +23,19 @@ pub(crate) type CallResult = Result<Vec<u8>, Error>;
 struct Inside {
     results: Vec<Option<CallResult>>,
     missing: usize,
-    waker: Option<Waker>,
 }
 
 /// The answers of one call, or of one to several nodes.
 #[derive(Default)]
 pub(crate) struct Answers {
     inside: Mutex<Inside>,
-    news: Condvar,
+    seat: Seat,
 }
 
 impl Answers {
     pub fn new(count: usize) -> Answers {
         let results = (0..count).map(|_| None).collect();
-        Answers { inside: Mutex::new(Inside { results, missing: count, waker: None }), news: Condvar::new() }
+        Answers { inside: Mutex::new(Inside { results, missing: count }), seat: Seat::default() }
     }
 
     /// The first result counts. Wakes whoever waits once all are there, so no lock may be held.
@@ -48,12 +49,8 @@ impl Answers {
         if inside.missing > 0 {
             return;
         }
-        let waker = inside.waker.take();
         drop(inside);
-        self.news.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.seat.tell();
     }
 
     pub fn are_there(&self) -> bool {
@@ -64,24 +61,19 @@ impl Answers {
         self.inside.lock().results[index].is_some()
     }
 
-    fn wait_until(&self, deadline: Instant) {
-        let mut inside = self.inside.lock();
-        while inside.missing > 0 && !self.news.wait_until(&mut inside, deadline).timed_out() {}
+    fn wait_until(&self, engine: &Arc<Engine>, deadline: Instant) {
+        self.seat.wait(engine, deadline, || self.are_there());
     }
 
     /// Leaves a waker behind. False if all answers are there already.
     pub fn wake_by(&self, waker: &Waker) -> bool {
-        // Neither copied nor dropped under the lock: that is code of whoever waits.
-        let mut waker = Some(waker.clone());
-        let mut inside = self.inside.lock();
-        std::mem::swap(&mut inside.waker, &mut waker);
-        inside.missing > 0
+        self.seat.wake_by(waker);
+        !self.are_there()
     }
 
     /// Nobody is woken any more.
     pub fn forget(&self) {
-        let waker = self.inside.lock().waker.take();
-        drop(waker);
+        self.seat.forget();
     }
 
     pub fn take(&self) -> Vec<Option<CallResult>> {
@@ -91,10 +83,7 @@ impl Answers {
 
 impl Alarmed for Answers {
     fn ring(&self) {
-        let waker = self.inside.lock().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.seat.ring();
     }
 }
 
@@ -168,7 +157,7 @@ impl<O> Reply<O> for Call<O> {
             Some((limit, deadline)) if deadline < self.deadline => (limit, deadline),
             _ => (self.limit, self.deadline),
         };
-        self.answers.wait_until(deadline);
+        self.answers.wait_until(&self.runtime.rpc, deadline);
         self.take(limit)
     }
 

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::frame::Fault;
-use super::{Engine, HandlerError, Request};
+use super::forward::PassOn;
+use super::frame::{Fault, Manner};
+use super::relay::Forward;
+use super::stream::flow::Flow;
+use super::{Engine, HandlerError, LONGEST, Request};
 use crate::node::{Node, Owner};
 use crate::runtime::wait::may_block;
 
@@ -31,7 +34,16 @@ pub(crate) enum Place {
     Workers,
 }
 
-pub(crate) type Handler = Box<dyn Fn(&Request) -> Result<Vec<u8>, HandlerError> + Send + Sync>;
+type Answering = dyn Fn(&Request) -> Result<Vec<u8>, HandlerError> + Send + Sync;
+
+type Streaming = dyn Fn(&Request, Arc<Flow>) + Send + Sync;
+
+/// What is run for what came in.
+pub(crate) enum Handler {
+    Call(Box<Answering>),
+    /// It sees to the end of the stream itself.
+    Stream(Box<Streaming>),
+}
 
 /// A call that has come in: on which connection it is answered, and as which.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,14 +55,27 @@ pub(crate) struct ReplyTo {
 /// What a call that came in brings along.
 pub(crate) struct Incoming {
     pub reply_to: ReplyTo,
+    pub manner: Manner,
+    /// Who asks.
     pub from: u16,
     pub body: Vec<u8>,
     pub deadline: Instant,
     pub cancelled: Arc<std::sync::atomic::AtomicBool>,
+    /// The stream, if that is what is asked for.
+    pub flow: Option<Arc<Flow>>,
 }
 
 /// What a handler or this node has to say to a caller.
 pub(crate) type Outcome = Result<Vec<u8>, (Fault, String)>;
+
+/// What came of a handler.
+enum Ran {
+    Answer(Outcome),
+    /// Somebody else is to answer.
+    Forward(Forward),
+    /// It was a stream, which has its end, or will.
+    Streamed,
+}
 
 #[derive(Default)]
 struct Inside {
@@ -154,32 +179,62 @@ impl Registered {
 
     /// Runs the handler for one call that was counted as running, and answers.
     fn run(&self, engine: &Arc<Engine>, incoming: Incoming) {
-        let reply_to = incoming.reply_to;
         WITHIN.with_borrow_mut(|within| within.push(std::ptr::from_ref(self)));
-        let outcome = self.outcome(incoming);
-        engine.answer(reply_to, outcome);
+        let reply_to = incoming.reply_to;
+        match self.outcome(incoming) {
+            Ran::Answer(outcome) => engine.answer(reply_to, outcome),
+            Ran::Forward(forward) => engine.pass_on(&forward),
+            Ran::Streamed => {}
+        }
         WITHIN.with_borrow_mut(Vec::pop);
         self.inside.lock().running -= 1;
         self.news.notify_all();
     }
 
-    fn outcome(&self, incoming: Incoming) -> Outcome {
-        let Some(owner) = self.node.upgrade() else { return Err((Fault::Stopping, String::new())) };
-        let Incoming { from, body, deadline, cancelled, .. } = incoming;
-        let request = Request { node: Node(owner), from, body, deadline, cancelled };
+    fn outcome(&self, incoming: Incoming) -> Ran {
+        let refused = |fault, reason: &str| Ran::Answer(Err((fault, reason.into())));
+        let Some(owner) = self.node.upgrade() else { return refused(Fault::Stopping, "") };
+        let Incoming { reply_to, manner, from, body, deadline, cancelled, flow } = incoming;
+        let mut request = Request { node: Node(owner), from, body, deadline, cancelled };
         if request.is_cancelled() {
-            return Err((Fault::TooLate, String::new()));
+            return refused(Fault::TooLate, "");
         }
-        match catch_unwind(AssertUnwindSafe(|| (self.handler)(&request))) {
+        let handler = match (&self.handler, flow) {
+            (Handler::Call(handler), None) => handler,
+            (Handler::Stream(handler), Some(flow)) => {
+                request.deadline = Instant::now() + LONGEST;
+                handler(&request, flow);
+                return Ran::Streamed;
+            }
+            (Handler::Call(_), Some(_)) => return refused(Fault::Failed, "it takes calls, and no streams"),
+            (Handler::Stream(_), None) => return refused(Fault::Failed, "it takes streams, and no calls"),
+        };
+        let error = match catch_unwind(AssertUnwindSafe(|| handler(&request))) {
             Ok(Ok(body)) if body.len() > super::frame::BODY_LIMIT_BYTES => {
                 let limit = super::frame::BODY_LIMIT_BYTES;
-                Err((Fault::Failed, format!("an answer of {} bytes, at most {limit} are allowed", body.len())))
+                let what = format!("an answer of {} bytes, at most {limit} are allowed", body.len());
+                return refused(Fault::Failed, &what);
             }
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(error)) => Err((Fault::Failed, error.to_string())),
+            Ok(Ok(body)) => return Ran::Answer(Ok(body)),
+            Ok(Err(error)) => error,
             Err(_) => {
                 tracing::error!(service = &*self.name, from, "a handler panicked");
-                Err((Fault::Failed, "the handler panicked".into()))
+                return refused(Fault::Failed, "the handler panicked");
+            }
+        };
+        match error.downcast::<PassOn>() {
+            Err(error) => refused(Fault::Failed, &error.to_string()),
+            Ok(to) => {
+                let (node, service) = (to.node, to.service);
+                let Request { node: here, from, deadline, cancelled, .. } = request;
+                let incoming = Incoming { reply_to, manner, from, body: to.body, deadline, cancelled, flow: None };
+                Ran::Forward(Forward {
+                    incoming,
+                    service,
+                    program: None,
+                    node,
+                    passed: Some(Arc::clone(here.runtime())),
+                })
             }
         }
     }

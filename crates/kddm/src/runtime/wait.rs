@@ -265,6 +265,14 @@ pub(crate) fn mark_part_of_node() {
     PART_OF_NODE.with(|part| part.set(true));
 }
 
+/// Does something that the node itself needs: nothing in it waits.
+pub(crate) fn as_part_of_node<R>(work: impl FnOnce() -> R) -> R {
+    let before = PART_OF_NODE.with(|part| part.replace(true));
+    let done = work();
+    PART_OF_NODE.with(|part| part.set(before));
+    done
+}
+
 /// Whether a wait on this thread cannot stop the node or an async executor.
 pub(crate) fn may_block() -> bool {
     !PART_OF_NODE.with(Cell::get)

@@ -163,3 +163,58 @@ fn a_program_that_is_killed_while_it_serves_ends_its_calls_and_its_service() {
     let _free = tell(&house.nodes[0], "dies");
     assert_eq!(ask(&house.nodes[1], 1, "dies").expect("the name is free"), "2 1 hello");
 }
+
+/// What is called waits for a service of a program as for one of a node, and a program passes calls on, in the name
+/// of its node; what it casts arrives.
+#[test]
+fn programs_serve_late_pass_calls_on_and_cast() {
+    let house = House::new();
+    let program = house.program();
+    let _back = tell(&house.nodes[1], "back");
+    let early = house.nodes[1].rpc().call(1, "front", b"hello", LIMIT);
+    until("it waits", || house.nodes[0].rpc().counts().queued == 1);
+    let front = program.rpc().register("front", |request| Err(request.forward(2, "back", request.body())));
+    let _front = front.expect("free");
+    assert_eq!(early.wait().expect("it waited"), b"1 2 hello");
+    assert_eq!(ask(&house.nodes[0], 1, "front").expect("it answers"), "1 2 hello");
+    assert_eq!(ask(&program, 1, "front").expect("it answers itself"), "1 2 hello");
+    let _round = program.rpc().register("round", |request| Err(request.forward(1, "round", request.body())));
+    let circle = ask(&house.nodes[1], 1, "round").expect_err("it has no end").to_string();
+    assert!(circle.contains("which is a circle"), "{circle}");
+    let (heard, hears) = channel();
+    let hear = house.nodes[1].rpc().register("hear", move |request| {
+        heard.send((request.from(), request.body().to_vec()))?;
+        Ok(Vec::new())
+    });
+    let _hear = hear.expect("free");
+    for number in 0..100 {
+        program.rpc().cast(2, "hear", &[number]).expect("it is sent");
+    }
+    for number in 0..100 {
+        assert_eq!(hears.recv_timeout(LIMIT), Ok((1, vec![number])));
+    }
+    let (heard, hears) = channel();
+    let _served = program.rpc().register("served", move |request| {
+        heard.send(request.body().to_vec())?;
+        Ok(Vec::new())
+    });
+    house.nodes[1].rpc().cast(1, "served", b"cast").expect("it is sent");
+    assert_eq!(hears.recv_timeout(LIMIT).expect("it arrives"), b"cast");
+    house.check();
+}
+
+/// Streams do not go through a node: a program is told so.
+#[test]
+fn a_program_has_no_streams_and_is_told_so() {
+    let house = House::new();
+    let program = house.program();
+    let none =
+        |result: Result<(), Error>| assert!(matches!(result, Err(Error::Rpc(RpcError::NoStreams))), "{result:?}");
+    none(program.rpc().open_stream::<u8, u8>(2, "any", LIMIT).map(drop));
+    none(program.rpc().register_stream::<u8, u8>("any", |_, _, _| Ok(())).map(drop));
+    let _calls = tell(&program, "tell");
+    let (_to, mut from) = house.nodes[1].rpc().open_stream::<u8, u8>(1, "tell", LIMIT).expect("it is sent");
+    let refused = from.receive().wait().expect_err("it serves calls").to_string();
+    assert!(refused.contains("streams are not passed on"), "{refused}");
+    house.check();
+}

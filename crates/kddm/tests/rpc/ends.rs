@@ -15,7 +15,7 @@ impl Wake for Unpark {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut future = std::pin::pin!(future);
     loop {
@@ -170,6 +170,13 @@ fn peer_process() {
         }
     });
     let _service = service.expect("the name is free");
+    let flood = node.rpc().register_stream::<u64, u64>("flood", |_, _, to| {
+        for number in 0.. {
+            to.send(&number).wait()?;
+        }
+        Ok(())
+    });
+    let _flood = flood.expect("the name is free");
     println!("\nready {}", node.id());
     for _line in std::io::stdin().lines() {}
     std::process::exit(0);
@@ -195,10 +202,25 @@ fn a_killed_process_ends_its_calls() {
     let id: u16 = says("ready")[6..].parse().expect("a number");
     let call = node.rpc().call(id, "silent", b"", Duration::from_secs(3600));
     says("called");
+    let (mut to, mut flood) =
+        node.rpc().open_stream::<u64, u64>(id, "flood", Duration::from_secs(3600)).expect("it is opened");
+    for number in 0..1000 {
+        assert_eq!(flood.receive().wait().expect("it lives"), Some(number));
+    }
     peer.kill().expect("it is ours");
     peer.wait().expect("it ends");
     let gone = rpc_error(call.wait());
     assert!(matches!(gone, RpcError::Gone { node, .. } if node == id), "{gone}");
+    let mut next = 1000;
+    let gone = loop {
+        match flood.receive().wait() {
+            Ok(number) => assert_eq!(number, Some(next), "what had come is not lost"),
+            Err(error) => break rpc_error::<()>(Err(error)),
+        }
+        next += 1;
+    };
+    assert!(matches!(gone, RpcError::Gone { node, .. } if node == id), "{gone}");
+    assert!(matches!(rpc_error(to.send(&1).wait()), RpcError::Gone { node, .. } if node == id));
     let after = rpc_error(node.rpc().call(id, "silent", b"", LIMIT).wait());
     assert!(matches!(after, RpcError::Unreachable { node, .. } if node == id), "{after}");
 }

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 use kddm::rpc::Service;
 use kddm::{AccessError, Address, Config, Error, Fate, Node, RpcError, Set};
 
+mod casts;
+mod early;
 mod ends;
+mod forward;
 mod multicast;
 mod services;
+mod streams;
 
 /// No call takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -79,5 +83,15 @@ fn rpc_error<A: std::fmt::Debug>(result: Result<A, Error>) -> RpcError {
     match result {
         Err(Error::Rpc(error)) => error,
         other => panic!("{other:?} is no error of a call"),
+    }
+}
+
+/// Waits until that is so; the machine may be busy.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < LIMIT, "not yet: {what}");
+        std::thread::yield_now();
     }
 }

@@ -301,6 +301,7 @@ impl Subject {
             "served": counted.invoking.served,
             "combined": counted.invoking.combined,
             "invoke_fallbacks": counted.invoking.fallbacks,
+            "calls": calls(self.node.rpc().counts()),
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
             "frames_received": counted.frames_received,
@@ -308,6 +309,20 @@ impl Subject {
             "messages": messages,
         })
     }
+}
+
+/// Calls and streams between nodes.
+fn calls(counted: kddm::rpc::CallCounts) -> Json {
+    json!({
+        "sent": counted.called,
+        "cast": counted.cast,
+        "asked": counted.asked,
+        "queued": counted.queued,
+        "refused": counted.refused,
+        "forwarded": counted.forwarded,
+        "streams": counted.streams,
+        "open_streams": counted.open_streams,
+    })
 }
 
 /// Which rule decides who is a member.

@@ -556,7 +556,14 @@ fn what_programs_say_of_calls_is_checked() {
         stream
     };
     let mut in_the_name_of_another = Vec::new();
-    frame::put_call(1, 7, 1_000_000, "echo", b"", &mut in_the_name_of_another);
+    frame::put_call(
+        1,
+        frame::Manner { from: 7, ..Default::default() },
+        1_000_000,
+        "echo",
+        b"",
+        &mut in_the_name_of_another,
+    );
     let mut not_asked = Vec::new();
     frame::put_done(1, b"not asked", &mut not_asked);
     let lies = [in_the_name_of_another, not_asked, vec![0xff; 5000]];
