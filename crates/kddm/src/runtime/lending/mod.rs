@@ -51,7 +51,7 @@ pub(crate) use session::program_of;
 type Place = (SetId, ObjectId);
 
 /// Version of what is said on the socket, greeting included.
-pub(crate) const VERSION: u16 = 4;
+pub(crate) const VERSION: u16 = 5;
 
 #[cfg(test)]
 mod tests;
