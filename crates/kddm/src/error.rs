@@ -1,4 +1,4 @@
-//! What can go wrong, in seven families, and what became of the object each time.
+//! What can go wrong, in eight families, and what became of the object each time.
 
 mod configuration;
 
@@ -8,6 +8,7 @@ pub use configuration::ConfigurationError;
 
 use crate::coordination::CoordinationError;
 use crate::invoke::InvokeError;
+use crate::linker::LinkerError;
 use crate::rpc::RpcError;
 
 /// What an operation that ended with an error has done to the object.
@@ -51,6 +52,9 @@ pub enum Error {
     /// Having the owner of an object run an operation.
     #[error(transparent)]
     Invoke(#[from] InvokeError),
+    /// Reading or writing what stands behind a set.
+    #[error(transparent)]
+    Linker(#[from] LinkerError),
 }
 
 impl Error {
@@ -63,6 +67,7 @@ impl Error {
             Error::Membership(MembershipError::Detached) => Fate::Unknown,
             Error::Rpc(error) => error.fate(),
             Error::Invoke(error) => error.fate(),
+            Error::Linker(error) => error.fate(),
             _ => Fate::NothingHappened,
         }
     }
@@ -77,6 +82,7 @@ impl Error {
             Error::Rpc(error) => 500 + error.number(),
             Error::Coordination(error) => 600 + error.number(),
             Error::Invoke(error) => 700 + error.number(),
+            Error::Linker(error) => 800 + error.number(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cell::{Ended, ReadHold, Told, WriteHold};
 use crate::error::{AccessError, Error, MembershipError};
+use crate::linker::REMOVE;
 use crate::operation::{Plain, Put, Request};
 use crate::pending::Pending;
 use crate::runtime::lending::EndOfHold;
@@ -197,6 +198,11 @@ impl<T: Value> WriteGuard<T> {
         let found = told::find(self.hold.table()).ok_or(MembershipError::Stopped.into());
         // What was changed is discarded with the guard if there is an error.
         let (here, limit) = checked.and(found)?;
+        if self.hold.is_linked()
+            && let Some(linked) = here.linked::<T>()
+        {
+            return Ok(Some(Put { op: linked.put(&here, self.hold), limit }));
+        }
         if here.has_replicas() { self.publish_replicated(&here, limit) } else { self.publish_at_lender(&here, limit) }
     }
 
@@ -231,6 +237,12 @@ impl<T: Value> WriteGuard<T> {
         match (found, self.hold.ended()) {
             (Some((here, limit)), _) => {
                 let hold = self.hold;
+                if hold.is_linked()
+                    && let Some(linked) = here.linked::<T>()
+                {
+                    let op = linked.remove(&here, hold);
+                    return Pending::asked(Plain(Request::under_way(here, object, REMOVE, op, limit)));
+                }
                 Pending::asked(Plain(Request::remove_held(here, object, limit, || _ = hold.end_untold())))
             }
             (None, Some(ended)) => Pending::ready(Err(ended.into())),
@@ -260,7 +272,7 @@ fn may_put<T: Value>(hold: &WriteHold<T>) -> Result<(), Error> {
     hold.changed().map_or(Ok(()), |value| check_size(value, hold.limit_bytes()))
 }
 
-fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), Error> {
+pub(crate) fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), Error> {
     value.encode(bytes).map_err(|error| AccessError::Encode { reason: error.to_string() }.into())
 }
 

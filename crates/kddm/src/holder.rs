@@ -8,7 +8,7 @@ use kddm_core::message::RequestKind;
 use crate::cell::Notes;
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard};
-use crate::operation::{Asked, Get, Grab, Make, Published, Then, Update};
+use crate::operation::{Asked, Get, Grab, Make, Then, Update};
 use crate::pending::{Late, Pending};
 use crate::runtime::local::Wish;
 use crate::set::{GRAB, Set, Shared, publishing};
@@ -127,7 +127,7 @@ impl<T: Value> By<T> {
     ) -> Pending<R> {
         let then = publishing(change);
         if let Ok(hold) = self.shared.try_write_by(object, Some(&self.holder)) {
-            return Published::pending(self.shared.guard(hold, object, GRAB, None).and_then(then));
+            return self.shared.update_held(hold, Some(&self.holder), then);
         }
         match self.conflict(object, true) {
             Some(error) => Pending::ready(Err(error)),
@@ -160,7 +160,7 @@ impl<T: Value> By<T> {
 
     fn grab_wish(&self, object: u64, wish: Wish, make: Option<Make<T>>) -> Pending<WriteGuard<T>> {
         if let Ok(hold) = self.shared.try_write_by(object, Some(&self.holder)) {
-            return self.shared.pending(hold, object, wish, make.as_ref());
+            return self.shared.pending(hold, object, wish, make.as_ref(), Some(&self.holder));
         }
         match self.conflict(object, true) {
             Some(_) if wish.is_try() => Pending::late(Late::failed(AccessError::Busy)),

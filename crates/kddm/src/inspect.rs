@@ -9,6 +9,7 @@ use kddm_core::message::Message;
 
 use crate::cell::HeldBy;
 use crate::error::{Error, SetError};
+use crate::linker::WritePolicy;
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::placed_by::PlacedBy;
@@ -35,6 +36,10 @@ pub struct SetInfo {
     pub on_loss: OnLoss,
     /// It is being destroyed.
     pub is_ending: bool,
+    /// The name of what stands behind it, if anything does.
+    pub linker: Option<String>,
+    /// When what is put goes there.
+    pub write_policy: Option<WritePolicy>,
 }
 
 /// What this node keeps of one set.

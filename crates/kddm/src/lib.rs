@@ -70,6 +70,7 @@ pub use incident::Incident;
 pub use inspect::{Holding, Holdings, ProgramInfo, RecoveryInfo, SetInfo, SetUsage, ShardUsage};
 pub use invoke::{InvokeError, Operation};
 pub use kddm_view::LogSource;
+pub use linker::LinkerError;
 pub use node::{MemberInfo, Node, NodeState};
 pub use notifier::{Chain, MemberEvent, Notifier, Priority};
 pub use object_ref::ObjectRef;

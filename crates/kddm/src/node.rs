@@ -7,6 +7,7 @@ use std::time::Duration;
 use kddm_core::id::SetId;
 
 use crate::error::{Error, MembershipError};
+use crate::linker::Linked;
 use crate::notifier::{Chain, MemberEvent, Notifier, Priority, Wanted, refused};
 use crate::operation::Make;
 use crate::options::Config;
@@ -415,7 +416,7 @@ impl Node {
         &self,
         set: SetId,
         name: String,
-        first_touch: Make<T>,
+        (first_touch, linked): (Make<T>, Option<Arc<Linked<T>>>),
         wait_limit: Duration,
     ) -> Result<Set<T>, Error> {
         let table = self.runtime().table::<T>(set)?;
@@ -425,12 +426,17 @@ impl Node {
         } else if set.replicas() > 0 {
             table.set_replicated();
         }
+        if linked.as_ref().is_some_and(|linked| linked.is_written()) {
+            table.set_linked();
+        }
         self.runtime().name_set(set, &name);
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);
         table.set_lease(Arc::clone(&lease));
-        Ok(Set(Arc::new(Shared { here, _node: Arc::clone(&self.0), name, table, first_touch, wait_limit, lease })))
+        let node = Arc::clone(&self.0);
+        let shared = Shared { here, _node: node, name, table, first_touch, wait_limit, linked, lease };
+        Ok(Set(Arc::new(shared)))
     }
 }
 

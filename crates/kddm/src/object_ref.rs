@@ -1,5 +1,7 @@
 //! A handle to one object: the shortest way to it.
 
+use std::sync::Arc;
+
 use crate::cell::{Handle, Slow};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::pending::{Late, Pending};
@@ -34,7 +36,7 @@ impl<T: Value> ObjectRef<T> {
     }
 
     #[inline(always)]
-    fn shared(&self) -> &Shared<T> {
+    fn shared(&self) -> &Arc<Shared<T>> {
         &self.set.0
     }
 
@@ -58,7 +60,7 @@ impl<T: Value> ObjectRef<T> {
     #[inline(always)]
     pub fn grab(&self) -> Pending<WriteGuard<T>> {
         match self.cell.try_write() {
-            Ok(hold) => self.shared().pending(hold, self.id(), GRAB, None),
+            Ok(hold) => self.shared().pending(hold, self.id(), GRAB, None, None),
             Err(slow) => Pending::late(self.grab_slowly(slow)),
         }
     }

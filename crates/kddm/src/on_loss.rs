@@ -4,6 +4,7 @@ use kddm_core::id::SetId;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ConfigurationError, Error};
+use crate::linker::WritePolicy;
 use crate::system::SetBuilder;
 use crate::value::Value;
 
@@ -24,7 +25,9 @@ pub enum OnLoss {
     /// [`Lost`](crate::AccessError::Lost), until something is. Nobody keeps versions for this alone: with replicas there is seldom one.
     /// [`Incident::RolledBack`](crate::Incident::RolledBack) tells of it.
     Rollback,
-    /// What storage behind the set has. Cannot be had yet: nothing is kept on disk. Refused by name.
+    /// What stands behind the set has its newest value, because each put was kept there before anybody saw it: it is read
+    /// from there, as [`FirstTouch`](OnLoss::FirstTouch) would. Only for a set with a linker, and with
+    /// [`WritePolicy::Through`](crate::linker::WritePolicy::Through).
     Linker,
 }
 
@@ -43,29 +46,41 @@ impl OnLoss {
         }
     }
 
-    /// That of a set, which its number says: every member acts upon it without looking anything up.
-    pub(crate) fn of(set: SetId) -> OnLoss {
+    /// That of a set, of which its number says what every member acts upon without looking anything up: with a linker to
+    /// which each put goes first, a first touch is a read of the newest value.
+    pub(crate) fn of(set: SetId, write_policy: Option<WritePolicy>) -> OnLoss {
         match (set.forgives_loss(), set.rolls_back()) {
-            (true, _) => OnLoss::FirstTouch,
+            (true, _) => OnLoss::FirstTouch.with(write_policy),
             (false, true) => OnLoss::Rollback,
             (false, false) => OnLoss::Error,
+        }
+    }
+
+    /// What it comes to in a set with that policy.
+    pub(crate) fn with(self, write_policy: Option<WritePolicy>) -> OnLoss {
+        match (self, write_policy) {
+            (OnLoss::FirstTouch, Some(WritePolicy::Through)) => OnLoss::Linker,
+            (other, _) => other,
         }
     }
 
     /// The number of a set for which this was asked.
     pub(crate) fn apply(self, set: SetId) -> SetId {
         match self {
-            OnLoss::FirstTouch => set.forgiving_loss(),
+            OnLoss::FirstTouch | OnLoss::Linker => set.forgiving_loss(),
             OnLoss::Rollback => set.rolling_back(),
-            OnLoss::Error | OnLoss::Linker => set,
+            OnLoss::Error => set,
         }
     }
 
-    /// An error for what cannot be had yet.
-    pub(crate) fn check(self) -> Result<(), Error> {
+    /// An error for what cannot be had, in a set that would be made with that policy.
+    pub(crate) fn check(self, write_policy: Option<WritePolicy>) -> Result<(), Error> {
         let rule = match self {
             OnLoss::Error | OnLoss::FirstTouch | OnLoss::Rollback => return Ok(()),
-            OnLoss::Linker => "sets have no storage behind them yet to read from; take error, first_touch or rollback",
+            OnLoss::Linker if write_policy == Some(WritePolicy::Through) => return Ok(()),
+            OnLoss::Linker => {
+                "it needs a linker to which each put goes first; give one, or take error, first_touch or rollback"
+            }
         };
         Err(ConfigurationError::OutOfRange { setting: "on_loss", value: self.word().into(), rule }.into())
     }
@@ -82,7 +97,7 @@ impl<T: Value> SetBuilder<T> {
     /// let differs = nodes[0].set::<String>("cache").on_loss(OnLoss::Error).open().wait();
     /// assert!(differs.unwrap_err().to_string().contains("on_loss"));
     /// let refused = nodes[0].set::<String>("other").on_loss(OnLoss::Linker).open().wait();
-    /// assert!(refused.unwrap_err().to_string().contains("storage"));
+    /// assert!(refused.unwrap_err().to_string().contains("linker"));
     /// # Ok::<(), kddm::Error>(())
     /// ```
     pub fn on_loss(mut self, on_loss: OnLoss) -> SetBuilder<T> {

@@ -8,7 +8,7 @@ use kddm_core::id::NodeId;
 use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Hold, Notes, ReadHold};
+use crate::cell::{Hold, Notes, ReadHold, WriteHold};
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
@@ -26,10 +26,10 @@ pub(crate) type Make<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 /// A request on one object of a set, on its way. Loses interest when it is dropped.
 pub(crate) struct Request {
     here: SetHere,
-    object: u64,
+    pub object: u64,
     wish: Wish,
-    op: Arc<Op>,
-    limit: Duration,
+    pub op: Arc<Op>,
+    pub limit: Duration,
 }
 
 impl Request {
@@ -51,7 +51,12 @@ impl Request {
         Request { here, object, wish: Wish::Request(RequestKind::Remove), op, limit }
     }
 
-    fn ask_again(&mut self) {
+    /// One that is on its way already.
+    pub fn under_way(here: SetHere, object: u64, wish: Wish, op: Arc<Op>, limit: Duration) -> Request {
+        Request { here, object, wish, op, limit }
+    }
+
+    pub fn ask_again(&mut self) {
         let repeats = self.op.repeats().saturating_add(1);
         self.op = self.here.ask(self.object, self.wish, true);
         self.op.repeat(repeats);
@@ -70,7 +75,7 @@ impl Request {
         }
     }
 
-    fn timed_out(&mut self, limit: Duration) -> Error {
+    pub fn timed_out(&mut self, limit: Duration) -> Error {
         let (waiting_for, away) = (self.here.waiting_for(self.object), self.here.is_away(self.object));
         self.lose_interest();
         if let Some(error) = away {
@@ -101,11 +106,13 @@ impl Drop for Request {
 
 /// What an operation needs that ends with a hold.
 pub(crate) struct Asked<T: Value> {
-    request: Request,
-    shared: Arc<Shared<T>>,
-    make: Option<Make<T>>,
+    pub request: Request,
+    pub shared: Arc<Shared<T>>,
+    pub make: Option<Make<T>>,
     /// Who will hold it, where that is not the thread that takes it.
-    by: Option<Holder>,
+    pub by: Option<Holder>,
+    /// An object that does not exist is not created.
+    pub is_existing: bool,
 }
 
 impl<T: Value> Asked<T> {
@@ -121,8 +128,10 @@ impl<T: Value> Asked<T> {
         let wants_write = wish.level() == Some(Access::Write);
         let is_own = by.is_none() && shared.conflict(object, wants_write, None).is_some();
         let send = if is_own { Request::unsent } else { Request::new };
-        let request = send(shared.here.clone(), object, wish, shared.wait_limit);
-        Asked { request, shared: Arc::clone(shared), make, by }
+        // Only what stands behind a set can say what exists.
+        let sent = if shared.linked.is_some() { wish.creating() } else { wish };
+        let request = send(shared.here.clone(), object, sent, shared.wait_limit);
+        Asked { request, shared: Arc::clone(shared), make, by, is_existing: wish.is_existing() }
     }
 
     /// A holder was asked before the request was sent: that is an error for tasks too.
@@ -146,9 +155,20 @@ impl<T: Value> Asked<T> {
         self.shared.read_guard(hold).map_err(|_| AccessError::Fenced.into())
     }
 
-    fn write_guard(&self, hold: Hold) -> Result<WriteGuard<T>, Error> {
-        let hold = self.shared.table.adopt_write_by(hold, self.notes()).map_err(|error| self.undecodable(error))?;
-        self.shared.guard(hold, self.request.object, self.request.wish, self.make.as_ref())
+    /// `None`: it is read from behind the set now.
+    fn write_guard(&mut self, hold: Hold) -> Option<Result<WriteGuard<T>, Error>> {
+        match self.shared.table.adopt_write_by(hold, self.notes()) {
+            Ok(hold) => self.guard(hold),
+            Err(error) => Some(Err(self.undecodable(error))),
+        }
+    }
+
+    fn guard(&mut self, hold: WriteHold<T>) -> Option<Result<WriteGuard<T>, Error>> {
+        if self.shared.is_to_be_read(&hold) {
+            self.request.op = self.shared.read(hold, self.is_existing, self.make.as_ref());
+            return None;
+        }
+        Some(self.shared.guard(hold, self.request.object, self.request.wish, self.make.as_ref()))
     }
 
     /// The hold went back with the failed decoding; whoever waits behind it goes on.
@@ -168,7 +188,7 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Read(hold) => return Some(self.0.adopt_read(hold).and_then(|hold| self.0.read_guard(hold))),
             Outcome::Write(hold) => {
                 // The first touch runs here; then the value is read like any other.
-                if let Err(error) = self.0.write_guard(hold) {
+                if let Err(error) = self.0.write_guard(hold)? {
                     return Some(Err(error));
                 }
             }
@@ -207,13 +227,13 @@ pub(crate) struct Grab<T: Value>(pub Asked<T>);
 impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
     fn finish(&mut self) -> Option<Result<WriteGuard<T>, Error>> {
         match self.0.request.op.take()? {
-            Outcome::Write(hold) => return Some(self.0.write_guard(hold)),
+            Outcome::Write(hold) => return self.0.write_guard(hold),
             Outcome::Read(_) | Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        let Asked { request, shared, make, by } = &self.0;
+        let Asked { request, shared, by, .. } = &self.0;
         match shared.try_write_by(request.object, by.as_ref()) {
-            Ok(hold) => Some(shared.guard(hold, request.object, request.wish, make.as_ref())),
+            Ok(hold) => self.0.guard(hold),
             Err(_) => {
                 self.0.request.ask_again();
                 self.finish()

@@ -10,6 +10,7 @@ use crate::cell::{Lease, ReadHold, Slow, Table, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::{ReadGuard, WriteGuard, check_size};
 use crate::holder::Holder;
+use crate::linker::Linked;
 use crate::node::Owner;
 use crate::object_ref::ObjectRef;
 use crate::operation::{Asked, Get, Grab, Make, Plain, Published, Request, Then, Update};
@@ -27,6 +28,8 @@ pub(crate) struct Shared<T: Value> {
     pub table: Arc<Table<T>>,
     pub first_touch: Make<T>,
     pub wait_limit: Duration,
+    /// What stands behind it, if anything does.
+    pub linked: Option<Arc<Linked<T>>>,
     /// That of the node, one step away: each hit looks at it.
     pub lease: Arc<Lease>,
 }
@@ -86,21 +89,17 @@ impl<T: Value> Shared<T> {
     /// A guard for a write hold that the fast path has got.
     #[inline(always)]
     pub fn pending(
-        &self,
+        self: &Arc<Self>,
         hold: WriteHold<T>,
         object: u64,
         wish: Wish,
         make: Option<&Make<T>>,
+        by: Option<&Holder>,
     ) -> Pending<WriteGuard<T>> {
         if hold.has_value() && self.lease().is_not_needed() {
             return Pending::hit(WriteGuard::new(hold));
         }
-        Pending::late(self.guard_slowly(hold.afresh(), object, wish, make))
-    }
-
-    #[cold]
-    fn guard_slowly(&self, hold: WriteHold<T>, object: u64, wish: Wish, make: Option<&Make<T>>) -> Late<WriteGuard<T>> {
-        Late::settled(self.guard(hold, object, wish, make))
+        Pending::late(self.guard_slowly(hold.afresh(), object, wish, make, by))
     }
 
     /// A guard for a write hold. An object without a value gets its first one here, in the thread
@@ -133,11 +132,7 @@ impl<T: Value> Shared<T> {
         }
     }
 
-    pub fn remove(&self, object: u64) -> Pending<()> {
-        self.plain(object, Wish::Request(RequestKind::Remove))
-    }
-
-    fn plain(&self, object: u64, wish: Wish) -> Pending<()> {
+    pub(crate) fn plain(&self, object: u64, wish: Wish) -> Pending<()> {
         Pending::asked(Plain(Request::new(self.here.clone(), object, wish, self.wait_limit)))
     }
 
@@ -277,7 +272,7 @@ impl<T: Value> Set<T> {
     #[inline(always)]
     fn grab_wish(&self, object: u64, wish: Wish, make: Option<Make<T>>) -> Pending<WriteGuard<T>> {
         match self.0.try_write(object) {
-            Ok(hold) => self.0.pending(hold, object, wish, make.as_ref()),
+            Ok(hold) => self.0.pending(hold, object, wish, make.as_ref(), None),
             Err(_) => Pending::late(self.grab_slowly(object, wish, make)),
         }
     }
@@ -305,7 +300,7 @@ impl<T: Value> Set<T> {
     pub(crate) fn grab_after(&self, object: u64, slow: Slow) -> Late<WriteGuard<T>> {
         self.0.told(slow);
         match self.0.try_write(object) {
-            Ok(hold) => Late::settled(self.0.guard(hold, object, GRAB, None)),
+            Ok(hold) => self.0.guard_slowly(hold, object, GRAB, None, None),
             Err(_) => self.grab_slowly(object, GRAB, None),
         }
     }
@@ -365,7 +360,7 @@ impl<T: Value> Set<T> {
     ) -> Pending<R> {
         let then = publishing(change);
         match self.0.try_write(object) {
-            Ok(hold) => Published::pending(self.0.guard(hold, object, GRAB, None).and_then(then)),
+            Ok(hold) => self.0.update_held(hold, None, then),
             Err(_) => Pending::asked(Update::new(Grab(self.asked(object, GRAB)), then)),
         }
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Store;
 use crate::chain::chain;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
+use crate::linker::{Given, LinkerOf, Opener, WritePolicy};
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::operation::Make;
@@ -52,6 +53,7 @@ pub(crate) struct Description {
     pub type_name: String,
     pub placed_by: PlacedBy,
     pub destroying: bool,
+    pub linker: Option<LinkerOf>,
 }
 
 /// An object of the system set: the sets whose names hash to it, or the counter.
@@ -100,7 +102,7 @@ enum Missing {
 /// ```
 #[must_use = "the set is opened by `open()`"]
 pub struct SetBuilder<T: Value> {
-    node: Node,
+    pub(crate) node: Node,
     name: String,
     first_touch: Option<Make<T>>,
     placed_by: Option<PlacedBy>,
@@ -108,6 +110,9 @@ pub struct SetBuilder<T: Value> {
     pub(crate) on_loss: Option<OnLoss>,
     wait_limit: Option<Duration>,
     hold_limit: Option<Duration>,
+    pub(crate) linker: Option<Given<T>>,
+    pub(crate) write_policy: Option<WritePolicy>,
+    pub(crate) linker_limit: Option<Duration>,
 }
 
 impl<T: Value> SetBuilder<T> {
@@ -121,6 +126,9 @@ impl<T: Value> SetBuilder<T> {
             on_loss: None,
             wait_limit: None,
             hold_limit: None,
+            linker: None,
+            write_policy: None,
+            linker_limit: None,
         }
     }
 
@@ -219,17 +227,21 @@ impl<T: Value> SetBuilder<T> {
             replicas: self.replicas,
             on_loss: self.on_loss,
             create,
+            linker: self.linker.as_ref().map(|given| given.name.clone()),
+            write_policy: self.write_policy,
         };
         let node = self.node.clone();
         let found = match node.runtime().lender {
-            None => wanted.find_or_create(&node),
+            None => wanted.find_or_create(&node, Opener::Node(self.linker.as_ref().map(Given::claim))),
+            Some(_) if self.linker.is_some() => return Pending::ready(Err(crate::linker::not_attached())),
             Some(_) => wanted.ask_lender(&node),
         };
         let late = late(node.runtime(), bucket(&self.name));
         let steps = async move {
             let description = found.await?;
             let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-            let set = self.node.open_here(SetId(description.set), self.name, first_touch, limit)?;
+            let linked = self.linked(&description)?;
+            let set = self.node.open_here(SetId(description.set), self.name, (first_touch, linked), limit)?;
             if let Some(limit) = self.hold_limit {
                 self.node.runtime().set_hold_limit(SetId(description.set), limit);
             }
@@ -240,7 +252,7 @@ impl<T: Value> SetBuilder<T> {
 }
 
 /// Why there is no answer yet to whoever asks for that object of the system set.
-fn late(runtime: &Arc<Runtime>, names: u64) -> impl Fn(Duration) -> Error + Send + 'static {
+pub(crate) fn late(runtime: &Arc<Runtime>, names: u64) -> impl Fn(Duration) -> Error + Send + 'static {
     let here = SetHere { runtime: Arc::clone(runtime), set: SetId::SYSTEM };
     move |limit: Duration| {
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
@@ -259,6 +271,9 @@ pub(crate) struct Wanted {
     pub on_loss: Option<OnLoss>,
     /// If it does not exist.
     pub create: bool,
+    /// The name of the linker that it is opened with.
+    pub linker: Option<String>,
+    pub write_policy: Option<WritePolicy>,
 }
 
 impl Wanted {
@@ -273,10 +288,10 @@ impl Wanted {
     }
 
     /// The set of that name, if it is as wanted.
-    pub fn find_or_create(self, node: &Node) -> Pending<Description> {
+    pub fn find_or_create(self, node: &Node, opener: Opener) -> Pending<Description> {
         let is_for_it = || crate::coordination::check_may_open(&self.name, &self.type_name);
-        let checked = check_name(&self.name).and_then(|()| is_for_it());
-        if let Err(error) = checked.and_then(|()| self.on_loss.unwrap_or_default().check()) {
+        let checked = check_name(&self.name).and_then(|()| is_for_it()).and_then(|()| self.check_linker(&opener));
+        if let Err(error) = checked.and_then(|()| self.check_on_loss()) {
             return Pending::ready(Err(error));
         }
         let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());
@@ -297,9 +312,10 @@ impl Wanted {
             let (description, born) = match found {
                 Some(found) => found,
                 None if !self.create => return Err(unknown(&self.name)),
-                None => self.make(&node).await?,
+                None => self.make(&node, &opener).await?,
             };
             self.compare(&description)?;
+            self.compare_linker(&description, node.runtime(), &opener)?;
             node.runtime().numbers.note(SetId(description.set).counter());
             node.runtime().set_is_born(SetId(description.set), born);
             Ok(description)
@@ -307,7 +323,7 @@ impl Wanted {
         chain(steps, late)
     }
 
-    async fn make(&self, node: &Node) -> Result<(Description, Epoch), Error> {
+    async fn make(&self, node: &Node, opener: &Opener) -> Result<(Description, Epoch), Error> {
         let system = node.system()?;
         // Before the number is given out: what is lost from here on may be of the set.
         let born = node.runtime().epoch_of_all_lanes();
@@ -315,6 +331,8 @@ impl Wanted {
         if let Some(found) = names.find(&self.name) {
             return Ok(found);
         }
+        // By the one who makes the set alone: what was claimed before could not be written any more.
+        let linker = self.claimed(node, opener).await?;
         let placed_by = self.placed_by.unwrap_or_default();
         let mut count = system.grab(COUNTER).await?;
         if count.counter == 0 && born > Epoch(1) {
@@ -335,6 +353,7 @@ impl Wanted {
             type_name: self.type_name.clone(),
             placed_by,
             destroying: false,
+            linker,
         };
         // Listed before it exists, so that no set is missing from the list.
         let listed = description.clone();
@@ -369,8 +388,9 @@ impl Wanted {
         if let Some(wanted) = self.replicas.filter(|wanted| usize::from(*wanted) != has) {
             return differs("replicas", has.to_string(), wanted.to_string());
         }
-        let has = OnLoss::of(SetId(description.set));
-        if let Some(wanted) = self.on_loss.filter(|wanted| *wanted != has) {
+        let policy = description.linker.as_ref().map(|linker| linker.policy);
+        let has = OnLoss::of(SetId(description.set), policy);
+        if let Some(wanted) = self.on_loss.filter(|wanted| wanted.with(policy) != has) {
             return differs("on_loss", has.word().into(), wanted.word().into());
         }
         match self.placed_by {
@@ -388,7 +408,8 @@ impl Node {
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
         self.runtime().seal()?;
         let limit = self.runtime().config.wait_limit;
-        self.open_here(SetId::SYSTEM, SYSTEM_NAME.into(), Arc::new(|_| SystemObject::default()), limit)
+        let first_touch: Make<SystemObject> = Arc::new(|_| SystemObject::default());
+        self.open_here(SetId::SYSTEM, SYSTEM_NAME.into(), (first_touch, None), limit)
     }
 }
 
@@ -422,9 +443,10 @@ pub(crate) fn find_described(system: &Set<SystemObject>, name: &str) -> Result<D
 
 impl From<Description> for crate::inspect::SetInfo {
     fn from(description: Description) -> Self {
-        let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending } = description;
-        let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id)));
-        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending }
+        let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending, linker } = description;
+        let (linker, write_policy) = linker.map(|linker| (linker.name, linker.policy)).unzip();
+        let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id), write_policy));
+        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending, linker, write_policy }
     }
 }
 

@@ -241,6 +241,11 @@ impl<T: Value> Guard for WriteGuard<T> {
 
     fn try_take(shared: &Shared<T>, object: u64, by: Option<&Holder>) -> Option<Result<Self, Error>> {
         let hold = shared.try_write_by(object, by).ok()?;
+        if shared.is_to_be_read(&hold) {
+            // It goes back, and is asked for: whoever waits for that has it read.
+            drop(WriteGuard::new(hold));
+            return None;
+        }
         Some(shared.guard(hold, object, GRAB, None))
     }
 

@@ -22,7 +22,10 @@ pub enum Ended {
 const BORROWED: u8 = 5;
 
 /// In the place of an [`Ended`]: what is put is done when its replicas have it.
-const REPLICATED: u8 = 6;
+pub(super) const REPLICATED: u8 = 6;
+
+/// In the place of an [`Ended`]: what is put is done when it is kept by what stands behind the set, and by its replicas.
+pub(super) const LINKED: u8 = 7;
 
 /// What holds must know of their table. It lives as long as the cells.
 #[derive(Debug)]
@@ -64,7 +67,7 @@ impl Head {
             1 => Some(Ended::Destroyed),
             2 => Some(Ended::Stopped),
             4 => Some(Ended::Detached),
-            BORROWED | REPLICATED => None,
+            BORROWED | REPLICATED | LINKED => None,
             _ => Some(Ended::Fenced),
         }
     }

@@ -37,13 +37,13 @@ use crate::value::Value;
 pub struct Hold {
     cell: NonNull<Cell>,
     head: NonNull<Head>,
-    mark: Mark,
+    pub(super) mark: Mark,
 }
 
 /// Where a hold is marked; of counted and write holds only a note for whoever holds.
 /// Low bits: the [`Use`], and whether the write hold has changed the value.
 #[derive(Clone, Copy)]
-struct Mark(*const Slot);
+pub(super) struct Mark(*const Slot);
 
 const USE: usize = 0b011;
 const PUBLISHED: usize = 0b100;
@@ -70,8 +70,13 @@ impl Mark {
         Mark(self.0.map_addr(|address| address | PUBLISHED))
     }
 
+    /// The same of nobody.
+    pub(super) fn without_slot(self) -> Mark {
+        Mark(std::ptr::null::<Slot>().map_addr(|_| self.0.addr() & (USE | PUBLISHED)))
+    }
+
     #[inline(always)]
-    fn slot(self) -> Option<&'static Slot> {
+    pub(super) fn slot(self) -> Option<&'static Slot> {
         // SAFETY: without the low bits it is null or what a `&'static Slot` pointed to.
         unsafe { self.0.map_addr(|address| address & !(USE | PUBLISHED)).as_ref() }
     }
@@ -309,7 +314,7 @@ impl<T: Value> ReadHold<T> {
 /// dropped instead, it ends too, but nobody who waits for the object is told.
 #[must_use = "the object is held until `release`"]
 pub struct WriteHold<T: Value> {
-    hold: Hold,
+    pub(super) hold: Hold,
     /// The changed value, made at the first change: the old one stays where it is until it is
     /// published, and readers without a hold never look at what is being changed.
     changed: Option<Changed<T>>,

@@ -21,6 +21,7 @@ mod hold;
 mod index;
 mod lease;
 mod lent;
+mod linked;
 mod notes;
 mod shared;
 mod slots;

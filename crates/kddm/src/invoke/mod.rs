@@ -29,9 +29,8 @@ use here::count;
 use operations::{Code, Operations};
 
 use crate::error::Error;
-use crate::operation::Published;
 use crate::pending::Pending;
-use crate::set::{GRAB, Set, publishing};
+use crate::set::{Set, publishing};
 use crate::value::Value;
 
 /// The name under which nodes call each other for operations. No service may have it.
@@ -197,10 +196,7 @@ where
         let shared = &self.0.operations.set.0;
         count(&shared.here.runtime.invoking.counts.invoked, 1);
         match shared.try_write(object) {
-            Ok(hold) => {
-                let changed = publishing(self.change(arguments));
-                Published::pending(shared.guard(hold, object, GRAB, None).and_then(changed))
-            }
+            Ok(hold) => shared.update_held(hold, None, publishing(self.change(arguments))),
             Err(_) => match shared.conflict(object, true, None) {
                 Some(conflict) => Pending::ready(Err(conflict)),
                 None => self.send(object, arguments, moves),

@@ -131,7 +131,8 @@ impl<T: Value> Operations<T> {
     /// The object, if it can be had and published without any wait.
     fn free(&self, object: u64) -> Option<WriteGuard<T>> {
         let shared = &self.set.0;
-        if shared.here.has_replicas() || self.queues.lock().of.contains_key(&object) {
+        let waits = shared.here.has_replicas() || shared.linked.as_ref().is_some_and(|linked| linked.is_written());
+        if waits || self.queues.lock().of.contains_key(&object) {
             return None;
         }
         let hold = shared.try_write(object).ok()?;

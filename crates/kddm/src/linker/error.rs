@@ -1,10 +1,14 @@
 //! Why what stands behind a set could not be read or written.
 
-/// Why a linker or its store has no answer. What became of the object is said by the operation that met it.
+use super::store::Stamp;
+use crate::error::Fate;
+
+/// Why a linker or its store has no answer, and what became of the object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkerError {
-    /// The store cannot be reached, or answers with an error of its own.
+    /// The store cannot be reached, or answers with an error of its own. Where that was for a first touch, the object is not
+    /// there still.
     #[error("the {kind} store: {reason}")]
     Store {
         /// What kind of store.
@@ -22,4 +26,110 @@ pub enum LinkerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The set has a linker, and this node was not given one of that name. Nothing was opened.
+    #[error("set {set:?} has linker {linker:?}, which this node lacks; open it with `.linker({linker:?}, ..)`")]
+    Missing {
+        /// The set.
+        set: String,
+        /// The name of its linker.
+        linker: String,
+    },
+    /// The linker did not answer a first touch in time. The object is not there still.
+    #[error("linker {linker:?} did not read object {object} within {limit_ms} ms")]
+    TimedOut {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// The limit that was in force.
+        limit_ms: u64,
+    },
+    /// The linker panicked, or what makes a first value did. Nothing was made; of a write nobody knows what is kept, and
+    /// nothing was published.
+    #[error("linker {linker:?} panicked at object {object}; what it said is in the log")]
+    Panicked {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// It was to write: something may be kept.
+        was_writing: bool,
+    },
+    /// A newer write is kept already, and nothing was published: another cluster has claimed the store, or this node was
+    /// expelled and has not heard of it. Look which, before anything is put again.
+    #[error(
+        "linker {linker:?} has a newer write of object {object} ({by:?}), and nothing was published; has another cluster \
+         taken the store over?"
+    )]
+    Refused {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// The stamp of what is kept.
+        by: Stamp,
+    },
+    /// The linker could not write. Nothing was published, the old value stays; it may be kept all the same, until the next
+    /// put: grab the object and put again.
+    #[error("linker {linker:?} could not write object {object}: {reason}; nothing was published")]
+    NotWritten {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// What it says.
+        reason: String,
+    },
+    /// It was or will be kept, and nobody has seen it: the linker did not answer in time, or the set, the node or its lease
+    /// ended meanwhile.
+    #[error("linker {linker:?} and object {object}: {reason}; it may have happened, or not")]
+    Unconfirmed {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// What stood in the way.
+        reason: String,
+    },
+    /// Too many operations wait for threads of the linker. Nothing was begun; wait for some to end.
+    #[error("{waiting} operations wait for linker {linker:?}, no more are taken; wait for some to end")]
+    Overloaded {
+        /// Its name.
+        linker: String,
+        /// How many.
+        waiting: u64,
+    },
+    /// The linker has no thread to run on. Nothing was begun.
+    #[error("no thread for linker {linker:?}: {reason}")]
+    NoThread {
+        /// Its name.
+        linker: String,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+impl LinkerError {
+    pub(crate) fn fate(&self) -> Fate {
+        match self {
+            LinkerError::NotWritten { .. } | LinkerError::Unconfirmed { .. } => Fate::Unknown,
+            LinkerError::Panicked { was_writing: true, .. } => Fate::Unknown,
+            _ => Fate::NothingHappened,
+        }
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        match self {
+            LinkerError::Store { .. } => 1,
+            LinkerError::Damaged { .. } => 2,
+            LinkerError::Missing { .. } => 3,
+            LinkerError::TimedOut { .. } => 4,
+            LinkerError::Panicked { .. } => 5,
+            LinkerError::Refused { .. } => 6,
+            LinkerError::NotWritten { .. } => 7,
+            LinkerError::Unconfirmed { .. } => 8,
+            LinkerError::Overloaded { .. } => 9,
+            LinkerError::NoThread { .. } => 10,
+        }
+    }
 }

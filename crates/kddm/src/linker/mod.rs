@@ -1,13 +1,115 @@
 //! What may stand behind a set: an object can be a page of a file, a row, something that only this machine has.
+//!
+//! A [`Linker`] is chosen when the set is opened ([`SetBuilder::linker`](crate::SetBuilder::linker)), under a name that means
+//! the same on each node. Any [`Store`] is one. See `docs/linkers.md`.
 
+/// The page for users, whose example is tried.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/linkers.md")]
+struct Page;
+
+mod absent;
+mod adapter;
+mod builder;
 mod directory;
 mod error;
+mod held;
+mod here;
+mod linked;
 mod memory;
+mod policy;
+mod pool;
+mod reading;
+mod shared;
 mod store;
 mod verdict;
+mod wanted;
+mod writing;
 
+pub(crate) use builder::Given;
+pub use builder::LINKER_LIMIT;
 pub use directory::Directory;
 pub use error::LinkerError;
+pub(crate) use here::Linkers;
+pub use here::{LinkerCounts, LinkerInfo};
+pub(crate) use linked::Linked;
 pub use memory::Memory;
+pub(crate) use policy::LinkerOf;
+pub use policy::WritePolicy;
+pub(crate) use shared::REMOVE;
 pub use store::{Durability, MOST_STORED_BYTES, Stamp, Store, Stored, Written};
 pub use verdict::Verdict;
+pub(crate) use wanted::{Opener, not_attached};
+
+use crate::value::Value;
+
+/// What stands behind the objects of a set: where their first values come from, and where what is put goes.
+///
+/// Only [`first_touch`](Linker::first_touch) has to be written. Any method may block: it runs on threads of the linker, at
+/// most [`THREADS`] at one time, under a time limit, never on the protocol's or the caller's; a panic in it is an error of
+/// the operation. It must not wait for objects of the cluster (`WouldBlock`): whoever it would wait for may wait for it.
+///
+/// ```
+/// use kddm::linker::{Linker, LinkerError};
+///
+/// /// Squares need no storage.
+/// struct Squares;
+///
+/// impl Linker<u64> for Squares {
+///     fn first_touch(&self, object: u64) -> Result<Option<u64>, LinkerError> {
+///         Ok(object.checked_mul(object))
+///     }
+/// }
+///
+/// let nodes = kddm::Node::local_cluster(1)?;
+/// let squares: kddm::Set<u64> = nodes[0].set("squares").linker("squares", Squares).open().wait()?;
+/// assert_eq!(*squares.get(12).wait()?, 144);
+/// assert!(squares.get_existing(u64::MAX).wait().is_err(), "there is none");
+/// # Ok::<(), kddm::Error>(())
+/// ```
+pub trait Linker<T: Value>: Send + Sync + 'static {
+    /// The value of an object that is nowhere in the cluster. `None`: there is nothing; a get or grab makes it as in a set
+    /// without a linker, an *existing* one is `NotFound`. Called once for all nodes, by the one that wants the object.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; the operation fails with it, and the object is not there still.
+    fn first_touch(&self, object: u64) -> Result<Option<T>, LinkerError>;
+
+    /// Begins the next term, as [`Store::claim`]: called once when the set is made. The answer is in all stamps.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; the set is not made.
+    fn claim(&self) -> Result<u64, LinkerError> {
+        Ok(0)
+    }
+
+    /// Keeps what was put, unless a newer write is there. Several run at one time, also for one object and from several
+    /// nodes, and they may come in any order: the stamp says which is the newer one.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; nobody knows then whether it was done.
+    fn write_back(&self, object: u64, stamp: Stamp, value: &T) -> Result<Written, LinkerError> {
+        let _nothing_is_kept = (object, stamp, value);
+        Ok(Written::Kept)
+    }
+
+    /// The object is removed: what is kept of it goes, and older writes do not bring it back.
+    ///
+    /// # Errors
+    /// As [`write_back`](Linker::write_back).
+    fn remove(&self, object: u64, stamp: Stamp) -> Result<Written, LinkerError> {
+        let _nothing_is_kept = (object, stamp);
+        Ok(Written::Kept)
+    }
+
+    /// Returns when all that was kept before survives as long as it ever will. See [`Set::sync`](crate::Set::sync).
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    fn sync(&self) -> Result<(), LinkerError> {
+        Ok(())
+    }
+}
+
+/// Threads of one linker on one node that may be in its methods at one time. There are none while it has nothing to do.
+pub const THREADS: usize = 4;

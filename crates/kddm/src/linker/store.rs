@@ -21,7 +21,8 @@ pub struct Stamp {
     pub term: u64,
     /// The tenure of the owner that writes: [`WriteGuard::tenure`](crate::WriteGuard::tenure).
     pub tenure: u64,
-    /// What it counts in its tenure: [`WriteGuard::version`](crate::WriteGuard::version).
+    /// Which of its writes: not less than [`WriteGuard::version`](crate::WriteGuard::version), and greater with each, also
+    /// with one that is tried again after a failure.
     pub version: u64,
 }
 

@@ -135,6 +135,7 @@ impl Runtime {
                 discard_all(&*store);
             }
         }
+        self.linkers.forget(set);
     }
 }
 

@@ -48,6 +48,15 @@ impl Wish {
         matches!(self.kind(), RequestKind::Get { existing: true } | RequestKind::Grab { existing: true })
     }
 
+    /// The same, but an object that does not exist is created: what stands behind the set says whether it does.
+    pub fn creating(self) -> Wish {
+        match self {
+            Wish::Request(RequestKind::Get { .. }) => Wish::Request(RequestKind::Get { existing: false }),
+            Wish::Request(RequestKind::Grab { .. }) => Wish::Request(RequestKind::Grab { existing: false }),
+            other => other,
+        }
+    }
+
     pub fn is_try(self) -> bool {
         self.kind() == RequestKind::TryGrab
     }

@@ -62,6 +62,7 @@ use crate::coordination::Here;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
 use crate::invoke::Invoking;
+use crate::linker::Linkers;
 use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits};
@@ -106,6 +107,8 @@ pub(crate) struct Runtime {
     pub invoking: Invoking,
     /// Pages of sets that it gets for programs.
     pub scanning: crate::scan::Scanning,
+    /// What stands behind the sets that were opened here.
+    pub linkers: Linkers,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -164,6 +167,7 @@ impl Runtime {
             rpc: Arc::default(),
             invoking: Invoking::default(),
             scanning: crate::scan::Scanning::default(),
+            linkers: Linkers::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),
@@ -329,6 +333,7 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        self.linkers.close();
         // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one
         // in memory still.
         *self.door.lock() = None;

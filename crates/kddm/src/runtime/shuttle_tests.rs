@@ -132,7 +132,8 @@ impl Pair {
             lane.finish(state);
         }
         let set = SetId::new(PlacementPolicy::Fixed(home), SetId::FIRST_COUNTER);
-        let open = |node: &Node| node.open_here::<u64>(set, "model".into(), Arc::new(|_| 0), FOR_EVER).expect("a set");
+        let open =
+            |node: &Node| node.open_here::<u64>(set, "model".into(), (Arc::new(|_| 0), None), FOR_EVER).expect("a set");
         let sets = [open(&nodes[0]), open(&nodes[1])];
         let mut threads = vec![thread::spawn(modelled::let_time_pass)];
         for node in &nodes {

@@ -48,8 +48,13 @@ impl SetHere {
 
     /// Asks for nothing yet: whoever waits looks whether the object is here, and asks if it is not.
     pub fn unsent(&self, object: u64) -> Arc<Op> {
+        self.ended(object, Outcome::Available)
+    }
+
+    /// An answer that is here already.
+    pub fn ended(&self, object: u64, outcome: Outcome) -> Arc<Op> {
         let op = Arc::new(Op::new(Arc::clone(self.lane(object))));
-        let _nobody_waits_yet = op.complete(Outcome::Available);
+        let _nobody_waits_yet = op.complete(outcome);
         op
     }
 
@@ -78,12 +83,17 @@ impl SetHere {
     /// Ends the hold for which a thread of this node has the object to write, and removes the object
     /// before anybody else has it.
     pub fn remove_held(&self, object: u64, release: impl FnOnce()) -> Arc<Op> {
-        let lane = self.lane(object);
-        let op = Arc::new(Op::new(Arc::clone(lane)));
-        let mut state = lane.lock();
-        state.remove_held(self.set, ObjectId(object), Arc::clone(&op), release);
-        lane.finish(state);
+        let op = Arc::new(Op::new(Arc::clone(self.lane(object))));
+        self.remove_held_as(Arc::clone(&op), object, release);
         op
+    }
+
+    /// As [`Self::remove_held`], for whoever waits already.
+    pub fn remove_held_as(&self, op: Arc<Op>, object: u64, release: impl FnOnce()) {
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        state.remove_held(self.set, ObjectId(object), op, release);
+        lane.finish(state);
     }
 
     /// The value of an object that is lent to this program goes to the node that lends it; `publish` says how the hold
@@ -128,22 +138,34 @@ impl SetHere {
         bytes: Vec<u8>,
         publish: impl FnOnce() -> (u64, Box<dyn FnOnce() + Send>),
     ) -> Result<Arc<Op>, Error> {
+        let op = Arc::new(Op::new(Arc::clone(self.lane(object))));
+        self.put_replicated_as(&op, object, bytes, publish)?;
+        Ok(op)
+    }
+
+    /// As [`Self::put_replicated`], for whoever waits already. He is told nothing of an error.
+    pub fn put_replicated_as(
+        &self,
+        op: &Arc<Op>,
+        object: u64,
+        bytes: Vec<u8>,
+        publish: impl FnOnce() -> (u64, Box<dyn FnOnce() + Send>),
+    ) -> Result<(), Error> {
         let lane = self.lane(object);
         let mut state = lane.lock();
         if let Some(error) = state.refusal_to_put() {
             return Err(error);
         }
-        let op = Arc::new(Op::new(Arc::clone(lane)));
         let (version, release) = publish();
         if state.destroyed.contains(self.set) {
             // It was held when the end of its set began: it is put, and nobody else will have it.
             release();
-            state.complete(&op, Outcome::Done);
+            state.complete(op, Outcome::Done);
         } else {
-            state.put_replicated(self.set, ObjectId(object), (version, bytes), By::Thread(Arc::clone(&op), release));
+            state.put_replicated(self.set, ObjectId(object), (version, bytes), By::Thread(Arc::clone(op), release));
         }
         lane.finish(state);
-        Ok(op)
+        Ok(())
     }
 
     /// An error if the object was lent by a node that has been gone meanwhile.

@@ -17,6 +17,7 @@ use super::parted;
 use super::session::{SESSIONS, Session};
 use super::views;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
+use crate::linker::Opener;
 use crate::node::{MemberInfo, Node, NodeState, Owner};
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
@@ -383,7 +384,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
 fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Question) -> Result<Told, Error> {
     match question {
         Question::Open(description) => {
-            let description = description.find_or_create(&wanted(owner)?).wait_for(ANSWER_LIMIT)?;
+            let description = description.find_or_create(&wanted(owner)?, Opener::Program).wait_for(ANSWER_LIMIT)?;
             for lane in &runtime.lanes {
                 lane.lock().program_opens(session, SetId(description.set));
             }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError, WhyUnreachable};
+use crate::linker::LinkerError;
 use crate::rpc::RpcError;
 use crate::runtime::not_a_member;
 
@@ -50,6 +51,10 @@ pub(crate) enum Failure {
     Unknown {
         name: String,
     },
+    LinkerMissing {
+        set: String,
+        linker: String,
+    },
     BadName {
         name: String,
     },
@@ -82,7 +87,7 @@ pub(crate) enum Failure {
 }
 
 /// The settings of a set that can differ.
-const SETTINGS: [&str; 6] = ["codec", "type", "placement", "replicas", "on_loss", "setting"];
+const SETTINGS: [&str; 8] = ["codec", "type", "placement", "replicas", "on_loss", "linker", "write_policy", "setting"];
 
 impl Failure {
     pub fn of(error: &Error) -> Failure {
@@ -111,6 +116,7 @@ impl Failure {
             Error::Set(SetError::Destroyed) => Failure::Destroyed,
             Error::Set(SetError::Unknown { name }) => Failure::Unknown { name },
             Error::Set(SetError::BadName { name }) => Failure::BadName { name },
+            Error::Linker(LinkerError::Missing { set, linker }) => Failure::LinkerMissing { set, linker },
             Error::Set(SetError::SettingsDiffer { name, setting, has, wanted }) => {
                 Failure::SettingsDiffer { name, setting: setting.into(), has, wanted }
             }
@@ -153,6 +159,7 @@ impl Failure {
             Failure::Destroyed => SetError::Destroyed.into(),
             Failure::Unknown { name } => SetError::Unknown { name }.into(),
             Failure::BadName { name } => SetError::BadName { name }.into(),
+            Failure::LinkerMissing { set, linker } => LinkerError::Missing { set, linker }.into(),
             Failure::SettingsDiffer { name, setting, has, wanted } => {
                 let setting = SETTINGS.into_iter().find(|known| *known == setting).unwrap_or("setting");
                 SetError::SettingsDiffer { name, setting, has, wanted }.into()
@@ -197,6 +204,7 @@ mod tests {
             AccessError::NotLost { set: "a".into(), object: 7 }.into(),
             AccessError::CutShort.into(),
             SetError::NothingLost { name: "a".into() }.into(),
+            LinkerError::Missing { set: "a".into(), linker: "b".into() }.into(),
             SetError::AcceptanceUnconfirmed { name: "a".into(), node: 2, reason: "r".into() }.into(),
             RpcError::AlreadyRegistered { service: "s".into() }.into(),
             MembershipError::NotSharing { node: 7 }.into(),

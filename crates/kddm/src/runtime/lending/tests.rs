@@ -233,8 +233,17 @@ fn liar_of<T: Value>(socket: &Path, name: &str) -> (Stream, SetId) {
         panic!("it is let in")
     };
     let (codec, type_name) = (T::CODEC.into(), T::type_name().into());
-    let wanted =
-        Wanted { name: name.into(), codec, type_name, placed_by: None, replicas: None, on_loss: None, create: true };
+    let wanted = Wanted {
+        name: name.into(),
+        codec,
+        type_name,
+        placed_by: None,
+        replicas: None,
+        on_loss: None,
+        create: true,
+        linker: None,
+        write_policy: None,
+    };
     let (session, secret) = (welcome.session, welcome.secret);
     let question = Question::Open(wanted);
     let (_, Reply::Told(Told::Set(set))) = say(socket, &Purpose::Ask { session, secret, question }) else {

@@ -1,0 +1,169 @@
+//! The linkers of a node: which sets have one here, and what they have counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kddm_core::id::SetId;
+use parking_lot::Mutex;
+
+use super::linked::{AnyLinked, Linked};
+use super::policy::WritePolicy;
+use crate::node::Node;
+use crate::runtime::told::SetHere;
+use crate::value::Value;
+
+/// How long the end of a node waits for methods of linkers that have not returned.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The linker of a set, as one node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LinkerInfo {
+    /// The name of the set.
+    pub set: String,
+    /// The name of the linker.
+    pub linker: String,
+    /// When what is put goes there.
+    pub write_policy: WritePolicy,
+    /// What [`Linker::claim`](super::Linker::claim) answered when the set was made.
+    pub term: u64,
+    /// What has happened here.
+    pub counts: LinkerCounts,
+}
+
+/// What a node counts of one linker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct LinkerCounts {
+    /// First touches that it was asked for.
+    pub reads: u64,
+    /// Those of them for which there was nothing.
+    pub absent: u64,
+    /// First touches for which it was not asked, because there was nothing a moment before.
+    pub known_absent: u64,
+    /// Values and removals that it was to write.
+    pub writes: u64,
+    /// Those that were refused, because a newer one was there.
+    pub refused: u64,
+    /// Errors and panics of its methods.
+    pub errors: u64,
+    /// Methods that did not return within their limit.
+    pub timed_out: u64,
+    /// Methods that returned after it.
+    pub late: u64,
+}
+
+/// The same, while it is counted.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub reads: AtomicU64,
+    pub absent: AtomicU64,
+    pub known_absent: AtomicU64,
+    pub writes: AtomicU64,
+    pub refused: AtomicU64,
+    pub errors: AtomicU64,
+    pub timed_out: AtomicU64,
+    pub late: AtomicU64,
+}
+
+pub(super) fn count(what: &AtomicU64, how_many: u64) {
+    what.fetch_add(how_many, Ordering::Relaxed);
+}
+
+impl Counts {
+    pub fn now(&self) -> LinkerCounts {
+        let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
+        LinkerCounts {
+            reads: of(&self.reads),
+            absent: of(&self.absent),
+            known_absent: of(&self.known_absent),
+            writes: of(&self.writes),
+            refused: of(&self.refused),
+            errors: of(&self.errors),
+            timed_out: of(&self.timed_out),
+            late: of(&self.late),
+        }
+    }
+}
+
+/// The name of a set, and its linker.
+type Named = (String, Arc<dyn AnyLinked>);
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Linkers(Mutex<HashMap<u64, Named>>);
+
+impl Linkers {
+    /// That of a set here, made if there is none. `None`: there is one, and the set has another type here.
+    pub fn of_or<T: Value>(&self, set: SetId, name: &str, make: impl FnOnce() -> Linked<T>) -> Option<Arc<Linked<T>>> {
+        let mut sets = self.0.lock();
+        let (_, known) = sets.entry(set.0).or_insert_with(|| (name.into(), Arc::new(make())));
+        Arc::clone(known).as_any().downcast().ok()
+    }
+
+    pub fn of<T: Value>(&self, set: SetId) -> Option<Arc<Linked<T>>> {
+        let known = Arc::clone(&self.0.lock().get(&set.0)?.1);
+        known.as_any().downcast().ok()
+    }
+
+    pub fn has(&self, set: SetId) -> bool {
+        self.0.lock().contains_key(&set.0)
+    }
+
+    /// The set is no more.
+    pub fn forget(&self, set: SetId) {
+        let known = self.0.lock().remove(&set.0);
+        if let Some((_, linked)) = known {
+            // What still runs is not waited for: it finds that its set has ended.
+            let _all_has_returned = linked.close(Instant::now());
+        }
+    }
+
+    /// The node is no more.
+    pub fn close(&self) {
+        let all: Vec<_> = self.0.lock().values().cloned().collect();
+        let deadline = Instant::now() + CLOSE_LIMIT;
+        for (set, linked) in all {
+            if !linked.close(deadline) {
+                tracing::warn!(set, "a method of its linker has not returned at the end of the node");
+            }
+        }
+    }
+
+    fn infos(&self) -> Vec<LinkerInfo> {
+        let all: Vec<_> = self.0.lock().values().cloned().collect();
+        let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(set, linked)| linked.info(set)).collect();
+        infos.sort_by(|one, other| one.set.cmp(&other.set));
+        infos
+    }
+}
+
+impl SetHere {
+    /// The linker of the set, if it was opened here with one.
+    pub fn linked<T: Value>(&self) -> Option<Arc<Linked<T>>> {
+        self.runtime.linkers.of(self.set)
+    }
+}
+
+impl Node {
+    /// The linkers of the sets that were opened here with one, by the names of the sets.
+    ///
+    /// ```
+    /// # use kddm::linker::{Linker, LinkerError};
+    /// # struct Squares;
+    /// # impl Linker<u64> for Squares {
+    /// #     fn first_touch(&self, object: u64) -> Result<Option<u64>, LinkerError> { Ok(object.checked_mul(object)) }
+    /// # }
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let squares: kddm::Set<u64> = nodes[0].set("squares").linker("squares", Squares).open().wait()?;
+    /// squares.get(12).wait()?;
+    /// let linkers = nodes[0].linkers();
+    /// assert_eq!((&*linkers[0].linker, linkers[0].counts.reads), ("squares", 1));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn linkers(&self) -> Vec<LinkerInfo> {
+        self.runtime().linkers.infos()
+    }
+}

@@ -1,0 +1,120 @@
+//! The linker of one set on one node: what it takes to call it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Linker;
+use super::absent::Absent;
+use super::error::LinkerError;
+use super::here::{Counts, LinkerInfo, count};
+use super::policy::{LinkerOf, WritePolicy};
+use super::pool::{NotTaken, Pool};
+use super::store::Stamp;
+use crate::cell::WriteHold;
+use crate::error::{Error, MembershipError};
+use crate::runtime::told::SetHere;
+use crate::value::Value;
+
+/// Writes of this process, in whichever life of its node: each has a number of its own, greater than those before, so that
+/// what is tried again after a failure is newer than the failed one, which may come late.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// See the module.
+pub(crate) struct Linked<T: Value> {
+    pub(super) of: LinkerOf,
+    pub(super) linker: Arc<dyn Linker<T>>,
+    pub(super) limit: Duration,
+    pub(super) pool: Arc<Pool>,
+    pub(super) absent: Mutex<Absent>,
+    pub(super) counts: Counts,
+}
+
+/// The same, whatever the type of the set.
+pub(crate) trait AnyLinked: Send + Sync {
+    fn info(&self, set: String) -> LinkerInfo;
+    /// Takes nothing any more, and ends. Whether no method runs by then.
+    fn close(&self, deadline: Instant) -> bool;
+    fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
+}
+
+impl<T: Value> Linked<T> {
+    pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration) -> Linked<T> {
+        let (pool, absent, counts) = Default::default();
+        Linked { of, linker, limit, pool, absent, counts }
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.of.name.clone()
+    }
+
+    /// Whether a put has more to do than to be published.
+    pub fn is_written(&self) -> bool {
+        self.of.policy != WritePolicy::Around
+    }
+
+    pub(super) fn limit_ms(&self) -> u64 {
+        self.limit.as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// The stamp of a write that is to be made under that hold.
+    pub(super) fn stamp(&self, here: &SetHere, hold: &WriteHold<T>) -> Stamp {
+        let version = hold.version();
+        WRITES.fetch_max(version, Ordering::Relaxed);
+        let version = WRITES.fetch_add(1, Ordering::Relaxed) + 1;
+        Stamp { term: self.of.term, tenure: here.tenure(hold.id()), version }
+    }
+
+    /// Runs code of whoever wrote the linker.
+    pub(super) fn call<R>(
+        &self,
+        object: u64,
+        was_writing: bool,
+        method: impl FnOnce(&dyn Linker<T>) -> Result<R, LinkerError>,
+    ) -> Result<R, LinkerError> {
+        let result = catch_unwind(AssertUnwindSafe(|| method(&*self.linker)));
+        let result = result.unwrap_or_else(|panic| {
+            let what = panic.downcast_ref::<&str>().copied();
+            let what = what.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+            tracing::error!(linker = self.of.name, object, what, "a linker panicked");
+            Err(LinkerError::Panicked { linker: self.name(), object, was_writing })
+        });
+        if result.is_err() {
+            count(&self.counts.errors, 1);
+        }
+        result
+    }
+
+    /// Why a job does not run.
+    pub(super) fn not_taken(&self, why: NotTaken) -> Error {
+        let linker = self.name();
+        match why {
+            NotTaken::Closed => MembershipError::Stopped.into(),
+            NotTaken::Full(waiting) => LinkerError::Overloaded { linker, waiting: waiting as u64 }.into(),
+            NotTaken::NoThread(reason) => LinkerError::NoThread { linker, reason }.into(),
+        }
+    }
+}
+
+impl<T: Value> AnyLinked for Linked<T> {
+    fn info(&self, set: String) -> LinkerInfo {
+        LinkerInfo {
+            set,
+            linker: self.name(),
+            write_policy: self.of.policy,
+            term: self.of.term,
+            counts: self.counts.now(),
+        }
+    }
+
+    fn close(&self, deadline: Instant) -> bool {
+        self.pool.close(deadline)
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync> {
+        self
+    }
+}

@@ -1,0 +1,144 @@
+//! Operations on a set behind which something stands, where they are not those of any set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kddm_core::message::RequestKind;
+
+use crate::cell::{Told, WriteHold};
+use crate::error::{AccessError, Error};
+use crate::guard::WriteGuard;
+use crate::holder::Holder;
+use crate::operation::{Asked, Grab, Make, Published, Request, Update};
+use crate::pending::{Late, Operation, Pending};
+use crate::runtime::local::Wish;
+use crate::runtime::wait::{Op, Outcome};
+use crate::set::{GRAB, Shared};
+use crate::value::Value;
+
+pub(crate) const REMOVE: Wish = Wish::Request(RequestKind::Remove);
+
+impl<T: Value> Shared<T> {
+    /// A guard for a write hold that was got at once, or a first touch that is to be waited for.
+    #[cold]
+    pub fn guard_slowly(
+        self: &Arc<Self>,
+        hold: WriteHold<T>,
+        object: u64,
+        wish: Wish,
+        make: Option<&Make<T>>,
+        by: Option<&Holder>,
+    ) -> Late<WriteGuard<T>> {
+        if self.is_to_be_read(&hold) {
+            return Late::asked(Grab(Asked::reading(self, hold, wish, make, by.cloned())));
+        }
+        Late::settled(self.guard(hold, object, wish, make))
+    }
+
+    /// As `update`, of an object that is held.
+    pub fn update_held<R: Send + 'static>(
+        self: &Arc<Self>,
+        hold: WriteHold<T>,
+        by: Option<&Holder>,
+        then: impl FnOnce(WriteGuard<T>) -> Result<Published<R>, Error> + Send + 'static,
+    ) -> Pending<R> {
+        if self.is_to_be_read(&hold) {
+            let grab = Grab(Asked::reading(self, hold, GRAB, None, by.cloned()));
+            return Pending::asked(Update::new(grab, then));
+        }
+        let object = hold.id();
+        Published::pending(self.guard(hold, object, GRAB, None).and_then(then))
+    }
+
+    /// Whether an object that is held has its first value from behind the set.
+    pub fn is_to_be_read(&self, hold: &WriteHold<T>) -> bool {
+        self.linked.is_some() && !hold.has_value() && self.lease().is_valid()
+    }
+
+    /// Has it read. The answer is `Available` when it has a value.
+    pub fn read(&self, hold: WriteHold<T>, is_existing: bool, make: Option<&Make<T>>) -> Arc<Op> {
+        let linked = self.linked.as_ref().expect("it is asked for such sets alone");
+        let make = (!is_existing).then(|| make.unwrap_or(&self.first_touch).clone());
+        linked.read(&self.here, Told::new(hold), make)
+    }
+
+    pub fn remove(self: &Arc<Self>, object: u64) -> Pending<()> {
+        if self.linked.as_ref().is_some_and(|linked| linked.is_written()) {
+            return Pending::asked(Removing::new(self, object));
+        }
+        self.plain(object, REMOVE)
+    }
+}
+
+impl<T: Value> Asked<T> {
+    /// The object is held here, and is to have its first value from behind the set.
+    fn reading(
+        shared: &Arc<Shared<T>>,
+        hold: WriteHold<T>,
+        wish: Wish,
+        make: Option<&Make<T>>,
+        by: Option<Holder>,
+    ) -> Asked<T> {
+        let (object, is_existing) = (hold.id(), wish.is_existing());
+        let op = shared.read(hold, is_existing, make);
+        let request = Request::under_way(shared.here.clone(), object, wish.creating(), op, shared.wait_limit);
+        Asked { request, shared: Arc::clone(shared), make: make.cloned(), by, is_existing }
+    }
+}
+
+/// `remove` of a set behind which something stands: that is grabbed first, and removed there before it is here.
+struct Removing<T: Value> {
+    shared: Arc<Shared<T>>,
+    request: Request,
+    has_begun: bool,
+}
+
+impl<T: Value> Removing<T> {
+    fn new(shared: &Arc<Shared<T>>, object: u64) -> Removing<T> {
+        let request = Request::new(shared.here.clone(), object, GRAB, shared.wait_limit);
+        Removing { shared: Arc::clone(shared), request, has_begun: false }
+    }
+
+    fn begin(&mut self, hold: WriteHold<T>) {
+        let (here, object, limit) = (self.shared.here.clone(), self.request.object, self.shared.wait_limit);
+        let linked = self.shared.linked.as_ref().expect("it is made for such sets alone");
+        let op = linked.remove(&self.shared.here, Told::new(hold));
+        self.request = Request::under_way(here, object, REMOVE, op, limit);
+        self.has_begun = true;
+    }
+}
+
+impl<T: Value> Operation<()> for Removing<T> {
+    fn finish(&mut self) -> Option<Result<(), Error>> {
+        let (object, outcome) = (self.request.object, self.request.op.take()?);
+        match outcome {
+            Outcome::Failed(error) => return Some(Err(error)),
+            _ if self.has_begun => return Some(Ok(())),
+            Outcome::Write(hold) => match self.shared.table.adopt_write(hold) {
+                Ok(hold) => self.begin(hold),
+                Err(error) => {
+                    self.shared.undecodable(object);
+                    let (type_name, reason) = (T::type_name(), error.to_string());
+                    return Some(Err(AccessError::Decode { type_name, reason }.into()));
+                }
+            },
+            _ => match self.shared.try_write(object) {
+                Ok(hold) => self.begin(hold),
+                Err(_) => self.request.ask_again(),
+            },
+        }
+        self.finish()
+    }
+
+    fn op(&self) -> &Arc<Op> {
+        &self.request.op
+    }
+
+    fn give_up(&mut self, limit: Duration) -> Error {
+        self.request.timed_out(limit)
+    }
+
+    fn limit(&self) -> Duration {
+        self.request.limit
+    }
+}

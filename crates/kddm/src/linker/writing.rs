@@ -1,0 +1,98 @@
+//! What is put or removed is written behind the set first, while the object is held: nobody sees it before it is kept.
+
+use std::sync::Arc;
+
+use super::error::LinkerError;
+use super::held::{Held, Hold, What};
+use super::here::count;
+use super::linked::Linked;
+use super::store::{Stamp, Written};
+use crate::cell::Ended;
+use crate::error::Error;
+use crate::guard::encode;
+use crate::runtime::told::SetHere;
+use crate::runtime::wait::{Op, Outcome};
+use crate::value::Value;
+
+impl<T: Value> Linked<T> {
+    /// Writes what was changed, then publishes it.
+    pub fn put(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
+        let (stamp, object) = (self.stamp(here, &hold), hold.id());
+        let value = hold.value().expect("a granted object has a value").clone();
+        Held::begin((self, here), hold, What::Write, move |held| {
+            let written = held.linked.written(object, |linker| linker.write_back(object, stamp, &value));
+            match written {
+                Ok(()) => publish(held, &value),
+                Err(error) => held.fail(error),
+            }
+        })
+    }
+
+    /// Removes what is kept of the object, then the object.
+    pub fn remove(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
+        let (stamp, object) = (self.stamp(here, &hold), hold.id());
+        Held::begin((self, here), hold, What::Write, move |held| {
+            if let Err(error) = held.linked.written(object, |linker| linker.remove(object, stamp)) {
+                return held.fail(error);
+            }
+            let Some(hold) = held.take() else { return };
+            held.forget_alarm();
+            held.here.remove_held_as(Arc::clone(&held.op), object, || _ = hold.end_untold());
+        })
+    }
+
+    fn written(
+        &self,
+        object: u64,
+        write: impl FnOnce(&dyn super::Linker<T>) -> Result<Written, LinkerError>,
+    ) -> Result<(), LinkerError> {
+        count(&self.counts.writes, 1);
+        match self.call(object, true, write) {
+            Ok(Written::Kept) => Ok(()),
+            Ok(Written::Refused { by }) => Err(self.refused(object, by)),
+            Err(panicked @ LinkerError::Panicked { .. }) => Err(panicked),
+            Err(error) => Err(LinkerError::NotWritten { linker: self.name(), object, reason: error.to_string() }),
+        }
+    }
+
+    fn refused(&self, object: u64, by: Stamp) -> LinkerError {
+        count(&self.counts.refused, 1);
+        tracing::warn!(linker = self.of.name, object, ?by, "a newer write is there: this one is refused");
+        LinkerError::Refused { linker: self.name(), object, by }
+    }
+}
+
+/// It is kept: others may see it.
+fn publish<T: Value>(held: &Arc<Held<T>>, value: &T) {
+    let Some(mut hold) = held.take() else { return };
+    let unseen = |reason: String| -> Error {
+        LinkerError::Unconfirmed { linker: held.linked.name(), object: held.object, reason }.into()
+    };
+    let has_ended = match hold.ended() {
+        Some(Ended::Destroyed) => Some("the set was destroyed while it was written"),
+        Some(_) => Some("the node ended while it was written"),
+        None if !hold.lease_is_valid() => Some("the lease of this node ended while it was written"),
+        None => None,
+    };
+    if let Some(why) = has_ended {
+        drop(hold);
+        return held.end(Outcome::Failed(unseen(why.into())));
+    }
+    if !held.here.has_replicas() {
+        hold.publish();
+        return held.end(Outcome::Done);
+    }
+    let mut bytes = Vec::new();
+    if let Err(error) = encode(value, &mut bytes) {
+        drop(hold);
+        return held.end(Outcome::Failed(unseen(error.to_string())));
+    }
+    held.forget_alarm();
+    let publish = || {
+        let version = hold.publish_and_hold();
+        (version, Box::new(move || _ = hold.end_untold()) as Box<dyn FnOnce() + Send>)
+    };
+    if let Err(error) = held.here.put_replicated_as(&held.op, held.object, bytes, publish) {
+        held.end(Outcome::Failed(unseen(error.to_string())));
+    }
+}
