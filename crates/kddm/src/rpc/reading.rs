@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::connection::Progress;
+use super::connection::{Progress, RUNNING_LIMIT};
 use super::engine::Engine;
 use super::state::{State, Todo};
 use crate::runtime::wait::{as_part_of_node, mark_part_of_node};
@@ -15,6 +15,10 @@ use crate::transport::poll::{TIMER, WAKE};
 /// How long the thread of the connections leaves them to a guest that was woken: longer than any guest needs to leave,
 /// short enough that one that is not scheduled does not stop the calls.
 const GUEST_LIMIT: Duration = Duration::from_millis(1);
+
+/// Frames of one read that are done before the next are looked at: what a quick handler has done is in work no more, and
+/// many small calls or casts that arrive together are not refused for their number.
+const FRAMES_AT_ONCE: usize = RUNNING_LIMIT / 4;
 
 /// A connection with something to read, and whether its end was told.
 type Ready = (u64, bool);
@@ -134,8 +138,17 @@ impl Engine {
         let mut state = self.state.lock();
         let Some(connection) = state.connections.get_mut(&number) else { return false };
         let progress = connection.read(&mut frames, ended);
-        for frame in frames {
-            state.take(number, frame, &mut todo);
+        let mut frames = frames.into_iter();
+        loop {
+            for frame in frames.by_ref().take(FRAMES_AT_ONCE) {
+                state.take(number, frame, &mut todo);
+            }
+            if frames.len() == 0 {
+                break;
+            }
+            drop(state);
+            self.perform(std::mem::take(&mut todo));
+            state = self.state.lock();
         }
         let more = matches!(progress, Progress::More);
         state.progress(number, progress, &mut todo);
