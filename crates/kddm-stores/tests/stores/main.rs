@@ -7,6 +7,7 @@ mod directory;
 mod fencing;
 mod processes;
 mod promised;
+mod served;
 
 use std::path::{Path, PathBuf};
 
