@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use kddm::linker::{Directory, Stamp, Store, Written};
@@ -22,6 +23,8 @@ const SIZES: [usize; 2] = [64, 4096];
 const OBJECTS: u64 = 500;
 /// Writes of each in a round, of which the median counts.
 const WRITES: u64 = 40;
+/// Threads that write at one time where they share commits: as many as a linker has.
+const THREADS: u64 = 4;
 const TABLE: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("rows");
 
 fn main() -> Result<(), Failed> {
@@ -31,21 +34,39 @@ fn main() -> Result<(), Failed> {
     let within = value("--folder").map_or_else(std::env::temp_dir, PathBuf::from);
     let folder = within.join(format!("kddm-writes-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let measured = measured(&folder, rounds.max(1));
+    let measured = measured(&folder, rounds.max(1)).and_then(|rows| Ok((rows, shared(&folder, rounds.max(1))?)));
     std::fs::remove_dir_all(&folder)?;
-    let rows = measured?;
+    let (rows, shared) = measured?;
     if arguments.iter().any(|word| word == "--json") {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "writes": rows, "shared": shared }))?);
         return Ok(());
     }
-    println!("{:<10} {:>6} {:>12} {:>12} {:>7}  of {rounds} rounds", "", "bytes", "store µs", "below µs", "ratio");
-    for row in rows {
-        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
-        let number = |name: &str| row[name].as_f64().unwrap_or_default();
-        print!("{:<10} {:>6} {:>12.1} {:>12.1}", text("store"), row["bytes"], number("store_us"), number("below_us"));
-        println!(" {:>7.2}  {:.2} – {:.2}", number("ratio"), number("lowest_ratio"), number("highest_ratio"));
-    }
+    show(&rows, ["store_us", "below_us"]);
+    println!("a write of {THREADS} threads at one time, beside one of a thread alone");
+    show(&shared, ["shared_us", "alone_us"]);
     Ok(())
+}
+
+fn show(rows: &[serde_json::Value], [first, second]: [&str; 2]) {
+    println!("{:<10} {:>6} {first:>10} {second:>10} {:>7}  lowest – highest", "", "bytes", "ratio");
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().unwrap_or_default();
+        print!("{:<10} {:>6}", row["store"].as_str().unwrap_or_default(), row["bytes"]);
+        print!(" {:>10.1} {:>10.1} {:>7.2}", number(first), number(second), number("ratio"));
+        println!("  {:.2} – {:.2}", number("lowest_ratio"), number("highest_ratio"));
+    }
+}
+
+/// What came of rounds, of each the time of the one and of the other.
+fn row(kind: &str, bytes: usize, [first, second]: [&str; 2], all: &[[f64; 2]]) -> serde_json::Value {
+    let ratios: Vec<f64> = all.iter().map(|[first, second]| first / second).collect();
+    let column = |index: usize| median(all.iter().map(|round| round[index]).collect());
+    let (lowest, highest) =
+        ratios.iter().fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), ratio| (low.min(*ratio), high.max(*ratio)));
+    serde_json::json!({
+        "store": kind, "bytes": bytes, "rounds": all.len(), first: column(0), second: column(1),
+        "ratio": median(ratios), "lowest_ratio": lowest, "highest_ratio": highest,
+    })
 }
 
 fn measured(folder: &Path, rounds: u64) -> Result<Vec<serde_json::Value>, Failed> {
@@ -70,15 +91,38 @@ fn measured(folder: &Path, rounds: u64) -> Result<Vec<serde_json::Value>, Failed
                     all.push(taken.map(median));
                 }
             }
-            let ratios: Vec<f64> = all.iter().map(|[store, below]| store / below).collect();
-            let column = |index: usize| median(all.iter().map(|round| round[index]).collect());
-            rows.push(serde_json::json!({
-                "store": kind, "bytes": size, "rounds": rounds, "store_us": column(0), "below_us": column(1),
-                "ratio": median(ratios.clone()),
-                "lowest_ratio": ratios.iter().copied().fold(f64::INFINITY, f64::min),
-                "highest_ratio": ratios.iter().copied().fold(0.0, f64::max),
-            }));
+            rows.push(row(kind, size, ["store_us", "below_us"], &all));
         }
+    }
+    Ok(rows)
+}
+
+/// How long a write takes that threads share the time of, beside one of a thread alone, by turns: they share commits.
+fn shared(folder: &Path, rounds: u64) -> Result<Vec<serde_json::Value>, Failed> {
+    let stores: [(&str, Box<dyn Store>); 3] = [
+        ("redb", Box::new(Redb::open(folder.join("shared.redb"))?)),
+        ("sqlite", Box::new(Sqlite::open(folder.join("shared.db"), "notes")?)),
+        ("directory", Box::new(Directory::open(folder.join("shared"))?)),
+    ];
+    let mut rows = Vec::new();
+    for (kind, store) in stores {
+        let version = AtomicU64::new(0);
+        let write = |object: u64| {
+            let stamp = Stamp { term: 0, tenure: 1, version: 1 + version.fetch_add(1, Ordering::Relaxed) };
+            matches!(store.write(object, stamp, Some(&[7; 64])), Ok(Written::Kept))
+        };
+        let taken = |threads: u64| {
+            let begin = Instant::now();
+            let are_kept = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..threads)
+                    .map(|thread| scope.spawn(move || (0..WRITES / threads).all(|turn| write(turn * threads + thread))))
+                    .collect();
+                all.into_iter().all(|thread| thread.join().unwrap_or(false))
+            });
+            if are_kept { Ok(begin.elapsed().as_secs_f64() * 1e6 / WRITES as f64) } else { Err("a write was not kept") }
+        };
+        let all: Result<Vec<[f64; 2]>, Failed> = (0..=rounds).map(|_| Ok([taken(THREADS)?, taken(1)?])).collect();
+        rows.push(row(kind, 64, ["shared_us", "alone_us"], &all?[1..]));
     }
     Ok(rows)
 }

@@ -9,6 +9,8 @@
 #[doc = include_str!("../../../docs/stores.md")]
 struct Page;
 
+#[cfg(any(feature = "redb", feature = "sqlite"))]
+mod group;
 pub mod promises;
 #[cfg(any(feature = "redb", feature = "sqlite"))]
 mod record;

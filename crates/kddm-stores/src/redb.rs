@@ -12,6 +12,7 @@ use ::redb::{
 };
 use kddm::linker::{Durability, LinkerError, MOST_STORED_BYTES, Stamp, Store, Stored, Verdict, Written};
 
+use crate::group::Group;
 use crate::record::{OTHER_SUM, OTHER_SUM_OF_BYTES, Record};
 
 const KIND: &str = "redb";
@@ -34,7 +35,7 @@ const TERM_BYTES: usize = 13;
 const HEAD_BYTES: usize = 36;
 
 /// A file of [redb](::redb) that one process has open. Writes are one commit each, those of a
-/// [`write_all`](Store::write_all) one together. Clones are the same store.
+/// [`write_all`](Store::write_all), or of several threads at one time, one together. Clones are the same store.
 ///
 /// After an error of the system the file has to be opened anew; until then each call is an error.
 ///
@@ -57,6 +58,8 @@ pub struct Redb {
     database: Arc<Database>,
     table: String,
     durability: Durability,
+    /// Writes of this table that come one by one.
+    group: Arc<Group>,
 }
 
 impl std::fmt::Debug for Redb {
@@ -111,13 +114,18 @@ impl Redb {
                 "{name:?} is no name for a table: 1 to {MOST_NAME_BYTES} bytes, none of control"
             )));
         }
-        let store = Redb { table: name.to_owned(), ..self.clone() };
+        let store = Redb { table: name.to_owned(), group: Arc::new(Group::new(KIND)), ..self.clone() };
         store.begin()?;
         Ok(store)
     }
 
     fn of(database: Database, durability: Durability) -> Result<Redb, LinkerError> {
-        let store = Redb { database: Arc::new(database), table: FIRST_TABLE.to_owned(), durability };
+        let store = Redb {
+            database: Arc::new(database),
+            table: FIRST_TABLE.to_owned(),
+            durability,
+            group: Arc::new(Group::new(KIND)),
+        };
         store.begin()?;
         Ok(store)
     }
@@ -285,18 +293,13 @@ impl Store for Redb {
     }
 
     fn write(&self, object: u64, stamp: Stamp, bytes: Option<&[u8]>) -> Result<Written, LinkerError> {
-        let written = self.write_all(&[(object, stamp, bytes)])?;
-        written.first().copied().ok_or_else(|| failed("a write was not answered"))
+        too_long(object, bytes)?;
+        self.group.write((object, stamp, bytes), |writes| guarded(|| self.change(writes)))
     }
 
     fn write_all(&self, writes: &[(u64, Stamp, Option<&[u8]>)]) -> Result<Vec<Written>, LinkerError> {
         for (object, _, bytes) in writes {
-            let length = bytes.map_or(0, <[u8]>::len);
-            if length > MOST_STORED_BYTES {
-                return Err(failed(format!(
-                    "object {object} has {length} bytes; at most {MOST_STORED_BYTES} are kept"
-                )));
-            }
+            too_long(*object, *bytes)?;
         }
         guarded(|| self.change(writes))
     }
@@ -330,6 +333,13 @@ impl Store for Redb {
             }
             Ok(there)
         })
+    }
+}
+
+fn too_long(object: u64, bytes: Option<&[u8]>) -> Result<(), LinkerError> {
+    match bytes.map_or(0, <[u8]>::len) {
+        ..=MOST_STORED_BYTES => Ok(()),
+        length => Err(failed(format!("object {object} has {length} bytes; at most {MOST_STORED_BYTES} are kept"))),
     }
 }
 

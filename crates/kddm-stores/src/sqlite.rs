@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use crate::group::Group;
 use crate::record::{OTHER_SUM, OTHER_SUM_OF_BYTES, Record};
 
 const KIND: &str = "sqlite";
@@ -54,6 +55,8 @@ pub struct Sqlite {
     /// So that who reads does not wait for the disk of who writes.
     reader: Mutex<Connection>,
     sql: Sql,
+    /// Writes that come one by one.
+    group: Group,
 }
 
 impl std::fmt::Debug for Sqlite {
@@ -134,8 +137,9 @@ impl Sqlite {
         }
         let path = path.as_ref();
         let open = || connection(path, durability).map_err(|error| failed(format!("{}: {error}", path.display())));
-        let (writer, reader, sql) = (Mutex::new(open()?), Mutex::new(open()?), Sql::new(table));
-        let store = Sqlite { path: path.to_owned(), table: table.to_owned(), durability, writer, reader, sql };
+        let (writer, reader) = (Mutex::new(open()?), Mutex::new(open()?));
+        let (sql, group) = (Sql::new(table), Group::new(KIND));
+        let store = Sqlite { path: path.to_owned(), table: table.to_owned(), durability, writer, reader, sql, group };
         store.change(|transaction| store.begin(transaction))?;
         Ok(store)
     }
@@ -229,6 +233,13 @@ impl Sqlite {
         Ok(Written::Kept)
     }
 
+    fn write_together(&self, writes: &[(u64, Stamp, Option<&[u8]>)]) -> Result<Vec<Written>, LinkerError> {
+        self.change(|transaction| {
+            let mut term = self.term(transaction)?;
+            writes.iter().map(|write| self.write_one(transaction, &mut term, write)).collect()
+        })
+    }
+
     /// The objects between two numbers, as the database orders them.
     fn list(&self, range: (i64, i64), limit: usize, there: &mut Vec<(u64, Stamp)>) -> Result<(), LinkerError> {
         let reader = self.reader.lock();
@@ -272,21 +283,15 @@ impl Store for Sqlite {
     }
 
     fn write(&self, object: u64, stamp: Stamp, bytes: Option<&[u8]>) -> Result<Written, LinkerError> {
-        let written = self.write_all(&[(object, stamp, bytes)])?;
-        written.first().copied().ok_or_else(|| failed("a write was not answered"))
+        too_long(object, bytes)?;
+        self.group.write((object, stamp, bytes), |writes| self.write_together(writes))
     }
 
     fn write_all(&self, writes: &[(u64, Stamp, Option<&[u8]>)]) -> Result<Vec<Written>, LinkerError> {
         for (object, _, bytes) in writes {
-            let length = bytes.map_or(0, <[u8]>::len);
-            if length > MOST_BYTES {
-                return Err(failed(format!("object {object} has {length} bytes; at most {MOST_BYTES} are kept")));
-            }
+            too_long(*object, *bytes)?;
         }
-        self.change(|transaction| {
-            let mut term = self.term(transaction)?;
-            writes.iter().map(|write| self.write_one(transaction, &mut term, write)).collect()
-        })
+        self.write_together(writes)
     }
 
     fn sync(&self) -> Result<(), LinkerError> {
@@ -309,6 +314,13 @@ impl Store for Sqlite {
             self.list((from, -1), limit - there.len(), &mut there)?;
         }
         Ok(there)
+    }
+}
+
+fn too_long(object: u64, bytes: Option<&[u8]>) -> Result<(), LinkerError> {
+    match bytes.map_or(0, <[u8]>::len) {
+        ..=MOST_BYTES => Ok(()),
+        length => Err(failed(format!("object {object} has {length} bytes; at most {MOST_BYTES} are kept"))),
     }
 }
 
