@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use kddm::NameCounts;
 use kddm::invoke::InvokeCounts;
 use kddm::{Node, NodeState, Statistics};
 
@@ -121,8 +122,9 @@ fn of_former_lives(page: &mut Page, counted: &Statistics) {
     page.single("kddm_forgotten_copies_total", "counter", help, counted.forgotten_copies);
 }
 
-/// Operations that go to the owners of their objects.
-fn operations(page: &mut Page, counted: &InvokeCounts) {
+/// Operations that go to the owners of their objects, and names.
+fn operations(page: &mut Page, counted: &InvokeCounts, of_names: &NameCounts) {
+    names(page, of_names);
     for (name, help, value) in [
         ("kddm_invoked_total", "Operations that were invoked here.", counted.invoked),
         ("kddm_delegated_total", "Calls of operations that went to another node.", counted.delegated),
@@ -132,6 +134,15 @@ fn operations(page: &mut Page, counted: &InvokeCounts) {
     ] {
         page.single(name, "counter", help, value);
     }
+}
+
+/// Names that this node uses.
+fn names(page: &mut Page, counted: &NameCounts) {
+    page.single("kddm_names_used", "gauge", "Names that this node itself uses, of all classes.", counted.used);
+    let help = "Names that it uses no more, and of which the cluster could not be told yet.";
+    page.single("kddm_names_untold", "gauge", help, counted.untold);
+    let help = "Uses of names that it has ended because whoever used them was gone.";
+    page.single("kddm_name_uses_ended_total", "counter", help, counted.ended);
 }
 
 /// The page.
@@ -174,7 +185,7 @@ pub fn render(subject: &Subject) -> String {
         page.single(name, "counter", help, value);
     }
     of_former_lives(&mut page, &counted);
-    operations(&mut page, &counted.invoking);
+    operations(&mut page, &counted.invoking, &counted.names);
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());
