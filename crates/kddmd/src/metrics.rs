@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use kddm::NameCounts;
 use kddm::invoke::InvokeCounts;
 use kddm::rpc::CallCounts;
 use kddm::{Node, NodeState, Statistics};
@@ -122,8 +123,9 @@ fn of_former_lives(page: &mut Page, counted: &Statistics) {
     page.single("kddm_forgotten_copies_total", "counter", help, counted.forgotten_copies);
 }
 
-/// Operations that go to the owners of their objects, and calls.
-fn asked_of_others(page: &mut Page, counted: &InvokeCounts, called: &CallCounts) {
+/// Operations that go to the owners of their objects, calls, and names.
+fn asked_of_others(page: &mut Page, counted: &InvokeCounts, called: &CallCounts, of_names: &NameCounts) {
+    names(page, of_names);
     for (name, help, value) in [
         ("kddm_invoked_total", "Operations that were invoked here.", counted.invoked),
         ("kddm_delegated_total", "Calls of operations that went to another node.", counted.delegated),
@@ -134,6 +136,15 @@ fn asked_of_others(page: &mut Page, counted: &InvokeCounts, called: &CallCounts)
         page.single(name, "counter", help, value);
     }
     calls(page, called);
+}
+
+/// Names that this node uses.
+fn names(page: &mut Page, counted: &NameCounts) {
+    page.single("kddm_names_used", "gauge", "Names that this node itself uses, of all classes.", counted.used);
+    let help = "Names that it uses no more, and of which the cluster could not be told yet.";
+    page.single("kddm_names_untold", "gauge", help, counted.untold);
+    let help = "Uses of names that it has ended because whoever used them was gone.";
+    page.single("kddm_name_uses_ended_total", "counter", help, counted.ended);
 }
 
 /// Calls and streams between nodes.
@@ -202,7 +213,7 @@ pub fn render(subject: &Subject) -> String {
     }
     counters(&mut page, &counted);
     of_former_lives(&mut page, &counted);
-    asked_of_others(&mut page, &counted.invoking, &node.rpc().counts());
+    asked_of_others(&mut page, &counted.invoking, &node.rpc().counts(), &counted.names);
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());

@@ -9,6 +9,8 @@ use serde_json::Value as Json;
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
+pub use crate::admin::listing::{ShowNames, ShowSet, show_names as names, show_set as of_set};
+
 /// A cell: strings without quotes, nothing for what is missing.
 fn text(value: &Json) -> String {
     match value {
@@ -198,7 +200,7 @@ pub fn holders(answer: &Json) -> String {
 }
 
 /// Nodes, and programs at them: `2, 3, program 7 at 3`.
-fn parties(all: &Json) -> String {
+pub(crate) fn parties(all: &Json) -> String {
     let party = |party: &Json| match &party["program"] {
         Json::Null => party["node"].to_string(),
         program => format!("program {program} at {}", party["node"]),
@@ -207,7 +209,7 @@ fn parties(all: &Json) -> String {
 }
 
 /// A list with something of each of its objects written by `write`; a sentence if there is nothing.
-fn list(rows: &Json, nothing: &str, columns: &[(&str, &str)], write: impl Fn(&mut Json)) -> String {
+pub(crate) fn list(rows: &Json, nothing: &str, columns: &[(&str, &str)], write: impl Fn(&mut Json)) -> String {
     let mut rows = rows.clone();
     match rows.as_array_mut() {
         Some(some) if !some.is_empty() => some.iter_mut().for_each(write),

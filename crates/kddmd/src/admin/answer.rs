@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::protocol::{Command, Failure};
-use super::{coordination, object};
+use super::{coordination, listing, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -155,6 +155,8 @@ impl Subject {
             Command::Barriers => coordination::barriers(&self.node),
             Command::Latches => coordination::latches(&self.node),
             Command::Ids => coordination::ids(&self.node),
+            Command::Names { class, limit } => listing::names(&self.node, class.as_deref(), *limit),
+            Command::Objects { set, after, limit } => listing::objects(&self.node, set, after.as_deref(), *limit),
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
@@ -302,6 +304,9 @@ impl Subject {
             "combined": counted.invoking.combined,
             "invoke_fallbacks": counted.invoking.fallbacks,
             "calls": calls(self.node.rpc().counts()),
+            "names_used": counted.names.used,
+            "names_untold": counted.names.untold,
+            "name_uses_ended": counted.names.ended,
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
             "frames_received": counted.frames_received,

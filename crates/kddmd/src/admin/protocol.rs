@@ -64,6 +64,16 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// Objects of a set, and where each is.
+    Objects {
+        /// The set.
+        set: String,
+        /// Those behind that place; from the first on if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// How many at most.
+        limit: u32,
+    },
     /// Reads, writes, removes one object.
     Object {
         /// Its set.
@@ -94,6 +104,14 @@ pub enum Command {
     Latches,
     /// All sources of unique ids.
     Ids,
+    /// Names that are in use, and by whom.
+    Names {
+        /// Of one class; of all if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<String>,
+        /// How many at most.
+        limit: u32,
+    },
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

@@ -42,6 +42,7 @@ enum Command {
     /// The members and their states.
     Nodes,
     /// The sets of the cluster.
+    #[command(visible_alias = "set")]
     Sets {
         #[command(subcommand)]
         which: Option<Sets>,
@@ -57,6 +58,8 @@ enum Command {
     Latches,
     /// The sources of unique ids of the cluster.
     Ids,
+    /// The names that are in use in the cluster, what they mean, and who uses them.
+    Names(show::ShowNames),
     /// Who holds and who waits, on the daemon's node.
     Holders,
     /// What the daemon has counted.
@@ -149,10 +152,7 @@ struct Which {
 #[derive(Subcommand)]
 enum Sets {
     /// One set.
-    Show {
-        /// Its name.
-        name: String,
-    },
+    Show(show::ShowSet),
     /// Accepts that all that is lost of a set is gone: it has never existed, and can be made anew.
     AcceptLoss {
         /// Its name.
@@ -357,7 +357,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         },
         Command::Nodes => ask(protocol::Command::Status, show::nodes),
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
-        Command::Sets { which: Some(Sets::Show { name }) } => ask(protocol::Command::Set { name }, show::set),
+        Command::Sets { which: Some(Sets::Show(shown)) } => ask(shown.question(), show::of_set),
         Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
             let what = format!("all that is lost of set {name:?}");
             sure.check(&what, &format!("kddmadm sets accept-loss {name}"))?;
@@ -371,6 +371,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
         Command::Latches => ask(protocol::Command::Latches, show::latches),
         Command::Ids => ask(protocol::Command::Ids, show::ids),
+        Command::Names(names) => ask(names.question(), show::names),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => Ok(show::watch(&client()?, interval_ms, count, cli.json)?.map(|()| 0)?),

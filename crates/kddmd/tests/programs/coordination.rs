@@ -154,3 +154,43 @@ fn t27_t23_no_id_is_given_twice_over_restarts_of_a_daemon_and_of_all() {
     let daemons = start_all(&scratch, &addresses);
     take(&daemons);
 }
+
+/// A daemon is killed with a program that uses names: what only that used is free, and what others use stays.
+#[test]
+fn names_of_a_daemon_that_is_killed_are_free() {
+    let scratch = Scratch::new();
+    let (mut daemons, _) = three(&scratch, &[]);
+    let programs: Vec<Node> = daemons.iter().map(attach).collect();
+    let names: Vec<kddm::Names> =
+        programs.iter().map(|program| program.names("linker").wait_for(LIMIT).expect("it opens")).collect();
+    let reserve = |at: usize, name: &str| names[at].reserve(name).wait_for(LIMIT).expect("it is reserved");
+    let (here, there, own) = (reserve(0, "shared"), reserve(2, "shared"), reserve(2, "own"));
+    assert_eq!(here.id(), there.id());
+    let shown = daemons[1].json(&scratch, &["names", "linker"]);
+    assert_eq!(
+        (&shown["total"], &shown["names"][0]["name"]),
+        (&serde_json::json!(2), &serde_json::json!("own")),
+        "{shown}"
+    );
+    assert!(text(&daemons[1].tool(&scratch, &["names"]).stdout).contains("program"));
+    let objects = daemons[1].json(&scratch, &["set", "show", "kddm/names/linker", "--objects"]);
+    assert!(objects["total"].as_u64().is_some_and(|total| (1..=2).contains(&total)), "{objects}");
+    let (own_id, shared_id) = (own.into_id(), there.into_id());
+    daemons[2].signal(Signal::KILL);
+    eventually("it is free", || {
+        let now = reserve(0, "own");
+        let is_another = now.id() != own_id;
+        now.release().wait_for(LIMIT).expect("it is given back");
+        is_another
+    });
+    here.check().wait_for(LIMIT).expect("it is used still");
+    assert_eq!(reserve(1, "shared").into_id(), shared_id);
+    let shown = daemons[0].json(&scratch, &["names", "linker"]);
+    let shared = &shown["names"][shown["total"].as_u64().expect("a number") as usize - 1];
+    assert_eq!(
+        (&shared["name"], &shared["id"]),
+        (&serde_json::json!("shared"), &serde_json::json!(shared_id)),
+        "{shown}"
+    );
+    daemons.truncate(2);
+}
