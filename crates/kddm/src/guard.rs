@@ -201,7 +201,7 @@ impl<T: Value> WriteGuard<T> {
         if self.hold.is_linked()
             && let Some(linked) = here.linked::<T>()
         {
-            return Ok(Some(Put { op: linked.put(&here, self.hold), limit }));
+            return linked.put(&here, self.hold, limit);
         }
         if here.has_replicas() { self.publish_replicated(&here, limit) } else { self.publish_at_lender(&here, limit) }
     }

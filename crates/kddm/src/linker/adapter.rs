@@ -1,5 +1,7 @@
 //! Any store is a linker: values travel as the bytes of their codec.
 
+use std::sync::Arc;
+
 use super::Linker;
 use super::error::LinkerError;
 use super::store::{Stamp, Store, Stored, Written};
@@ -21,16 +23,18 @@ impl<T: Value, S: Store> Linker<T> for S {
     }
 
     fn write_back(&self, object: u64, stamp: Stamp, value: &T) -> Result<Written, LinkerError> {
-        if let Some(bytes) = value.as_encoded() {
-            return self.write(object, stamp, Some(bytes));
+        match value.as_encoded() {
+            Some(bytes) => self.write(object, stamp, Some(bytes)),
+            None => self.write(object, stamp, Some(&bytes_of(self, object, value)?)),
         }
-        let mut bytes = Vec::new();
-        let no_bytes = |error: crate::value::EncodeError| LinkerError::Store {
-            kind: self.kind(),
-            reason: format!("object {object} does not encode: {error}"),
-        };
-        value.encode(&mut bytes).map_err(no_bytes)?;
-        self.write(object, stamp, Some(&bytes))
+    }
+
+    fn write_back_all(&self, writes: &[(u64, Stamp, Arc<T>)]) -> Result<Vec<Written>, LinkerError> {
+        let encoded = writes.iter().map(|(object, _, value)| bytes_of(self, *object, &**value));
+        let encoded = encoded.collect::<Result<Vec<Vec<u8>>, LinkerError>>()?;
+        let writes = writes.iter().zip(&encoded);
+        let writes: Vec<_> = writes.map(|((object, stamp, _), bytes)| (*object, *stamp, Some(&bytes[..]))).collect();
+        self.write_all(&writes)
     }
 
     fn remove(&self, object: u64, stamp: Stamp) -> Result<Written, LinkerError> {
@@ -42,8 +46,18 @@ impl<T: Value, S: Store> Linker<T> for S {
     }
 }
 
+fn bytes_of<T: Value>(store: &impl Store, object: u64, value: &T) -> Result<Vec<u8>, LinkerError> {
+    let mut bytes = Vec::new();
+    let no_bytes = |error: crate::value::EncodeError| LinkerError::Store {
+        kind: store.kind(),
+        reason: format!("object {object} does not encode: {error}"),
+    };
+    value.encode(&mut bytes).map_err(no_bytes)?;
+    Ok(bytes)
+}
+
 /// Several nodes of one process may share a store.
-impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
+impl<S: Store + ?Sized> Store for Arc<S> {
     fn kind(&self) -> &'static str {
         (**self).kind()
     }

@@ -99,6 +99,34 @@ pub enum LinkerError {
         /// How many.
         waiting: u64,
     },
+    /// Too much of what was put before is still to be written: the store is too slow, or does not answer. Nothing was
+    /// published, the old value stays. Wait for [`Set::sync`](crate::Set::sync), or look what the log says of the store.
+    #[error(
+        "linker {linker:?} has yet to write {waiting_bytes} bytes of {waiting} objects, the oldest for {oldest_ms} ms; \
+         {limit_bytes} bytes may wait; nothing was published"
+    )]
+    Behind {
+        /// Its name.
+        linker: String,
+        /// How many objects wait.
+        waiting: u64,
+        /// Their bytes.
+        waiting_bytes: u64,
+        /// How many may.
+        limit_bytes: u64,
+        /// For how long the oldest has waited.
+        oldest_ms: u64,
+    },
+    /// What was put was not all written in time. It waits still, and is tried again.
+    #[error("linker {linker:?} has yet to write {waiting} objects after {limit_ms} ms; they are tried again")]
+    NotSynced {
+        /// Its name.
+        linker: String,
+        /// How many objects wait.
+        waiting: u64,
+        /// The limit that was in force.
+        limit_ms: u64,
+    },
     /// The linker has no thread to run on. Nothing was begun.
     #[error("no thread for linker {linker:?}: {reason}")]
     NoThread {
@@ -130,6 +158,8 @@ impl LinkerError {
             LinkerError::Unconfirmed { .. } => 8,
             LinkerError::Overloaded { .. } => 9,
             LinkerError::NoThread { .. } => 10,
+            LinkerError::Behind { .. } => 11,
+            LinkerError::NotSynced { .. } => 12,
         }
     }
 }

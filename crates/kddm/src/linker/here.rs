@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use kddm_core::id::SetId;
 use parking_lot::Mutex;
 
+use super::behind::Waiting;
 use super::linked::{AnyLinked, Linked};
 use super::policy::WritePolicy;
 use crate::node::Node;
 use crate::runtime::told::SetHere;
+use crate::runtime::wait::deadline_in;
 use crate::value::Value;
 
 /// How long the end of a node waits for methods of linkers that have not returned.
@@ -53,6 +55,16 @@ pub struct LinkerCounts {
     pub timed_out: u64,
     /// Methods that returned after it.
     pub late: u64,
+    /// Puts that took the place of one of the same object that was still to be written.
+    pub coalesced: u64,
+    /// Writes that failed after their put was done, and are tried again.
+    pub retries: u64,
+    /// Puts that were refused because too much was to be written.
+    pub full: u64,
+    /// Objects that are to be written now.
+    pub queued: u64,
+    /// Their encoded bytes.
+    pub queued_bytes: u64,
 }
 
 /// The same, while it is counted.
@@ -66,6 +78,9 @@ pub(super) struct Counts {
     pub errors: AtomicU64,
     pub timed_out: AtomicU64,
     pub late: AtomicU64,
+    pub coalesced: AtomicU64,
+    pub retries: AtomicU64,
+    pub full: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -73,7 +88,7 @@ pub(super) fn count(what: &AtomicU64, how_many: u64) {
 }
 
 impl Counts {
-    pub fn now(&self) -> LinkerCounts {
+    pub fn now(&self, waiting: Waiting) -> LinkerCounts {
         let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
         LinkerCounts {
             reads: of(&self.reads),
@@ -84,6 +99,11 @@ impl Counts {
             errors: of(&self.errors),
             timed_out: of(&self.timed_out),
             late: of(&self.late),
+            coalesced: of(&self.coalesced),
+            retries: of(&self.retries),
+            full: of(&self.full),
+            queued: waiting.objects as u64,
+            queued_bytes: waiting.bytes as u64,
         }
     }
 }
@@ -112,21 +132,22 @@ impl Linkers {
         self.0.lock().contains_key(&set.0)
     }
 
-    /// The set is no more.
+    /// The set is no more: what was put and is to be written is written.
     pub fn forget(&self, set: SetId) {
         let known = self.0.lock().remove(&set.0);
         if let Some((_, linked)) = known {
             // What still runs is not waited for: it finds that its set has ended.
-            let _all_has_returned = linked.close(Instant::now());
+            let _all_has_returned = linked.close(linked.limit(), Duration::ZERO);
         }
     }
 
-    /// The node is no more.
-    pub fn close(&self) {
+    /// The node is no more. What was put and is to be written is written, if that takes no longer than `limit`.
+    pub fn close(&self, limit: Duration) {
         let all: Vec<_> = self.0.lock().values().cloned().collect();
-        let deadline = Instant::now() + CLOSE_LIMIT;
+        let deadline = deadline_in(limit);
         for (set, linked) in all {
-            if !linked.close(deadline) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !linked.close(left, CLOSE_LIMIT) {
                 tracing::warn!(set, "a method of its linker has not returned at the end of the node");
             }
         }

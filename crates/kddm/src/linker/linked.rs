@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Linker;
 use super::absent::Absent;
+use super::behind::Behind;
 use super::error::LinkerError;
 use super::here::{Counts, LinkerInfo, count};
 use super::policy::{LinkerOf, WritePolicy};
@@ -31,20 +32,28 @@ pub(crate) struct Linked<T: Value> {
     pub(super) pool: Arc<Pool>,
     pub(super) absent: Mutex<Absent>,
     pub(super) counts: Counts,
+    /// What is written later.
+    pub(super) behind: Behind<T>,
 }
 
 /// The same, whatever the type of the set.
 pub(crate) trait AnyLinked: Send + Sync {
     fn info(&self, set: String) -> LinkerInfo;
-    /// Takes nothing any more, and ends. Whether no method runs by then.
-    fn close(&self, deadline: Instant) -> bool;
+    /// Takes nothing any more, writes what waits, at most for that long, and ends. Whether no method runs by then.
+    fn close(&self, rest: Duration, patience: Duration) -> bool;
+    /// How long a method may take.
+    fn limit(&self) -> Duration;
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
 }
 
 impl<T: Value> Linked<T> {
     pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration) -> Linked<T> {
         let (pool, absent, counts) = Default::default();
-        Linked { of, linker, limit, pool, absent, counts }
+        let behind = match of.policy {
+            WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
+            _ => Behind::new(Duration::ZERO, 0),
+        };
+        Linked { of, linker, limit, pool, absent, counts, behind }
     }
 
     pub(super) fn name(&self) -> String {
@@ -58,6 +67,11 @@ impl<T: Value> Linked<T> {
 
     pub(super) fn limit_ms(&self) -> u64 {
         self.limit.as_millis().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// All writes of this process so far have lower numbers than the next.
+    pub(super) fn last_write() -> u64 {
+        WRITES.load(Ordering::Relaxed)
     }
 
     /// The stamp of a write that is to be made under that hold.
@@ -106,12 +120,17 @@ impl<T: Value> AnyLinked for Linked<T> {
             linker: self.name(),
             write_policy: self.of.policy,
             term: self.of.term,
-            counts: self.counts.now(),
+            counts: self.counts.now(self.behind.waits()),
         }
     }
 
-    fn close(&self, deadline: Instant) -> bool {
-        self.pool.close(deadline)
+    fn close(&self, rest: Duration, patience: Duration) -> bool {
+        self.write_the_rest(rest);
+        self.pool.close(Instant::now() + patience)
+    }
+
+    fn limit(&self) -> Duration {
+        self.limit
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync> {

@@ -10,6 +10,7 @@ struct Page;
 
 mod absent;
 mod adapter;
+mod behind;
 mod builder;
 mod directory;
 mod error;
@@ -22,6 +23,7 @@ mod pool;
 mod reading;
 mod shared;
 mod store;
+mod sync;
 mod verdict;
 mod wanted;
 mod writing;
@@ -40,6 +42,8 @@ pub(crate) use shared::REMOVE;
 pub use store::{Durability, MOST_STORED_BYTES, Stamp, Store, Stored, Written};
 pub use verdict::Verdict;
 pub(crate) use wanted::{Opener, not_attached};
+
+use std::sync::Arc;
 
 use crate::value::Value;
 
@@ -91,6 +95,14 @@ pub trait Linker<T: Value>: Send + Sync + 'static {
     fn write_back(&self, object: u64, stamp: Stamp, value: &T) -> Result<Written, LinkerError> {
         let _nothing_is_kept = (object, stamp, value);
         Ok(Written::Kept)
+    }
+
+    /// As several [`write_back`](Linker::write_back)s, with one answer for each, in order: what was put to be written later.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; nobody knows then which were done, and they are tried again.
+    fn write_back_all(&self, writes: &[(u64, Stamp, Arc<T>)]) -> Result<Vec<Written>, LinkerError> {
+        writes.iter().map(|(object, stamp, value)| self.write_back(*object, *stamp, value)).collect()
     }
 
     /// The object is removed: what is kept of it goes, and older writes do not bring it back.

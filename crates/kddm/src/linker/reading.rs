@@ -47,6 +47,12 @@ impl<T: Value> Linked<T> {
     }
 
     fn first_value(&self, object: u64, tenure: u64, make: Option<&Make<T>>) -> Result<T, Error> {
+        // What this node has put and not written yet may be newer than what is there, or older: the store knows.
+        if let Some((stamp, value)) = self.behind.waiting_of(object) {
+            let _older_ones_are_refused =
+                self.call(object, false, |linker| linker.write_back(object, stamp, &value))?;
+            self.behind.forget(object, stamp);
+        }
         count(&self.counts.reads, 1);
         if let Some(value) = self.call(object, false, |linker| linker.first_touch(object))? {
             return Ok(value);

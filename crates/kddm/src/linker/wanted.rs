@@ -66,6 +66,10 @@ impl Wanted {
                 ConfigurationError::OutOfRange { setting: "linker", value: name.clone(), rule }
             })?;
         }
+        if let Err(rule) = self.write_policy.unwrap_or_default().check() {
+            let value = format!("{:?}", self.write_policy.unwrap_or_default());
+            return Err(ConfigurationError::OutOfRange { setting: "write_policy", value, rule }.into());
+        }
         match opener {
             Opener::Program if !has_none => Err(not_attached()),
             _ if has_none && self.create && self.write_policy.is_some() => {
@@ -109,25 +113,26 @@ impl Wanted {
         runtime: &Runtime,
         opener: &Opener,
     ) -> Result<(), Error> {
-        let differs = |setting, has: &str, wanted: &str| {
-            let (has, wanted) = (has.into(), wanted.into());
+        let differs = |setting, has: String, wanted: String| {
             Err(SetError::SettingsDiffer { name: self.name.clone(), setting, has, wanted }.into())
         };
         let Some(has) = &description.linker else {
-            return self.linker.as_ref().map_or(Ok(()), |wanted| differs("linker", "none", wanted));
+            return self.linker.as_ref().map_or(Ok(()), |wanted| differs("linker", "none".into(), wanted.clone()));
         };
         let is_here = matches!(opener, Opener::Node(_)) && runtime.linkers.has(SetId(description.set));
         let is_given = self.linker.as_ref() == Some(&has.name);
         match self.write_policy {
             _ if !is_given && (!is_here || self.linker.is_some()) => Err(missing(description, has)),
-            Some(wanted) if wanted != has.policy => differs("write_policy", has.policy.word(), wanted.word()),
+            Some(wanted) if wanted != has.policy => {
+                differs("write_policy", format!("{:?}", has.policy), format!("{wanted:?}"))
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// The answer, unless the pause is over before.
-async fn within<O: Unpin>(mut pending: Pending<O>, mut pause: Pause) -> Option<Result<O, Error>> {
+pub(super) async fn within<O: Unpin>(mut pending: Pending<O>, mut pause: Pause) -> Option<Result<O, Error>> {
     poll_fn(|context| match Pin::new(&mut pending).poll(context) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
         Poll::Pending => Pin::new(&mut pause).poll(context).map(|()| None),

@@ -1,22 +1,78 @@
 //! What is put or removed is written behind the set first, while the object is held: nobody sees it before it is kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::behind::Waiting;
 use super::error::LinkerError;
 use super::held::{Held, Hold, What};
 use super::here::count;
 use super::linked::Linked;
+use super::policy::WritePolicy;
 use super::store::{Stamp, Written};
 use crate::cell::Ended;
-use crate::error::Error;
+use crate::error::{Error, MembershipError};
 use crate::guard::encode;
+use crate::operation::Put;
 use crate::runtime::told::SetHere;
 use crate::runtime::wait::{Op, Outcome};
 use crate::value::Value;
 
 impl<T: Value> Linked<T> {
+    /// Publishes what was changed, in the order that the set has chosen. What is still to be waited for.
+    pub fn put(self: &Arc<Self>, here: &SetHere, hold: Hold<T>, limit: Duration) -> Result<Option<Put>, Error> {
+        match self.of.policy {
+            WritePolicy::Behind { .. } => self.put_behind(here, hold, limit),
+            _ => Ok(Some(Put { op: self.put_through(here, hold), limit })),
+        }
+    }
+
+    /// Writes it later.
+    fn put_behind(self: &Arc<Self>, here: &SetHere, mut hold: Hold<T>, limit: Duration) -> Result<Option<Put>, Error> {
+        let object = hold.id();
+        let value = Arc::new(hold.value().expect("a granted object has a value").clone());
+        let mut encoded = Vec::new();
+        encode(&*value, &mut encoded)?;
+        let bytes = encoded.len();
+        self.behind.reserve(object, bytes, self.limit).map_err(|why| self.is_full(why))?;
+        let stamp = self.stamp(here, &hold);
+        let waits = if here.has_replicas() {
+            let publish = || {
+                let version = hold.publish_and_hold();
+                (version, Box::new(move || _ = hold.end_untold()) as Box<dyn FnOnce() + Send>)
+            };
+            let put = here.put_replicated(object, encoded, publish);
+            let op = put.inspect_err(|_not_published| self.behind.give_back(bytes))?;
+            Some(Put { op, limit })
+        } else {
+            hold.publish();
+            None
+        };
+        let (begins, replaces) = self.behind.add(object, stamp, value, bytes);
+        count(&self.counts.coalesced, replaces.into());
+        if begins {
+            self.begin_to_write();
+        }
+        Ok(waits)
+    }
+
+    fn is_full(&self, (waiting, oldest): (Waiting, Duration)) -> Error {
+        count(&self.counts.full, 1);
+        let WritePolicy::Behind { bytes: limit_bytes, .. } = self.of.policy else {
+            return MembershipError::Stopped.into();
+        };
+        LinkerError::Behind {
+            linker: self.name(),
+            waiting: waiting.objects as u64,
+            waiting_bytes: waiting.bytes as u64,
+            limit_bytes: limit_bytes as u64,
+            oldest_ms: oldest.as_millis().try_into().unwrap_or(u64::MAX),
+        }
+        .into()
+    }
+
     /// Writes what was changed, then publishes it.
-    pub fn put(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
+    fn put_through(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
         let (stamp, object) = (self.stamp(here, &hold), hold.id());
         let value = hold.value().expect("a granted object has a value").clone();
         Held::begin((self, here), hold, What::Write, move |held| {
@@ -35,6 +91,7 @@ impl<T: Value> Linked<T> {
             if let Err(error) = held.linked.written(object, |linker| linker.remove(object, stamp)) {
                 return held.fail(error);
             }
+            held.linked.behind.forget(object, stamp);
             let Some(hold) = held.take() else { return };
             held.forget_alarm();
             held.here.remove_held_as(Arc::clone(&held.op), object, || _ = hold.end_untold());

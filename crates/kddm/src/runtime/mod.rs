@@ -333,7 +333,7 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
-        self.linkers.close();
+        self.linkers.close(drain);
         // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one
         // in memory still.
         *self.door.lock() = None;

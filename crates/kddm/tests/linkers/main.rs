@@ -6,6 +6,7 @@ use std::time::Duration;
 use kddm::linker::{LinkerCounts, Stamp};
 use kddm::{Error, LinkerError, Node, Set};
 
+mod behind;
 mod failures;
 mod losses;
 mod memory;
