@@ -56,6 +56,7 @@ mod together;
 pub mod transport;
 pub mod value;
 mod watch;
+mod watch_all;
 
 pub use cell::HeldBy;
 pub use coordination::{
@@ -94,3 +95,4 @@ pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};
 pub use watch::Seen;
+pub use watch_all::{Change, WatchAll};

@@ -12,6 +12,7 @@ use super::service::{Incoming, ReplyTo};
 use super::state::{Offered, State, Todo, error_of};
 use super::stream::flow::Flow;
 use crate::error::Error;
+use crate::runtime::changes;
 use crate::{invoke, scan};
 
 /// No deadline is further away than a day, whatever a caller says.
@@ -83,7 +84,9 @@ impl State {
             Sort::Stream if connection.flows.len() >= STREAMS_LIMIT => {
                 Some((Fault::Overloaded, format!("{STREAMS_LIMIT} streams of this caller are open")))
             }
+            Sort::Stream if *service == *changes::WATCH_SERVICE => None,
             Sort::Stream | Sort::Cast if super::is_ours(&service) => Some((Fault::NoService, String::new())),
+            Sort::Call if *service == *changes::WATCH_SERVICE => Some((Fault::NoService, String::new())),
             _ => None,
         };
         if let Some(refused) = refused {
@@ -107,6 +110,7 @@ impl State {
         match &*service {
             invoke::SERVICE => return todo.push(Todo::Invoke(incoming)),
             scan::SERVICE => return todo.push(Todo::Scan(incoming)),
+            changes::WATCH_SERVICE => return todo.push(Todo::Watch(incoming)),
             _ => {}
         }
         match self.services.get(&*service) {

@@ -4,7 +4,7 @@
 //! connections; it is started with the first of them, and sleeps while nothing comes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,11 @@ use super::frame::{self, Fault, Sort};
 use super::relay::Whom;
 use super::service::{Incoming, Outcome, Registered, ReplyTo};
 use super::state::{Asks, CallCounts, Callee, Offered, Question, Sent, State, Todo, Waiting};
+use super::stream::ends;
 use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::transport::{Poller, Stream};
+use crate::watch_all::Inbox;
 
 /// Calls to one node that may wait for an answer: as many as it takes from one caller.
 pub(crate) const OUTSTANDING_LIMIT: usize = super::connection::RUNNING_LIMIT;
@@ -51,6 +53,8 @@ pub(crate) struct Engine {
     pub(super) guest_left: Condvar,
     /// Connections that a guest has not read to their end.
     pub(super) left_over: Mutex<Vec<(u64, bool)>>,
+    /// Watches of sets, which ask whoever becomes a member.
+    watches: Mutex<Vec<Weak<Inbox>>>,
 }
 
 impl Engine {
@@ -291,6 +295,15 @@ impl Engine {
                 connection.end("it is not a member any more");
             }
         }
+        drop(state);
+        self.watches.lock().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.tell());
+    }
+
+    /// That watch is told of each view.
+    pub fn followed_by(&self, inbox: &Arc<Inbox>) {
+        let mut watches = self.watches.lock();
+        watches.retain(|inbox| inbox.strong_count() > 0);
+        watches.push(Arc::downgrade(inbox));
     }
 
     /// From now on operations on objects are run for others.
@@ -307,6 +320,18 @@ impl Engine {
         }
     }
 
+    fn watch(self: &Arc<Self>, incoming: &Incoming) {
+        let runtime = self.state.lock().runtime.upgrade();
+        let ask = postcard::from_bytes(&incoming.body);
+        match (runtime, ask, &incoming.flow) {
+            (Some(runtime), Ok(ask), Some(flow)) => {
+                let (to, from) = ends(self, &Arc::downgrade(&runtime), flow);
+                runtime.asked_to_watch(ask, from, to);
+            }
+            _ => self.answer(incoming.reply_to, Err((Fault::NoService, String::new()))),
+        }
+    }
+
     pub(super) fn perform(self: &Arc<Self>, todo: Vec<Todo>) {
         for item in todo {
             match item {
@@ -314,6 +339,7 @@ impl Engine {
                 Todo::Serve(service, incoming) => service.take(self, incoming),
                 Todo::Invoke(incoming) => self.ask_node(incoming, Runtime::asked_to_invoke),
                 Todo::Scan(incoming) => self.ask_node(incoming, Runtime::asked_to_scan),
+                Todo::Watch(incoming) => self.watch(&incoming),
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
                 Todo::Forward(forward) => self.forward(&forward),
                 Todo::Forget(forwarded) => self.forget(&forwarded),

@@ -78,6 +78,7 @@ pub use stream::{StreamReceiver, StreamSender};
 pub(crate) use calling::answered_here;
 pub(crate) use engine::Engine;
 pub(crate) use reply::Answers;
+pub(crate) use seat::Seat;
 pub(crate) use service::{Incoming, ReplyTo};
 
 use service::{Handler, Place, Registered};
@@ -97,7 +98,7 @@ pub type Replies<A> = Vec<(u16, Result<A, Error>)>;
 
 /// Whether a service is one that each node has by itself.
 fn is_ours(service: &str) -> bool {
-    [crate::invoke::SERVICE, crate::scan::SERVICE].contains(&service)
+    [crate::invoke::SERVICE, crate::scan::SERVICE, crate::runtime::changes::WATCH_SERVICE].contains(&service)
 }
 
 /// A call, as its handler sees it.

@@ -121,6 +121,8 @@ pub(super) enum Todo {
     Invoke(Incoming),
     /// Which objects there are.
     Scan(Incoming),
+    /// A watch of a set.
+    Watch(Incoming),
     Answer(ReplyTo, Outcome),
     /// To another node for a program, or to a program.
     Forward(Forward),

@@ -3,6 +3,7 @@
 pub(crate) mod acceptance;
 pub(crate) mod backlog;
 pub(crate) mod candidates;
+pub(crate) mod changes;
 pub(crate) mod control;
 pub(crate) mod couriers;
 pub(crate) mod deciding;
@@ -109,6 +110,8 @@ pub(crate) struct Runtime {
     pub scanning: crate::scan::Scanning,
     /// What stands behind the sets that were opened here.
     pub linkers: Linkers,
+    /// Those who watch sets of which this node owns something.
+    pub watches_served: changes::Served,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -168,6 +171,7 @@ impl Runtime {
             invoking: Invoking::default(),
             scanning: crate::scan::Scanning::default(),
             linkers: Linkers::default(),
+            watches_served: changes::Served::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),

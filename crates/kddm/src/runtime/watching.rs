@@ -10,6 +10,7 @@ use kddm_core::io::Access;
 
 use crate::error::{AccessError, Error};
 use crate::runtime::Runtime;
+use crate::runtime::changes::SetWatch;
 use crate::runtime::lane::LaneState;
 use crate::runtime::told::SetHere;
 use crate::runtime::wait::{Op, Outcome};
@@ -22,6 +23,8 @@ pub(crate) struct Watchers {
     count: usize,
     /// How often those that wait for the membership, too, were told that it has changed.
     members_heard: u64,
+    /// Those who watch whole sets.
+    pub(super) sets: HashMap<SetId, SetWatch, Mixer>,
 }
 
 struct Watcher {
@@ -69,6 +72,11 @@ impl LaneState {
     /// Ends the waits of those who have seen something else than what is here now. To be called when the cell of an
     /// object may have changed, before it is given up.
     pub fn look_at_watchers(&mut self, set: SetId, object: ObjectId) {
+        if self.watchers.sets.contains_key(&set) {
+            // First, so that a put that this does not see yet is told.
+            self.set_watched(set, object, true);
+            self.tell_set_watchers(set, object);
+        }
         let Some(mut watchers) = self.watchers.of.remove(&(set, object)) else {
             // None but one that has just found news, or gone.
             return self.set_watched(set, object, false);
@@ -84,11 +92,13 @@ impl LaneState {
 
     /// Whether anybody waits for changes of it.
     pub fn is_watched(&self, set: SetId, object: ObjectId) -> bool {
-        self.watchers.count > 0 && self.watchers.of.contains_key(&(set, object))
+        let is_one = self.watchers.count > 0 && self.watchers.of.contains_key(&(set, object));
+        is_one || (!self.watchers.sets.is_empty() && self.watchers.sets.contains_key(&set))
     }
 
     /// All waits for changes end with that error, or those of a set.
     pub fn fail_watchers(&mut self, set: Option<SetId>, error: &Error) {
+        self.fail_set_watchers(set, error);
         let ended = |of: &SetId| set.is_none_or(|set| set == *of);
         let places: Vec<_> = self.watchers.of.keys().copied().filter(|(of, _)| ended(of)).collect();
         for (set, object) in places {
@@ -134,7 +144,8 @@ impl LaneState {
         is_here.then(|| store.version(cell))
     }
 
-    fn set_watched(&self, set: SetId, object: ObjectId, is_watched: bool) {
+    pub(super) fn set_watched(&self, set: SetId, object: ObjectId, is_watched: bool) {
+        let is_watched = is_watched || self.watchers.sets.contains_key(&set);
         let found = self.stores.get(&set).and_then(|store| Some((store, store.find(object.0)?)));
         if let Some((store, cell)) = found {
             store.set_watched(cell, is_watched);

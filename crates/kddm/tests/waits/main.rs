@@ -9,6 +9,7 @@ mod overdue;
 mod tasks;
 mod together;
 mod wakers;
+mod whole_sets;
 
 use std::time::Duration;
 

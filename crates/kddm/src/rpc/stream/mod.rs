@@ -48,7 +48,11 @@ pub struct StreamReceiver<T> {
     items: PhantomData<fn() -> T>,
 }
 
-fn ends<S, R>(engine: &Arc<Engine>, runtime: &Weak<Runtime>, flow: &Arc<Flow>) -> (StreamSender<S>, StreamReceiver<R>) {
+pub(super) fn ends<S, R>(
+    engine: &Arc<Engine>,
+    runtime: &Weak<Runtime>,
+    flow: &Arc<Flow>,
+) -> (StreamSender<S>, StreamReceiver<R>) {
     let end = || {
         let (engine, flow, runtime) = (Arc::clone(engine), Arc::clone(flow), Weak::clone(runtime));
         End { engine, runtime, limit: flow.limit, flow }
@@ -89,17 +93,30 @@ impl Rpc {
         service: &str,
         limit: Duration,
     ) -> Result<(StreamSender<S>, StreamReceiver<R>), Error> {
-        let runtime = self.node.runtime();
-        if runtime.lender.is_some() {
+        let manner = Manner { sort: Sort::Stream, at_once: self.at_once, ..Manner::default() };
+        self.node.runtime().open_stream(node, service, &[], limit, manner)
+    }
+}
+
+impl Runtime {
+    /// As [`Rpc::open_stream`], with something that the service is told first.
+    pub(crate) fn open_stream<S, R>(
+        self: &Arc<Self>,
+        node: u16,
+        service: &str,
+        body: &[u8],
+        limit: Duration,
+        manner: Manner,
+    ) -> Result<(StreamSender<S>, StreamReceiver<R>), Error> {
+        if self.lender.is_some() {
             return Err(RpcError::NoStreams.into());
         }
         let service = Arc::from(service);
         let flow = Arc::new(Flow::opened(node, &service, limit));
-        let manner = Manner { sort: Sort::Stream, at_once: self.at_once, ..Manner::default() };
         let asks = Asks::Stream(&flow);
-        let question = Question { node, whom: node.into(), manner, service: &service, body: &[], limit, asks };
-        runtime.put_question(&question)?;
-        Ok(ends(&runtime.rpc, &Arc::downgrade(runtime), &flow))
+        let question = Question { node, whom: node.into(), manner, service: &service, body, limit, asks };
+        self.put_question(&question)?;
+        Ok(ends(&self.rpc, &Arc::downgrade(self), &flow))
     }
 }
 
