@@ -304,9 +304,7 @@ impl Subject {
             "combined": counted.invoking.combined,
             "invoke_fallbacks": counted.invoking.fallbacks,
             "calls": calls(self.node.rpc().counts()),
-            "names_used": counted.names.used,
-            "names_untold": counted.names.untold,
-            "name_uses_ended": counted.names.ended,
+            "names": names(counted.names),
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
             "frames_received": counted.frames_received,
@@ -328,6 +326,10 @@ fn calls(counted: kddm::rpc::CallCounts) -> Json {
         "streams": counted.streams,
         "open_streams": counted.open_streams,
     })
+}
+
+fn names(counted: kddm::NameCounts) -> Json {
+    json!({"used": counted.used, "untold": counted.untold, "uses_ended": counted.ended})
 }
 
 /// Which rule decides who is a member.
