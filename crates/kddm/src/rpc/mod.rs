@@ -4,7 +4,7 @@
 //! Calls have connections of their own, so that a large answer never holds up the protocol.
 //!
 //! - Every call has a limit; it travels with the call. An answer that comes later is dropped.
-//! - [`Pending`] as everywhere: `wait()` or `.await`; dropping it cancels the call, and
+//! - [`Pending`](crate::Pending) as everywhere: `wait()` or `.await`; dropping it cancels the call, and
 //!   the handler can see that ([`Request::is_cancelled`]).
 //! - A node that goes away ends the calls to it with an error that names it, and so does a service
 //!   that is not registered there, after a second in which it may be.

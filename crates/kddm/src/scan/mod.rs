@@ -144,7 +144,7 @@ pub struct Found {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ScanPage {
-    /// What was found: at most [`PAGE_LIMIT`], and perhaps nothing though there is more.
+    /// What was found: at most 4,096 (`PAGE_LIMIT`), and perhaps nothing though there is more.
     pub found: Vec<Found>,
     /// Where the next page begins; `None`: that was all.
     pub next: Option<Cursor>,

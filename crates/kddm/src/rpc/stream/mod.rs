@@ -35,14 +35,14 @@ struct End {
     limit: Duration,
 }
 
-/// The end of a stream at which items go in; see the [module](self). Dropping it without
+/// The end of a stream at which items go in; see [`Rpc::open_stream`](crate::rpc::Rpc::open_stream). Dropping it without
 /// [`finish`](StreamSender::finish) is an error at the other side.
 pub struct StreamSender<T> {
     end: End,
     items: PhantomData<fn(&T)>,
 }
 
-/// The end of a stream at which items come out; see the [module](self). Dropping it stops the other side.
+/// The end of a stream at which items come out; see [`Rpc::open_stream`](crate::rpc::Rpc::open_stream). Dropping it stops the other side.
 pub struct StreamReceiver<T> {
     end: End,
     items: PhantomData<fn() -> T>,
