@@ -16,7 +16,7 @@ const KNOWN_DROPS: [&str; 2] = [
     "a shard from a node that does not answer for it",
 ];
 
-/// Whether that is what a new home may drop after a loss, see [`KNOWN_DROPS`].
+/// Whether that is what a new home may drop after a loss, see `KNOWN_DROPS`.
 pub fn is_known_drop(broken: &str) -> bool {
     KNOWN_DROPS.iter().any(|known| broken.ends_with(known))
 }
