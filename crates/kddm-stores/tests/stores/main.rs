@@ -7,6 +7,8 @@ mod directory;
 mod fencing;
 mod processes;
 mod promised;
+mod rows;
+mod sets;
 
 use std::path::{Path, PathBuf};
 
