@@ -22,4 +22,7 @@ mod sqlite;
 #[cfg(feature = "redb")]
 pub use self::redb::Redb;
 #[cfg(feature = "sqlite")]
-pub use self::sqlite::Sqlite;
+pub use self::sqlite::{Rows, Sqlite};
+/// The version that [`Rows`] takes closures of.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;

@@ -1,28 +1,21 @@
 //! Objects in a table of a SQLite database.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod file;
+mod rows;
+
+use std::path::Path;
 
 use kddm::linker::{Durability, LinkerError, Stamp, Store, Stored, Verdict, Written};
-use parking_lot::Mutex;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
+use self::file::{KIND, MOST_NAME_BYTES, OpenFile, failed, is_name, signed, unsigned};
+pub use self::rows::Rows;
 use crate::group::Group;
 use crate::record::{OTHER_SUM, OTHER_SUM_OF_BYTES, Record};
 
-const KIND: &str = "sqlite";
-
 /// Most bytes of one object: SQLite keeps no row of more than 1,000,000,000.
 const MOST_BYTES: usize = 999_999_000;
-/// How long a call waits for other processes: a disk that is busy answers within it. Less than the limit of a linker's methods
-/// (5 s), so that what stands in the way is told.
-const BUSY: Duration = Duration::from_secs(3);
-/// Longest name of a table.
-const MOST_NAME_BYTES: usize = 64;
-/// What is kept in a column of `kddm_terms`. A program that meets another one changes nothing.
-const FORMAT: i64 = 1;
-
 /// A table of a SQLite database. Several processes of one machine may have it open at one time, and other programs may read it,
 /// and have tables of their own beside it:
 ///
@@ -48,12 +41,8 @@ const FORMAT: i64 = 1;
 /// # Ok::<(), kddm::linker::LinkerError>(())
 /// ```
 pub struct Sqlite {
-    path: PathBuf,
+    file: OpenFile,
     table: String,
-    durability: Durability,
-    writer: Mutex<Connection>,
-    /// So that who reads does not wait for the disk of who writes.
-    reader: Mutex<Connection>,
     sql: Sql,
     /// Writes that come one by one.
     group: Group,
@@ -62,7 +51,8 @@ pub struct Sqlite {
 impl std::fmt::Debug for Sqlite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("Sqlite");
-        shown.field("path", &self.path).field("table", &self.table).field("durability", &self.durability);
+        shown.field("path", &self.file.path()).field("table", &self.table);
+        shown.field("durability", &self.file.durability());
         shown.finish_non_exhaustive()
     }
 }
@@ -94,14 +84,6 @@ impl Sql {
         }
     }
 }
-
-const CREATE_TERMS: &str = "CREATE TABLE IF NOT EXISTS kddm_terms (name TEXT PRIMARY KEY, term INTEGER NOT NULL, \
-                            format INTEGER NOT NULL, syncs INTEGER NOT NULL)";
-const READ_TERM: &str = "SELECT term, format FROM kddm_terms WHERE name = ?1";
-const NEW_TERM: &str = "INSERT INTO kddm_terms (name, term, format, syncs) VALUES (?1, 0, ?2, 0)";
-const PUT_TERM: &str = "UPDATE kddm_terms SET term = ?2 WHERE name = ?1";
-/// Changes a page for certain: what changes none is not synced.
-const TOUCH: &str = "UPDATE kddm_terms SET syncs = (syncs + 1) % 1000000 WHERE name = ?1";
 
 /// The columns, as SQLite tells them.
 const COLUMNS: [(&str, &str); 6] = [
@@ -135,17 +117,13 @@ impl Sqlite {
                  neither sqlite_ nor kddm_ at the beginning"
             )));
         }
-        let path = path.as_ref();
-        let open = || connection(path, durability).map_err(|error| failed(format!("{}: {error}", path.display())));
-        let (writer, reader) = (Mutex::new(open()?), Mutex::new(open()?));
-        let (sql, group) = (Sql::new(table), Group::new(KIND));
-        let store = Sqlite { path: path.to_owned(), table: table.to_owned(), durability, writer, reader, sql, group };
-        store.change(|transaction| store.begin(transaction))?;
+        let file = OpenFile::open(path.as_ref(), table.to_owned(), durability)?;
+        let store = Sqlite { file, table: table.to_owned(), sql: Sql::new(table), group: Group::new(KIND) };
+        store.file.change(|transaction| store.begin(transaction))?;
         Ok(store)
     }
 
     fn begin(&self, transaction: &Transaction<'_>) -> Result<(), LinkerError> {
-        transaction.execute_batch(CREATE_TERMS).map_err(failed)?;
         transaction.execute_batch(&self.sql.create).map_err(failed)?;
         let mut columns = transaction.prepare("SELECT name, type FROM pragma_table_info(?1)").map_err(failed)?;
         let columns = columns.query_map([&self.table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
@@ -153,46 +131,10 @@ impl Sqlite {
         if !columns.iter().map(|(name, kind)| (&**name, &**kind)).eq(COLUMNS) {
             return Err(failed(format!("the table {} is one of somebody else: it has other columns", self.table)));
         }
-        let term: Option<i64> =
-            transaction.query_row(READ_TERM, [&self.table], |row| row.get(0)).optional().map_err(failed)?;
-        if term.is_some() {
-            return self.term(transaction).map(|_| ());
-        }
-        let there: bool = transaction
-            .query_row(&format!("SELECT EXISTS (SELECT 1 FROM \"{}\")", self.table), [], |row| row.get(0))
-            .map_err(failed)?;
-        if there {
-            return Err(failed("there are objects, and their row in kddm_terms is gone; restore it"));
-        }
-        transaction.execute(NEW_TERM, params![self.table, FORMAT]).map_err(failed)?;
-        Ok(())
-    }
-
-    /// What that does is one transaction, with nobody else's in between.
-    fn change<T>(&self, what: impl FnOnce(&Transaction<'_>) -> Result<T, LinkerError>) -> Result<T, LinkerError> {
-        let mut writer = self.writer.lock();
-        changed(&mut writer, what)
-    }
-
-    fn term(&self, connection: &Connection) -> Result<u64, LinkerError> {
-        let mut read = connection.prepare_cached(READ_TERM).map_err(failed)?;
-        let row = read.query_row([&self.table], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(failed)?;
-        match row {
-            Some((term, FORMAT)) => Ok(unsigned(term)),
-            Some(_) => Err(failed("another version of the program wrote it: use that one")),
-            None => Err(failed("its row in kddm_terms is gone; restore it")),
-        }
-    }
-
-    fn keep_term(&self, connection: &Connection, term: u64) -> Result<(), LinkerError> {
-        let mut put = connection.prepare_cached(PUT_TERM).map_err(failed)?;
-        put.execute(params![self.table, signed(term)]).map_err(failed)?;
-        Ok(())
-    }
-
-    fn touch(&self, connection: &Connection) -> Result<(), LinkerError> {
-        connection.prepare_cached(TOUCH).and_then(|mut touch| touch.execute([&self.table])).map_err(failed)?;
-        Ok(())
+        self.file.begin(transaction, || {
+            let any = format!("SELECT EXISTS (SELECT 1 FROM \"{}\")", self.table);
+            transaction.query_row(&any, [], |row| row.get(0)).map_err(failed)
+        })
     }
 
     fn write_one(
@@ -216,11 +158,11 @@ impl Sqlite {
                     return Ok(Written::Refused { by: stamp });
                 }
                 // Whoever wrote it may have ended before it was on the disk.
-                self.touch(connection)?;
+                self.file.touch(connection)?;
             }
             Verdict::Newer if stamp.term > *term => {
                 *term = stamp.term;
-                self.keep_term(connection, *term)?;
+                self.file.keep_term(connection, *term)?;
             }
             Verdict::Newer => {}
         }
@@ -234,15 +176,15 @@ impl Sqlite {
     }
 
     fn write_together(&self, writes: &[(u64, Stamp, Option<&[u8]>)]) -> Result<Vec<Written>, LinkerError> {
-        self.change(|transaction| {
-            let mut term = self.term(transaction)?;
+        self.file.change(|transaction| {
+            let mut term = self.file.term(transaction)?;
             writes.iter().map(|write| self.write_one(transaction, &mut term, write)).collect()
         })
     }
 
     /// The objects between two numbers, as the database orders them.
     fn list(&self, range: (i64, i64), limit: usize, there: &mut Vec<(u64, Stamp)>) -> Result<(), LinkerError> {
-        let reader = self.reader.lock();
+        let reader = self.file.reader();
         let mut list = reader.prepare_cached(&self.sql.list).map_err(failed)?;
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut rows = list.query(params![range.0, range.1, most]).map_err(failed)?;
@@ -260,18 +202,11 @@ impl Store for Sqlite {
     }
 
     fn claim(&self) -> Result<u64, LinkerError> {
-        let mut writer = self.writer.lock();
-        let claim = |transaction: &Transaction<'_>| {
-            let next = self.term(transaction)?.checked_add(1);
-            let next = next.ok_or_else(|| failed("there is no term after the last one"))?;
-            self.keep_term(transaction, next)?;
-            Ok(next)
-        };
-        synced(&mut writer, self.durability, claim)
+        self.file.claim()
     }
 
     fn read(&self, object: u64) -> Result<Option<Stored>, LinkerError> {
-        let reader = self.reader.lock();
+        let reader = self.file.reader();
         let mut read = reader.prepare_cached(&self.sql.read).map_err(failed)?;
         let mut rows = read.query([signed(object)]).map_err(failed)?;
         let Some(row) = rows.next().map_err(failed)? else { return Ok(None) };
@@ -295,11 +230,10 @@ impl Store for Sqlite {
     }
 
     fn sync(&self) -> Result<(), LinkerError> {
-        if self.durability == Durability::EachWrite {
+        if self.file.durability() == Durability::EachWrite {
             return Ok(());
         }
-        let mut writer = self.writer.lock();
-        synced(&mut writer, self.durability, |transaction| self.touch(transaction))
+        self.file.synced(|transaction| self.file.touch(transaction))
     }
 
     fn objects(&self, after: Option<u64>, limit: usize) -> Result<Vec<(u64, Stamp)>, LinkerError> {
@@ -322,61 +256,6 @@ fn too_long(object: u64, bytes: Option<&[u8]>) -> Result<(), LinkerError> {
         ..=MOST_BYTES => Ok(()),
         length => Err(failed(format!("object {object} has {length} bytes; at most {MOST_BYTES} are kept"))),
     }
-}
-
-/// A connection as a store needs it.
-fn connection(path: &Path, durability: Durability) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY)?;
-    let until = Instant::now() + BUSY;
-    // Others who open it at this moment keep it locked, and that is said at once, whatever was said to wait.
-    while let Err(error) = connection.pragma_update(None, "journal_mode", "WAL") {
-        if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || Instant::now() >= until {
-            return Err(error);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-    if journal != "wal" {
-        return Err(rusqlite::Error::InvalidParameterName(format!(
-            "its journal is {journal}, and cannot be one ahead"
-        )));
-    }
-    set_durability(&connection, durability)?;
-    // Nothing that the file brings along is run.
-    connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
-    Ok(connection)
-}
-
-fn set_durability(connection: &Connection, durability: Durability) -> Result<(), rusqlite::Error> {
-    let synchronous = match durability {
-        Durability::EachWrite => "FULL",
-        Durability::OnSync => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)
-}
-
-fn changed<T>(
-    connection: &mut Connection,
-    what: impl FnOnce(&Transaction<'_>) -> Result<T, LinkerError>,
-) -> Result<T, LinkerError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    let result = what(&transaction)?;
-    transaction.commit().map_err(failed)?;
-    Ok(result)
-}
-
-/// As [`changed`], on the disk with all that came before it, whatever is said of others.
-fn synced<T>(
-    connection: &mut Connection,
-    durability: Durability,
-    what: impl FnOnce(&Transaction<'_>) -> Result<T, LinkerError>,
-) -> Result<T, LinkerError> {
-    set_durability(connection, Durability::EachWrite).map_err(failed)?;
-    let result = changed(connection, what);
-    set_durability(connection, durability).map_err(failed)?;
-    result
 }
 
 /// What a row says but for its bytes.
@@ -404,29 +283,6 @@ fn content<'a>(object: u64, row: &'a Row<'_>) -> Result<Option<&'a [u8]>, Linker
 
 fn both_sums(object: u64, record: &Record) -> i64 {
     signed(u64::from(record.sum_of_bytes) << 32 | u64::from(record.sum(object)))
-}
-
-/// The same 64 bits: SQLite knows only numbers with a sign.
-fn signed(number: u64) -> i64 {
-    number.cast_signed()
-}
-
-fn unsigned(number: i64) -> u64 {
-    number.cast_unsigned()
-}
-
-fn is_name(name: &str) -> bool {
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let is_reserved = |prefix: &str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
-    (1..=MOST_NAME_BYTES).contains(&name.len())
-        && name.bytes().all(is_word)
-        && !name.as_bytes()[0].is_ascii_digit()
-        && !is_reserved("sqlite_")
-        && !is_reserved("kddm_")
-}
-
-fn failed(reason: impl std::fmt::Display) -> LinkerError {
-    LinkerError::Store { kind: KIND, reason: reason.to_string() }
 }
 
 fn damaged(object: u64, reason: &str) -> LinkerError {

@@ -7,7 +7,9 @@ mod directory;
 mod fencing;
 mod processes;
 mod promised;
+mod rows;
 mod served;
+mod sets;
 
 use std::path::{Path, PathBuf};
 
