@@ -61,6 +61,8 @@ pub struct LinkerCounts {
     pub retries: u64,
     /// Puts that were refused because too much was to be written.
     pub full: u64,
+    /// Objects that left the cluster, and are kept behind it.
+    pub evicted: u64,
     /// Objects that are to be written now.
     pub queued: u64,
     /// Their encoded bytes.
@@ -81,6 +83,7 @@ pub(super) struct Counts {
     pub coalesced: AtomicU64,
     pub retries: AtomicU64,
     pub full: AtomicU64,
+    pub evicted: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -102,6 +105,7 @@ impl Counts {
             coalesced: of(&self.coalesced),
             retries: of(&self.retries),
             full: of(&self.full),
+            evicted: of(&self.evicted),
             queued: waiting.objects as u64,
             queued_bytes: waiting.bytes as u64,
         }
