@@ -25,6 +25,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 pub struct LinkerInfo {
     /// The name of the set.
     pub set: String,
+    /// Its number, the same on every node.
+    pub set_id: u64,
     /// The name of the linker.
     pub linker: String,
     /// When what is put goes there.
@@ -158,8 +160,8 @@ impl Linkers {
     }
 
     fn infos(&self) -> Vec<LinkerInfo> {
-        let all: Vec<_> = self.0.lock().values().cloned().collect();
-        let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(set, linked)| linked.info(set)).collect();
+        let all: Vec<(u64, Named)> = self.0.lock().iter().map(|(id, named)| (*id, named.clone())).collect();
+        let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(id, (set, linked))| linked.info(set, id)).collect();
         infos.sort_by(|one, other| one.set.cmp(&other.set));
         infos
     }
