@@ -201,6 +201,30 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
     }
 }
 
+/// What the linkers of the sets of this node were asked for; nothing where no set has one.
+fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
+    type Read = fn(&kddm::linker::LinkerCounts) -> u64;
+    let counters: [(&str, &str, &str, Read); 9] = [
+        ("kddm_linker_reads_total", "counter", "First touches that a linker was asked for.", |counts| counts.reads),
+        ("kddm_linker_absent_total", "counter", "Those for which there was nothing.", |counts| counts.absent),
+        ("kddm_linker_writes_total", "counter", "Values and removals that it was to write.", |counts| counts.writes),
+        ("kddm_linker_refused_total", "counter", "Those that were older than what was there.", |counts| counts.refused),
+        ("kddm_linker_errors_total", "counter", "Errors and panics of its methods.", |counts| counts.errors),
+        ("kddm_linker_timeouts_total", "counter", "Methods that took too long.", |counts| counts.timed_out),
+        ("kddm_linker_full_total", "counter", "Puts refused: too much was to be written.", |counts| counts.full),
+        ("kddm_linker_queued", "gauge", "Objects that are to be written.", |counts| counts.queued),
+        ("kddm_linker_queued_bytes", "gauge", "Their encoded bytes.", |counts| counts.queued_bytes),
+    ];
+    for (name, kind, help, read) in counters {
+        if !linkers.is_empty() {
+            page.family(name, kind, help);
+        }
+        for linker in linkers {
+            page.sample(name, &format!("{{set=\"{}\"}}", linker.set_id), read(&linker.counts));
+        }
+    }
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -214,6 +238,7 @@ pub fn render(subject: &Subject) -> String {
     counters(&mut page, &counted);
     of_former_lives(&mut page, &counted);
     asked_of_others(&mut page, &counted.invoking, &node.rpc().counts(), &counted.names);
+    linkers(&mut page, &node.linkers());
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());
@@ -256,6 +281,10 @@ mod tests {
         let set: kddm::Set<String> = node.set("counted").open().wait().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
         let number = node.set_info("counted").expect("it is there").id;
+        let linked = node.set("linked").linker("memory", kddm::linker::Memory::default()).open();
+        let linked: kddm::Set<String> = linked.wait().expect("a set");
+        linked.grab(1).wait().expect("granted").put().wait().expect("put");
+        let of_linked = format!("{{set=\"{}\"}}", node.set_info("linked").expect("it is there").id);
         let page = render(&Subject::new(node, std::time::Instant::now(), std::time::Duration::ZERO));
         let families: Vec<&str> =
             page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
@@ -272,6 +301,9 @@ mod tests {
             "one replica, one node"
         );
         assert!(samples.contains(&format!("kddm_shards_in_doubt{of_set} 0").as_str()));
+        for (what, count) in [("reads_total", 1), ("writes_total", 1), ("queued", 0)] {
+            assert!(samples.contains(&format!("kddm_linker_{what}{of_linked} {count}").as_str()), "{what}");
+        }
         assert!(page.contains("kddm_messages_total{kind=\"request\",direction=\"sent\"}"));
         assert!(page.lines().any(|line| line.strip_prefix("kddm_objects ").is_some_and(|count| count != "0")));
     }

@@ -174,6 +174,7 @@ pub fn sets(answer: &Json) -> String {
         ("TYPE", "type"),
         ("PLACEMENT", "placement"),
         ("REPLICAS", "replicas"),
+        ("LINKER", "linker"),
         ("OBJECTS HERE", "objects_here"),
         ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),

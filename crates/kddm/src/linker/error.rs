@@ -127,6 +127,14 @@ pub enum LinkerError {
         /// The limit that was in force.
         limit_ms: u64,
     },
+    /// Nothing behind the set keeps what is put: the object would be gone. Nothing was changed.
+    #[error(
+        "nothing behind set {set:?} keeps what is put, so nothing can be evicted from it; `remove` the object if it may go"
+    )]
+    NotKept {
+        /// The set.
+        set: String,
+    },
     /// The linker has no thread to run on. Nothing was begun.
     #[error("no thread for linker {linker:?}: {reason}")]
     NoThread {
@@ -160,6 +168,7 @@ impl LinkerError {
             LinkerError::NoThread { .. } => 10,
             LinkerError::Behind { .. } => 11,
             LinkerError::NotSynced { .. } => 12,
+            LinkerError::NotKept { .. } => 13,
         }
     }
 }

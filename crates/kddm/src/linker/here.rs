@@ -25,6 +25,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 pub struct LinkerInfo {
     /// The name of the set.
     pub set: String,
+    /// Its number, the same on every node.
+    pub set_id: u64,
     /// The name of the linker.
     pub linker: String,
     /// When what is put goes there.
@@ -61,6 +63,8 @@ pub struct LinkerCounts {
     pub retries: u64,
     /// Puts that were refused because too much was to be written.
     pub full: u64,
+    /// Objects that left the cluster, and are kept behind it.
+    pub evicted: u64,
     /// Objects that are to be written now.
     pub queued: u64,
     /// Their encoded bytes.
@@ -81,6 +85,7 @@ pub(super) struct Counts {
     pub coalesced: AtomicU64,
     pub retries: AtomicU64,
     pub full: AtomicU64,
+    pub evicted: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -102,6 +107,7 @@ impl Counts {
             coalesced: of(&self.coalesced),
             retries: of(&self.retries),
             full: of(&self.full),
+            evicted: of(&self.evicted),
             queued: waiting.objects as u64,
             queued_bytes: waiting.bytes as u64,
         }
@@ -154,8 +160,8 @@ impl Linkers {
     }
 
     fn infos(&self) -> Vec<LinkerInfo> {
-        let all: Vec<_> = self.0.lock().values().cloned().collect();
-        let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(set, linked)| linked.info(set)).collect();
+        let all: Vec<(u64, Named)> = self.0.lock().iter().map(|(id, named)| (*id, named.clone())).collect();
+        let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(id, (set, linked))| linked.info(set, id)).collect();
         infos.sort_by(|one, other| one.set.cmp(&other.set));
         infos
     }

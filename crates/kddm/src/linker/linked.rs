@@ -38,7 +38,7 @@ pub(crate) struct Linked<T: Value> {
 
 /// The same, whatever the type of the set.
 pub(crate) trait AnyLinked: Send + Sync {
-    fn info(&self, set: String) -> LinkerInfo;
+    fn info(&self, set: String, set_id: u64) -> LinkerInfo;
     /// Takes nothing any more, writes what waits, at most for that long, and ends. Whether no method runs by then.
     fn close(&self, rest: Duration, patience: Duration) -> bool;
     /// How long a method may take.
@@ -114,9 +114,10 @@ impl<T: Value> Linked<T> {
 }
 
 impl<T: Value> AnyLinked for Linked<T> {
-    fn info(&self, set: String) -> LinkerInfo {
+    fn info(&self, set: String, set_id: u64) -> LinkerInfo {
         LinkerInfo {
             set,
+            set_id,
             linker: self.name(),
             write_policy: self.of.policy,
             term: self.of.term,

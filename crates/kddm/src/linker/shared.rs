@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kddm_core::message::RequestKind;
 
+use super::error::LinkerError;
 use crate::cell::{Told, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::WriteGuard;
@@ -13,7 +14,7 @@ use crate::operation::{Asked, Grab, Make, Published, Request, Update};
 use crate::pending::{Late, Operation, Pending};
 use crate::runtime::local::Wish;
 use crate::runtime::wait::{Op, Outcome};
-use crate::set::{GRAB, Shared};
+use crate::set::{GRAB, Set, Shared};
 use crate::value::Value;
 
 pub(crate) const REMOVE: Wish = Wish::Request(RequestKind::Remove);
@@ -64,9 +65,44 @@ impl<T: Value> Shared<T> {
 
     pub fn remove(self: &Arc<Self>, object: u64) -> Pending<()> {
         if self.linked.as_ref().is_some_and(|linked| linked.is_written()) {
-            return Pending::asked(Removing::new(self, object));
+            return Pending::asked(Removing::new(self, object, How::Remove));
         }
         self.plain(object, REMOVE)
+    }
+
+    fn evict(self: &Arc<Self>, object: u64) -> Pending<()> {
+        if !self.linked.as_ref().is_some_and(|linked| linked.is_written()) {
+            return Pending::ready(Err(LinkerError::NotKept { set: self.name.clone() }.into()));
+        }
+        match self.conflict(object, true, None) {
+            Some(error) => Pending::ready(Err(error)),
+            None => Pending::asked(Removing::new(self, object, How::Evict)),
+        }
+    }
+}
+
+impl<T: Value> Set<T> {
+    /// The object leaves the cluster, and what stands behind it stays: whoever wants it next has it read. Waits for its
+    /// holders, as [`remove`](Set::remove). With [`Behind`](super::WritePolicy::Behind) its value is written first, whoever
+    /// had put it; with [`Through`](super::WritePolicy::Through) it is there already, and a first value that was never put is
+    /// made anew.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let store = kddm::linker::Memory::default();
+    /// let rows: kddm::Set<u64> = nodes[0].set("rows").linker("rows", store).open().wait()?;
+    /// rows.update(7, |row| { *row = 5; Ok(()) }).wait()?;
+    /// rows.evict(7).wait()?;
+    /// assert_eq!(rows.local_count(), 0);
+    /// assert_eq!(*rows.get(7).wait()?, 5);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotKept` in a set without a linker that keeps what is put: nothing was changed; what a put of the linker can meet,
+    /// and as `remove`.
+    pub fn evict(&self, object: u64) -> Pending<()> {
+        self.0.evict(object)
     }
 }
 
@@ -86,23 +122,34 @@ impl<T: Value> Asked<T> {
     }
 }
 
-/// `remove` of a set behind which something stands: that is grabbed first, and removed there before it is here.
+/// `remove` and `evict` of a set behind which something stands: that is grabbed first, and removed there before it is here.
 struct Removing<T: Value> {
     shared: Arc<Shared<T>>,
     request: Request,
+    how: How,
     has_begun: bool,
 }
 
+/// What becomes of what stands behind the object.
+#[derive(Clone, Copy)]
+enum How {
+    Remove,
+    Evict,
+}
+
 impl<T: Value> Removing<T> {
-    fn new(shared: &Arc<Shared<T>>, object: u64) -> Removing<T> {
+    fn new(shared: &Arc<Shared<T>>, object: u64, how: How) -> Removing<T> {
         let request = Request::new(shared.here.clone(), object, GRAB, shared.wait_limit);
-        Removing { shared: Arc::clone(shared), request, has_begun: false }
+        Removing { shared: Arc::clone(shared), request, how, has_begun: false }
     }
 
     fn begin(&mut self, hold: WriteHold<T>) {
         let (here, object, limit) = (self.shared.here.clone(), self.request.object, self.shared.wait_limit);
         let linked = self.shared.linked.as_ref().expect("it is made for such sets alone");
-        let op = linked.remove(&self.shared.here, Told::new(hold));
+        let op = match self.how {
+            How::Remove => linked.remove(&here, Told::new(hold)),
+            How::Evict => linked.evict(&here, Told::new(hold)),
+        };
         self.request = Request::under_way(here, object, REMOVE, op, limit);
         self.has_begun = true;
     }

@@ -91,11 +91,35 @@ impl<T: Value> Linked<T> {
             if let Err(error) = held.linked.written(object, |linker| linker.remove(object, stamp)) {
                 return held.fail(error);
             }
-            held.linked.behind.forget(object, stamp);
-            let Some(hold) = held.take() else { return };
-            held.forget_alarm();
-            held.here.remove_held_as(Arc::clone(&held.op), object, || _ = hold.end_untold());
+            held.linked.remove_here(held, stamp);
         })
+    }
+
+    /// Removes the object alone, once what stands behind it has its value.
+    pub fn evict(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
+        let object = hold.id();
+        count(&self.counts.evicted, 1);
+        let unwritten = match self.of.policy {
+            // Whoever has put it may be another node, which has not written it yet.
+            WritePolicy::Behind { .. } => hold.value().cloned(),
+            _ => None,
+        };
+        let Some(value) = unwritten else { return here.remove_held(object, || _ = hold.end_untold()) };
+        let stamp = self.stamp(here, &hold);
+        Held::begin((self, here), hold, What::Write, move |held| {
+            if let Err(error) = held.linked.written(object, |linker| linker.write_back(object, stamp, &value)) {
+                return held.fail(error);
+            }
+            held.linked.remove_here(held, stamp);
+        })
+    }
+
+    /// What stands behind the object is as it is to be: it goes here.
+    fn remove_here(&self, held: &Arc<Held<T>>, stamp: Stamp) {
+        self.behind.forget(held.object, stamp);
+        let Some(hold) = held.take() else { return };
+        held.forget_alarm();
+        held.here.remove_held_as(Arc::clone(&held.op), held.object, || _ = hold.end_untold());
     }
 
     fn written(

@@ -369,6 +369,8 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "placement": info.placed_by,
         "replicas": info.replicas,
         "on_loss": info.on_loss.word(),
+        "linker": info.linker,
+        "write_policy": info.write_policy.map(kddm::linker::WritePolicy::word),
         "ending": info.is_ending,
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,

@@ -60,7 +60,7 @@ pub fn look(node: &Node) -> Result<Case, kddm::Error> {
     match node.sets() {
         Ok(sets) => {
             let named = |info: kddm::SetInfo| {
-                let forgives_loss = info.on_loss == kddm::OnLoss::FirstTouch;
+                let forgives_loss = matches!(info.on_loss, kddm::OnLoss::FirstTouch | kddm::OnLoss::Linker);
                 (info.id, NamedSet { name: info.name, replicas: info.replicas, forgives_loss })
             };
             case.sets = sets.into_iter().map(named).collect();
