@@ -56,6 +56,8 @@ mutations! {
     ForgetFloor = "forget_floor",
     /// A shard is handed over without its floor.
     ForgetFloorAtHandOver = "forget_floor_at_hand_over",
+    /// A home says which objects there are before it has heard what others have.
+    ScanTooEarly = "scan_too_early",
     /// Ownership moves, and who waits stays behind.
     LeaveQueueBehind = "leave_queue_behind",
     /// A request that waits for the end of a removal is lost.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Access, Answer, Input, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::{Node, Refused};
+use kddm_core::node::{Node, Refused, Scanned};
 
 use crate::views::life;
 
@@ -170,6 +170,14 @@ impl Agent {
     /// The core's view of an object.
     pub fn inspect(&self, object: ObjectId) -> kddm_core::shard::Inspection {
         self.core.inspect(set_of(generation(object)), object).unwrap_or_default()
+    }
+
+    /// Whether a scan of its set would find the object here; `None` if this node says nothing, or cannot be sure.
+    pub fn names(&self, object: ObjectId) -> Option<bool> {
+        match self.core.is_named(set_of(generation(object)), object) {
+            Scanned::Here { what, in_doubt } => (what || !in_doubt).then_some(what),
+            Scanned::Elsewhere(_) | Scanned::NotYet => None,
+        }
     }
 
     /// Nothing is outstanding here (`I9`).

@@ -21,6 +21,20 @@ pub fn each_step(world: &mut World, changed: Option<ObjectId>) {
         one_writer(world, object);
         owners(world, object);
         value_survives(world, object);
+        home_names_it(world, object);
+    }
+}
+
+/// What exists is found by a scan: whoever says that it answers for an object of which a put is complete names it.
+fn home_names_it(world: &mut World, object: ObjectId) {
+    let exists = world.truth.get(&object).is_some_and(|truth| truth.value.is_some() && !truth.maybe.contains(&None));
+    if !exists || world.may_be_lost(object) {
+        return;
+    }
+    let denies = |node: &&Agent| !world.is_dead(node.id()) && node.names(object) == Some(false);
+    let Some(denier) = world.nodes.iter().find(denies).map(Agent::id) else { return };
+    if !(1..=world.nodes.len() as u16).any(|node| is_being_removed_at(world, NodeId(node), object)) {
+        world.breaks(format!("node {denier} answers for object {}, and a scan would not find it there", object.0));
     }
 }
 

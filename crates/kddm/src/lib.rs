@@ -22,6 +22,7 @@
 pub mod cell;
 mod chain;
 mod coordination;
+mod cow;
 pub mod error;
 mod guard;
 #[doc(hidden)]

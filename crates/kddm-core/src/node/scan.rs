@@ -6,6 +6,7 @@ use crate::home::Entry;
 use crate::id::{NodeId, ObjectId, SetId, ShardIndex};
 use crate::io::NoMemory;
 use crate::losses::Doubt;
+use crate::mutation::{Mutation, mutated};
 use crate::shard::Shard;
 
 use super::{Node, untouched};
@@ -80,6 +81,17 @@ impl Node {
         }
     }
 
+    /// Whether a scan would find an object; for checkers.
+    pub fn is_named(&self, set: SetId, object: ObjectId) -> Scanned<bool> {
+        match self.shard_to_scan(set, object.shard(set.policy().unwrap_or_default())) {
+            Scanned::Elsewhere(node) => Scanned::Elsewhere(node),
+            Scanned::NotYet => Scanned::NotYet,
+            Scanned::Here { what, in_doubt } => {
+                Scanned::Here { what: what.is_some_and(|shard| shard.names(object)), in_doubt }
+            }
+        }
+    }
+
     fn shard_to_scan(&self, set: SetId, at: ShardIndex) -> Scanned<Option<&Shard>> {
         let home = self.answers_for(set, at);
         if home != self.me {
@@ -93,7 +105,8 @@ impl Node {
             return Scanned::Here { what: None, in_doubt: self.is_in_doubt(set, at) };
         };
         let recovery = &touched.shard.recovery;
-        if recovery.entered != self.view.epoch || !recovery.is_done() {
+        let knows = recovery.entered == self.view.epoch && recovery.is_done();
+        if !knows && !mutated(Mutation::ScanTooEarly) {
             return Scanned::NotYet;
         }
         Scanned::Here { what: Some(&touched.shard), in_doubt: recovery.doubt == Doubt::Old }

@@ -39,6 +39,11 @@ impl Shard {
         self.objects.iter().filter_map(own).chain(replicas)
     }
 
+    /// Whether the directory names that object.
+    pub(crate) fn names(&self, object: ObjectId) -> bool {
+        self.directory.get(object).is_some_and(exists)
+    }
+
     /// How many objects the directory names, and how many of them are lost.
     pub(crate) fn census(&self) -> (usize, usize) {
         let there = self.directory.iter().filter(|entry| exists(entry));
