@@ -18,6 +18,10 @@ const READ_BYTES: usize = 16 << 10;
 /// Reads of one connection before the others have their turn.
 const READS: usize = 16;
 
+/// Frames of one connection that are done before more of it are looked at: fewer than may be in work, so that none is
+/// refused that could have been done before the next came.
+const FRAMES: usize = RUNNING_LIMIT / 4;
+
 /// Bytes that may wait for the other side to take them: some of the largest frames.
 pub(crate) const UNSENT_LIMIT_BYTES: usize = 64 << 20;
 
@@ -172,7 +176,13 @@ impl Connection {
     /// Reads what there is, up to a limit, into whole frames. Until nothing is left, if the other side has `ended` it;
     /// else less than there is room for is all that there is, and what comes later is told.
     pub fn read(&mut self, frames: &mut Vec<Frame>, ended: bool) -> Progress {
-        for _ in 0..READS {
+        for round in 0..=READS {
+            if let Err(reason) = self.take_frames(frames) {
+                return Progress::Malformed(reason);
+            }
+            if frames.len() >= FRAMES || round == READS {
+                return Progress::More;
+            }
             if self.received.len() == self.filled {
                 self.received.resize((2 * self.filled).max(READ_BYTES), 0);
             }
@@ -185,11 +195,12 @@ impl Connection {
                 Err(error) => return Progress::Ended(error.to_string()),
             };
             self.filled += count;
-            if let Err(reason) = self.take_frames(frames) {
-                return Progress::Malformed(reason);
-            }
             if count < room && !ended {
-                return Progress::Waits;
+                return match self.take_frames(frames) {
+                    Err(reason) => Progress::Malformed(reason),
+                    Ok(()) if frames.len() >= FRAMES => Progress::More,
+                    Ok(()) => Progress::Waits,
+                };
             }
         }
         Progress::More
@@ -198,7 +209,9 @@ impl Connection {
     /// Room is made as bytes arrive, never because more of them are announced.
     fn take_frames(&mut self, frames: &mut Vec<Frame>) -> Result<(), &'static str> {
         let mut taken = 0;
-        while let Decoded::Frame(frame, length) = decode(&self.received[taken..self.filled])? {
+        while frames.len() < FRAMES
+            && let Decoded::Frame(frame, length) = decode(&self.received[taken..self.filled])?
+        {
             let is_said_by_callers = match frame {
                 Frame::Call { .. } | Frame::Cancel { .. } => Some(true),
                 Frame::Done { .. } | Frame::Failed { .. } => Some(false),
