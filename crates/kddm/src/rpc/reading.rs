@@ -75,8 +75,9 @@ impl Engine {
                 return poller.wake();
             }
             ready.append(&mut self.left_over.lock());
-            if woken && ready.is_empty() && self.guest.load(Ordering::Acquire) {
-                // The wake-up was meant for the guest: it is passed on, and does not come here again.
+            if woken && self.guest.load(Ordering::Acquire) {
+                // The wake-up was meant for the guest: it is passed on, and does not come here again, also where there is
+                // more to read here: a guest that slept on would do so until its limit.
                 let mut gate = self.guest_gate.lock();
                 poller.wake();
                 if self.guest.load(Ordering::Acquire) {
