@@ -42,12 +42,14 @@ impl State {
             Frame::Cancel { id } => {
                 connection.cancel(id);
                 let to = ReplyTo { connection: number, id };
-                if self.forget_early(|early| *early == to)
+                let forwarded = self.forwarded.remove(&to);
+                // Nothing else ends it here: nobody answers what was forgotten.
+                if (self.forget_early(|early| *early == to) || forwarded.is_some())
                     && let Some(connection) = self.connections.get_mut(&number)
                 {
                     connection.finish(id);
                 }
-                return todo.extend(self.forwarded.remove(&to).map(Todo::Forget));
+                return todo.extend(forwarded.map(Todo::Forget));
             }
             Frame::Done { id, body } => (id, Ok(body)),
             Frame::Failed { id, fault, reason } => (id, Err((fault, reason))),

@@ -247,12 +247,14 @@ impl Connection {
         Ok(cancelled)
     }
 
-    /// A call has ended here, or was refused. What it was, unless nobody waits for it any more.
+    /// A call has ended here, or was refused. What it was, unless nobody waits for it any more. The other side of a stream
+    /// may wait for its items though it sends no more.
     pub fn finish(&mut self, id: u64) -> Option<Sort> {
         let running = self.running.remove(&id)?;
         self.running_bytes -= running.bytes;
         self.flows.remove(&id);
-        (!running.cancelled.load(Ordering::Acquire)).then_some(running.sort)
+        let is_awaited = running.sort == Sort::Stream || !running.cancelled.load(Ordering::Acquire);
+        is_awaited.then_some(running.sort)
     }
 
     /// A stream is open on this connection, which has that number, from now on: what was to be said before goes out.

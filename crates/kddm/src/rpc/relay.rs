@@ -228,6 +228,10 @@ impl Engine {
                 let mut state = self.state.lock();
                 let forwarded = Forwarded { whom, id, answers };
                 if incoming.cancelled.load(Ordering::Acquire) {
+                    let ReplyTo { connection, id } = incoming.reply_to;
+                    if let Some(connection) = state.connections.get_mut(&connection) {
+                        connection.finish(id);
+                    }
                     drop(state);
                     self.forget(&forwarded);
                 } else if !forwarded.answers.are_there() {

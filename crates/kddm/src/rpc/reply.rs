@@ -38,10 +38,11 @@ impl Answers {
         Answers { inside: Mutex::new(Inside { results, missing: count }), seat: Seat::default() }
     }
 
-    /// The first result counts. Wakes whoever waits once all are there, so no lock may be held.
+    /// The first result counts, and none that comes when they were taken. Wakes whoever waits once all are there, so no
+    /// lock may be held.
     pub fn complete(&self, index: usize, result: CallResult) {
         let mut inside = self.inside.lock();
-        if inside.results[index].is_some() {
+        if !matches!(inside.results.get(index), Some(None)) {
             return;
         }
         inside.results[index] = Some(result);
@@ -58,7 +59,7 @@ impl Answers {
     }
 
     fn is_there(&self, index: usize) -> bool {
-        self.inside.lock().results[index].is_some()
+        !matches!(self.inside.lock().results.get(index), Some(None))
     }
 
     fn wait_until(&self, engine: &Arc<Engine>, deadline: Instant) {
@@ -170,5 +171,19 @@ impl<O> Reply<O> for Call<O> {
             return Poll::Pending;
         }
         Poll::Ready(self.take(self.limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_when_they_were_taken_changes_nothing() {
+        let answers = Answers::new(1);
+        assert_eq!(answers.take().len(), 1);
+        answers.complete(0, Ok(Vec::new()));
+        answers.complete(7, Ok(Vec::new()));
+        assert!(answers.is_there(0), "nobody waits for it");
     }
 }

@@ -56,6 +56,25 @@ fn t26_nobody_waits_for_what_was_passed_on() {
     }
 }
 
+/// More of them than one caller may have in work at one time.
+#[test]
+fn what_was_passed_on_and_is_cancelled_is_in_work_no_more() {
+    let nodes = Node::local_cluster(3).expect("a cluster");
+    let _front = front(&nodes[1], "front", 3, "patient");
+    let patient = nodes[2].rpc().register_blocking("patient", |request| {
+        until("it is cancelled", || request.is_cancelled());
+        Ok(Vec::new())
+    });
+    let _patient = patient.expect("the name is free");
+    let _quick = nodes[1].rpc().register("quick", |_| Ok(Vec::new())).expect("the name is free");
+    for batch in 1..=10 {
+        let calls: Vec<_> = (0..500).map(|_| nodes[0].rpc().call(2, "front", b"", Duration::from_secs(3600))).collect();
+        until("all were passed on", || nodes[1].rpc().counts().forwarded == batch * 500);
+        drop(calls);
+    }
+    nodes[0].rpc().call(2, "quick", b"", LIMIT).wait().expect("it is not taken for one too many");
+}
+
 #[test]
 fn t26_a_cancel_reaches_where_the_call_was_passed_on_to() {
     let nodes = Node::local_cluster(3).expect("a cluster");
