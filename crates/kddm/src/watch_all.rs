@@ -351,19 +351,22 @@ fn gather(runtime: &Weak<Runtime>, set: SetId, inbox: &Arc<Inbox>) {
         let all_asked = ask_members(&runtime, set, has_begun, &mut sources, inbox);
         drop(runtime);
         let asked = sources.len();
-        let is_news = hear(&mut sources, inbox);
+        let (is_news, is_lost) = hear(&mut sources, inbox);
         let all_asked = all_asked && sources.len() == asked;
         if !has_begun && all_asked && sources.iter().all(|source| source.has_begun) {
             inbox.inside.lock().has_begun = true;
             inbox.seat.tell();
         }
-        if is_news {
+        if is_news || is_lost {
             inbox.seat.tell();
+        }
+        if is_news && !is_lost {
             continue;
         }
         let mut inside = inbox.inside.lock();
         if !inside.is_told {
-            if all_asked {
+            // One that has ended may end again at once, as where a node has lost its lease: it is not asked without a pause.
+            if all_asked && !is_lost {
                 inbox.news.wait(&mut inside);
             } else {
                 inbox.news.wait_for(&mut inside, ASK_AGAIN);
@@ -404,8 +407,8 @@ fn ask_members(runtime: &Arc<Runtime>, set: SetId, has_begun: bool, sources: &mu
     all_asked
 }
 
-/// Takes what has come. Whether anything has.
-fn hear(sources: &mut Vec<Source>, inbox: &Arc<Inbox>) -> bool {
+/// Takes what has come. Whether anything has, and whether one has ended.
+fn hear(sources: &mut Vec<Source>, inbox: &Arc<Inbox>) -> (bool, bool) {
     let waker = Waker::from(Arc::clone(inbox));
     let (mut is_news, mut is_lost) = (false, false);
     sources.retain_mut(|source| {
@@ -429,7 +432,7 @@ fn hear(sources: &mut Vec<Source>, inbox: &Arc<Inbox>) -> bool {
     if is_lost {
         inbox.push(Change::Skipped { count: None });
     }
-    is_news || is_lost
+    (is_news, is_lost)
 }
 
 fn change_of(news: News) -> Change {

@@ -154,7 +154,8 @@ impl LaneState {
             self.watch_cell(set, cell);
             let Some(owned) = self.owned_here(set, object) else { continue };
             if let Some(watch) = self.watchers.sets.get_mut(&set) {
-                watch.told.insert(object, owned);
+                // What the others were told stays: a put whose end this lane has not heard of is still to be told them.
+                watch.told.entry(object).or_insert(owned);
             }
             if tells_all {
                 outbox.push(object.0, News::Put { object: object.0, tenure: owned.0, version: owned.1 });

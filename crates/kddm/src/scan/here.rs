@@ -81,12 +81,14 @@ impl Runtime {
 
     /// What this node says to a question of another one, or of itself.
     pub(super) fn scanned(&self, question: &Question) -> Told {
-        let is_shard = |shard: &u16| *shard < SHARDS_PER_SET;
+        let are_shards = |shards: &[u16]| {
+            shards.len() <= usize::from(SHARDS_PER_SET) && shards.iter().all(|shard| *shard < SHARDS_PER_SET)
+        };
         let told = match question {
-            Question::Shards { set, shards, after, most } if shards.iter().all(is_shard) && is_known(*set) => {
+            Question::Shards { set, shards, after, most } if are_shards(shards) && is_known(*set) => {
                 self.first_of(SetId(*set), shards, *after, (*most as usize).min(PAGE_LIMIT)).map(Told::Shards)
             }
-            Question::Census { set, shards } if shards.iter().all(is_shard) && is_known(*set) => {
+            Question::Census { set, shards } if are_shards(shards) && is_known(*set) => {
                 self.census_of(SetId(*set), shards).map(Told::Census)
             }
             Question::Look { set, objects } if objects.len() <= LOOK_LIMIT && is_known(*set) => {
