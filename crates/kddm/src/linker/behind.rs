@@ -50,6 +50,8 @@ struct Inside<T> {
     retry_at: Option<Instant>,
     has_thread: bool,
     is_closed: bool,
+    /// An object whose write was refused by a later term: the set is made anew elsewhere, and nothing of this one is kept.
+    refused: Option<(u64, Stamp)>,
 }
 
 /// How much waits.
@@ -81,6 +83,7 @@ impl<T: Value> Behind<T> {
             retry_at: None,
             has_thread: false,
             is_closed: false,
+            refused: None,
         };
         Behind { inside: Mutex::new(inside), news: Condvar::new(), lag, limit_bytes }
     }
@@ -91,13 +94,20 @@ impl<T: Value> Behind<T> {
         let mut inside = self.inside.lock();
         let own = inside.waiting.get(&object).map_or(0, |write| write.bytes);
         let oldest = inside.oldest();
-        let is_late = oldest > self.lag.saturating_add(patience);
+        // What waits of the object itself is replaced: by what can be written, perhaps.
+        let is_known = own > 0 || inside.writing.iter().any(|(of, _)| *of == object);
+        let is_late = oldest > self.lag.saturating_add(patience) && !is_known;
         if is_late || inside.bytes - own + bytes > self.limit_bytes || inside.is_closed {
             return Err((inside.waits(), oldest));
         }
         inside.bytes += bytes;
         inside.reserved += 1;
         Ok(())
+    }
+
+    /// A later term has claimed what stands behind the set: which object met it, and the stamp that was there.
+    pub fn refused(&self) -> Option<(u64, Stamp)> {
+        self.inside.lock().refused
     }
 
     /// It was not published.
@@ -218,12 +228,16 @@ impl<T: Value> Behind<T> {
     /// They are written, or wait again, behind the others.
     fn wrote(&self, is_done: bool) {
         let mut inside = self.inside.lock();
-        for (object, write) in std::mem::take(&mut inside.writing) {
-            let newer = inside.waiting.get_mut(&object);
-            if is_done || write.is_removed || newer.is_some() {
-                // The newer one stands for both now.
-                if let Some(newer) = newer.filter(|_| !is_done && !write.is_removed) {
-                    (newer.since, newer.first) = (write.since, write.first);
+        for (object, mut write) in std::mem::take(&mut inside.writing) {
+            let other = inside.waiting.get_mut(&object);
+            if is_done || write.is_removed || other.is_some() {
+                // The newer one stands for both now: mostly the one that waits, which may have been late to come here.
+                if let Some(other) = other.filter(|_| !is_done && !write.is_removed) {
+                    let (since, first) = (write.since.min(other.since), write.first.min(other.first));
+                    if other.stamp < write.stamp {
+                        std::mem::swap(other, &mut write);
+                    }
+                    (other.since, other.first) = (since, first);
                 }
                 inside.bytes -= write.bytes;
                 continue;
@@ -311,8 +325,11 @@ impl<T: Value> Linked<T> {
         });
         match written {
             Ok(written) => {
-                for ((object, ..), written) in batch.iter().zip(written) {
+                for ((object, stamp, _), written) in batch.iter().zip(written) {
                     if let Written::Refused { by } = written {
+                        if by.term > stamp.term {
+                            self.behind.inside.lock().refused = Some((*object, by));
+                        }
                         count(&self.counts.refused, 1);
                         tracing::warn!(
                             linker = self.of.name,
@@ -361,6 +378,20 @@ mod tests {
 
     fn lazy() -> Behind<u64> {
         Behind::new(Duration::from_secs(3600), 100)
+    }
+
+    /// Whoever has put the older one comes here late: the newer one is being written already, and that fails.
+    #[test]
+    fn what_failed_is_not_given_up_for_something_older() {
+        let behind = Behind::new(Duration::ZERO, 100);
+        put(&behind, 7, 4, 10);
+        assert_eq!(values(&behind), [(7, 4)]);
+        put(&behind, 7, 3, 20);
+        behind.wrote(false);
+        assert_eq!(behind.waits(), Waiting { objects: 1, bytes: 10 });
+        assert_eq!(values(&behind), [(7, 4)]);
+        behind.wrote(true);
+        assert_eq!(behind.waits(), Waiting { objects: 0, bytes: 0 });
     }
 
     #[test]

@@ -151,12 +151,20 @@ impl Linkers {
     pub fn close(&self, limit: Duration) {
         let all: Vec<_> = self.0.lock().values().cloned().collect();
         let deadline = deadline_in(limit);
-        for (set, linked) in all {
+        let close = |(set, linked): &Named| {
             let left = deadline.saturating_duration_since(Instant::now());
             if !linked.close(left, CLOSE_LIMIT) {
                 tracing::warn!(set, "a method of its linker has not returned at the end of the node");
             }
-        }
+        };
+        // All at one time: one whose store hangs must not use up the time of the others.
+        std::thread::scope(|scope| {
+            let left: Vec<&Named> = all
+                .iter()
+                .filter(|named| std::thread::Builder::new().spawn_scoped(scope, || close(named)).is_err())
+                .collect();
+            left.into_iter().for_each(close);
+        });
     }
 
     fn infos(&self) -> Vec<LinkerInfo> {

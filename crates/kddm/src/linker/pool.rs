@@ -1,6 +1,7 @@
 //! The threads on which the methods of one linker run: they may block.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,12 @@ impl Pool {
         loop {
             if let Some(job) = inside.jobs.pop_front() {
                 drop(inside);
-                job();
+                // What a value of the user's does, as it is encoded, may panic: the thread has others to run.
+                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    tracing::error!(
+                        "an operation on a set with a linker panicked; whoever waits for it hears of its limit"
+                    );
+                }
                 inside = self.inside.lock();
                 continue;
             }

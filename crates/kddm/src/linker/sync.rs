@@ -58,6 +58,7 @@ impl<T: Value> Set<T> {
 
 fn sync_now<T: Value>(linked: &Arc<Linked<T>>, upto: u64, limit: Duration) -> Result<(), Error> {
     linked.behind.wait_for(upto, deadline_in(limit), false).map_err(|_waits| not_synced(linked, limit))?;
+    linked.is_still_kept()?;
     Ok(linked.call(0, true, |linker| linker.sync())?)
 }
 

@@ -34,6 +34,7 @@ impl<T: Value> Linked<T> {
         let mut encoded = Vec::new();
         encode(&*value, &mut encoded)?;
         let bytes = encoded.len();
+        self.is_still_kept()?;
         self.behind.reserve(object, bytes, self.limit).map_err(|why| self.is_full(why))?;
         let stamp = self.stamp(here, &hold);
         let waits = if here.has_replicas() {
@@ -54,6 +55,14 @@ impl<T: Value> Linked<T> {
             self.begin_to_write();
         }
         Ok(waits)
+    }
+
+    /// An error once what is put would be written nowhere any more.
+    pub(super) fn is_still_kept(&self) -> Result<(), Error> {
+        match self.behind.refused() {
+            Some((object, by)) => Err(LinkerError::Refused { linker: self.name(), object, by }.into()),
+            None => Ok(()),
+        }
     }
 
     fn is_full(&self, (waiting, oldest): (Waiting, Duration)) -> Error {
@@ -119,7 +128,12 @@ impl<T: Value> Linked<T> {
         self.behind.forget(held.object, stamp);
         let Some(hold) = held.take() else { return };
         held.forget_alarm();
-        held.here.remove_held_as(Arc::clone(&held.op), held.object, || _ = hold.end_untold());
+        // Behind the set it is done: an error here has not left all as it was.
+        let unseen = |error: Error| {
+            let (linker, object, reason) = (self.name(), held.object, error.to_string());
+            LinkerError::Unconfirmed { linker, object, reason }.into()
+        };
+        held.here.remove_held_as(Arc::clone(&held.op), held.object, || _ = hold.end_untold(), &unseen);
     }
 
     fn written(

@@ -14,7 +14,7 @@ use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
 use crate::runtime::placing::Follows;
-use crate::runtime::wait::{Op, Outcome};
+use crate::runtime::wait::{Op, Outcome, Tell};
 use crate::sync::{Slip, slips};
 
 impl LaneState {
@@ -42,13 +42,13 @@ impl LaneState {
 
     /// A local thread that holds an object to write removes it. The core hears of that before the hold
     /// ends, and whoever waits for the object comes after it, here or elsewhere.
-    pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce()) {
+    pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce(), tell: Tell<'_>) {
         let wish = Wish::Request(RequestKind::Remove);
         let refusal = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish));
         if let Some(error) = refusal.or_else(|| self.hold_is_of_before(set, object)) {
             release();
             self.released(set, object);
-            self.complete(&op, Outcome::Failed(error));
+            self.complete(&op, Outcome::Failed(tell(error)));
             return;
         }
         self.queue_first(set, object, Waiter { wish, asker: Asker::Thread(op) });

@@ -16,7 +16,7 @@ use super::lane::{Lane, LaneState};
 use super::lending::{EndOfHold, UnsafePut};
 use super::local::Wish;
 use super::replicas::By;
-use super::wait::{Op, Outcome};
+use super::wait::{Op, Outcome, Tell};
 use crate::cell::Teller;
 use crate::error::{Error, WaitingFor};
 
@@ -84,15 +84,15 @@ impl SetHere {
     /// before anybody else has it.
     pub fn remove_held(&self, object: u64, release: impl FnOnce()) -> Arc<Op> {
         let op = Arc::new(Op::new(Arc::clone(self.lane(object))));
-        self.remove_held_as(Arc::clone(&op), object, release);
+        self.remove_held_as(Arc::clone(&op), object, release, &|error| error);
         op
     }
 
-    /// As [`Self::remove_held`], for whoever waits already.
-    pub fn remove_held_as(&self, op: Arc<Op>, object: u64, release: impl FnOnce()) {
+    /// As [`Self::remove_held`], for whoever waits already, and is told of an error like that.
+    pub fn remove_held_as(&self, op: Arc<Op>, object: u64, release: impl FnOnce(), tell: Tell<'_>) {
         let lane = self.lane(object);
         let mut state = lane.lock();
-        state.remove_held(self.set, ObjectId(object), op, release);
+        state.remove_held(self.set, ObjectId(object), op, release, tell);
         lane.finish(state);
     }
 

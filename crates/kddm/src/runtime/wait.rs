@@ -21,6 +21,9 @@ pub(crate) fn deadline_in(limit: Duration) -> Instant {
 /// Longer than any process waits, and no clock overflows by it: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// How an error is said to whoever waits.
+pub(crate) type Tell<'a> = &'a dyn Fn(Error) -> Error;
+
 /// How a wait ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
