@@ -17,7 +17,7 @@ pub(super) const MOST_NAME_BYTES: usize = 64;
 /// What is kept in a column of `kddm_terms`. A program that meets another one changes nothing.
 const FORMAT: i64 = 1;
 
-const CREATE_TERMS: &str = "CREATE TABLE IF NOT EXISTS kddm_terms (name TEXT PRIMARY KEY, term INTEGER NOT NULL, \
+const CREATE_TERMS: &str = "CREATE TABLE IF NOT EXISTS kddm_terms (name TEXT PRIMARY KEY COLLATE NOCASE, term INTEGER NOT NULL, \
                             format INTEGER NOT NULL, syncs INTEGER NOT NULL)";
 const READ_TERM: &str = "SELECT term, format FROM kddm_terms WHERE name = ?1";
 const NEW_TERM: &str = "INSERT INTO kddm_terms (name, term, format, syncs) VALUES (?1, 0, ?2, 0)";
