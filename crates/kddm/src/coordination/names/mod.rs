@@ -160,7 +160,8 @@ impl NameHold {
         chain(steps, opens_late)
     }
 
-    /// Keeps the use until this node, or program, ends, or until [`Names::release`] ends it.
+    /// Keeps the use until this node, or program, ends, or until [`Names::release`] ends it. Keep a handle of the [`Names`] as
+    /// long: what this process uses of the class is counted there.
     pub fn into_id(mut self) -> u64 {
         self.is_over = true;
         self.id
