@@ -98,12 +98,11 @@ impl Facts<'_> {
         self.reports.iter().filter_map(candidate)
     }
 
-    /// What owners have kept that were expelled and are back, where it is the newest.
-    fn offers(&self) -> impl Iterator<Item = Candidate> + '_ {
+    /// What owners have kept that were expelled and are back, each with the epoch from which on it was no member.
+    fn offers(&self) -> impl Iterator<Item = (Candidate, Epoch)> + '_ {
         let candidate = |report: &Report| {
             let (tenure, version, left) = report.offer?;
-            let copy = Candidate { tenure, version, copy: CopyKind::Offer, node: report.from };
-            self.offer_is_newest(&copy, left).then_some(copy)
+            Some((Candidate { tenure, version, copy: CopyKind::Offer, node: report.from }, left))
         };
         self.reports.iter().filter_map(candidate)
     }
@@ -184,7 +183,8 @@ impl Facts<'_> {
         if let Some(copy) = self.best(self.replicas().chain(covering)) {
             return Decision::Promote(copy); // Line 4.
         }
-        if let Some(offer) = self.best(self.offers()) {
+        let newest = self.offers().filter(|(offer, left)| self.offer_is_newest(offer, *left));
+        if let Some(offer) = self.best(newest.map(|(offer, _)| offer)) {
             return Decision::Promote(offer); // Line 5.
         }
         if let Some(ghost) = self.best(ghosts().filter(usable)) {
@@ -204,11 +204,7 @@ impl Facts<'_> {
     /// What is left of an object that is lost: it may not have been the newest, but nobody has removed it.
     fn left(&self) -> Option<Candidate> {
         let ghosts = self.of_role(Role::Ghost, CopyKind::Ghost).filter(|ghost| !self.was_removed_after(ghost));
-        let candidate = |report: &Report| {
-            let (tenure, version, _) = report.offer?;
-            Some(Candidate { tenure, version, copy: CopyKind::Offer, node: report.from })
-        };
-        let offers = self.reports.iter().filter_map(candidate).filter(|offer| !self.is_removed(offer.tenure));
+        let offers = self.offers().map(|(offer, _)| offer).filter(|offer| !self.is_removed(offer.tenure));
         self.best(ghosts.chain(offers))
     }
 
