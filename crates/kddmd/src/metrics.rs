@@ -28,6 +28,13 @@ impl Page {
         self.family(name, kind, help);
         self.sample(name, "", value);
     }
+
+    /// Counters without a label: name, help, value.
+    fn counters<const COUNT: usize>(&mut self, counters: [(&str, &str, u64); COUNT]) {
+        for (name, help, value) in counters {
+            self.single(name, "counter", help, value);
+        }
+    }
 }
 
 /// Who is in when nodes fail.
@@ -38,14 +45,12 @@ fn leases(page: &mut Page, lease: kddm::LeaseInfo) {
     page.single("kddm_lease_remaining_seconds", "gauge", help, left);
     let help = "Members lost uncleanly since all was whole last.";
     page.single("kddm_failures", "gauge", help, lease.failures);
-    for (name, help, value) in [
+    page.counters([
         ("kddm_lease_renewals_total", "Renewals that this node was granted.", lease.counts.renewals),
         ("kddm_lease_grants_total", "Renewals that this node has granted others.", lease.counts.granted),
         ("kddm_suspicions_total", "Members that fell silent, as this node guessed.", lease.counts.suspicions),
         ("kddm_expulsions_total", "Members that this node has proposed to expel.", lease.counts.expulsions),
-    ] {
-        page.single(name, "counter", help, value);
-    }
+    ]);
 }
 
 fn members(page: &mut Page, node: &Node) {
@@ -126,15 +131,13 @@ fn of_former_lives(page: &mut Page, counted: &Statistics) {
 /// Operations that go to the owners of their objects, calls, and names.
 fn asked_of_others(page: &mut Page, counted: &InvokeCounts, called: &CallCounts, of_names: &NameCounts) {
     names(page, of_names);
-    for (name, help, value) in [
+    page.counters([
         ("kddm_invoked_total", "Operations that were invoked here.", counted.invoked),
         ("kddm_delegated_total", "Calls of operations that went to another node.", counted.delegated),
         ("kddm_served_total", "Operations that were run here for others.", counted.served),
         ("kddm_combined_total", "Operations published together with an earlier one.", counted.combined),
         ("kddm_invoke_fallbacks_total", "Operations whose object came here after all.", counted.fallbacks),
-    ] {
-        page.single(name, "counter", help, value);
-    }
+    ]);
     calls(page, called);
 }
 
@@ -149,7 +152,7 @@ fn names(page: &mut Page, counted: &NameCounts) {
 
 /// Calls and streams between nodes.
 fn calls(page: &mut Page, counted: &CallCounts) {
-    for (name, help, value) in [
+    page.counters([
         ("kddm_calls_total", "Calls that were sent, also for programs.", counted.called),
         ("kddm_casts_total", "Casts that were sent.", counted.cast),
         ("kddm_calls_asked_total", "Calls, casts and streams that came in.", counted.asked),
@@ -157,15 +160,13 @@ fn calls(page: &mut Page, counted: &CallCounts) {
         ("kddm_calls_refused_total", "Such that were refused: no service, or too much.", counted.refused),
         ("kddm_calls_forwarded_total", "Calls that handlers have passed on.", counted.forwarded),
         ("kddm_streams_total", "Streams that were opened here, or came in.", counted.streams),
-    ] {
-        page.single(name, "counter", help, value);
-    }
+    ]);
     page.single("kddm_streams", "gauge", "Streams that are open.", counted.open_streams);
 }
 
 /// What has been counted without a label.
 fn counters(page: &mut Page, counted: &kddm::Statistics) {
-    for (name, help, value) in [
+    page.counters([
         ("kddm_misses_total", "Requests that left a local thread waiting.", counted.misses),
         ("kddm_moves_total", "Ownerships that moved away from this node.", counted.moves()),
         ("kddm_installs_total", "Copies of objects taken in.", counted.installs),
@@ -196,9 +197,7 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
         ("kddm_programs_detached_total", "Programs that were attached and are not any more.", counted.detached),
         ("kddm_program_frames_sent_total", "Frames to attached programs.", counted.frames_sent),
         ("kddm_program_frames_received_total", "Frames from attached programs.", counted.frames_received),
-    ] {
-        page.single(name, "counter", help, value);
-    }
+    ]);
 }
 
 /// What the linkers of the sets of this node were asked for; nothing where no set has one.
