@@ -201,19 +201,7 @@ impl Latch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::NodeState;
-
-    fn party(node: u16) -> Party {
-        Party { node, incarnation: 1, program: None }
-    }
-
-    fn lives(nodes: &[u16]) -> Lives {
-        let mut lives = Lives::default();
-        for node in nodes {
-            lives.note(*node, 1, NodeState::Offline, NodeState::Possible);
-        }
-        lives
-    }
+    use crate::coordination::party::first_lives::{lives, party};
 
     #[test]
     fn it_counts_down_to_zero_and_stays_there() {

@@ -138,6 +138,26 @@ impl Node {
     }
 }
 
+/// Nodes in their first lives, for the tests of what they share.
+#[cfg(test)]
+pub(super) mod first_lives {
+    use super::{Lives, Party};
+    use crate::node::NodeState;
+
+    pub fn party(node: u16) -> Party {
+        Party { node, incarnation: 1, program: None }
+    }
+
+    /// These share objects.
+    pub fn lives(nodes: &[u16]) -> Lives {
+        let mut lives = Lives::default();
+        for node in nodes {
+            lives.note(*node, 1, NodeState::Offline, NodeState::Possible);
+        }
+        lives
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

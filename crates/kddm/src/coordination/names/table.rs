@@ -105,19 +105,7 @@ impl NameTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::NodeState;
-
-    fn party(node: u16) -> Party {
-        Party { node, incarnation: 1, program: None }
-    }
-
-    fn lives(nodes: &[u16]) -> Lives {
-        let mut lives = Lives::default();
-        for node in nodes {
-            lives.note(*node, 1, NodeState::Offline, NodeState::Possible);
-        }
-        lives
-    }
+    use crate::coordination::party::first_lives::{lives, party};
 
     #[test]
     fn the_first_makes_the_id_and_the_last_frees_the_name() {
