@@ -244,7 +244,10 @@ fn what_is_lost_is_not_passed_over() {
     }
     let [Error::Set(SetError::InDoubt { name, shards })] = &errors[..] else { panic!("another end: {errors:?}") };
     assert!(name == "bare" && *shards > 100, "a third of the homes is gone: {shards}");
-    assert!((0..OBJECTS).filter(|at| at % 3 != 2).all(|at| found.get(&spread(at)) == Some(&ObjectState::Owned)));
+    // Of what was made a moment ago the home may not have heard yet that it is done.
+    let is_there = |at| matches!(found.get(&spread(at)), Some(ObjectState::Owned | ObjectState::New));
+    let missing: Vec<u64> = (0..OBJECTS).filter(|at| at % 3 != 2 && !is_there(*at)).collect();
+    assert!(missing.is_empty(), "their owners are left: {missing:.100?}");
     let lost = found.values().filter(|state| **state == ObjectState::Lost).count();
     assert!(lost > 50, "what the homes know is named: {lost}");
     assert!(matches!(here.len().wait_for(LIMIT), Err(Error::Set(SetError::InDoubt { .. }))));
@@ -255,7 +258,9 @@ fn what_is_lost_is_not_passed_over() {
         assert!(Instant::now() < deadline, "what is accepted goes, a few objects at a time");
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    assert_eq!(ids(&here), left);
+    let all = all_of(here.scan());
+    assert_eq!(all.keys().copied().collect::<BTreeSet<u64>>(), left);
+    assert!(all.values().all(|found| found.state == ObjectState::Owned), "that moment is over: {all:.1000?}");
 }
 
 #[test]
