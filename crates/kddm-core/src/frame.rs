@@ -11,17 +11,21 @@ use crate::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
 use crate::io::NoMemory;
-use crate::message::{COPIES_AT_ONCE, CopyKind, Have, Loss, Message, ReadCopy, Request, RequestKind, Role};
+use crate::message::{
+    COPIES_AT_ONCE, CopyKind, Have, Knew, Loss, Message, ReadCopy, Request, RequestKind, Role, Since,
+};
 use crate::nodeset::NodeSet;
 use crate::replicas::{MOST_REPLICAS, ReplicaSet};
 
 mod fields;
+mod reading;
 
-use fields::{fill, message};
+use fields::fill;
+use reading::message;
 
 /// Version of this format. Other versions are refused in the handshake; a frame repeats it, so that
 /// a stream that lost its place is noticed.
-pub const FORMAT: u8 = 5;
+pub const FORMAT: u8 = 6;
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = size_of::<Header>();

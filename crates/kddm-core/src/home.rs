@@ -157,6 +157,13 @@ impl Turn<'_> {
         }
     }
 
+    /// What a former home knew, until it was frozen. What has been decided here since then is newer.
+    pub fn knew(&mut self, entry: Entry) {
+        if self.entry.is_none_or(|known| known.lost && known.tenure < entry.tenure) {
+            self.entry = Some(entry);
+        }
+    }
+
     /// A removal begins: requests are parked, and a copy that is here goes like any other.
     pub fn removing(&mut self, from: NodeId, tenure: Tenure, forwarded: bool) {
         if !self.is_home() {

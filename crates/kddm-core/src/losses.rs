@@ -78,9 +78,14 @@ impl Losses {
         self.of.try_reserve(1).map_err(|_| NoMemory)?;
         if self.of.len() >= LOSSES_REMEMBERED {
             let oldest = self.of.iter().map(|change| change.after.epoch).min().unwrap_or_default();
-            for change in self.of.extract_if(.., |change| change.after.epoch <= oldest) {
-                forget(&mut self.forgotten, &change.after);
+            for replicas in 0..=MOST_REPLICAS {
+                let is_over = |change: &&Change| change.after.epoch <= oldest && self.was_bare(change, replicas);
+                let last = self.of.iter().filter(is_over).map(|change| change.after.epoch).max().unwrap_or_default();
+                if let Some(epoch) = self.forgotten.get_mut(replicas) {
+                    *epoch = last.max(*epoch);
+                }
             }
+            self.of.retain(|change| change.after.epoch > oldest);
         }
         self.of.push(change);
         self.of.sort_by_key(|change| (change.after.epoch, change.after.placement));
@@ -140,7 +145,7 @@ impl Losses {
         }
         let moved = self.of.iter().filter(|change| change.after.epoch > born && change.moves(set, at));
         let of_one = |change: &Change| {
-            if change.is_bare(set) || self.has_bare(set, born, change.after.epoch) {
+            if self.was_bare(change, set.replicas()) || self.has_bare(set, born, change.after.epoch) {
                 Doubt::Old
             } else if now == Some(change.after.epoch) {
                 Doubt::New
@@ -177,6 +182,15 @@ impl Losses {
             change.unbroken = change.unbroken.min(left);
         }
         Some(epoch)
+    }
+
+    /// Whether a loss may have taken objects with all their copies; also together with a later one, if all was not whole
+    /// in between: what was being reported then of a shard that it moved may have been lost before it was heard.
+    fn was_bare(&self, change: &Change, replicas: usize) -> bool {
+        let (epoch, failures) = (change.after.epoch, change.after.failures);
+        let adds = |later: &Change| later.after.epoch > epoch && later.after.failures > failures;
+        let is_later = |later: &Change| adds(later) && !later.after.covers(replicas);
+        !change.after.covers(replicas) || self.of.iter().any(is_later)
     }
 
     /// Whether a loss before that epoch may have taken objects of the set with all their copies, and nobody has
@@ -274,6 +288,29 @@ mod tests {
         for at in shards_of(&healed, SAFE, 3) {
             assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::Old, "its home may have known of lost ones");
             assert_eq!(losses.doubt(SAFE, at, Epoch(2), None), Doubt::None, "these are accepted");
+        }
+    }
+
+    /// Found by the simulator, seed 27788: the owner was frozen, its replica was lost with the home of the shard, and then
+    /// the owner was expelled before the next home had heard of it.
+    #[test]
+    fn a_covered_loss_is_in_doubt_if_the_next_one_was_not_and_all_was_not_whole_in_between() {
+        let (one, two) = (view(1, &[1, 2, 3, 4], 0), view(2, &[1, 2, 3], 1));
+        let three = view(3, &[1, 2], 2);
+        let losses = after(&[(&one, &two), (&two, &three)]);
+        assert!(two.covers(1) && !three.covers(1));
+        for at in shards_of(&one, SAFE, 4) {
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::Old);
+            assert_eq!(losses.doubt(SAFE, at, Epoch(3), None), Doubt::None, "that is accepted");
+        }
+        let twice = PLAIN.with_replicas(2);
+        for at in shards_of(&one, twice, 4) {
+            assert_eq!(losses.doubt(twice, at, Epoch(0), None), Doubt::None, "two replicas cover both");
+        }
+        let (whole, three) = (view(2, &[1, 2, 3], 0), view(3, &[1, 2], 1));
+        let losses = after(&[(&one, &two), (&whole, &three)]);
+        for at in shards_of(&one, SAFE, 4) {
+            assert_eq!(losses.doubt(SAFE, at, Epoch(0), None), Doubt::None, "all was whole in between");
         }
     }
 

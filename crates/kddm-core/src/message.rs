@@ -9,6 +9,10 @@ use crate::id::{Epoch, NodeId, ObjectId, Placement, RequestId, ShardIndex, Tenur
 use crate::nodeset::NodeSet;
 use crate::replicas::ReplicaSet;
 
+mod reports;
+
+pub use self::reports::{COPIES_AT_ONCE, CopyKind, Have, Knew, Loss, ReadCopy, Role, Since};
+
 /// What a node asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RequestKind {
@@ -247,6 +251,19 @@ pub enum Message {
         /// See there.
         left: Epoch,
     },
+    /// To the home, in a new epoch: what a former life of this node knew of the object as its home.
+    Knew(Knew),
+    /// To the home: that was all of this shard.
+    KnewAll {
+        /// Which one.
+        shard: ShardIndex,
+        /// No tenure up to this was given out by it.
+        floor: Tenure,
+        /// What it did not name may have existed.
+        in_doubt: bool,
+        /// Between which epochs.
+        since: Since,
+    },
     /// Back, in any case: no replica up to that tenure is here any more.
     ReplicaGone {
         /// As in the `DropReplica`.
@@ -317,94 +334,8 @@ pub enum Message {
     },
 }
 
-/// A read copy, as whoever gave it knows it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ReadCopy {
-    /// The object.
-    pub object: ObjectId,
-    /// The owner's tenure when it gave the copy.
-    pub tenure: Tenure,
-    /// The version of the copy.
-    pub version: Version,
-}
-
-/// Read copies in one message: 24 KiB of them, and less than a millisecond for whoever looks at them.
-pub const COPIES_AT_ONCE: usize = 1_024;
-
-/// A loss of members, as those know it who were there.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Loss {
-    /// The epoch that it began.
-    pub epoch: Epoch,
-    /// The placement of that view.
-    pub placement: Placement,
-    /// The members lost since all was whole, in that view.
-    pub failures: u32,
-    /// The fewest homes since then of any view before it.
-    pub fewest_homes: u16,
-    /// The homes before.
-    pub before: NodeSet,
-    /// The homes after.
-    pub after: NodeSet,
-    /// It is not remembered by itself, nor are those before it: only that it was the last one that sets with fewer
-    /// replicas than there were failures were not covered for.
-    pub forgotten: bool,
-}
-
-/// The kinds of copies that can become the object itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum CopyKind {
-    /// A valid read copy.
-    Sharer,
-    /// A replica.
-    Replica,
-    /// The bytes that a former owner keeps.
-    Ghost,
-    /// What an owner had kept that was expelled and is back.
-    Offer,
-}
-
-/// The main role of a node, as it reports it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Role {
-    /// Nothing is here.
-    #[default]
-    None,
-    /// The owner.
-    Owner,
-    /// A valid read copy.
-    Sharer,
-    /// The bytes of a former owner.
-    Ghost,
-    /// A removal in progress.
-    Tombstone,
-}
-
-/// What a node says of an object when a member was lost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Have {
-    /// Its main role.
-    pub role: Role,
-    /// The tenure of that role.
-    pub tenure: Tenure,
-    /// The version there.
-    pub version: Version,
-    /// The greatest tenure known there.
-    pub seen: Tenure,
-    /// The end of the object is what was seen last.
-    pub removed: bool,
-    /// A ghost: the tenure that was sent.
-    pub sent: Tenure,
-    /// A ghost: to whom; nobody, if that node is no member any more.
-    pub to: NodeId,
-    /// There is a value.
-    pub has_value: bool,
-    /// An owner: its replicas.
-    pub replicas: ReplicaSet,
-}
-
 /// How many kinds of [`Message`] there are.
-pub const MESSAGE_KINDS: usize = 38;
+pub const MESSAGE_KINDS: usize = 40;
 
 impl Message {
     /// The number of this kind in the wire format and in counters, from 0 to `MESSAGE_KINDS - 1`.
@@ -448,6 +379,8 @@ impl Message {
             Message::Revalidate { .. } => 35,
             Message::Revalidated { .. } => 36,
             Message::Returned { .. } => 37,
+            Message::Knew(_) => 38,
+            Message::KnewAll { .. } => 39,
         }
     }
 
@@ -491,5 +424,7 @@ impl Message {
         "revalidate",
         "revalidated",
         "returned",
+        "knew",
+        "knew_all",
     ];
 }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
+pub use self::knew::Directory;
 use self::lives::Lives;
 pub use self::revalidate::QUESTIONS_AT_ONCE;
 use self::revalidate::Question;
@@ -24,6 +25,7 @@ mod acceptance;
 mod epoch;
 mod haste;
 mod inspect;
+mod knew;
 mod lives;
 pub mod memory;
 mod revalidate;
@@ -93,6 +95,8 @@ pub struct Node {
     questions: Vec<Question>,
     /// The former life of this node did nothing in that epoch or later; 0 if there was none that is remembered.
     left: Epoch,
+    /// What former lives knew as homes, by shard.
+    directories_of_former_lives: Vec<Directory>,
     counter: u64,
     room: Room,
 }
@@ -118,6 +122,7 @@ impl Node {
             destroyed: Vec::new(),
             questions: Vec::new(),
             left: Epoch(0),
+            directories_of_former_lives: Vec::new(),
             counter: u64::from(lane) << 56,
             room: Room::default(),
         }
@@ -404,12 +409,10 @@ impl Node {
                     outputs.push(Output::Dropped { object, what });
                 }
             }
-            Input::Message { message: Message::Loss(loss), .. } => {
-                outputs.reserve(1)?;
-                if !self.losses.learn(loss, self.view.epoch)? {
-                    outputs.push(Output::Dropped { object, what: "a loss of members that nobody can know of" });
-                }
+            Input::Message { message: message @ (Message::Knew(_) | Message::KnewAll { .. }), .. } => {
+                self.is_told_by_a_former_home(set, object, message, outputs)?;
             }
+            Input::Message { message: Message::Loss(loss), .. } => self.is_told_of_a_loss(loss, outputs)?,
             Input::Message { message: Message::AcceptLoss { set_until: Some(epoch) }, .. } => {
                 self.set_loss_is_accepted(set, epoch)?
             }

@@ -40,6 +40,8 @@ pub(crate) struct Recovery {
     pub doubt: Doubt,
     /// What has been decided of its objects since the beginning of that epoch stands in the directory of this home.
     pub unbroken: Epoch,
+    /// What former lives of this node knew as its home is told in that epoch.
+    pub told: Epoch,
     /// The former life that the offers here are of was a member until that epoch at least.
     pub left: Epoch,
     /// Who has said all of this shard, and the greatest tenure that each has forgotten.
@@ -187,7 +189,7 @@ impl Recovery {
 impl Hash for Recovery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
-        (self.doubt, self.unbroken, self.left).hash(state);
+        (self.doubt, self.unbroken, self.told, self.left).hash(state);
         (self.reports.len(), self.to_free.len()).hash(state);
         let mut ids: Vec<ObjectId> = self.objects().collect();
         ids.sort_unstable();

@@ -163,6 +163,8 @@ pub(crate) enum Step {
     },
     /// This node owned it in a former life, which was expelled, and still has it.
     Remember((Tenure, Version)),
+    /// What a former home knew of it.
+    Knew(Entry),
 }
 
 impl Shard {
@@ -336,7 +338,13 @@ impl Turn<'_> {
         match step {
             Step::Input(input) => self.input(input),
             Step::Enter => self.enter(),
-            Step::Report => return self.say_what_is_here(recovery.left),
+            Step::Report => {
+                let own = self.say_what_is_here(recovery.left);
+                // What leaves in this epoch has been reported before: else it would seem to be a copy that was on its way
+                // in the last one, and never arrived.
+                self.serve();
+                return own;
+            }
             Step::Decline { from, tenure, copy } => self.declined(from, (tenure, copy), recovery),
             Step::Decide => {
                 let reports = recovery.take_reports(self.id);
@@ -353,6 +361,7 @@ impl Turn<'_> {
                 }
             }
             Step::Remember(offer) => self.remember(offer),
+            Step::Knew(entry) => self.knew(entry),
         }
         None
     }

@@ -10,7 +10,7 @@ use kddm_core::id::{
     Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SHARDS_PER_SET, SetId, ShardIndex, Tenure, Version,
 };
 use kddm_core::message::{
-    COPIES_AT_ONCE, CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role,
+    COPIES_AT_ONCE, CopyKind, Have, Knew, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role, Since,
 };
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
@@ -105,6 +105,11 @@ fn others() -> impl Strategy<Value = Message> {
                 23 => Message::Wanted { shard: ShardIndex(node % SHARDS_PER_SET) },
                 24 => Message::ReplicaGone { tenure },
                 26 => Message::Returned { left: Epoch(node.into()) },
+                27 => {
+                    let since = Since { unbroken: Epoch(version.0 as u32), left: Epoch(node.into()) };
+                    let shard = ShardIndex(node % SHARDS_PER_SET);
+                    Message::KnewAll { shard, floor: tenure, in_doubt: flag, since }
+                }
                 25 => Message::HaveOffer { tenure, version, left: Epoch(node.into()) },
                 _ => Message::Flushed { id },
             }
@@ -120,6 +125,14 @@ fn entries() -> impl Strategy<Value = Message> {
         owner: NodeId(owner),
         state,
         lost,
+    })
+}
+
+fn knew() -> impl Strategy<Value = Message> {
+    (entries(), any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(entry, life, unbroken, left)| {
+        let Message::Entry { tenure, owner, state, lost } = entry else { unreachable!("it is one") };
+        let since = Since { unbroken: Epoch(unbroken), left: Epoch(left) };
+        Message::Knew(Knew { tenure, owner, life: Incarnation(life), state, lost, since })
     })
 }
 
@@ -192,7 +205,18 @@ fn questions() -> impl Strategy<Value = Message> {
 
 fn messages() -> impl Strategy<Value = Message> {
     let of_losses = prop_oneof![losses(), acceptances(), questions()];
-    prop_oneof![requests(), transfers(), others(), others(), entries(), reports(), promotes(), declines(), of_losses]
+    prop_oneof![
+        requests(),
+        transfers(),
+        others(),
+        others(),
+        entries(),
+        knew(),
+        reports(),
+        promotes(),
+        declines(),
+        of_losses
+    ]
 }
 
 fn envelopes() -> impl Strategy<Value = Envelope> {

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use kddm_core::frame::{self, BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers};
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, RequestId, SetId, ShardIndex, Tenure, Version};
-use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role};
+use kddm_core::message::{
+    CopyKind, Have, Knew, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role, Since,
+};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::ReplicaSet;
 
@@ -126,6 +128,20 @@ fn of_a_new_epoch() -> Vec<Message> {
         Message::Reported { shard: ShardIndex(1023), forgotten: tenure },
         Message::AllReported,
         Message::Returned { left: Epoch(7) },
+        Message::Knew(Knew {
+            tenure,
+            owner: NodeId(0x7172),
+            life: Incarnation(0x8182_8384),
+            state: EntryState::Promoted,
+            lost: true,
+            since: Since { unbroken: Epoch(0x9192), left: Epoch(0xa1a2) },
+        }),
+        Message::KnewAll {
+            shard: ShardIndex(1023),
+            floor: tenure,
+            in_doubt: true,
+            since: Since { unbroken: Epoch(0), left: Epoch(u32::MAX) },
+        },
         Message::Wanted { shard: ShardIndex(1023) },
         promote(CopyKind::Sharer, nodes(&[1, 2, 65_535]), replicas(&[3, 4, 5, 6, 7, 8, 9])),
         promote(CopyKind::Replica, nodes(&[]), replicas(&[])),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Access, Answer, Input, Outputs};
 use kddm_core::message::{Message, RequestKind};
-use kddm_core::node::{Node, Refused, Scanned};
+use kddm_core::node::{Directory, Node, Refused, Scanned};
 
 use crate::views::life;
 
@@ -116,6 +116,8 @@ pub struct Agent {
     cells: Arc<BTreeMap<ObjectId, Cell>>,
     replicas: BTreeMap<ObjectId, Value>,
     memories: Vec<memory::Memorised>,
+    /// What former lives knew as homes, until the core is told.
+    directories: Vec<Directory>,
     /// The former life did nothing in that epoch or later, and the core has not been told yet.
     left: Epoch,
     candidates: candidates::Candidates,
@@ -143,6 +145,7 @@ impl Agent {
             cells: Arc::default(),
             replicas: BTreeMap::new(),
             memories: Vec::new(),
+            directories: Vec::new(),
             left: Epoch(0),
             candidates: candidates::Candidates::default(),
             destroyed: Vec::new(),

@@ -36,6 +36,7 @@ impl Node {
         self.questions.clear();
         self.recovering = Some(Recovering { awaited, ..Recovering::default() });
         self.look_for_replicas();
+        self.forget_directories();
         Ok(())
     }
 
@@ -93,7 +94,7 @@ impl Node {
     }
 
     fn enter_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), Refused> {
-        let Node { me, incarnation, view, losses, sets, counter, room, lives, newcomers, .. } = self;
+        let Node { me, view, losses, sets, lives, newcomers, .. } = self;
         let (me, epoch) = (*me, view.epoch);
         let new = view.home(set, at).unwrap_or(NodeId::NOBODY);
         let state = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
@@ -106,6 +107,11 @@ impl Node {
             let doubt = if covered { Doubt::New } else { Doubt::Old };
             begin_to_enter(touched, me, view, (at, new, doubt), outputs)?;
         }
+        self.tell_what_it_knew(set, at, outputs)?;
+        let Node { me, incarnation, view, sets, counter, room, lives, newcomers, .. } = self;
+        let me = *me;
+        let touched = sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?.touch(at, || new)?;
+        lives.since(touched.shard.recovery.entered, newcomers)?;
         let place = Place::at_home((me, *incarnation), view, (set, at), new, &touched.shard.recovery);
         let place = Place { is_recovering: true, newcomers, ..place };
         while let Some(object) = touched.shard.recovery.to_enter.last().copied() {

@@ -22,7 +22,6 @@ impl Turn<'_> {
             _ => {}
         }
         self.ask_again();
-        self.serve();
     }
 
     fn is_member(&self, node: NodeId) -> bool {

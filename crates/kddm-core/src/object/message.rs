@@ -63,6 +63,8 @@ impl Turn<'_> {
             | Message::Placed { .. }
             | Message::AllReported
             | Message::Returned { .. }
+            | Message::Knew(_)
+            | Message::KnewAll { .. }
             | Message::Loss(_)
             | Message::Wanted { .. }
             | Message::Revalidate { .. }

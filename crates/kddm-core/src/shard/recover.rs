@@ -54,6 +54,25 @@ impl Shard {
         self.recovery.doubt = if in_doubt { Doubt::Old } else { Doubt::None };
     }
 
+    /// What a former home had decided until it was frozen stands in the directory now.
+    pub(crate) fn knows_all(&mut self, floor: Tenure, in_doubt: bool, unbroken: Epoch) {
+        self.floor = self.floor.max(floor);
+        self.recovery.unbroken = unbroken;
+        if !in_doubt {
+            self.recovery.doubt = Doubt::None;
+        }
+    }
+
+    /// What this node knows as the home.
+    pub(crate) fn directory(&self) -> impl Iterator<Item = &Entry> {
+        self.directory.iter()
+    }
+
+    /// No tenure up to this is given out again.
+    pub(crate) fn floor(&self) -> Tenure {
+        self.floor
+    }
+
     /// Another node answers for the shard: what was known of its objects as their home is forgotten.
     pub(crate) fn drop_directory(&mut self) {
         self.directory = Table::default();

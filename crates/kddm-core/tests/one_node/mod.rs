@@ -9,7 +9,9 @@ use kddm_core::id::{
     Tenure, Version, Zone,
 };
 use kddm_core::io::{Access, Answer, Body, Input, Output, Outputs};
-use kddm_core::message::{CopyKind, Have, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role};
+use kddm_core::message::{
+    CopyKind, Have, Knew, Loss, MESSAGE_KINDS, Message, ReadCopy, Request, RequestKind, Role, Since,
+};
 use kddm_core::node::{HandedOver, Node};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
@@ -166,6 +168,20 @@ impl Bytes<'_> {
                 Message::HaveOffer { tenure: self.tenure(), version: self.version(), left: Epoch(self.below(4).into()) }
             }
             37 => Message::Returned { left: Epoch(self.below(4).into()) },
+            38 => Message::Knew(Knew {
+                tenure: self.tenure(),
+                owner: self.node(),
+                life: Incarnation(self.below(3).into()),
+                state: self.entry_state(),
+                lost: self.flag(),
+                since: self.since(),
+            }),
+            39 => Message::KnewAll {
+                shard: ShardIndex(self.below(SHARDS_PER_SET)),
+                floor: self.tenure(),
+                in_doubt: self.flag(),
+                since: self.since(),
+            },
             35 => Message::Revalidate { id: self.id(), copies: self.copies() },
             36 => Message::Revalidated {
                 id: self.id(),
@@ -173,6 +189,10 @@ impl Bytes<'_> {
             },
             _ => Message::Placed { placement: Placement(self.byte().into()) },
         }
+    }
+
+    fn since(&mut self) -> Since {
+        Since { unbroken: Epoch(self.below(4).into()), left: Epoch(self.below(4).into()) }
     }
 
     fn entry_state(&mut self) -> EntryState {

@@ -103,6 +103,8 @@ fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Res
         node.lose(&mut words)?
     } else if words.takes("back") {
         node.take_in(&mut words)?
+    } else if words.takes("frozen") {
+        node.frozen(&mut words)?
     } else if words.takes("remember") {
         node.remember(&mut words)?
     } else if words.takes("ask") {
@@ -303,6 +305,21 @@ impl Node {
         let memory = Memory { set: self.set, object: OBJECT, tenure, version, left, is_kept: false };
         let mut outputs = Outputs::new();
         lane.remember(&memory, &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
+        Ok(outputs.drain().collect())
+    }
+
+    /// `frozen`: this life is over, and its process goes on as a new one. It remembers what it knew as a home.
+    fn frozen(&mut self, words: &mut Words<'_>) -> Result<Vec<Output>, String> {
+        words.end()?;
+        let Core::Lane(lane) = &mut self.core else { return Err("only a node `of` so many knows views".into()) };
+        let (known, left) = (lane.directories(), lane.leaves());
+        **lane = Lane::new(lane.id(), Incarnation(lane.incarnation().0 + 1), 0);
+        lane.install_view(self.view.clone()).map_err(|refused| format!("refused: {refused:?}"))?;
+        lane.remember_leaving(left);
+        let mut outputs = Outputs::new();
+        for directory in known {
+            lane.remember_directory(directory, &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
+        }
         Ok(outputs.drain().collect())
     }
 

@@ -6,7 +6,7 @@ use std::str::SplitWhitespace;
 use kddm_core::home::EntryState;
 use kddm_core::id::{Epoch, Incarnation, NodeId, PlacementPolicy, RequestId, ShardIndex, Tenure, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output};
-use kddm_core::message::{CopyKind, Have, Message, ReadCopy, Request, RequestKind, Role};
+use kddm_core::message::{CopyKind, Have, Knew, Message, ReadCopy, Request, RequestKind, Role, Since};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::ReplicaSet;
 use kddm_core::shard::{Inspection, Main};
@@ -169,6 +169,12 @@ impl<'a> Words<'a> {
             }
             "all_reported" => Message::AllReported,
             "returned" => Message::Returned { left: Epoch(self.number()?) },
+            "knew" => self.knew()?,
+            "knew_all" => {
+                let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
+                let in_doubt = self.takes("in_doubt");
+                Message::KnewAll { shard: SHARD, floor, in_doubt, since: self.since()? }
+            }
             "wanted" => Message::Wanted { shard: SHARD },
             "shard_is_yours" => {
                 let floor = if self.takes("floor") { self.tenure()? } else { Tenure::NONE };
@@ -203,7 +209,11 @@ impl<'a> Words<'a> {
     fn entry(&mut self) -> Result<Message, String> {
         let tenure = self.tenure()?;
         let owner = if self.takes("owner") { self.node()? } else { NodeId::NOBODY };
-        let state = match self.next()? {
+        Ok(Message::Entry { tenure, owner, state: self.entry_state()?, lost: self.takes("lost") })
+    }
+
+    fn entry_state(&mut self) -> Result<EntryState, String> {
+        Ok(match self.next()? {
             "predicted" => EntryState::Predicted,
             "fact" => EntryState::Fact,
             "removing" => EntryState::Removing,
@@ -211,8 +221,25 @@ impl<'a> Words<'a> {
             "unknown" => EntryState::Unknown,
             "absent" => EntryState::Absent,
             other => return Err(format!("`{other}` is no way to know of an owner")),
-        };
-        Ok(Message::Entry { tenure, owner, state, lost: self.takes("lost") })
+        })
+    }
+
+    /// `1.1 owner 3 life 1 fact since 0 left 3`.
+    fn knew(&mut self) -> Result<Message, String> {
+        let tenure = self.tenure()?;
+        let owner = if self.takes("owner") { self.node()? } else { NodeId::NOBODY };
+        let life = Incarnation(if self.takes("life") { self.number()? } else { 0 });
+        let state = self.entry_state()?;
+        let lost = self.takes("lost");
+        Ok(Message::Knew(Knew { tenure, owner, life, state, lost, since: self.since()? }))
+    }
+
+    /// `since 0 left 3`.
+    fn since(&mut self) -> Result<Since, String> {
+        self.expect("since")?;
+        let unbroken = Epoch(self.number()?);
+        self.expect("left")?;
+        Ok(Since { unbroken, left: Epoch(self.number()?) })
     }
 
     /// `nothing seen 1.5 removed`, `owner 1.3 v1 seen 1.3`, `ghost 1.2 v1 sent 1.3 to 4 seen 1.3`.
@@ -376,6 +403,16 @@ pub fn message(message: &Message) -> String {
             format!("{name}{}", also(*forgotten != Tenure::NONE, format!(" forgotten {forgotten}")))
         }
         Message::Returned { left } => format!("{name} {}", left.0),
+        Message::Knew(Knew { tenure, owner, life, state, lost, since }) => {
+            let owner = also(owner.is_somebody(), format!(" owner {owner} life {}", life.0));
+            let state = format!("{}{}", entry_state(*state), also(*lost, " lost"));
+            format!("{name} {tenure}{owner} {state} since {} left {}", since.unbroken.0, since.left.0)
+        }
+        Message::KnewAll { floor, in_doubt, since, .. } => {
+            let floor = also(*floor != Tenure::NONE, format!(" floor {floor}"));
+            let in_doubt = also(*in_doubt, " in_doubt");
+            format!("{name}{floor}{in_doubt} since {} left {}", since.unbroken.0, since.left.0)
+        }
         Message::AllReported | Message::Wanted { .. } | Message::AcceptLoss { set_until: None } => name.into(),
         Message::AcceptLoss { set_until: Some(epoch) } => format!("{name} until {}", epoch.0),
         Message::Loss(loss) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kddm_core::id::{Epoch, Incarnation, ObjectId};
 use kddm_core::io::Outputs;
 use kddm_core::node::memory::Memory;
+use kddm_core::node::{Directory, Refused};
 
 use super::candidates::{Candidate, Candidates};
 use super::{Agent, Effects, Todo, Value, generation, set_of};
@@ -16,6 +17,7 @@ pub(super) type Memorised = (Memory, Value);
 #[derive(Clone, Default, Debug)]
 pub struct Kept {
     owned: Vec<Memorised>,
+    knew: Vec<Directory>,
     copies: Vec<Candidate>,
     /// The first epoch in which that life did nothing.
     left: Epoch,
@@ -44,12 +46,20 @@ impl Agent {
         let mut memories: Vec<Memorised> = self.core.memories().filter_map(kept).collect();
         memories.extend(&self.memories);
         memories.sort_by_key(|(memory, _)| (memory.object, memory.tenure, memory.version));
-        Kept { owned: memories, copies: self.kept_copies(), left: self.core.leaves() }
+        let mut knew = self.core.directories();
+        knew.extend(self.directories.iter().cloned());
+        Kept { owned: memories, knew, copies: self.kept_copies(), left: self.core.leaves() }
     }
 
     /// A life of a node whose process has kept that of the one before.
     pub fn with_memories(self, kept: Kept) -> Agent {
-        Agent { memories: kept.owned, candidates: Candidates::of(kept.copies), left: kept.left, ..self }
+        Agent {
+            memories: kept.owned,
+            directories: kept.knew,
+            candidates: Candidates::of(kept.copies),
+            left: kept.left,
+            ..self
+        }
     }
 
     /// How many objects are offered here.
@@ -65,6 +75,18 @@ impl Agent {
     /// Tells the core what a former life owned.
     pub fn remember(&mut self, effects: &mut Effects) {
         Arc::make_mut(&mut self.core).remember_leaving(std::mem::take(&mut self.left));
+        for directory in std::mem::take(&mut self.directories) {
+            let (set, mut outputs) = (directory.set, Outputs::new());
+            match Arc::make_mut(&mut self.core).remember_directory(directory, &mut outputs) {
+                Ok(()) | Err(Refused::UnknownSet) => {}
+                Err(refused) => effects.broken.push(format!("node {} does not know any more: {refused:?}", self.me)),
+            }
+            let mut todo = Todo::new();
+            for output in outputs.drain() {
+                self.act(set, output, None, &mut todo, effects);
+            }
+            self.run_all(set, todo, None, effects);
+        }
         for (memory, value) in std::mem::take(&mut self.memories) {
             if self.is_destroyed(generation(memory.object)) {
                 continue;

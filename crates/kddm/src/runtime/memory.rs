@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kddm_core::id::{Epoch, Mixer, ObjectId, SetId, Version};
-use kddm_core::node::Refused;
+use kddm_core::io::Outputs;
 use kddm_core::node::memory::Memory;
+use kddm_core::node::{Directory, Refused};
 use kddm_view::Change;
 
 use crate::runtime::Runtime;
@@ -24,6 +25,8 @@ pub(crate) type Kept = (Memory, Vec<u8>);
 #[derive(Default)]
 pub(crate) struct Memories {
     owned: Vec<Kept>,
+    /// What it knew as a home.
+    directories: Vec<Directory>,
     /// What it had to read, lane by lane.
     copies: Vec<Vec<Batch>>,
     /// The first epoch in which it did nothing; 0 if there is nothing that it could vouch for.
@@ -59,18 +62,34 @@ impl LaneState {
         self.core.memories().filter(|memory| !is_lent(memory)).filter_map(kept).collect()
     }
 
+    /// Takes in what a former life knew as the home of a shard.
+    fn remember_directory(&mut self, directory: Directory) {
+        let (set, shard) = (directory.set, directory.shard);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let remembered = self.core.remember_directory(directory, &mut outputs);
+        self.follow(set, outputs);
+        match remembered {
+            Ok(()) | Err(Refused::UnknownSet) => {}
+            Err(refused) => tracing::warn!(?refused, ?set, shard = shard.0, "what this node knew of it is forgotten"),
+        }
+    }
+
+    fn follow(&mut self, set: SetId, mut outputs: Outputs) {
+        let mut follows = Follows::default();
+        for output in outputs.drain() {
+            follows.act(self, set, output);
+        }
+        self.outputs = outputs;
+        follows.go_on(self, set);
+    }
+
     /// Takes in some of what a former life owned.
     fn remember(&mut self, kept: &mut Vec<Kept>) {
         let first = kept.len().saturating_sub(REMEMBERED_AT_ONCE);
         for (memory, bytes) in kept.drain(first..) {
             let mut outputs = std::mem::take(&mut self.outputs);
             let remembered = self.core.remember(&memory, &mut outputs);
-            let mut follows = Follows::default();
-            for output in outputs.drain() {
-                follows.act(self, memory.set, output);
-            }
-            self.outputs = outputs;
-            follows.go_on(self, memory.set);
+            self.follow(memory.set, outputs);
             match remembered {
                 Ok(true) => {
                     self.replicas.insert((memory.set, memory.object), bytes);
@@ -94,7 +113,8 @@ impl Runtime {
         }
         let owned = self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect();
         let left = self.lanes.iter().map(|lane| lane.lock().core.leaves()).max().unwrap_or_default();
-        Memories { owned, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect(), left }
+        let directories = self.lanes.iter().flat_map(|lane| lane.lock().core.directories()).collect();
+        Memories { owned, directories, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect(), left }
     }
 
     /// Tells the lanes what a former life owned, and has all members decide what becomes of it. What is not decided at
@@ -102,7 +122,7 @@ impl Runtime {
     pub fn recall(self: &Arc<Self>, kept: Memories, deadline: Instant) {
         // First: the epoch that it needs would end all questions.
         if kept.left > Epoch(0) {
-            self.recall_owned(kept.owned, kept.left, deadline);
+            self.recall_owned(kept.owned, kept.directories, kept.left, deadline);
         }
         // Who has begun anew since then gives out no tenure of before, so that none of these is taken for another.
         for (lane, copies) in self.lanes.iter().zip(kept.copies) {
@@ -112,7 +132,13 @@ impl Runtime {
         }
     }
 
-    fn recall_owned(self: &Arc<Self>, mut kept: Vec<Kept>, left: Epoch, deadline: Instant) {
+    fn recall_owned(
+        self: &Arc<Self>,
+        mut kept: Vec<Kept>,
+        directories: Vec<Directory>,
+        left: Epoch,
+        deadline: Instant,
+    ) {
         // Sets were named and numbered anew since then: an object of that number may be another one's.
         let anew = self.membership.lock().state.began_anew();
         let count = kept.len();
@@ -129,6 +155,12 @@ impl Runtime {
             let shard = one.0.object.shard(one.0.set.policy().unwrap_or_default());
             let at = usize::from(shard.0) % self.lanes.len();
             of_lanes[at].push(one);
+        }
+        for directory in directories.into_iter().filter(|directory| directory.left() > anew) {
+            let lane = &self.lanes[usize::from(directory.shard.0) % self.lanes.len()];
+            let mut state = lane.lock();
+            state.remember_directory(directory);
+            lane.finish_fair(state);
         }
         // The last one is the first in which all of it can be said.
         let mut epoch = Epoch(0);

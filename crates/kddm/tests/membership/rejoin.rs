@@ -163,6 +163,43 @@ fn a_node_that_slept_beyond_its_lease_comes_back_as_a_new_life() {
     until("what was put in each life is there", || set.get(2).wait_for(LIMIT).is_ok_and(|value| *value == 3));
 }
 
+/// The home of some of it was expelled after it, and is back after it: what that home had decided meanwhile it knows still.
+#[test]
+fn a_home_that_comes_back_says_what_it_had_decided() {
+    let mut nodes = vec![Node::join(Config::new().lease(Duration::from_secs(2))).wait().expect("it begins")];
+    for _ in 0..2 {
+        let contact = nodes[0].address().clone();
+        nodes.push(Node::join(Config::new().contact(contact)).wait().expect("it is let in"));
+    }
+    until("three decide", || nodes[0].voting().voters == [1, 2, 3]);
+    let kept: Set<u64> = nodes[0].set("kept").replicas(0).open().wait().expect("the set opens");
+    let mut home = Process::start(&nodes[0]);
+    assert_eq!(home.line("lives as"), "lives as 4 and old handles are fenced: true");
+    let mut owner = Process::start(&nodes[0]);
+    assert_eq!(owner.line("lives as"), "lives as 5 and old handles are fenced: true");
+    let is_lost = |object| matches!(kept.get(object).wait_for(LIMIT), Err(Error::Access(AccessError::Lost { .. })));
+    for (process, number) in [(&owner, 5), (&home, 4)] {
+        process.signal(Signal::STOP);
+        until("it is expelled", || nodes[0].members().iter().all(|member| member.id != number));
+        assert!((0..KEPT).all(is_lost), "the last that was stopped had nothing of it");
+    }
+    let mut comes_back = |process: &mut Process, as_whom: &str| {
+        process.signal(Signal::CONT);
+        writeln!(process.input, "put").expect("it reads");
+        assert_eq!(process.line("lives as"), as_whom);
+        (0..KEPT).filter(|object| is_lost(*object)).count()
+    };
+    let lost = comes_back(&mut owner, "lives as 5 and old handles are fenced: true");
+    assert!((1..KEPT as usize / 2).contains(&lost), "{lost} were at the other home");
+    comes_back(&mut home, "lives as 4 and old handles are fenced: true");
+    until("the last that was missing is there", || (0..KEPT).all(|object| !is_lost(object)));
+    for object in 0..KEPT {
+        assert_eq!(*kept.get(object).wait_for(LIMIT).expect("it has come back"), object + 1);
+    }
+    drop((owner, home));
+    until("they are gone", || nodes[0].members().len() == 3);
+}
+
 /// Nobody can tell any more whether what it owned is the newest.
 #[test]
 fn what_comes_back_after_its_home_was_lost_is_taken_where_a_set_rolls_back() {
