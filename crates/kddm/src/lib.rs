@@ -95,5 +95,5 @@ pub use system::{DEFAULT_REPLICAS, SetBuilder};
 pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};
-pub use watch::Seen;
-pub use watch_all::{Change, WatchAll};
+pub use watch::{BadSeen, Seen};
+pub use watch_all::{BadPosition, Change, Position, WatchAll};
