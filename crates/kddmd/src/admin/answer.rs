@@ -159,6 +159,8 @@ impl Subject {
             Command::Objects { set, after, limit } => listing::objects(&self.node, set, after.as_deref(), *limit),
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
+            // One answer is the last one: whoever watches is told of events elsewhere.
+            Command::Events { .. } => Err(Failure::new("events have answers of their own")),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
         }
     }

@@ -123,6 +123,20 @@ pub enum Command {
         /// A case ends after so long.
         case_limit_ms: u64,
     },
+    /// What changes in a set from now on, an answer an event.
+    Events {
+        /// The set.
+        set: String,
+        /// One object; all if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        object: Option<u64>,
+        /// Where another watch had come to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// How many events; without an end if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+    },
     /// The same again and again.
     Watch {
         /// Pause between answers.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kddm::default_data_dir;
 use kddmd::admin::client::{Client, ClientError};
+use kddmd::admin::events;
 use kddmd::admin::protocol::{self, Action, Failure, Form};
+use kddmd::admin::sure::Sure;
 use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, watched, worker};
@@ -50,6 +52,8 @@ enum Command {
     /// One object of a set with values in JSON or bytes.
     #[command(subcommand)]
     Object(Object),
+    /// What is put and removed in a set, of whatever type, or of one object, a line an event, until Ctrl-C.
+    Watch(events::Watch),
     /// What is wrong with the cluster, why, and what to do. Status 0: nothing; 1: something; 2: nobody could be asked.
     Doctor,
     /// The barriers of the cluster: who has to come, and who waits.
@@ -160,27 +164,6 @@ enum Sets {
         #[command(flatten)]
         sure: Sure,
     },
-}
-
-#[derive(Args)]
-struct Sure {
-    /// Do it. It cannot be undone: copies that come back with a node are dropped.
-    #[arg(long)]
-    yes: bool,
-}
-
-impl Sure {
-    /// Without the word nobody is asked.
-    fn check(&self, what: &str, again: &str) -> Result<(), ToolError> {
-        if self.yes {
-            return Ok(());
-        }
-        Err(ToolError::Other(format!(
-            "this gives up {what}, also if a node comes back that has it, and cannot be undone; nothing was changed. \
-             `kddmadm sets` and `kddmadm cluster status` say what is lost and which nodes are missing. If none of them \
-             comes back: {again} --yes"
-        )))
-    }
 }
 
 #[derive(Args)]
@@ -360,13 +343,14 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Sets { which: Some(Sets::Show(shown)) } => ask(shown.question(), show::of_set),
         Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
             let what = format!("all that is lost of set {name:?}");
-            sure.check(&what, &format!("kddmadm sets accept-loss {name}"))?;
+            sure.check(&what, &format!("kddmadm sets accept-loss {name}")).map_err(ToolError::Other)?;
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
         Command::Object(object) => {
             let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
             ask(object_command(object)?, shows)
         }
+        Command::Watch(watch) => Ok(watch.run(&client()?, cli.json)?.map(|()| 0)?),
         Command::Doctor => finish(doctor::run(&client()?, cli.json), cli.json),
         Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
         Command::Latches => ask(protocol::Command::Latches, show::latches),
@@ -439,7 +423,7 @@ fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
     let (which, form, replicas, action) = match object {
         Object::AcceptLoss { which: Which1 { set, id }, sure } => {
             let what = format!("object {id} of set {set:?}, if it is lost");
-            sure.check(&what, &format!("kddmadm object accept-loss {set} {id}"))?;
+            sure.check(&what, &format!("kddmadm object accept-loss {set} {id}")).map_err(ToolError::Other)?;
             return Ok(protocol::Command::AcceptLoss { set, id: Some(id) });
         }
         Object::Get { which, form } => (which, form, None, Action::Get),
