@@ -86,6 +86,7 @@ pub use runtime::deciding::VotingInfo;
 pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use runtime::per_kind::PerKind;
 pub use runtime::statistics::Statistics;
+pub use scan::{AtOwner, ObjectDetail, ObjectEvent, ObjectFate, ObjectHistory};
 pub use scan::{
     BadCursor, Cursor, Found, HeldAs, Local, LocalObject, ObjectInfo, ObjectPage, ObjectState, Scan, ScanPage,
     ScanValues,

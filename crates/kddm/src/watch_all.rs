@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{SetId, Tenure};
 
+pub(crate) use gather::Wanted;
 pub(crate) use inbox::Inbox;
+pub(crate) use position::Mark;
 pub use position::{BadPosition, Position};
 
 use crate::error::{AccessError, Error, SetError};
@@ -24,12 +26,13 @@ use crate::pending::{Pending, Reply};
 use crate::rpc::{Engine, RpcError};
 use crate::runtime::Runtime;
 use crate::runtime::changes::WATCH_SERVICE;
+use crate::runtime::lending::watches::follow;
 use crate::runtime::turn::AlarmKey;
 use crate::runtime::wait::{deadline_in, may_block};
 use crate::set::Set;
 use crate::value::Value;
 use crate::watch::Seen;
-use gather::{Wanted, gather};
+use gather::gather;
 
 /// What has become of an object of a set that is watched, from [`WatchAll::receive`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,8 +109,8 @@ impl<T: Value> Set<T> {
     /// ```
     ///
     /// # Errors
-    /// `Idle` if a member does not answer within the limit of the set; `NoStreams` in an attached program; what ends
-    /// the set or the node.
+    /// `Idle` if a member does not answer within the limit of the set; `Overloaded` in an attached program, beyond 64 watches
+    /// of all programs of its node; what ends the set or the node.
     pub fn watch_all(&self) -> Pending<WatchAll> {
         self.begin(None, None)
     }
@@ -183,15 +186,15 @@ impl Node {
     }
 }
 
-fn begin(runtime: &Arc<Runtime>, wanted: Wanted, limit: Duration) -> Pending<WatchAll> {
-    if runtime.lender.is_some() {
-        return Pending::ready(Err(RpcError::NoStreams.into()));
-    }
+/// Begins a watch: by a thread that asks all members, or, in a program, its node.
+pub(crate) fn begin(runtime: &Arc<Runtime>, wanted: Wanted, limit: Duration) -> Pending<WatchAll> {
     let (node, engine) = (runtime.identity.id.0, Arc::clone(&runtime.rpc));
-    let (inbox, runtime) = (Arc::new(Inbox::new(wanted.set.0)), Arc::downgrade(runtime));
+    let (is_program, inbox) = (runtime.lender.is_some(), Arc::new(Inbox::new(wanted.set.0)));
+    let runtime = Arc::downgrade(runtime);
     engine.followed_by(&inbox);
     let (gathered, of) = (Arc::clone(&inbox), Weak::clone(&runtime));
-    if let Err(error) = engine.spawn("kddm-watcher", move || gather(&of, wanted, &gathered)) {
+    let work = move || if is_program { follow(&of, &wanted, &gathered) } else { gather(&of, wanted, &gathered) };
+    if let Err(error) = engine.spawn("kddm-watcher", work) {
         let reason = format!("no thread could be started: {error}");
         return Pending::ready(Err(RpcError::Unreachable { node, reason }.into()));
     }
@@ -212,6 +215,11 @@ impl WatchAll {
     /// Where it has come to: behind what was received. A watch goes on from there by [`Set::watch_from`].
     pub fn position(&self) -> Position {
         self.inbox.position()
+    }
+
+    /// A change that is here already.
+    pub(crate) fn taken(&self) -> Option<Result<Change, Error>> {
+        self.inbox.take()
     }
 
     fn look<O>(&self, take: fn(&Inbox) -> Option<Result<O, Error>>, is_there: fn(&Inbox) -> bool) -> Look<O> {

@@ -68,6 +68,11 @@ impl Feeds {
         }
     }
 
+    /// What is remembered of a set, if it is watched, or was a moment ago.
+    pub fn of(&self, set: SetId) -> Option<Arc<Feed>> {
+        self.of.lock().get(&set).cloned()
+    }
+
     fn forget(&self, set: SetId, feed: &Arc<Feed>) {
         let mut feeds = self.of.lock();
         if feeds.get(&set).is_some_and(|known| Arc::ptr_eq(known, feed)) {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Wake;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId};
@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::runtime::remembered::{ObjectFate, Past, Remembered};
 
 /// Objects of which something may wait to be sent to one watcher; of more it is told how many were skipped.
 const OUTBOX_LIMIT: usize = 4096;
@@ -197,12 +198,13 @@ struct Told {
     mark: u64,
 }
 
-#[derive(Default)]
 struct Known {
     outboxes: Vec<Weak<Outbox>>,
     told: HashMap<ObjectId, Told, Mixer>,
     /// Number, object and last tenure.
     removed: VecDeque<(u64, u64, u64)>,
+    /// For people.
+    past: Past,
     /// Before that number something may have been removed of which nothing is known.
     whole_from: u64,
     is_over: bool,
@@ -221,8 +223,16 @@ impl Feed {
     pub fn new(marks: &Arc<AtomicU64>) -> Feed {
         // A number of its own, so that no earlier feed of the set was heard so far.
         let whole_from = marks.fetch_add(1, Ordering::Relaxed) + 1;
-        let known = Mutex::new(Known { whole_from, ..Known::default() });
-        Feed { marks: Arc::clone(marks), known, changed: Condvar::new() }
+        let known = Known {
+            outboxes: Vec::new(),
+            told: HashMap::default(),
+            removed: VecDeque::new(),
+            past: Past::begin(),
+            whole_from,
+            is_over: false,
+            kept_until: None,
+        };
+        Feed { marks: Arc::clone(marks), known: Mutex::new(known), changed: Condvar::new() }
     }
 
     fn next(&self) -> u64 {
@@ -280,22 +290,28 @@ impl Feed {
     /// What is known of an object by now.
     pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main) {
         let mut known = self.known.lock();
+        let known = &mut *known;
         let news = match (owned, known.told.get_mut(&object)) {
             // Another tenure of the same owner, as after a loss, changes nothing.
             (Some(now), Some(Told { owned, .. })) if (owned.version, owned.born) == (now.version, now.born) => {
                 return *owned = now;
             }
-            (Some(now), _) => put(object, now),
+            (Some(now), told) => {
+                let what = if told.is_some() { ObjectFate::Put } else { ObjectFate::Owned };
+                known.past.note(object, what, now);
+                put(object, now)
+            }
             // Its value is not here for a moment, as while it is given back.
             (None, Some(_)) if matches!(main, Main::Owner { .. }) => return,
             (None, Some(Told { owned, .. })) => {
-                let tenure = owned.tenure;
+                let last = *owned;
                 known.told.remove(&object);
                 // Whoever has it now tells of it.
                 if matches!(main, Main::Ghost { .. } | Main::Sharer { .. }) {
-                    return;
+                    return known.past.note(object, ObjectFate::Passed, last);
                 }
-                News::Removed { object: object.0, tenure }
+                known.past.note(object, ObjectFate::Removed, last);
+                News::Removed { object: object.0, tenure: last.tenure }
             }
             (None, None) => return,
         };
@@ -306,6 +322,11 @@ impl Feed {
             (None, _) => {}
         }
         known.outboxes.iter().filter_map(Weak::upgrade).for_each(|outbox| outbox.push(mark, object.0, news));
+    }
+
+    /// For how long this is remembered, and what has become of that object.
+    pub fn past_of(&self, object: ObjectId) -> (Duration, Vec<Remembered>) {
+        self.known.lock().past.of(object)
     }
 
     /// Whoever watches is told why nothing follows.

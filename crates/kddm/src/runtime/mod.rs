@@ -36,6 +36,7 @@ pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 mod rejoin;
+pub(crate) mod remembered;
 pub(crate) mod replicas;
 pub(crate) mod reviving;
 pub(crate) mod serving;
@@ -113,6 +114,8 @@ pub(crate) struct Runtime {
     pub linkers: Linkers,
     /// Those who watch sets of which this node owns something.
     pub feeds: changes::Feeds,
+    /// Those of programs that are attached here.
+    pub program_watches: lending::watches::Watches,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -173,6 +176,7 @@ impl Runtime {
             scanning: crate::scan::Scanning::default(),
             linkers: Linkers::default(),
             feeds: changes::Feeds::default(),
+            program_watches: lending::watches::Watches::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),

@@ -39,7 +39,7 @@ struct Source {
 }
 
 /// What is watched, and from where on.
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub set: SetId,
     /// One object alone.
     pub object: Option<u64>,

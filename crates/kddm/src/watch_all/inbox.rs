@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Wake;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -37,11 +38,11 @@ pub(crate) struct Inbox {
     /// Of the thread that gathers.
     pub(super) news: Condvar,
     /// Of whoever takes.
-    pub(super) seat: Seat,
+    pub seat: Seat,
 }
 
 impl Inbox {
-    pub(super) fn new(set: u64) -> Inbox {
+    pub fn new(set: u64) -> Inbox {
         let inside = Inside {
             is_told: false,
             is_closed: false,
@@ -59,7 +60,7 @@ impl Inbox {
         self.news.notify_one();
     }
 
-    pub(super) fn push(&self, change: Change) {
+    pub fn push(&self, change: Change) {
         let mut inside = self.inside.lock();
         let changes = &mut inside.changes;
         let count = match change {
@@ -75,34 +76,35 @@ impl Inbox {
     }
 
     /// The position of whoever has taken all that is here.
-    pub(super) fn mark(&self, mark: Mark) {
+    pub fn mark(&self, mark: Mark) {
         let mut inside = self.inside.lock();
         let Some(last) = inside.changes.back_mut() else { return inside.position.apply(mark) };
         // One of each member, however many changes are left out.
         match &mark {
             Mark::Source(node, _) => last.marks.retain(|other| !matches!(other, Mark::Source(of, _) if of == node)),
             Mark::Members(_) => last.marks.retain(|other| !matches!(other, Mark::Members(_))),
+            Mark::All(_) => last.marks.clear(),
         }
         last.marks.push(mark);
     }
 
-    pub(super) fn take(&self) -> Option<Result<Change, Error>> {
+    pub fn take(&self) -> Option<Result<Change, Error>> {
         let mut inside = self.inside.lock();
         let Some(Entry { change, marks }) = inside.changes.pop_front() else { return inside.failed.clone().map(Err) };
         marks.into_iter().for_each(|mark| inside.position.apply(mark));
         Some(Ok(change))
     }
 
-    pub(super) fn has_news(&self) -> bool {
+    pub fn has_news(&self) -> bool {
         let inside = self.inside.lock();
         !inside.changes.is_empty() || inside.failed.is_some()
     }
 
-    pub(super) fn position(&self) -> Position {
+    pub fn position(&self) -> Position {
         self.inside.lock().position.clone()
     }
 
-    pub(super) fn begun(&self) -> Option<Result<(), Error>> {
+    pub fn begun(&self) -> Option<Result<(), Error>> {
         let inside = self.inside.lock();
         match &inside.failed {
             Some(error) => Some(Err(error.clone())),
@@ -110,12 +112,26 @@ impl Inbox {
         }
     }
 
-    pub(super) fn begins(&self) {
+    pub fn begins(&self) {
         self.inside.lock().has_begun = true;
         self.seat.tell();
     }
 
-    pub(super) fn fail(&self, error: Error) {
+    /// Nobody takes anything any more.
+    pub fn is_closed(&self) -> bool {
+        self.inside.lock().is_closed
+    }
+
+    /// The thread that gathers looks again then, or when it is told to.
+    pub fn rest(&self, pause: Duration) {
+        let mut inside = self.inside.lock();
+        if !inside.is_told {
+            self.news.wait_for(&mut inside, pause);
+        }
+        inside.is_told = false;
+    }
+
+    pub fn fail(&self, error: Error) {
         self.inside.lock().failed.get_or_insert(error);
         self.seat.tell();
     }

@@ -11,7 +11,7 @@ const MOST_SOURCES: usize = 4096;
 
 /// A life of a member, and how far it was heard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     pub incarnation: u32,
     /// All that it had to tell up to this number.
     pub upto: u64,
@@ -19,7 +19,7 @@ pub(super) struct Heard {
 
 /// Which members there are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Membership {
+pub(crate) struct Membership {
     pub epoch: u32,
     pub placement: u32,
     /// The members and their lives, by number.
@@ -76,17 +76,20 @@ impl Position {
                 (self.epoch, self.placement) = (now.epoch, now.placement);
                 self.sources.retain(|node, heard| now.members.contains(&(*node, heard.incarnation)));
             }
+            Mark::All(position) => *self = position,
         }
     }
 }
 
 /// How a position goes on when what stands before it was taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     /// A member was heard so far.
     Source(u16, Heard),
     /// All of these are heard.
     Members(Membership),
+    /// By the node of a program.
+    All(Position),
 }
 
 impl fmt::Display for Position {
