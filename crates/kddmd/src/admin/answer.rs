@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::protocol::{Command, Failure};
-use super::{coordination, listing, object};
+use super::{coordination, detail, listing, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -140,6 +140,8 @@ impl Subject {
                 shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
                 Ok(shown)
             }
+            Command::ObjectShow { set, id } => detail::show(&self.node, set, *id),
+            Command::ObjectHistory { set, id } => detail::history(&self.node, set, *id),
             Command::Object { set, id, form, replicas, action } => {
                 object::act(&self.node, set, *id, *form, *replicas, action)
             }

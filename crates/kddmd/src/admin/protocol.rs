@@ -88,6 +88,20 @@ pub enum Command {
         /// What to do.
         action: Action,
     },
+    /// One object, of a set of any type: where it is, who has it, who waits.
+    ObjectShow {
+        /// Its set.
+        set: String,
+        /// The object.
+        id: u64,
+    },
+    /// What is remembered of an object.
+    ObjectHistory {
+        /// Its set.
+        set: String,
+        /// The object.
+        id: u64,
+    },
     /// Accepts that an object, or all that is lost of a set, is gone.
     AcceptLoss {
         /// The set.

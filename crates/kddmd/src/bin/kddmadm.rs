@@ -49,7 +49,7 @@ enum Command {
         #[command(subcommand)]
         which: Option<Sets>,
     },
-    /// One object of a set with values in JSON or bytes.
+    /// One object of a set: its value, in JSON or bytes, where it is, what is remembered of it.
     #[command(subcommand)]
     Object(Object),
     /// What is put and removed in a set, of whatever type, or of one object, a line an event, until Ctrl-C.
@@ -184,6 +184,10 @@ struct Made {
 
 #[derive(Subcommand)]
 enum Object {
+    /// Where it is, who has it, who waits for it. For sets of any type.
+    Show(Which1),
+    /// What the members remember of its last owners and versions, while its set is watched. For sets of any type.
+    History(Which1),
     /// Prints its value.
     Get {
         #[command(flatten)]
@@ -347,7 +351,12 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
         Command::Object(object) => {
-            let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
+            let shows = match object {
+                Object::AcceptLoss { .. } => show::accepted,
+                Object::Show(_) => show::detail,
+                Object::History(_) => show::history,
+                _ => show::object,
+            };
             ask(object_command(object)?, shows)
         }
         Command::Watch(watch) => Ok(watch.run(&client()?, cli.json)?.map(|()| 0)?),
@@ -421,6 +430,8 @@ fn run_bench(
 
 fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
     let (which, form, replicas, action) = match object {
+        Object::Show(Which1 { set, id }) => return Ok(protocol::Command::ObjectShow { set, id }),
+        Object::History(Which1 { set, id }) => return Ok(protocol::Command::ObjectHistory { set, id }),
         Object::AcceptLoss { which: Which1 { set, id }, sure } => {
             let what = format!("object {id} of set {set:?}, if it is lost");
             sure.check(&what, &format!("kddmadm object accept-loss {set} {id}")).map_err(ToolError::Other)?;
