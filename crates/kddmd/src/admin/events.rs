@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use kddm::{Change, Node, Position, RpcError, SetError, WatchAll};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value as Json, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -200,13 +201,28 @@ impl Watch {
     }
 }
 
-/// Runs that, on a thread of its own, when the tool is to end.
+/// Runs that, on a thread of its own, when the tool is to end. When nobody reads the output any more it ends without a word,
+/// though nothing is written.
 fn on_signal(ended: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let (mut reads, writes) = UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, writes.try_clone()?)?;
     }
     let wait = move || {
+        let output = io::stdout();
+        loop {
+            let mut watched = [PollFd::new(&reads, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
+            let polled = poll(&mut watched, None);
+            let [signal, output] = watched.map(|polled| polled.revents());
+            match polled {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) if signal.is_empty() && output.intersects(PollFlags::ERR | PollFlags::HUP) => {
+                    std::process::exit(0);
+                }
+                // A signal; or the output cannot be watched, so that only signals are.
+                _ => break,
+            }
+        }
         if reads.read_exact(&mut [0]).is_ok() {
             ended();
         }
