@@ -97,4 +97,4 @@ pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};
 pub use watch::{BadSeen, Seen};
-pub use watch_all::{BadPosition, Change, Position, WatchAll};
+pub use watch_all::{BadPosition, Change, Position, WatchAll, WatchCounts};

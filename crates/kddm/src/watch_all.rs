@@ -184,6 +184,33 @@ impl Node {
         let wanted = Wanted { set: SetId(info.id), object, from: from.cloned() };
         Ok(begin(self.runtime(), wanted, self.runtime().config.wait_limit))
     }
+
+    /// What this node has to do with watches of sets.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let set: kddm::Set<u64> = nodes[0].set("counted").open().wait()?;
+    /// let _watch = set.watch_all().wait()?;
+    /// assert_eq!((nodes[0].watch_counts().watchers, nodes[0].watch_counts().sets), (1, 1));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn watch_counts(&self) -> WatchCounts {
+        let runtime = self.runtime();
+        let (watchers, sets) = runtime.feeds.counts();
+        WatchCounts { watchers, sets, of_programs: runtime.program_watches.count() }
+    }
+}
+
+/// What a node has to do with watches: [`Node::watch_counts`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct WatchCounts {
+    /// Watchers that it tells, of this node and of others.
+    pub watchers: usize,
+    /// Sets that they watch, or watched a moment ago.
+    pub sets: usize,
+    /// Those of its programs.
+    pub of_programs: usize,
 }
 
 /// Begins a watch: by a thread that asks all members, or, in a program, its node.

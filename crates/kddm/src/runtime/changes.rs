@@ -68,6 +68,11 @@ impl Feeds {
         }
     }
 
+    /// Watchers that are told, and sets that are watched or were a moment ago.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.served.load(Ordering::Relaxed), self.of.lock().len())
+    }
+
     /// What is remembered of a set, if it is watched, or was a moment ago.
     pub fn of(&self, set: SetId) -> Option<Arc<Feed>> {
         self.of.lock().get(&set).cloned()

@@ -2,7 +2,7 @@
 //! what waits for each watcher, where what is newer takes the place of what is older. All that is told is numbered, so
 //! that a watcher that comes back says how far it was.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Wake;
@@ -37,7 +37,7 @@ pub(crate) enum Since {
 }
 
 /// What an owner tells a watcher.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
 pub(crate) enum News {
     Put {
         object: u64,
@@ -212,6 +212,27 @@ struct Known {
     kept_until: Option<Instant>,
 }
 
+/// What one who comes back has missed: the first of it, as much as an outbox takes, however much there is.
+#[derive(Default)]
+struct Missed {
+    first: BinaryHeap<(u64, u64, News)>,
+    skipped: u64,
+}
+
+impl Missed {
+    fn add(&mut self, one: (u64, u64, News)) {
+        if self.first.len() < OUTBOX_LIMIT {
+            return self.first.push(one);
+        }
+        self.skipped += 1;
+        if let Some(mut last) = self.first.peek_mut()
+            && one < *last
+        {
+            *last = one;
+        }
+    }
+}
+
 /// See the module. The lock of a lane is taken before that of a feed.
 pub(crate) struct Feed {
     marks: Arc<AtomicU64>,
@@ -257,15 +278,16 @@ impl Feed {
             Since::All | Since::Mark(_) => 0,
         };
         let outbox = Arc::new(Outbox::new(only, !is_whole));
-        let mut missed: Vec<(u64, u64, News)> = Vec::new();
-        for (object, told) in known.told.iter().filter(|(_, told)| told.mark > after) {
-            missed.push((told.mark, object.0, put(*object, told.owned)));
-        }
-        for (mark, object, tenure) in known.removed.iter().copied().filter(|(mark, ..)| *mark > after && is_whole) {
-            missed.push((mark, object, News::Removed { object, tenure }));
-        }
-        missed.sort_unstable_by_key(|(mark, ..)| *mark);
-        missed.into_iter().for_each(|(mark, object, news)| outbox.push(mark, object, news));
+        let is_told = |object: u64, mark: u64| mark > after && only.is_none_or(|only| only == object);
+        let told = known.told.iter().map(|(object, told)| (told.mark, object.0, put(*object, told.owned)));
+        let removed = known.removed.iter().filter(|_| is_whole);
+        let removed =
+            removed.map(|(mark, object, tenure)| (*mark, *object, News::Removed { object: *object, tenure: *tenure }));
+        let mut missed = Missed::default();
+        told.chain(removed).filter(|(mark, object, _)| is_told(*object, *mark)).for_each(|one| missed.add(one));
+        let skipped = missed.skipped;
+        missed.first.into_sorted_vec().into_iter().for_each(|(mark, object, news)| outbox.push(mark, object, news));
+        outbox.waiting.lock().skipped += skipped;
         outbox.waiting.lock().last = last;
         known.outboxes.retain(|outbox| outbox.strong_count() > 0);
         known.outboxes.push(Arc::downgrade(&outbox));
@@ -465,6 +487,23 @@ mod tests {
         assert_eq!(all(&join(&feed, Since::Mark(upto)).0).0, []);
         let one = feed.join(Since::Mark(first.upto), Some(3)).expect("it is not over").0;
         assert_eq!(all(&one), (vec![removed(3)], upto));
+    }
+
+    /// However much there is, no more is kept for one watcher, and the rest is counted.
+    #[test]
+    fn whoever_has_missed_more_than_fits_is_told_how_much() {
+        let feed = feed();
+        let upto = join(&feed, Since::Now).0.begins(true).upto;
+        (0..OUTBOX_LIMIT as u64 + 100).for_each(|object| is_put(&feed, object, 1));
+        is_put(&feed, 5, 2);
+        let outbox = join(&feed, Since::Mark(upto)).0;
+        assert_eq!(outbox.begins(true).upto, upto, "nothing was told yet");
+        let (told, last) = all(&outbox);
+        let expected: Vec<News> =
+            (0..OUTBOX_LIMIT as u64 + 1).filter(|object| *object != 5).map(|object| put(object, 1)).collect();
+        assert_eq!(told[..OUTBOX_LIMIT], expected);
+        assert_eq!(told[OUTBOX_LIMIT..], [News::Skipped { count: 100 }]);
+        assert_eq!(all(&join(&feed, Since::Mark(last)).0).0, []);
     }
 
     #[test]

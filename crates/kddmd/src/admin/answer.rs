@@ -309,6 +309,7 @@ impl Subject {
             "invoke_fallbacks": counted.invoking.fallbacks,
             "calls": calls(self.node.rpc().counts()),
             "names": names(counted.names),
+            "watches": watches(self.node.watch_counts()),
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
             "frames_received": counted.frames_received,
@@ -330,6 +331,10 @@ fn calls(counted: kddm::rpc::CallCounts) -> Json {
         "streams": counted.streams,
         "open_streams": counted.open_streams,
     })
+}
+
+fn watches(counted: kddm::WatchCounts) -> Json {
+    json!({"watchers": counted.watchers, "sets": counted.sets, "of_programs": counted.of_programs})
 }
 
 fn names(counted: kddm::NameCounts) -> Json {

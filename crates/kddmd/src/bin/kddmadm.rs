@@ -351,12 +351,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
         Command::Object(object) => {
-            let shows = match object {
-                Object::AcceptLoss { .. } => show::accepted,
-                Object::Show(_) => show::detail,
-                Object::History(_) => show::history,
-                _ => show::object,
-            };
+            let shows = object.shows();
             ask(object_command(object)?, shows)
         }
         Command::Watch(watch) => Ok(watch.run(&client()?, cli.json)?.map(|()| 0)?),
@@ -375,8 +370,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             Ok(checked.status())
         }
         Command::BenchNode { contact } => {
-            bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
-            Ok(0)
+            bench::local::serve(&contact).map(|()| 0).map_err(|error| ToolError::Other(error.to_string()))
         }
         Command::Demo(demo) => {
             let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir);
@@ -426,6 +420,17 @@ fn run_bench(
     let report = bench::local::run(local, &options).map_err(|error| ToolError::Other(error.to_string()))?;
     print(&if json { json!(report).to_string() } else { report.table() })?;
     Ok(u8::from(report.off_budget().next().is_some()))
+}
+
+impl Object {
+    fn shows(&self) -> fn(&Json) -> String {
+        match self {
+            Object::AcceptLoss { .. } => show::accepted,
+            Object::Show(_) => show::detail,
+            Object::History(_) => show::history,
+            _ => show::object,
+        }
+    }
 }
 
 fn object_command(object: Object) -> Result<protocol::Command, ToolError> {

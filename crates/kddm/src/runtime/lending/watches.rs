@@ -89,6 +89,12 @@ impl From<Item> for Change {
 #[derive(Default)]
 pub(crate) struct Watches(AtomicUsize);
 
+impl Watches {
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 struct Place<'a>(&'a Runtime);
 
 impl Drop for Place<'_> {
