@@ -86,6 +86,7 @@ pub use runtime::deciding::VotingInfo;
 pub use runtime::leasing::{LeaseCounts, LeaseInfo};
 pub use runtime::per_kind::PerKind;
 pub use runtime::statistics::Statistics;
+pub use scan::{AtOwner, ObjectDetail, ObjectEvent, ObjectFate, ObjectHistory};
 pub use scan::{
     BadCursor, Cursor, Found, HeldAs, Local, LocalObject, ObjectInfo, ObjectPage, ObjectState, Scan, ScanPage,
     ScanValues,
@@ -95,5 +96,5 @@ pub use system::{DEFAULT_REPLICAS, SetBuilder};
 pub use together::{Wanted, Wishes, together};
 pub use transport::Address;
 pub use value::{Pod, Raw, Value};
-pub use watch::Seen;
-pub use watch_all::{Change, WatchAll};
+pub use watch::{BadSeen, Seen};
+pub use watch_all::{BadPosition, Change, Position, WatchAll, WatchCounts};

@@ -1,8 +1,11 @@
 //! Waiting until an object changes.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_core::id::{Epoch, Tenure};
 use kddm_core::message::RequestKind;
 
 use crate::error::{AccessError, Error};
@@ -15,7 +18,14 @@ use crate::runtime::wait::{Op, Outcome};
 use crate::set::{Set, Shared};
 use crate::value::Value;
 
-/// Which state of an object somebody has seen: from [`ReadGuard::seen`], for [`Set::changed`].
+/// Which state of an object somebody has seen: from [`ReadGuard::seen`], for [`Set::changed`]. It means the same at each node and
+/// later: as text it can be kept, so that a wait goes on from it in another process.
+///
+/// ```
+/// let kept: kddm::Seen = "3.17:42".parse().expect("the tenure, and the version");
+/// assert_eq!((kept.version, kept.to_string().as_str()), (42, "3.17:42"));
+/// assert!("3.1099511627776:42".parse::<kddm::Seen>().is_err(), "there are fewer owners of one object");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Seen {
     /// The tenure of the owner: greater at every change of owner.
@@ -39,6 +49,33 @@ impl Seen {
     /// ```
     pub fn puts_since(&self, earlier: Seen) -> Option<u64> {
         self.version.checked_sub(earlier.version)
+    }
+}
+
+/// As text that can be kept: epoch and number of the tenure, and the version.
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", Tenure(self.tenure), self.version)
+    }
+}
+
+/// That is no [`Seen`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a state of an object is an epoch, the number of the ownership and a version, as in 3.17:42")]
+pub struct BadSeen;
+
+impl FromStr for Seen {
+    type Err = BadSeen;
+
+    fn from_str(text: &str) -> Result<Seen, BadSeen> {
+        let (tenure, version) = text.split_once(':').ok_or(BadSeen)?;
+        let (epoch, n) = tenure.split_once('.').ok_or(BadSeen)?;
+        let (epoch, n) = (epoch.parse().map_err(|_| BadSeen)?, n.parse().map_err(|_| BadSeen)?);
+        let tenure = Tenure::new(Epoch(epoch), n);
+        // What does not fit would be another one.
+        let fits = (tenure.epoch().0, tenure.n()) == (epoch, n);
+        let version = version.parse().ok().filter(|_| fits).ok_or(BadSeen)?;
+        Ok(Seen { tenure: tenure.0, version })
     }
 }
 

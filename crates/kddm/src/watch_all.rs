@@ -1,35 +1,38 @@
-//! Watching a whole set.
+//! Watching a set, or one object of it.
 
-use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+/// The page for users, whose example is tried.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/watch.md")]
+struct Page;
+
+mod gather;
+mod inbox;
+mod position;
+
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use kddm_core::id::SetId;
-use parking_lot::{Condvar, Mutex};
+use kddm_core::id::{SetId, Tenure};
 
-use crate::error::{AccessError, Error, MembershipError, SetError};
+pub(crate) use gather::Wanted;
+pub(crate) use inbox::Inbox;
+pub(crate) use position::Mark;
+pub use position::{BadPosition, Position};
+
+use crate::error::{AccessError, Error, SetError};
+use crate::node::Node;
 use crate::pending::{Pending, Reply};
-use crate::rpc::frame::{Manner, Sort};
-use crate::rpc::{Engine, RpcError, Seat, StreamReceiver, StreamSender};
+use crate::rpc::{Engine, RpcError};
 use crate::runtime::Runtime;
-use crate::runtime::changes::{Ask, News, WATCH_SERVICE};
-use crate::runtime::turn::{AlarmKey, Alarmed};
+use crate::runtime::changes::WATCH_SERVICE;
+use crate::runtime::lending::watches::follow;
+use crate::runtime::turn::AlarmKey;
 use crate::runtime::wait::{deadline_in, may_block};
 use crate::set::Set;
 use crate::value::Value;
 use crate::watch::Seen;
-
-/// Changes that may wait for whoever watches; of more it is told how many were skipped.
-const INBOX_LIMIT: usize = 4096;
-
-/// After how long a member that could not be asked is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-
-/// A stream between nodes that watch each other's sets has no limit but this.
-const FOREVER: Duration = Duration::from_secs(86_400);
+use gather::gather;
 
 /// What has become of an object of a set that is watched, from [`WatchAll::receive`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,94 +55,20 @@ pub enum Change {
     /// Something was left out that may have been the last that there was to say of an object: what is to be
     /// known for certain has to be read again.
     Skipped {
-        /// How many changes; `None` if nobody knows, because a member went away that had some to tell.
+        /// How many changes; `None` if nobody knows, because a member came or went away that had some to tell.
         count: Option<u64>,
     },
 }
 
-#[derive(Default)]
-struct Inside {
-    is_told: bool,
-    is_closed: bool,
-    has_begun: bool,
-    changes: VecDeque<Change>,
-    skipped: u64,
-    /// Nobody knows how many besides those.
-    lost: bool,
-    failed: Option<Error>,
-}
-
-/// Where changes wait for whoever watches.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    inside: Mutex<Inside>,
-    /// Of the thread that gathers.
-    news: Condvar,
-    /// Of whoever takes.
-    seat: Seat,
-}
-
-impl Inbox {
-    /// The thread that gathers is to look again.
-    pub fn tell(&self) {
-        self.inside.lock().is_told = true;
-        self.news.notify_one();
-    }
-
-    fn push(&self, change: Change) {
-        let mut inside = self.inside.lock();
-        match change {
-            Change::Skipped { count: None } => inside.lost = true,
-            Change::Skipped { count: Some(count) } => inside.skipped += count,
-            // Behind what was left out nothing comes before that was told.
-            _ if inside.changes.len() >= INBOX_LIMIT || inside.skipped > 0 || inside.lost => inside.skipped += 1,
-            change => inside.changes.push_back(change),
-        }
-    }
-
-    fn take(&self) -> Option<Result<Change, Error>> {
-        let mut inside = self.inside.lock();
-        if let Some(change) = inside.changes.pop_front() {
-            return Some(Ok(change));
-        }
-        if std::mem::take(&mut inside.lost) {
-            inside.skipped = 0;
-            return Some(Ok(Change::Skipped { count: None }));
-        }
-        if inside.skipped > 0 {
-            return Some(Ok(Change::Skipped { count: Some(std::mem::take(&mut inside.skipped)) }));
-        }
-        inside.failed.clone().map(Err)
-    }
-
-    fn has_news(&self) -> bool {
-        let inside = self.inside.lock();
-        !inside.changes.is_empty() || inside.lost || inside.skipped > 0 || inside.failed.is_some()
-    }
-
-    fn begun(&self) -> Option<Result<(), Error>> {
-        let inside = self.inside.lock();
-        match &inside.failed {
-            Some(error) => Some(Err(error.clone())),
-            None => inside.has_begun.then_some(Ok(())),
-        }
-    }
-
-    fn fail(&self, error: Error) {
-        self.inside.lock().failed.get_or_insert(error);
-        self.seat.tell();
-    }
-}
-
-impl Wake for Inbox {
-    fn wake(self: Arc<Self>) {
-        self.tell();
-    }
-}
-
-impl Alarmed for Inbox {
-    fn ring(&self) {
-        self.seat.ring();
+impl Change {
+    /// The ownership in which that was: the epoch, and which one of the object it is. Not of what was skipped.
+    pub fn ownership(&self) -> Option<(u32, u64)> {
+        let tenure = match self {
+            Change::Put { seen, .. } => Tenure(seen.tenure),
+            Change::Removed { tenure, .. } => Tenure(*tenure),
+            Change::Skipped { .. } => return None,
+        };
+        Some((tenure.epoch().0, tenure.n()))
     }
 }
 
@@ -161,7 +90,7 @@ impl<T: Value> Set<T> {
     ///   told again when the object has another owner, or a member has joined. Between objects there is no order.
     /// - What was told may be read: a get that begins then sees that version or a newer one, unless the owner was
     ///   lost with it meanwhile.
-    /// - A watcher that takes too little holds nobody up: it has `Skipped`, with a count. When a member goes away, or is
+    /// - A watcher that takes too little holds nobody up: it has `Skipped`, with a count. When a member comes, goes away, or is
     ///   lost, it has `Skipped` without one: something that this one had to tell may be missing.
     ///
     /// ```
@@ -180,26 +109,125 @@ impl<T: Value> Set<T> {
     /// ```
     ///
     /// # Errors
-    /// `Idle` if a member does not answer within the limit of the set; `NoStreams` in an attached program; what ends
-    /// the set or the node.
+    /// `Idle` if a member does not answer within the limit of the set; `Overloaded` in an attached program, beyond 64 watches
+    /// of all programs of its node; what ends the set or the node.
     pub fn watch_all(&self) -> Pending<WatchAll> {
-        let here = &self.0.here;
-        if here.runtime.lender.is_some() {
-            return Pending::ready(Err(RpcError::NoStreams.into()));
-        }
-        let (set, inbox, runtime) = (here.set, Arc::new(Inbox::default()), Arc::downgrade(&here.runtime));
-        let engine = Arc::clone(&here.runtime.rpc);
-        engine.followed_by(&inbox);
-        let (gathered, of) = (Arc::clone(&inbox), Weak::clone(&runtime));
-        if let Err(error) = engine.spawn("kddm-watcher", move || gather(&of, set, &gathered)) {
-            let reason = format!("no thread could be started: {error}");
-            return Pending::ready(Err(RpcError::Unreachable { node: here.runtime.identity.id.0, reason }.into()));
-        }
-        let watch = WatchAll { inbox: Arc::clone(&inbox), engine, runtime, limit: self.0.wait_limit };
-        let begun = watch.look(|inbox| inbox.begun(), |inbox| inbox.begun().is_some());
-        let watch = Some(watch);
-        Pending::called(Begins { begun, watch })
+        self.begin(None, None)
     }
+
+    /// As [`watch_all`](Set::watch_all), of one object alone, that may exist or not. Nothing is read, and no copy kept: whoever
+    /// wants the value of each change waits for it by [`changed`](Set::changed).
+    ///
+    /// # Errors
+    /// As [`watch_all`](Set::watch_all).
+    pub fn watch_object(&self, object: u64) -> Pending<WatchAll> {
+        self.begin(Some(object), None)
+    }
+
+    /// As [`watch_all`](Set::watch_all), or [`watch_object`](Set::watch_object), from where another watch had come to: at this node or
+    /// another one, in this process or a later one. What has changed since is told: the newest state of each object, and which
+    /// were removed. Where that is not known any more, [`Change::Skipped`] is told, and then all that there is. It is known as
+    /// long as somebody watches the set, and for two minutes after that, but for more than 4,096 removals at one node; and
+    /// not if members have come or gone meanwhile.
+    ///
+    /// ```
+    /// use kddm::Change;
+    ///
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let here: kddm::Set<u64> = nodes[0].set("resumed").open().wait()?;
+    /// let there: kddm::Set<u64> = nodes[1].set("resumed").open().wait()?;
+    /// let watch = here.watch_all().wait()?;
+    /// let kept = watch.position().to_string();
+    /// drop(watch);
+    /// here.update(7, |value| { *value += 1; Ok(()) }).wait()?;
+    /// let mut watch = there.watch_from(None, &kept.parse().expect("it is one")).wait()?;
+    /// assert!(matches!(watch.receive().wait()?, Change::Put { object: 7, .. }));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`watch_all`](Set::watch_all).
+    pub fn watch_from(&self, object: Option<u64>, position: &Position) -> Pending<WatchAll> {
+        self.begin(object, Some(position.clone()))
+    }
+
+    fn begin(&self, object: Option<u64>, from: Option<Position>) -> Pending<WatchAll> {
+        let here = &self.0.here;
+        begin(&here.runtime, Wanted { set: here.set, object, from }, self.0.wait_limit)
+    }
+}
+
+impl Node {
+    /// Watches a set of whatever type, as [`Set::watch_all`], [`Set::watch_object`] and [`Set::watch_from`] do. Blocks until the set is found.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let set: kddm::Set<String> = nodes[0].set("any").open().wait()?;
+    /// let mut watch = nodes[1].watch_set("any", None, None)?.wait()?;
+    /// set.grab(7).wait()?.put().wait()?;
+    /// assert!(matches!(watch.receive().wait()?, kddm::Change::Put { object: 7, .. }));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Unknown` if there is no such set, `Destroyed` if it ends; as [`Set::watch_all`].
+    pub fn watch_set(
+        &self,
+        name: &str,
+        object: Option<u64>,
+        from: Option<&Position>,
+    ) -> Result<Pending<WatchAll>, Error> {
+        let info = self.set_info(name)?;
+        if info.is_ending {
+            return Err(SetError::Destroyed.into());
+        }
+        let wanted = Wanted { set: SetId(info.id), object, from: from.cloned() };
+        Ok(begin(self.runtime(), wanted, self.runtime().config.wait_limit))
+    }
+
+    /// What this node has to do with watches of sets.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let set: kddm::Set<u64> = nodes[0].set("counted").open().wait()?;
+    /// let _watch = set.watch_all().wait()?;
+    /// assert_eq!((nodes[0].watch_counts().watchers, nodes[0].watch_counts().sets), (1, 1));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn watch_counts(&self) -> WatchCounts {
+        let runtime = self.runtime();
+        let (watchers, sets) = runtime.feeds.counts();
+        WatchCounts { watchers, sets, of_programs: runtime.program_watches.count() }
+    }
+}
+
+/// What a node has to do with watches: [`Node::watch_counts`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct WatchCounts {
+    /// Watchers that it tells, of this node and of others.
+    pub watchers: usize,
+    /// Sets that they watch, or watched a moment ago.
+    pub sets: usize,
+    /// Those of its programs.
+    pub of_programs: usize,
+}
+
+/// Begins a watch: by a thread that asks all members, or, in a program, its node.
+pub(crate) fn begin(runtime: &Arc<Runtime>, wanted: Wanted, limit: Duration) -> Pending<WatchAll> {
+    let (node, engine) = (runtime.identity.id.0, Arc::clone(&runtime.rpc));
+    let (is_program, inbox) = (runtime.lender.is_some(), Arc::new(Inbox::new(wanted.set.0)));
+    let runtime = Arc::downgrade(runtime);
+    engine.followed_by(&inbox);
+    let (gathered, of) = (Arc::clone(&inbox), Weak::clone(&runtime));
+    let work = move || if is_program { follow(&of, &wanted, &gathered) } else { gather(&of, wanted, &gathered) };
+    if let Err(error) = engine.spawn("kddm-watcher", work) {
+        let reason = format!("no thread could be started: {error}");
+        return Pending::ready(Err(RpcError::Unreachable { node, reason }.into()));
+    }
+    let watch = WatchAll { inbox, engine, runtime, limit };
+    let begun = watch.look(Inbox::begun, |inbox| inbox.begun().is_some());
+    Pending::called(Begins { begun, watch: Some(watch) })
 }
 
 impl WatchAll {
@@ -209,6 +237,16 @@ impl WatchAll {
     /// `Idle` at the limit of the set, or of `wait_for`: the watch goes on. `Destroyed` or `Stopped`: nothing follows.
     pub fn receive(&mut self) -> Pending<Change> {
         Pending::called(self.look(Inbox::take, Inbox::has_news))
+    }
+
+    /// Where it has come to: behind what was received. A watch goes on from there by [`Set::watch_from`].
+    pub fn position(&self) -> Position {
+        self.inbox.position()
+    }
+
+    /// A change that is here already.
+    pub(crate) fn taken(&self) -> Option<Result<Change, Error>> {
+        self.inbox.take()
     }
 
     fn look<O>(&self, take: fn(&Inbox) -> Option<Result<O, Error>>, is_there: fn(&Inbox) -> bool) -> Look<O> {
@@ -316,129 +354,5 @@ impl Reply<WatchAll> for Begins {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<WatchAll, Error>> {
         let begun = self.begun.poll(context);
         begun.map(|begun| begun.map(|()| self.watch.take().expect("a watch begins once")))
-    }
-}
-
-/// A member that is asked.
-struct Source {
-    node: u16,
-    incarnation: u32,
-    has_begun: bool,
-    /// Its end tells the member that nobody watches any more.
-    _keeps: StreamSender<()>,
-    tells: StreamReceiver<Vec<News>>,
-    next: Pending<Option<Vec<News>>>,
-}
-
-/// The thread of a watch: it asks all members, and those that come, and gathers what they tell.
-fn gather(runtime: &Weak<Runtime>, set: SetId, inbox: &Arc<Inbox>) {
-    let mut sources: Vec<Source> = Vec::new();
-    loop {
-        let Some(runtime) = runtime.upgrade() else { return inbox.fail(MembershipError::Stopped.into()) };
-        let mut inside = inbox.inside.lock();
-        inside.is_told = false;
-        let (is_closed, has_begun) = (inside.is_closed, inside.has_begun);
-        drop(inside);
-        if is_closed {
-            return;
-        }
-        if runtime.is_stopping() {
-            return inbox.fail(MembershipError::Stopped.into());
-        }
-        if runtime.lanes[0].lock().destroyed.contains(set) {
-            return inbox.fail(SetError::Destroyed.into());
-        }
-        let all_asked = ask_members(&runtime, set, has_begun, &mut sources, inbox);
-        drop(runtime);
-        let asked = sources.len();
-        let (is_news, is_lost) = hear(&mut sources, inbox);
-        let all_asked = all_asked && sources.len() == asked;
-        if !has_begun && all_asked && sources.iter().all(|source| source.has_begun) {
-            inbox.inside.lock().has_begun = true;
-            inbox.seat.tell();
-        }
-        if is_news || is_lost {
-            inbox.seat.tell();
-        }
-        if is_news && !is_lost {
-            continue;
-        }
-        let mut inside = inbox.inside.lock();
-        if !inside.is_told {
-            // One that has ended may end again at once, as where a node has lost its lease: it is not asked without a pause.
-            if all_asked && !is_lost {
-                inbox.news.wait(&mut inside);
-            } else {
-                inbox.news.wait_for(&mut inside, ASK_AGAIN);
-            }
-        }
-    }
-}
-
-/// Asks members that are not asked yet. False if one of them could not be.
-fn ask_members(runtime: &Arc<Runtime>, set: SetId, has_begun: bool, sources: &mut Vec<Source>, inbox: &Inbox) -> bool {
-    let view = runtime.view();
-    let before = sources.len();
-    sources.retain(|source| {
-        let is =
-            |member: &kddm_core::view::Member| member.id.0 == source.node && member.incarnation.0 == source.incarnation;
-        view.members.iter().any(is)
-    });
-    if sources.len() < before {
-        inbox.push(Change::Skipped { count: None });
-        inbox.seat.tell();
-    }
-    let mut all_asked = true;
-    for member in &view.members {
-        let node = member.id.0;
-        if sources.iter().any(|source| source.node == node) {
-            continue;
-        }
-        // Writing to memory does not fail.
-        let ask = postcard::to_stdvec(&Ask { set: set.0, tells_all: has_begun }).unwrap_or_default();
-        let manner = Manner { sort: Sort::Stream, at_once: true, ..Manner::default() };
-        let Ok((keeps, mut tells)) = runtime.open_stream(node, WATCH_SERVICE, &ask, FOREVER, manner) else {
-            all_asked = false;
-            continue;
-        };
-        let (incarnation, next) = (member.incarnation.0, tells.receive());
-        sources.push(Source { node, incarnation, has_begun: false, _keeps: keeps, tells, next });
-    }
-    all_asked
-}
-
-/// Takes what has come. Whether anything has, and whether one has ended.
-fn hear(sources: &mut Vec<Source>, inbox: &Arc<Inbox>) -> (bool, bool) {
-    let waker = Waker::from(Arc::clone(inbox));
-    let (mut is_news, mut is_lost) = (false, false);
-    sources.retain_mut(|source| {
-        loop {
-            match Pin::new(&mut source.next).poll(&mut Context::from_waker(&waker)) {
-                Poll::Pending => return true,
-                Poll::Ready(Ok(Some(batch))) => {
-                    source.has_begun = true;
-                    is_news |= !batch.is_empty();
-                    batch.into_iter().map(change_of).for_each(|change| inbox.push(change));
-                    source.next = source.tells.receive();
-                }
-                Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => source.next = source.tells.receive(),
-                Poll::Ready(_) => {
-                    is_lost |= source.has_begun;
-                    return false;
-                }
-            }
-        }
-    });
-    if is_lost {
-        inbox.push(Change::Skipped { count: None });
-    }
-    (is_news, is_lost)
-}
-
-fn change_of(news: News) -> Change {
-    match news {
-        News::Put { object, tenure, version } => Change::Put { object, seen: Seen { tenure, version } },
-        News::Removed { object, tenure } => Change::Removed { object, tenure },
-        News::Skipped { count } => Change::Skipped { count: Some(count) },
     }
 }

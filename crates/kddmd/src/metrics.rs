@@ -150,6 +150,14 @@ fn names(page: &mut Page, counted: &NameCounts) {
     page.single("kddm_name_uses_ended_total", "counter", help, counted.ended);
 }
 
+/// Watches of sets.
+fn watches(page: &mut Page, counted: kddm::WatchCounts) {
+    page.single("kddm_watchers", "gauge", "Watchers of sets that this node tells.", counted.watchers);
+    let help = "Sets that are watched, or were a moment ago.";
+    page.single("kddm_watched_sets", "gauge", help, counted.sets);
+    page.single("kddm_program_watches", "gauge", "Watches of attached programs.", counted.of_programs);
+}
+
 /// Calls and streams between nodes.
 fn calls(page: &mut Page, counted: &CallCounts) {
     page.counters([
@@ -237,6 +245,7 @@ pub fn render(subject: &Subject) -> String {
     counters(&mut page, &counted);
     of_former_lives(&mut page, &counted);
     asked_of_others(&mut page, &counted.invoking, &node.rpc().counts(), &counted.names);
+    watches(&mut page, node.watch_counts());
     linkers(&mut page, &node.linkers());
     leases(&mut page, node.lease());
     members(&mut page, node);

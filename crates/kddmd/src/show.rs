@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
+pub use crate::admin::detail::{history_text as history, show_text as detail};
 pub use crate::admin::listing::{ShowNames, ShowSet, show_names as names, show_set as of_set};
 
 /// A cell: strings without quotes, nothing for what is missing.

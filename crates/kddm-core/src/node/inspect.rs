@@ -20,6 +20,12 @@ impl Node {
         Some(state.get(object.shard(set.policy()?))?.shard.inspect(self.me, object))
     }
 
+    /// The nodes whose requests for an object wait here, in their order.
+    pub fn waiting_for(&self, set: SetId, object: ObjectId) -> Vec<NodeId> {
+        let shard = set.policy().and_then(|policy| self.sets.get(&set.0)?.get(object.shard(policy)));
+        shard.map_or_else(Vec::new, |touched| touched.shard.waiting_for(object))
+    }
+
     /// The sets of which this node holds or knows something, in ascending order.
     pub fn sets(&self) -> Vec<SetId> {
         let mut sets: Vec<SetId> = self.sets.keys().map(|set| SetId(*set)).collect();

@@ -110,6 +110,12 @@ impl Shard {
         }
     }
 
+    /// The nodes whose requests for an object wait here, in their order.
+    pub fn waiting_for(&self, object: ObjectId) -> Vec<NodeId> {
+        let waiting = self.sides.get(&object).into_iter().flat_map(|side| side.queue.iter());
+        waiting.map(|request| request.id.node).collect()
+    }
+
     /// Nothing is outstanding here (`I9`): no ghost, no wish, no waiting entry, no missing ack.
     pub fn is_at_rest(&self) -> bool {
         self.parked.is_empty()

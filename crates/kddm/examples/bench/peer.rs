@@ -4,7 +4,7 @@ use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
 use std::time::Instant;
 
-use kddm::{Node, Raw, Set};
+use kddm::{Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
 use crate::contended::{Counter, HOW};
@@ -60,6 +60,11 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
                 answer(&format!("{times} {median_ns}"))?;
                 continue;
             }
+            Some("put") => {
+                // Whoever watches knows by it when that began.
+                answer(&put_one(&node, words[1], number(2))?.to_string())?;
+                continue;
+            }
             Some("fetch") => {
                 let bytes = fetch(&node, number(1))?;
                 answer(&bytes.to_string())?;
@@ -99,6 +104,22 @@ fn copy(node: &Node, set: &str, from: u64, count: u64) -> Result<(), Failure> {
         drop(set.get(object).wait()?);
     }
     Ok(())
+}
+
+/// Nanoseconds by a clock that all processes of this host have.
+pub fn clock_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Puts an object that is here, and says when.
+fn put_one(node: &Node, set: &str, object: u64) -> Result<u64, Failure> {
+    let set: Set<u64> = node.set(set).placement(PlacedBy::Fixed(node.id())).replicas(0).open().wait()?;
+    let mut guard = set.grab(object).wait()?;
+    *guard += 1;
+    let began = clock_ns();
+    guard.put().wait()?;
+    Ok(began)
 }
 
 /// Takes object 0 from whoever wrote it last, and adds one. The nanoseconds until it could.

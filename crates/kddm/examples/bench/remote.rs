@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kddm::{Node, PlacedBy, Raw, Set};
 
 use crate::Failure;
-use crate::peer::{CALLED, echo_request, take_turn};
+use crate::peer::{CALLED, clock_ns, echo_request, take_turn};
 use crate::report::{Row, Samples, row};
 
 /// Another process with a node of the same cluster.
@@ -99,6 +99,9 @@ const WARM_UP_TURNS: u64 = 200;
 /// Calls of a quick service.
 const CALLS: u64 = 6_000;
 
+/// Puts that a watcher hears of.
+const PUTS: u64 = 4_000;
+
 /// No call takes as long.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -137,6 +140,10 @@ pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> R
     let calls = only.map_or(Some(CALLS), |(named, rounds)| (named == "rpc_call").then_some(rounds * BATCH));
     if let Some(calls) = calls {
         rows.push(bench.calls(&node, &format!("rpc_call@{pinning}"), calls)?);
+    }
+    let puts = only.map_or(Some(PUTS), |(named, rounds)| (named == "watch").then_some(rounds * BATCH));
+    if let Some(puts) = puts {
+        rows.push(bench.watch(&node, &format!("watch@{pinning}"), puts)?);
     }
     Ok(rows)
 }
@@ -253,6 +260,29 @@ impl Bench {
         }
         let each = (switches() - switched) as f64 / (calls + WARM_UP_TURNS) as f64;
         eprintln!("bench: {name}: this process gave its processor up {each:.2} times for a call and a ping");
+        Ok(row(name, "us", 1e3, work, floor))
+    }
+
+    /// An object that is put elsewhere: from the put until whoever watches its set knows. One way; the floor is half a ping.
+    fn watch(&mut self, node: &Node, name: &str, puts: u64) -> Result<Row, Failure> {
+        let (mut work, mut floor, mut reply) = (Samples::default(), Samples::default(), Vec::new());
+        let set: Set<u64> =
+            node.set("bench/watched").placement(PlacedBy::Fixed(self.peer.id)).replicas(0).open().wait()?;
+        let mut changes = set.watch_all().wait()?;
+        for round in 0..puts + WARM_UP_TURNS {
+            self.peer.say(&format!("put bench/watched {}", round % BATCH))?;
+            let change = changes.receive().wait_for(CALL_LIMIT)?;
+            let heard = clock_ns();
+            if !matches!(change, kddm::Change::Put { object, .. } if object == round % BATCH) {
+                return Err(format!("that was not put: {change:?}").into());
+            }
+            let began: u64 = self.peer.line()?.parse()?;
+            let floor_ns = ping(&mut self.echo, 64, &mut reply)? / 2.0;
+            if round >= WARM_UP_TURNS {
+                work.push(heard.saturating_sub(began) as f64);
+                floor.push(floor_ns);
+            }
+        }
         Ok(row(name, "us", 1e3, work, floor))
     }
 

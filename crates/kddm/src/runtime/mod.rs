@@ -10,6 +10,7 @@ pub(crate) mod deciding;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod elsewhere;
+pub(crate) mod feed;
 pub(crate) mod fence;
 pub(crate) mod granting;
 pub(crate) mod guarded;
@@ -35,6 +36,7 @@ pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 mod rejoin;
+pub(crate) mod remembered;
 pub(crate) mod replicas;
 pub(crate) mod reviving;
 pub(crate) mod serving;
@@ -111,7 +113,9 @@ pub(crate) struct Runtime {
     /// What stands behind the sets that were opened here.
     pub linkers: Linkers,
     /// Those who watch sets of which this node owns something.
-    pub watches_served: changes::Served,
+    pub feeds: changes::Feeds,
+    /// Those of programs that are attached here.
+    pub program_watches: lending::watches::Watches,
     /// What this life proves itself by, to whom its guardian tells of its end.
     pub secret: Option<Secret>,
     /// Which members owe something.
@@ -171,7 +175,8 @@ impl Runtime {
             invoking: Invoking::default(),
             scanning: crate::scan::Scanning::default(),
             linkers: Linkers::default(),
-            watches_served: changes::Served::default(),
+            feeds: changes::Feeds::default(),
+            program_watches: lending::watches::Watches::default(),
             secret: parts.secret,
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),

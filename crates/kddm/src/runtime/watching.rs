@@ -10,7 +10,7 @@ use kddm_core::io::Access;
 
 use crate::error::{AccessError, Error};
 use crate::runtime::Runtime;
-use crate::runtime::changes::SetWatch;
+use crate::runtime::feed::Feed;
 use crate::runtime::lane::LaneState;
 use crate::runtime::told::SetHere;
 use crate::runtime::wait::{Op, Outcome};
@@ -23,8 +23,8 @@ pub(crate) struct Watchers {
     count: usize,
     /// How often those that wait for the membership, too, were told that it has changed.
     members_heard: u64,
-    /// Those who watch whole sets.
-    pub(super) sets: HashMap<SetId, SetWatch, Mixer>,
+    /// Where those hear of changes who watch whole sets.
+    pub(super) sets: HashMap<SetId, Arc<Feed>, Mixer>,
 }
 
 struct Watcher {

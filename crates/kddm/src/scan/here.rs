@@ -68,7 +68,11 @@ impl Runtime {
                     ask::page(&here(set), from, (most as usize).min(PAGE_LIMIT), limit).map(Told::Page)
                 }
                 Question::All { set } => ask::census(&here(set), limit).map(Told::All),
-                Question::Shards { .. } | Question::Census { .. } | Question::Look { .. } => Ok(Told::Malformed),
+                Question::Shards { .. }
+                | Question::Census { .. }
+                | Question::Look { .. }
+                | Question::Detail { .. }
+                | Question::History { .. } => Ok(Told::Malformed),
             };
             let told = told.map(|told| bytes(&told)).map_err(|error| (Fault::Failed, error.to_string()));
             runtime.rpc.answer(reply_to, told);
@@ -94,6 +98,10 @@ impl Runtime {
             Question::Look { set, objects } if objects.len() <= LOOK_LIMIT && is_known(*set) => {
                 self.looked_at(SetId(*set), objects).map(Told::Look)
             }
+            Question::Detail { set, object } if is_known(*set) => {
+                self.detail_of(SetId(*set), ObjectId(*object)).map(Told::Detail)
+            }
+            Question::History { set, object } if is_known(*set) => Some(self.past_of(SetId(*set), ObjectId(*object))),
             _ => Some(Told::Malformed),
         };
         // The lease is looked at after what it vouches for.

@@ -94,7 +94,7 @@ impl Node {
     }
 
     /// Asks the owners. Who does not answer has said nothing.
-    fn confirm(&self, here: &SetHere, objects: &mut [ObjectInfo]) {
+    pub(super) fn confirm(&self, here: &SetHere, objects: &mut [ObjectInfo]) {
         let mut by_owner: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (at, owner) in objects.iter().enumerate().filter_map(|(at, object)| Some((at, object.owner?))) {
             by_owner.entry(owner).or_default().push(at);
@@ -130,7 +130,7 @@ impl Node {
     }
 }
 
-fn unconfirmed(found: &Found) -> ObjectInfo {
+pub(super) fn unconfirmed(found: &Found) -> ObjectInfo {
     ObjectInfo {
         id: found.id,
         home: found.home,

@@ -9,6 +9,7 @@
 struct Page;
 
 mod ask;
+mod detail;
 mod here;
 mod local;
 mod look;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use kddm_core::id::SHARDS_PER_SET;
 use serde::{Deserialize, Serialize};
 
+pub use detail::{AtOwner, ObjectDetail, ObjectEvent, ObjectFate, ObjectHistory};
 pub use local::{HeldAs, Local, LocalObject};
 pub use look::{ObjectInfo, ObjectPage};
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Cursor, Found, ScanPage};
+use crate::runtime::remembered::Remembered;
 
 /// Objects that are looked at in one question.
 pub(super) const LOOK_LIMIT: usize = 4096;
@@ -15,6 +16,10 @@ pub(super) enum Question {
     Census { set: u64, shards: Vec<u16> },
     /// How these objects stand here.
     Look { set: u64, objects: Vec<u64> },
+    /// How one object stands here, and who wants it.
+    Detail { set: u64, object: u64 },
+    /// What is remembered of it here.
+    History { set: u64, object: u64 },
     /// By a program: a page, as this node gets it.
     Page { set: u64, from: Cursor, most: u32 },
     /// By a program: how many objects there are in all.
@@ -27,6 +32,12 @@ pub(super) enum Told {
     Shards(Vec<Told1<Part>>),
     Census(Vec<Told1<Count>>),
     Look(Vec<Look>),
+    Detail(Detail),
+    /// For how long anything is remembered, if it is.
+    History {
+        for_ms: Option<u64>,
+        events: Vec<Remembered>,
+    },
     Page(ScanPage),
     All(Count),
     /// This node uses nothing of what it knows any more, or not yet.
@@ -72,4 +83,23 @@ pub(super) struct Look {
     pub replicas: Vec<u16>,
     /// Requests that wait there.
     pub waiting: u32,
+}
+
+/// Who holds an object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Holder {
+    pub who: String,
+    pub is_write: bool,
+}
+
+/// An object at its owner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Detail {
+    pub bytes: Option<u64>,
+    pub holders: Vec<Holder>,
+    /// Threads, tasks and programs that wait there.
+    pub waiting_here: u32,
+    /// Nodes that wait.
+    pub waiting: Vec<u16>,
+    pub in_the_way_ms: Option<u64>,
 }

@@ -13,6 +13,7 @@ mod notifiers;
 mod processes;
 mod sharing;
 mod storm;
+mod watches;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -183,7 +183,7 @@ fn a_home_that_comes_back_says_what_it_had_decided() {
         until("it is expelled", || nodes[0].members().iter().all(|member| member.id != number));
         assert!((0..KEPT).all(is_lost), "the last that was stopped had nothing of it");
     }
-    let mut comes_back = |process: &mut Process, as_whom: &str| {
+    let comes_back = |process: &mut Process, as_whom: &str| {
         process.signal(Signal::CONT);
         writeln!(process.input, "put").expect("it reads");
         assert_eq!(process.line("lives as"), as_whom);

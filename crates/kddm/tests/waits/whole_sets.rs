@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use kddm::{Change, Error, MembershipError, Node, RpcError, Seen, Set, SetError, WatchAll};
+use kddm::{AccessError, Change, Error, MembershipError, Node, Position, RpcError, Seen, Set, SetError, WatchAll};
 
 use crate::{LIMIT, two};
 
@@ -188,5 +188,169 @@ fn a_watch_that_is_dropped_is_gone_everywhere() {
             std::thread::yield_now();
         }
         put(&there, 1, round);
+    }
+}
+
+/// A kept position, as text and back.
+fn kept(changes: &WatchAll) -> Position {
+    changes.position().to_string().parse().expect("it is written to be read")
+}
+
+/// All that is told until nothing has come for a moment.
+fn all(changes: &mut WatchAll) -> Vec<Change> {
+    let mut told = Vec::new();
+    loop {
+        match changes.receive().wait_for(Duration::from_millis(300)) {
+            Ok(change) => told.push(change),
+            Err(Error::Rpc(RpcError::Idle { .. })) => return told,
+            Err(error) => panic!("{error} after {told:?}"),
+        }
+    }
+}
+
+/// What has changed meanwhile is told, the newest of each object, and nothing else: at the same node and at another one.
+#[test]
+fn a_watch_goes_on_where_another_one_had_come_to() {
+    let (nodes, [here, there]) = two("resumed");
+    (0..8).for_each(|object| put(if object < 4 { &here } else { &there }, object, 1));
+    let mut changes = watch(&here);
+    for round in 0..6 {
+        let last = 100 + round;
+        put(&there, last, 1);
+        until_heard(&mut changes, last, seen(&there, last));
+        all(&mut changes);
+        let position = kept(&changes);
+        drop(changes);
+        for (object, writer) in [(0, &here), (5, &there), (5, &there), (6, &here), (200 + round, &there)] {
+            put(writer, object, round);
+        }
+        let gone = if round == 0 { 1 } else { 200 + round - 1 };
+        (if round % 2 == 0 { &there } else { &here }).remove(gone).wait_for(LIMIT).expect("it is removed");
+        let again = if round % 2 == 0 { &there } else { &here };
+        changes = again.watch_from(None, &position).wait_for(LIMIT).expect("it goes on");
+        let told = all(&mut changes);
+        let mut newest: HashMap<u64, Option<u64>> = HashMap::new();
+        for change in &told {
+            match change {
+                Change::Put { object, seen } => _ = newest.insert(*object, Some(seen.version)),
+                Change::Removed { object, .. } => _ = newest.insert(*object, None),
+                other => panic!("{other:?} of {told:?}"),
+            }
+        }
+        for object in [0, 5, 6, 200 + round] {
+            assert_eq!(newest.get(&object), Some(&Some(seen(&here, object).version)), "{object} of {told:?}");
+        }
+        assert_eq!(newest.get(&gone), Some(&None), "{told:?}");
+        // To be read makes nobody another owner, so nothing else was told.
+        assert!([2, 3, 4, 7].iter().all(|object| !newest.contains_key(object)), "{told:?}");
+    }
+    drop(nodes);
+}
+
+/// One that is not known any more, or was never given out, is answered with all that there is.
+#[test]
+fn a_position_of_which_nothing_is_known_misses_nothing_silently() {
+    let (_nodes, [here, there]) = two("unknown");
+    (0..6).for_each(|object| put(if object < 3 { &here } else { &there }, object, 1));
+    let changes = watch(&here);
+    let good = changes.position().to_string();
+    let (head, _) = good.rsplit_once(':').expect("the members stand last");
+    let lives: Vec<&str> = good.rsplit(':').next().unwrap_or_default().split(',').collect();
+    let (first, _) = lives[0].rsplit_once('.').expect("a life and a number");
+    let ahead = format!("{head}:{first}.{},{}", u64::MAX, lives[1]);
+    let another_life = good.replace(":1.", ":1.9");
+    let another_set = good.replacen(|letter: char| letter.is_ascii_digit(), "7", 1);
+    for position in [ahead, format!("{head}:"), another_life, another_set] {
+        let position: Position = position.parse().expect("it is well-formed");
+        let mut changes = there.watch_from(None, &position).wait_for(LIMIT).expect("it begins");
+        let told = all(&mut changes);
+        assert!(told.iter().any(|change| matches!(change, Change::Skipped { count: None })), "{position}: {told:?}");
+        for object in 0..3 {
+            let is_told = told.iter().any(|change| matches!(change, Change::Put { object: of, .. } if *of == object));
+            assert!(is_told, "{object} at {position}: {told:?}");
+        }
+    }
+}
+
+#[test]
+fn a_watch_of_one_object_hears_of_that_alone() {
+    let (_nodes, [here, there]) = two("alone");
+    let mut changes = here.watch_object(7).wait_for(LIMIT).expect("it begins, whether it exists or not");
+    for round in 0..5 {
+        (0..20).for_each(|object| put(&there, object, round));
+        let others = until_heard(&mut changes, 7, seen(&there, 7));
+        assert!(others.iter().all(|change| matches!(change, Change::Put { object: 7, .. })), "{others:?}");
+        let position = kept(&changes);
+        drop(changes);
+        (0..20).for_each(|object| put(&here, object, round));
+        there.remove(7).wait_for(LIMIT).expect("it is removed");
+        changes = there.watch_from(Some(7), &position).wait_for(LIMIT).expect("it goes on");
+        let told = all(&mut changes);
+        assert!(matches!(told.last(), Some(Change::Removed { object: 7, .. })), "{told:?}");
+        assert!(!told.iter().any(|change| matches!(change, Change::Skipped { .. })), "{told:?}");
+    }
+}
+
+/// Whoever reads again what is told to have changed, and everything where something was skipped, knows in the end what there
+/// is: while members join and leave, objects are made and removed, and the watch ends and goes on elsewhere.
+#[test]
+fn whoever_heeds_what_is_told_knows_what_there_is() {
+    const OBJECTS: u64 = 24;
+    let first = Node::join(crate::unhurried()).wait_for(LIMIT).expect("it begins");
+    let join = || Node::join(crate::unhurried().contact(first.address().clone())).wait_for(LIMIT).expect("it joins");
+    let open = |node: &Node| -> Set<u64> { node.set("heeded").open().wait_for(LIMIT).expect("the set opens") };
+    let second = join();
+    let sets = [open(&first), open(&second)];
+    let read = |known: &mut HashMap<u64, Seen>, object: u64| match sets[0].get_existing(object).wait_for(LIMIT) {
+        Ok(guard) => _ = known.insert(object, guard.seen()),
+        Err(Error::Access(AccessError::NotFound)) => _ = known.remove(&object),
+        Err(error) => panic!("{error}"),
+    };
+    let (mut changes, mut known) = (watch(&sets[0]), HashMap::new());
+    for round in 0..6u64 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for step in 0..120u64 {
+                    let object = (step * 7 + round) % OBJECTS;
+                    let set = &sets[(step % 2) as usize];
+                    if step % 3 == 2 {
+                        set.remove(object).wait_for(LIMIT).expect("it is removed");
+                    } else {
+                        put(set, object, step);
+                    }
+                }
+            });
+            scope.spawn(|| {
+                let third = join();
+                let set = open(&third);
+                for object in 0..OBJECTS {
+                    put(&set, object, round);
+                    if object % 2 == 0 {
+                        set.remove(object).wait_for(LIMIT).expect("it is removed");
+                    }
+                }
+                drop(set);
+                third.stop();
+            });
+            if round % 2 == 1 {
+                let position = kept(&changes);
+                let next = sets[(round / 2 % 2) as usize].watch_from(None, &position);
+                changes = next.wait_for(LIMIT).expect("it goes on");
+            }
+        });
+        for change in all(&mut changes) {
+            match change {
+                Change::Put { object, .. } | Change::Removed { object, .. } => read(&mut known, object),
+                _ => (0..OBJECTS).for_each(|object| read(&mut known, object)),
+            }
+        }
+        let mut truth = HashMap::new();
+        (0..OBJECTS).for_each(|object| read(&mut truth, object));
+        let states = |of: &HashMap<u64, Seen>| -> Vec<(u64, u64)> {
+            let mut states: Vec<(u64, u64)> = of.iter().map(|(object, seen)| (*object, seen.version)).collect();
+            states.sort_unstable();
+            states
+        };
+        assert_eq!(states(&known), states(&truth), "round {round}");
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use super::protocol::{Command, Failure};
-use super::{coordination, listing, object};
+use super::{coordination, detail, listing, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -140,6 +140,8 @@ impl Subject {
                 shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
                 Ok(shown)
             }
+            Command::ObjectShow { set, id } => detail::show(&self.node, set, *id),
+            Command::ObjectHistory { set, id } => detail::history(&self.node, set, *id),
             Command::Object { set, id, form, replicas, action } => {
                 object::act(&self.node, set, *id, *form, *replicas, action)
             }
@@ -159,6 +161,8 @@ impl Subject {
             Command::Objects { set, after, limit } => listing::objects(&self.node, set, after.as_deref(), *limit),
             Command::Holders => self.holders(),
             Command::Bench { operations, case_limit_ms } => self.bench(*operations, *case_limit_ms, &mut |_| true),
+            // One answer is the last one: whoever watches is told of events elsewhere.
+            Command::Events { .. } => Err(Failure::new("events have answers of their own")),
             Command::Stats | Command::Watch { .. } => Ok(self.statistics()),
         }
     }
@@ -305,6 +309,7 @@ impl Subject {
             "invoke_fallbacks": counted.invoking.fallbacks,
             "calls": calls(self.node.rpc().counts()),
             "names": names(counted.names),
+            "watches": watches(self.node.watch_counts()),
             "programs": self.node.programs().len(),
             "frames_sent": counted.frames_sent,
             "frames_received": counted.frames_received,
@@ -326,6 +331,10 @@ fn calls(counted: kddm::rpc::CallCounts) -> Json {
         "streams": counted.streams,
         "open_streams": counted.open_streams,
     })
+}
+
+fn watches(counted: kddm::WatchCounts) -> Json {
+    json!({"watchers": counted.watchers, "sets": counted.sets, "of_programs": counted.of_programs})
 }
 
 fn names(counted: kddm::NameCounts) -> Json {

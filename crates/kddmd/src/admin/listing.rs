@@ -102,7 +102,8 @@ fn word(state: ObjectState) -> &'static str {
     }
 }
 
-fn object(info: &ObjectInfo) -> Json {
+/// Where an object is.
+pub(super) fn object(info: &ObjectInfo) -> Json {
     json!({
         "id": info.id,
         "home": info.home,

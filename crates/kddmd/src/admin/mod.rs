@@ -4,7 +4,10 @@
 pub mod answer;
 pub mod client;
 pub mod coordination;
+pub mod detail;
+pub mod events;
 pub mod listing;
 pub mod object;
 pub mod protocol;
 pub mod server;
+pub mod sure;

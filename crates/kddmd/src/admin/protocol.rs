@@ -88,6 +88,20 @@ pub enum Command {
         /// What to do.
         action: Action,
     },
+    /// One object, of a set of any type: where it is, who has it, who waits.
+    ObjectShow {
+        /// Its set.
+        set: String,
+        /// The object.
+        id: u64,
+    },
+    /// What is remembered of an object.
+    ObjectHistory {
+        /// Its set.
+        set: String,
+        /// The object.
+        id: u64,
+    },
     /// Accepts that an object, or all that is lost of a set, is gone.
     AcceptLoss {
         /// The set.
@@ -122,6 +136,20 @@ pub enum Command {
         operations: usize,
         /// A case ends after so long.
         case_limit_ms: u64,
+    },
+    /// What changes in a set from now on, an answer an event.
+    Events {
+        /// The set.
+        set: String,
+        /// One object; all if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        object: Option<u64>,
+        /// Where another watch had come to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// How many events; without an end if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
     },
     /// The same again and again.
     Watch {

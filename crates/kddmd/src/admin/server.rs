@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::answer::{Shown, Subject};
+use super::events;
 use super::protocol::{
     Command, Failure, LineError, REQUEST_LIMIT_BYTES, Request, Response, VERSION, read_line, write_line,
 };
@@ -102,6 +103,9 @@ fn serve(stream: &UnixStream, subject: &Subject) -> Result<(), LineError> {
     };
     match command {
         Command::Watch { interval_ms, count } => watch(stream, subject, interval_ms, count),
+        Command::Events { set, object, from, count } => {
+            events::serve(stream, &subject.node, &set, (object, from.as_deref()), count)
+        }
         Command::Bench { operations, case_limit_ms } => {
             let mut told = |answer| write_line(stream, &Response::one_of_many(answer)).is_ok();
             let answer = subject.bench(operations, case_limit_ms, &mut told);

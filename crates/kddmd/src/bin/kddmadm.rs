@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kddm::default_data_dir;
 use kddmd::admin::client::{Client, ClientError};
+use kddmd::admin::events;
 use kddmd::admin::protocol::{self, Action, Failure, Form};
+use kddmd::admin::sure::Sure;
 use kddmd::data_dir::admin_socket;
 use kddmd::demo::words::{self, Options};
 use kddmd::demo::{DemoError, watched, worker};
@@ -47,9 +49,11 @@ enum Command {
         #[command(subcommand)]
         which: Option<Sets>,
     },
-    /// One object of a set with values in JSON or bytes.
+    /// One object of a set: its value, in JSON or bytes, where it is, what is remembered of it.
     #[command(subcommand)]
     Object(Object),
+    /// What is put and removed in a set, of whatever type, or of one object, a line an event, until Ctrl-C.
+    Watch(events::Watch),
     /// What is wrong with the cluster, why, and what to do. Status 0: nothing; 1: something; 2: nobody could be asked.
     Doctor,
     /// The barriers of the cluster: who has to come, and who waits.
@@ -163,27 +167,6 @@ enum Sets {
 }
 
 #[derive(Args)]
-struct Sure {
-    /// Do it. It cannot be undone: copies that come back with a node are dropped.
-    #[arg(long)]
-    yes: bool,
-}
-
-impl Sure {
-    /// Without the word nobody is asked.
-    fn check(&self, what: &str, again: &str) -> Result<(), ToolError> {
-        if self.yes {
-            return Ok(());
-        }
-        Err(ToolError::Other(format!(
-            "this gives up {what}, also if a node comes back that has it, and cannot be undone; nothing was changed. \
-             `kddmadm sets` and `kddmadm cluster status` say what is lost and which nodes are missing. If none of them \
-             comes back: {again} --yes"
-        )))
-    }
-}
-
-#[derive(Args)]
 struct Which1 {
     /// The set.
     set: String,
@@ -201,6 +184,10 @@ struct Made {
 
 #[derive(Subcommand)]
 enum Object {
+    /// Where it is, who has it, who waits for it. For sets of any type.
+    Show(Which1),
+    /// What the members remember of its last owners and versions, while its set is watched. For sets of any type.
+    History(Which1),
     /// Prints its value.
     Get {
         #[command(flatten)]
@@ -360,13 +347,14 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Sets { which: Some(Sets::Show(shown)) } => ask(shown.question(), show::of_set),
         Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
             let what = format!("all that is lost of set {name:?}");
-            sure.check(&what, &format!("kddmadm sets accept-loss {name}"))?;
+            sure.check(&what, &format!("kddmadm sets accept-loss {name}")).map_err(ToolError::Other)?;
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
         Command::Object(object) => {
-            let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
+            let shows = object.shows();
             ask(object_command(object)?, shows)
         }
+        Command::Watch(watch) => Ok(watch.run(&client()?, cli.json)?.map(|()| 0)?),
         Command::Doctor => finish(doctor::run(&client()?, cli.json), cli.json),
         Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
         Command::Latches => ask(protocol::Command::Latches, show::latches),
@@ -382,8 +370,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             Ok(checked.status())
         }
         Command::BenchNode { contact } => {
-            bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
-            Ok(0)
+            bench::local::serve(&contact).map(|()| 0).map_err(|error| ToolError::Other(error.to_string()))
         }
         Command::Demo(demo) => {
             let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir);
@@ -435,11 +422,24 @@ fn run_bench(
     Ok(u8::from(report.off_budget().next().is_some()))
 }
 
+impl Object {
+    fn shows(&self) -> fn(&Json) -> String {
+        match self {
+            Object::AcceptLoss { .. } => show::accepted,
+            Object::Show(_) => show::detail,
+            Object::History(_) => show::history,
+            _ => show::object,
+        }
+    }
+}
+
 fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
     let (which, form, replicas, action) = match object {
+        Object::Show(Which1 { set, id }) => return Ok(protocol::Command::ObjectShow { set, id }),
+        Object::History(Which1 { set, id }) => return Ok(protocol::Command::ObjectHistory { set, id }),
         Object::AcceptLoss { which: Which1 { set, id }, sure } => {
             let what = format!("object {id} of set {set:?}, if it is lost");
-            sure.check(&what, &format!("kddmadm object accept-loss {set} {id}"))?;
+            sure.check(&what, &format!("kddmadm object accept-loss {set} {id}")).map_err(ToolError::Other)?;
             return Ok(protocol::Command::AcceptLoss { set, id: Some(id) });
         }
         Object::Get { which, form } => (which, form, None, Action::Get),

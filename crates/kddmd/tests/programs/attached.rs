@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use kddm::{Error, MembershipError, Node, Raw, Set};
+use kddm::{Change, Error, MembershipError, Node, Raw, Set};
 use rustix::process::Signal;
 
 use super::harness::{Daemon, LIMIT, Scratch, eventually, text};
@@ -97,6 +97,37 @@ fn a_killed_daemon_ends_its_programs() {
 
 fn is_reattaching(error: &Error) -> bool {
     matches!(error, Error::Membership(MembershipError::Reattaching))
+}
+
+/// A watch of a program outlasts its daemon: what came meanwhile is told, or that something may be missing.
+#[test]
+fn a_watch_of_a_program_goes_on_when_its_daemon_is_back() {
+    let scratch = Scratch::new();
+    let mut first = Daemon::first(&scratch, &[]);
+    let contact = first.address(&scratch);
+    let second = Daemon::start(&scratch, "second", &["--listen", "127.0.0.1:0", "--contact", &contact]);
+    let nodes = second.json(&scratch, &["nodes"]);
+    let is_second = |node: &&serde_json::Value| node["id"] == 2;
+    let listed = nodes["nodes"].as_array().expect("a list").iter().find(is_second).expect("it is a member");
+    let at_second = listed["address"].as_str().expect("an address").to_string();
+    let program = attach(&first);
+    let words: Set<Raw> = program.set("words").open().wait().expect("the set opens");
+    put(&words, 1, "put before");
+    let mut changes = words.watch_all().wait_for(LIMIT).expect("it begins");
+    let elsewhere: Set<Raw> = attach(&second).set("words").open().wait().expect("it exists");
+    put(&elsewhere, 2, "told");
+    while !matches!(changes.receive().wait_for(LIMIT).expect("it is told"), Change::Put { object: 2, .. }) {}
+    first.signal(Signal::TERM);
+    assert!(first.wait().success());
+    elsewhere.remove(2).wait_for(LIMIT).expect("it is removed");
+    put(&elsewhere, 3, "put meanwhile");
+    let _first = Daemon::start(&scratch, "first", &["--listen", "127.0.0.1:0", "--contact", &at_second]);
+    // The daemon has gone and come, so that more may be missing than what is told.
+    while !matches!(changes.receive().wait_for(LIMIT).expect("it goes on"), Change::Skipped { count: None }) {}
+    put(&elsewhere, 4, "put after");
+    while !matches!(changes.receive().wait_for(LIMIT).expect("it is told"), Change::Put { object: 4, .. }) {}
+    program.stop();
+    while changes.receive().wait_for(LIMIT).is_ok() {}
 }
 
 /// A daemon of a cluster of two is stopped and started again: what a program had opened works again, by itself,

@@ -12,3 +12,4 @@ mod refusals;
 mod rolling;
 mod trio;
 mod voting;
+mod watching;

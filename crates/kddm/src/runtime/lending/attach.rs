@@ -183,7 +183,7 @@ fn not_attached(socket: &Path, reason: String) -> Error {
 }
 
 /// Dials, and says what for.
-fn open(socket: &Path, purpose: &Purpose, limit: Duration) -> Result<Stream, Error> {
+pub(super) fn open(socket: &Path, purpose: &Purpose, limit: Duration) -> Result<Stream, Error> {
     let advice = "start `kddmd`, or name its socket in KDDM_ATTACH or its directory in KDDM_DATA_DIR";
     let stream = dial(&Address::Unix(socket.into()), limit.min(CONTROL_LIMIT)).map_err(|error| {
         let reason = match error {

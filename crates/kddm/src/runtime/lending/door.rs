@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::parted;
 use super::session::{SESSIONS, Session};
 use super::views;
+use super::watches;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
 use crate::linker::Opener;
 use crate::node::{MemberInfo, Node, NodeState, Owner};
@@ -62,6 +63,8 @@ pub(super) enum Purpose {
     Serve { session: u32, secret: u64 },
     /// One question, one answer.
     Ask { session: u32, secret: u64, question: Question },
+    /// To hear what changes in a set.
+    Watch(watches::Ask),
 }
 
 /// What a program asks beside objects.
@@ -321,12 +324,16 @@ fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) 
             stream.set_limit(Some(CONTROL_LIMIT))?;
             greeting::send(&stream, &Reply::Told(told))
         }
+        Purpose::Watch(ask) => {
+            drop((greeting, node));
+            watches::serve(runtime, &stream, ask)
+        }
     }
 }
 
-const NOT_ATTACHED: &str = "this program is not attached to it";
+pub(super) const NOT_ATTACHED: &str = "this program is not attached to it";
 
-fn refuse(runtime: &Runtime, stream: &Stream, reason: String) -> io::Result<()> {
+pub(super) fn refuse(runtime: &Runtime, stream: &Stream, reason: String) -> io::Result<()> {
     runtime.lanes[0].lock().statistics.refused_greetings += 1;
     greeting::send(stream, &Reply::Refused(reason))
 }
@@ -427,7 +434,7 @@ fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Q
 
 impl Runtime {
     /// The name of an attached program that knows its secret.
-    fn name_of(&self, session: u32, secret: u64) -> Option<String> {
+    pub(super) fn name_of(&self, session: u32, secret: u64) -> Option<String> {
         self.lanes[0].lock().program_name(session, secret)
     }
 }

@@ -14,6 +14,7 @@
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
 //! | `parted.rs` | node | who waits for a program at a barrier hears of its end |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
+//! | `watches.rs` | both | what changes in sets that programs watch |
 //! | `away.rs` | program | who asks while the node is gone, or about to go |
 //! | `reattach.rs` | program | how it goes on when its node was gone and is back |
 //!
@@ -36,6 +37,7 @@ mod putting;
 mod reattach;
 pub(crate) mod session;
 mod views;
+pub(crate) mod watches;
 
 use kddm_core::id::{ObjectId, SetId};
 
@@ -51,7 +53,7 @@ pub(crate) use session::program_of;
 type Place = (SetId, ObjectId);
 
 /// Version of what is said on the socket, greeting included.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,565 @@
+//! What changes in a set that is watched, as an owner of its objects knows it: which version of each was told last, and
+//! what waits for each watcher, where what is newer takes the place of what is older. All that is told is numbered, so
+//! that a watcher that comes back says how far it was.
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Wake;
+use std::time::{Duration, Instant};
+
+use kddm_core::Main;
+use kddm_core::id::{Mixer, ObjectId};
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::runtime::remembered::{ObjectFate, Past, Remembered};
+
+/// Objects of which something may wait to be sent to one watcher; of more it is told how many were skipped.
+const OUTBOX_LIMIT: usize = 4096;
+
+/// Changes that are sent together.
+const BATCH: usize = 256;
+
+/// Removals that are remembered of a set, for those who come back: 100 KiB.
+const REMOVED_LIMIT: usize = 4096;
+
+/// From where on somebody watches.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(crate) enum Since {
+    /// What is put and removed from now on.
+    Now,
+    /// It may have missed anything: all that is owned here is told.
+    All,
+    /// What has that number was told, and all before.
+    Mark(u64),
+}
+
+/// What an owner tells a watcher.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Debug)]
+pub(crate) enum News {
+    Put {
+        object: u64,
+        tenure: u64,
+        version: u64,
+    },
+    Removed {
+        object: u64,
+        tenure: u64,
+    },
+    /// So many changes are not told.
+    Skipped {
+        count: u64,
+    },
+}
+
+/// What is told together.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(crate) struct Batch {
+    /// From now on all is told; and whether nothing is missing before that.
+    pub begins: Option<bool>,
+    pub news: Vec<News>,
+    /// All up to that number is told with this, or was.
+    pub upto: u64,
+}
+
+/// Something of an object waits; since that number.
+struct Slot {
+    object: u64,
+    first: u64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    is_told: bool,
+    order: VecDeque<Slot>,
+    newest: HashMap<u64, News, Mixer>,
+    skipped: u64,
+    /// The last number that there was.
+    last: u64,
+    ended: Option<Error>,
+}
+
+impl Waiting {
+    /// Up to where nothing waits.
+    fn upto(&self) -> u64 {
+        self.order.front().map_or(self.last, |slot| slot.first - 1)
+    }
+}
+
+/// What waits to be sent to one watcher.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    /// One object alone is watched.
+    only: Option<u64>,
+    /// What is owned here is told it, too.
+    wants_all: bool,
+    waiting: Mutex<Waiting>,
+    news: Condvar,
+}
+
+impl Outbox {
+    pub fn new(only: Option<u64>, wants_all: bool) -> Outbox {
+        Outbox { only, wants_all, ..Outbox::default() }
+    }
+
+    fn push(&self, mark: u64, object: u64, news: News) {
+        let mut waiting = self.waiting.lock();
+        waiting.last = waiting.last.max(mark);
+        if self.only.is_some_and(|only| only != object) {
+            return;
+        }
+        if let Some(known) = waiting.newest.get_mut(&object) {
+            *known = news;
+        } else if waiting.order.len() < OUTBOX_LIMIT {
+            waiting.order.push_back(Slot { object, first: mark });
+            waiting.newest.insert(object, news);
+        } else {
+            waiting.skipped += 1;
+        }
+        waiting.is_told = true;
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// Of what has that number there is nothing to tell.
+    fn passes(&self, mark: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.last = waiting.last.max(mark);
+    }
+
+    pub fn end(&self, error: &Error) {
+        let mut waiting = self.waiting.lock();
+        waiting.ended.get_or_insert_with(|| error.clone());
+        waiting.is_told = true;
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    /// Whoever sends looks at everything from here on: what is told meanwhile ends its next wait.
+    pub fn looks(&self) {
+        self.waiting.lock().is_told = false;
+    }
+
+    /// The first word to the watcher.
+    pub fn begins(&self, is_whole: bool) -> Batch {
+        Batch { begins: Some(is_whole), news: Vec::new(), upto: self.waiting.lock().upto() }
+    }
+
+    /// What is to be sent next. What was skipped is told behind what came before it.
+    pub fn take(&self) -> Batch {
+        let mut waiting = self.waiting.lock();
+        let count = waiting.order.len().min(BATCH);
+        let objects: Vec<Slot> = waiting.order.drain(..count).collect();
+        let mut news: Vec<News> = objects.iter().filter_map(|slot| waiting.newest.remove(&slot.object)).collect();
+        if waiting.order.is_empty() && waiting.skipped > 0 {
+            news.push(News::Skipped { count: std::mem::take(&mut waiting.skipped) });
+        }
+        Batch { begins: None, news, upto: waiting.upto() }
+    }
+
+    pub fn has_ended(&self) -> Option<Error> {
+        self.waiting.lock().ended.clone()
+    }
+
+    pub fn wait(&self) {
+        let mut waiting = self.waiting.lock();
+        while !waiting.is_told {
+            self.news.wait(&mut waiting);
+        }
+    }
+}
+
+impl Wake for Outbox {
+    fn wake(self: Arc<Self>) {
+        self.waiting.lock().is_told = true;
+        self.news.notify_one();
+    }
+}
+
+/// An object with a value that this node owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Owned {
+    pub tenure: u64,
+    /// The tenure in which this life of the object began.
+    pub born: u64,
+    pub version: u64,
+}
+
+fn put(object: ObjectId, owned: Owned) -> News {
+    News::Put { object: object.0, tenure: owned.tenure, version: owned.version }
+}
+
+/// What was told last of an object that is owned here.
+#[derive(Clone, Copy)]
+struct Told {
+    owned: Owned,
+    mark: u64,
+}
+
+struct Known {
+    outboxes: Vec<Weak<Outbox>>,
+    told: HashMap<ObjectId, Told, Mixer>,
+    /// Number, object and last tenure.
+    removed: VecDeque<(u64, u64, u64)>,
+    /// For people.
+    past: Past,
+    /// Before that number something may have been removed of which nothing is known.
+    whole_from: u64,
+    is_over: bool,
+    /// Nobody watches, and a thread waits until then for one who comes back.
+    kept_until: Option<Instant>,
+}
+
+/// What one who comes back has missed: the first of it, as much as an outbox takes, however much there is.
+#[derive(Default)]
+struct Missed {
+    first: BinaryHeap<(u64, u64, News)>,
+    skipped: u64,
+}
+
+impl Missed {
+    fn add(&mut self, one: (u64, u64, News)) {
+        if self.first.len() < OUTBOX_LIMIT {
+            return self.first.push(one);
+        }
+        self.skipped += 1;
+        if let Some(mut last) = self.first.peek_mut()
+            && one < *last
+        {
+            *last = one;
+        }
+    }
+}
+
+/// See the module. The lock of a lane is taken before that of a feed.
+pub(crate) struct Feed {
+    marks: Arc<AtomicU64>,
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+impl Feed {
+    pub fn new(marks: &Arc<AtomicU64>) -> Feed {
+        // A number of its own, so that no earlier feed of the set was heard so far.
+        let whole_from = marks.fetch_add(1, Ordering::Relaxed) + 1;
+        let known = Known {
+            outboxes: Vec::new(),
+            told: HashMap::default(),
+            removed: VecDeque::new(),
+            past: Past::begin(),
+            whole_from,
+            is_over: false,
+            kept_until: None,
+        };
+        Feed { marks: Arc::clone(marks), known: Mutex::new(known), changed: Condvar::new() }
+    }
+
+    fn next(&self) -> u64 {
+        self.marks.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// One more watches. Whether nothing is missing that it has not heard; `None` if this feed is over.
+    pub fn join(&self, since: Since, only: Option<u64>) -> Option<(Arc<Outbox>, bool)> {
+        let mut known = self.known.lock();
+        if known.is_over {
+            return None;
+        }
+        let last = self.marks.load(Ordering::Relaxed);
+        let is_whole = match since {
+            Since::Now => true,
+            Since::All => false,
+            Since::Mark(mark) => (known.whole_from..=last).contains(&mark),
+        };
+        let after = match since {
+            Since::Now => last,
+            Since::Mark(mark) if is_whole => mark,
+            Since::All | Since::Mark(_) => 0,
+        };
+        let outbox = Arc::new(Outbox::new(only, !is_whole));
+        let is_told = |object: u64, mark: u64| mark > after && only.is_none_or(|only| only == object);
+        let told = known.told.iter().map(|(object, told)| (told.mark, object.0, put(*object, told.owned)));
+        let removed = known.removed.iter().filter(|_| is_whole);
+        let removed =
+            removed.map(|(mark, object, tenure)| (*mark, *object, News::Removed { object: *object, tenure: *tenure }));
+        let mut missed = Missed::default();
+        told.chain(removed).filter(|(mark, object, _)| is_told(*object, *mark)).for_each(|one| missed.add(one));
+        let skipped = missed.skipped;
+        missed.first.into_sorted_vec().into_iter().for_each(|(mark, object, news)| outbox.push(mark, object, news));
+        outbox.waiting.lock().skipped += skipped;
+        outbox.waiting.lock().last = last;
+        known.outboxes.retain(|outbox| outbox.strong_count() > 0);
+        known.outboxes.push(Arc::downgrade(&outbox));
+        self.changed.notify_all();
+        Some((outbox, is_whole))
+    }
+
+    /// A lane that knew nothing of the feed owns that object: nothing has become of it.
+    pub fn begins_with(&self, object: ObjectId, owned: Owned) {
+        let mut known = self.known.lock();
+        let mark = self.next();
+        known.told.insert(object, Told { owned, mark });
+        for outbox in known.outboxes.iter().filter_map(Weak::upgrade) {
+            if outbox.wants_all {
+                outbox.push(mark, object.0, put(object, owned));
+            } else {
+                outbox.passes(mark);
+            }
+        }
+    }
+
+    /// What is known of an object by now.
+    pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main) {
+        let mut known = self.known.lock();
+        let known = &mut *known;
+        let news = match (owned, known.told.get_mut(&object)) {
+            // Another tenure of the same owner, as after a loss, changes nothing.
+            (Some(now), Some(Told { owned, .. })) if (owned.version, owned.born) == (now.version, now.born) => {
+                return *owned = now;
+            }
+            (Some(now), told) => {
+                let what = if told.is_some() { ObjectFate::Put } else { ObjectFate::Owned };
+                known.past.note(object, what, now);
+                put(object, now)
+            }
+            // Its value is not here for a moment, as while it is given back.
+            (None, Some(_)) if matches!(main, Main::Owner { .. }) => return,
+            (None, Some(Told { owned, .. })) => {
+                let last = *owned;
+                known.told.remove(&object);
+                // Whoever has it now tells of it.
+                if matches!(main, Main::Ghost { .. } | Main::Sharer { .. }) {
+                    return known.past.note(object, ObjectFate::Passed, last);
+                }
+                known.past.note(object, ObjectFate::Removed, last);
+                News::Removed { object: object.0, tenure: last.tenure }
+            }
+            (None, None) => return,
+        };
+        let mark = self.next();
+        match (owned, news) {
+            (Some(owned), _) => _ = known.told.insert(object, Told { owned, mark }),
+            (None, News::Removed { tenure, .. }) => known.remember_removed(mark, object.0, tenure),
+            (None, _) => {}
+        }
+        known.outboxes.iter().filter_map(Weak::upgrade).for_each(|outbox| outbox.push(mark, object.0, news));
+    }
+
+    /// For how long this is remembered, and what has become of that object.
+    pub fn past_of(&self, object: ObjectId) -> (Duration, Vec<Remembered>) {
+        self.known.lock().past.of(object)
+    }
+
+    /// Whoever watches is told why nothing follows.
+    pub fn end(&self, error: &Error) {
+        let mut known = self.known.lock();
+        known.is_over = true;
+        known.outboxes.drain(..).filter_map(|outbox| outbox.upgrade()).for_each(|outbox| outbox.end(error));
+        self.changed.notify_all();
+    }
+
+    /// A watcher has gone. If it was the last one, and nobody waits here already, waits until then for one who comes back.
+    /// True: nobody has, or the set has ended, and the feed is over.
+    pub fn is_left_until(&self, deadline: Instant) -> bool {
+        let mut known = self.known.lock();
+        let is_needed = known.is_watched() && !known.is_over;
+        if is_needed || known.kept_until.replace(deadline).is_some() {
+            return false;
+        }
+        loop {
+            if known.is_over {
+                return true;
+            }
+            if known.is_watched() {
+                known.kept_until = None;
+                return false;
+            }
+            let until = known.kept_until.unwrap_or(deadline);
+            if Instant::now() >= until {
+                known.is_over = true;
+                return true;
+            }
+            self.changed.wait_until(&mut known, until);
+        }
+    }
+}
+
+impl Known {
+    fn is_watched(&self) -> bool {
+        self.outboxes.iter().any(|outbox| outbox.strong_count() > 0)
+    }
+
+    fn remember_removed(&mut self, mark: u64, object: u64, tenure: u64) {
+        if self.removed.len() >= REMOVED_LIMIT
+            && let Some((forgotten, ..)) = self.removed.pop_front()
+        {
+            self.whole_from = forgotten;
+        }
+        self.removed.push_back((mark, object, tenure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(object: u64, version: u64) -> News {
+        News::Put { object, tenure: 1, version }
+    }
+
+    fn removed(object: u64) -> News {
+        News::Removed { object, tenure: 1 }
+    }
+
+    fn feed() -> Feed {
+        Feed::new(&Arc::default())
+    }
+
+    fn is_put(feed: &Feed, object: u64, version: u64) {
+        let owned = Owned { tenure: 1, born: 1, version };
+        feed.looked_at(ObjectId(object), Some(owned), Main::None);
+    }
+
+    fn is_removed(feed: &Feed, object: u64) {
+        feed.looked_at(ObjectId(object), None, Main::None);
+    }
+
+    #[track_caller]
+    fn join(feed: &Feed, since: Since) -> (Arc<Outbox>, bool) {
+        feed.join(since, None).expect("it is not over")
+    }
+
+    fn all(outbox: &Outbox) -> (Vec<News>, u64) {
+        let mut told = Vec::new();
+        loop {
+            let Batch { news, upto, .. } = outbox.take();
+            if news.is_empty() {
+                return (told, upto);
+            }
+            assert!(news.len() <= BATCH + 1);
+            told.extend(news);
+        }
+    }
+
+    #[test]
+    fn what_is_newer_takes_the_place_of_what_is_older() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        for version in 1..=3 {
+            (0..3).for_each(|object| is_put(&feed, object, version));
+        }
+        is_removed(&feed, 1);
+        assert_eq!(all(&outbox).0, [put(0, 3), removed(1), put(2, 3)]);
+        assert_eq!(all(&outbox).0, []);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_told_behind_the_rest() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        (0..OUTBOX_LIMIT as u64 + 7).for_each(|object| is_put(&feed, object, 1));
+        is_put(&feed, 3, 2);
+        let (told, _) = all(&outbox);
+        assert_eq!(told.len(), OUTBOX_LIMIT + 1);
+        assert_eq!((told[3], told[OUTBOX_LIMIT]), (put(3, 2), News::Skipped { count: 7 }));
+    }
+
+    /// At each moment the number that was told stands for what was taken by then, and no more.
+    #[test]
+    fn whoever_comes_back_hears_what_it_has_not_heard() {
+        let feed = feed();
+        let (outbox, is_whole) = join(&feed, Since::Now);
+        assert!(is_whole);
+        (0..600).for_each(|object| is_put(&feed, object, 1));
+        is_put(&feed, 0, 2);
+        let first = outbox.take();
+        assert_eq!((first.news.len(), first.news[0]), (BATCH, put(0, 2)));
+        drop(outbox);
+        (2..5).for_each(|object| is_removed(&feed, object));
+        is_put(&feed, 599, 2);
+        let (again, is_whole) = join(&feed, Since::Mark(first.upto));
+        assert!(is_whole);
+        let (told, upto) = all(&again);
+        let rest = (BATCH as u64..599).map(|object| put(object, 1));
+        let expected: Vec<News> = rest.chain([put(0, 2), removed(2), removed(3), removed(4), put(599, 2)]).collect();
+        assert_eq!(told, expected);
+        assert_eq!(all(&join(&feed, Since::Mark(upto)).0).0, []);
+        let one = feed.join(Since::Mark(first.upto), Some(3)).expect("it is not over").0;
+        assert_eq!(all(&one), (vec![removed(3)], upto));
+    }
+
+    /// However much there is, no more is kept for one watcher, and the rest is counted.
+    #[test]
+    fn whoever_has_missed_more_than_fits_is_told_how_much() {
+        let feed = feed();
+        let upto = join(&feed, Since::Now).0.begins(true).upto;
+        (0..OUTBOX_LIMIT as u64 + 100).for_each(|object| is_put(&feed, object, 1));
+        is_put(&feed, 5, 2);
+        let outbox = join(&feed, Since::Mark(upto)).0;
+        assert_eq!(outbox.begins(true).upto, upto, "nothing was told yet");
+        let (told, last) = all(&outbox);
+        let expected: Vec<News> =
+            (0..OUTBOX_LIMIT as u64 + 1).filter(|object| *object != 5).map(|object| put(object, 1)).collect();
+        assert_eq!(told[..OUTBOX_LIMIT], expected);
+        assert_eq!(told[OUTBOX_LIMIT..], [News::Skipped { count: 100 }]);
+        assert_eq!(all(&join(&feed, Since::Mark(last)).0).0, []);
+    }
+
+    #[test]
+    fn what_is_not_known_any_more_is_said() {
+        let marks = Arc::default();
+        let feed = Feed::new(&marks);
+        is_put(&feed, 1, 1);
+        let upto = all(&join(&feed, Since::Now).0).1;
+        for object in 0..=REMOVED_LIMIT as u64 {
+            is_put(&feed, object, 1);
+            is_removed(&feed, object);
+        }
+        is_put(&feed, 7, 1);
+        for since in [Since::Mark(upto), Since::Mark(0), Since::Mark(u64::MAX), Since::All] {
+            let (outbox, is_whole) = join(&feed, since);
+            assert!(!is_whole, "{since:?}");
+            assert_eq!(all(&outbox).0, [put(7, 1)], "all that there is");
+        }
+        // Another feed of the set knows nothing of what was before it, whatever number it is asked for.
+        let last = all(&join(&feed, Since::Now).0).1;
+        let next = Feed::new(&marks);
+        assert!(!join(&next, Since::Mark(last)).1);
+    }
+
+    #[test]
+    fn an_object_that_moves_is_told_by_whoever_has_it() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        is_put(&feed, 1, 1);
+        feed.looked_at(
+            ObjectId(1),
+            None,
+            Main::Owner { tenure: Default::default(), version: Default::default(), born: Default::default() },
+        );
+        feed.looked_at(
+            ObjectId(1),
+            None,
+            Main::Sharer { tenure: Default::default(), version: Default::default(), counter: 0 },
+        );
+        assert_eq!(all(&outbox).0, [put(1, 1)]);
+        is_put(&feed, 1, 1);
+        assert_eq!(all(&outbox).0, [put(1, 1)], "it is back");
+        feed.looked_at(ObjectId(1), Some(Owned { tenure: 1, born: 2, version: 1 }), Main::None);
+        assert_eq!(all(&outbox).0, [put(1, 1)], "it is another one");
+        feed.looked_at(ObjectId(1), Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None);
+        assert_eq!(all(&outbox).0, []);
+    }
+
+    #[test]
+    fn a_feed_is_kept_for_a_while_for_one_who_comes_back() {
+        let feed = feed();
+        let now = Instant::now();
+        let outbox = join(&feed, Since::Now).0;
+        assert!(!feed.is_left_until(now), "somebody watches");
+        drop(outbox);
+        assert!(feed.is_left_until(now));
+        assert!(feed.join(Since::Now, None).is_none(), "it is over");
+    }
+}

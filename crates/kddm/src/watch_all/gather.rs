@@ -1,0 +1,224 @@
+//! The thread of a watch: it asks all members, and those that come, and gathers what they tell.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use kddm_core::id::SetId;
+
+use super::Change;
+use super::inbox::Inbox;
+use super::position::{Heard, Mark, Membership, Position};
+use crate::error::{Error, MembershipError, SetError};
+use crate::pending::Pending;
+use crate::rpc::frame::{Manner, Sort};
+use crate::rpc::{RpcError, StreamReceiver, StreamSender};
+use crate::runtime::Runtime;
+use crate::runtime::changes::{Ask, WATCH_SERVICE};
+use crate::runtime::feed::{Batch, News, Since};
+use crate::watch::Seen;
+
+/// After how long a member that could not be asked is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A stream between nodes that watch each other's sets has no limit but this.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+/// A member that is asked.
+struct Source {
+    node: u16,
+    incarnation: u32,
+    has_begun: bool,
+    /// Its end tells the member that nobody watches any more.
+    _keeps: StreamSender<()>,
+    tells: StreamReceiver<Batch>,
+    next: Pending<Option<Batch>>,
+}
+
+/// What is watched, and from where on.
+pub(crate) struct Wanted {
+    pub set: SetId,
+    /// One object alone.
+    pub object: Option<u64>,
+    pub from: Option<Position>,
+}
+
+/// What has been heard, and of whom.
+struct Gathering {
+    set: SetId,
+    object: Option<u64>,
+    /// How far each member was heard: one whose stream has ended goes on there.
+    heard: BTreeMap<u16, Heard>,
+    /// The members that are asked, or those of the position that the watch goes on from.
+    members: Option<Membership>,
+    /// Those that the position names.
+    marked: Option<Membership>,
+    /// Whoever is not heard yet has something to tell of what was before.
+    is_behind: bool,
+    sources: Vec<Source>,
+}
+
+/// How a round has gone.
+#[derive(Default)]
+struct Heed {
+    is_news: bool,
+    is_lost: bool,
+}
+
+/// See the module.
+pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>) {
+    let mut gathering = Gathering::new(wanted, inbox);
+    loop {
+        let Some(runtime) = runtime.upgrade() else { return inbox.fail(MembershipError::Stopped.into()) };
+        let mut inside = inbox.inside.lock();
+        inside.is_told = false;
+        let (is_closed, has_begun) = (inside.is_closed, inside.has_begun);
+        drop(inside);
+        if is_closed {
+            return;
+        }
+        if runtime.is_stopping() {
+            return inbox.fail(MembershipError::Stopped.into());
+        }
+        if runtime.lanes[0].lock().destroyed.contains(gathering.set) {
+            return inbox.fail(SetError::Destroyed.into());
+        }
+        let all_asked = gathering.ask_members(&runtime, inbox);
+        drop(runtime);
+        let asked = gathering.sources.len();
+        let Heed { is_news, is_lost } = gathering.hear(inbox);
+        let all_asked = all_asked && gathering.sources.len() == asked;
+        if all_asked && gathering.all_begun(inbox) && !has_begun {
+            gathering.is_behind = true;
+            inbox.begins();
+        }
+        if is_news {
+            inbox.seat.tell();
+            if !is_lost {
+                continue;
+            }
+        }
+        let mut inside = inbox.inside.lock();
+        if !inside.is_told {
+            // One that has ended may end again at once, as where a node has lost its lease: it is not asked without a pause.
+            if all_asked && !is_lost {
+                inbox.news.wait(&mut inside);
+            } else {
+                inbox.news.wait_for(&mut inside, ASK_AGAIN);
+            }
+        }
+    }
+}
+
+impl Gathering {
+    fn new(wanted: Wanted, inbox: &Inbox) -> Gathering {
+        let Wanted { set, object, from } = wanted;
+        let is_behind = from.is_some();
+        // One of another set, as where one of that name was made again, says nothing of this one.
+        let from = from.filter(|from| from.set == set.0);
+        if is_behind && from.is_none() {
+            inbox.push(Change::Skipped { count: None });
+        }
+        let members = from.as_ref().map(Position::membership);
+        let heard = from.map(|from| from.sources).unwrap_or_default();
+        Gathering { set, object, heard, members, marked: None, is_behind, sources: Vec::new() }
+    }
+
+    /// Asks members that are not asked yet. False if one of them could not be.
+    fn ask_members(&mut self, runtime: &Arc<Runtime>, inbox: &Inbox) -> bool {
+        let now = Membership::of(&runtime.view());
+        // Whoever is gone may have had something to tell, and so may one that came and went.
+        if self.members.as_ref().is_some_and(|before| !now.follows(before)) {
+            inbox.push(Change::Skipped { count: None });
+            inbox.seat.tell();
+        }
+        let is_member = |node: u16, incarnation: u32| now.members.contains(&(node, incarnation));
+        self.sources.retain(|source| is_member(source.node, source.incarnation));
+        self.heard.retain(|node, heard| is_member(*node, heard.incarnation));
+        let mut all_asked = true;
+        for (node, incarnation) in &now.members {
+            if self.sources.iter().any(|source| source.node == *node) {
+                continue;
+            }
+            let since = match self.heard.get(node) {
+                Some(heard) => Since::Mark(heard.upto),
+                None if self.is_behind => Since::All,
+                None => Since::Now,
+            };
+            let ask = Ask { set: self.set.0, object: self.object, since };
+            // Writing to memory does not fail.
+            let ask = postcard::to_stdvec(&ask).unwrap_or_default();
+            let manner = Manner { sort: Sort::Stream, at_once: true, ..Manner::default() };
+            let Ok((keeps, mut tells)) = runtime.open_stream(*node, WATCH_SERVICE, &ask, FOREVER, manner) else {
+                all_asked = false;
+                continue;
+            };
+            let (node, incarnation, next) = (*node, *incarnation, tells.receive());
+            self.sources.push(Source { node, incarnation, has_begun: false, _keeps: keeps, tells, next });
+        }
+        self.members = Some(now);
+        all_asked
+    }
+
+    /// Whether all members tell. Then they are those of the position.
+    fn all_begun(&mut self, inbox: &Inbox) -> bool {
+        let all_begun = self.sources.iter().all(|source| source.has_begun);
+        if all_begun && self.marked != self.members {
+            self.marked.clone_from(&self.members);
+            self.members.clone().into_iter().for_each(|members| inbox.mark(Mark::Members(members)));
+        }
+        all_begun
+    }
+
+    /// Takes what has come.
+    fn hear(&mut self, inbox: &Arc<Inbox>) -> Heed {
+        let waker = Waker::from(Arc::clone(inbox));
+        let mut heed = Heed::default();
+        let known = &mut self.heard;
+        self.sources.retain_mut(|source| {
+            loop {
+                match Pin::new(&mut source.next).poll(&mut Context::from_waker(&waker)) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Ok(Some(batch))) => {
+                        source.has_begun = true;
+                        heed.is_news |= take(batch, inbox, source.node, source.incarnation, known);
+                        source.next = source.tells.receive();
+                    }
+                    Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => source.next = source.tells.receive(),
+                    Poll::Ready(_) => {
+                        heed.is_lost |= source.has_begun;
+                        return false;
+                    }
+                }
+            }
+        });
+        heed
+    }
+}
+
+/// What a member has told. Whether there is anything for whoever watches.
+fn take(batch: Batch, inbox: &Inbox, node: u16, incarnation: u32, known: &mut BTreeMap<u16, Heard>) -> bool {
+    let Batch { begins, news, upto } = batch;
+    let is_gap = begins == Some(false);
+    if is_gap {
+        // What was removed there before it told of anything is not told.
+        inbox.push(Change::Skipped { count: None });
+    }
+    let is_news = is_gap || !news.is_empty();
+    news.into_iter().map(change_of).for_each(|change| inbox.push(change));
+    let heard = Heard { incarnation, upto };
+    known.insert(node, heard);
+    inbox.mark(Mark::Source(node, heard));
+    is_news
+}
+
+fn change_of(news: News) -> Change {
+    match news {
+        News::Put { object, tenure, version } => Change::Put { object, seen: Seen { tenure, version } },
+        News::Removed { object, tenure } => Change::Removed { object, tenure },
+        News::Skipped { count } => Change::Skipped { count: Some(count) },
+    }
+}
