@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kddm_core::id::{ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::Message;
 
 use crate::cell::HeldBy;
@@ -40,6 +40,15 @@ pub struct SetInfo {
     pub linker: Option<String>,
     /// When what is put goes there.
     pub write_policy: Option<WritePolicy>,
+    /// The nodes that have [frozen](crate::Freeze) it, in the order in which they did. Empty in a program that is attached.
+    pub frozen_by: Vec<u16>,
+}
+
+impl SetInfo {
+    fn frozen(mut self, by: &BTreeMap<u64, Vec<NodeId>>) -> SetInfo {
+        self.frozen_by = by.get(&self.id).into_iter().flatten().map(|node| node.0).collect();
+        self
+    }
 }
 
 /// What this node keeps of one set.
@@ -196,7 +205,9 @@ impl Node {
         if !self.runtime().has_sets()? {
             return Ok(Vec::new());
         }
-        let mut sets: Vec<SetInfo> = described(&self.system()?)?.into_iter().map(SetInfo::from).collect();
+        let frozen = self.runtime().frozen();
+        let known = described(&self.system()?)?.into_iter().map(SetInfo::from);
+        let mut sets: Vec<SetInfo> = known.map(|set| set.frozen(&frozen)).collect();
         sets.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(sets)
     }
@@ -212,7 +223,15 @@ impl Node {
         if !self.runtime().has_sets()? {
             return Err(SetError::Unknown { name: name.into() }.into());
         }
-        find_described(&self.system()?, name).map(SetInfo::from)
+        let frozen = self.runtime().frozen();
+        find_described(&self.system()?, name).map(|found| SetInfo::from(found).frozen(&frozen))
+    }
+
+    /// The sets that are [frozen](crate::Freeze), by their numbers, each with the nodes that have frozen it, as far as this node
+    /// has heard. None in a program that is attached.
+    pub fn frozen_sets(&self) -> BTreeMap<u64, Vec<u16>> {
+        let frozen = self.runtime().frozen().into_iter();
+        frozen.map(|(set, by)| (set, by.into_iter().map(|node| node.0).collect())).collect()
     }
 
     /// What this node keeps of each set that it knows, by the set's number. Cheap: no object is

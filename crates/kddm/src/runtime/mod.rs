@@ -11,6 +11,8 @@ pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod elsewhere;
 pub(crate) mod fence;
+pub(crate) mod freezing;
+pub(crate) mod frozen;
 pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;

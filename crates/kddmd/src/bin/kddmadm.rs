@@ -160,6 +160,8 @@ enum Sets {
         #[command(flatten)]
         sure: Sure,
     },
+    #[command(flatten)]
+    Freeze(show::FreezeSet),
 }
 
 #[derive(Args)]
@@ -359,10 +361,10 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
         Command::Sets { which: Some(Sets::Show(shown)) } => ask(shown.question(), show::of_set),
         Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
-            let what = format!("all that is lost of set {name:?}");
-            sure.check(&what, &format!("kddmadm sets accept-loss {name}"))?;
+            sure.check(&format!("all that is lost of set {name:?}"), &format!("kddmadm sets accept-loss {name}"))?;
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
+        Command::Sets { which: Some(Sets::Freeze(which)) } => ask(which.question(), show::frozen),
         Command::Object(object) => {
             let shows = if matches!(object, Object::AcceptLoss { .. }) { show::accepted } else { show::object };
             ask(object_command(object)?, shows)
@@ -382,12 +384,10 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             Ok(checked.status())
         }
         Command::BenchNode { contact } => {
-            bench::local::serve(&contact).map_err(|error| ToolError::Other(error.to_string()))?;
-            Ok(0)
+            bench::local::serve(&contact).map(|()| 0).map_err(|error| ToolError::Other(error.to_string()))
         }
         Command::Demo(demo) => {
-            let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir);
-            let dir = dir.unwrap_or_else(|| PathBuf::from("."));
+            let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir).unwrap_or_else(|| PathBuf::from("."));
             let options = Options { dir, nodes: demo.nodes, json: cli.json, kill: demo.kill };
             Ok(u8::from(!words::run(&options)?))
         }
