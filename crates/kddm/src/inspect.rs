@@ -118,7 +118,8 @@ pub struct Holding {
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
     /// Who holds it: the thread that took the hold, by its number and name, or the
-    /// [`Holder`](crate::Holder), or the program to which it is lent. Empty while a hold is on its way to
+    /// [`Holder`](crate::Holder), or the program to which it is lent; or the node that has frozen the set, if only that is
+    /// in the way. Empty while a hold is on its way to
     /// whoever waits for it.
     pub holders: Vec<HeldBy>,
 }
@@ -356,6 +357,21 @@ impl Node {
                     holders: state.holders(*set, *object),
                 };
                 found.insert((set.0, object.0), holding);
+            }
+            for (set, object, by) in state.frozen.waiting() {
+                let holding = found.entry((set.0, object.0)).or_insert(Holding {
+                    set: set.0,
+                    object: object.0,
+                    is_held: false,
+                    waiting_here: 0,
+                    wanted_elsewhere: false,
+                    in_the_way_for: None,
+                    holders: vec![HeldBy {
+                        who: format!("node {by}, which has frozen the set").into(),
+                        is_write: false,
+                    }],
+                });
+                holding.waiting_here += 1;
             }
             drop(state);
             for (set, store) in stores.into_iter().filter(|(set, _)| *set != SetId::SYSTEM) {

@@ -55,6 +55,14 @@ impl FrozenSets {
         self.0.remove(&set);
     }
 
+    /// Who would write an object, each by the set, the object, and who has frozen it.
+    pub fn waiting(&self) -> impl Iterator<Item = (SetId, ObjectId, NodeId)> + '_ {
+        self.0.iter().flat_map(|(set, frozen)| {
+            let by = frozen.by.first().copied().unwrap_or_default();
+            frozen.aside.iter().map(move |(object, _)| (*set, *object, by))
+        })
+    }
+
     fn in_force(&self, set: SetId) -> Option<&Frozen> {
         self.0.get(&set).filter(|frozen| !frozen.by.is_empty())
     }

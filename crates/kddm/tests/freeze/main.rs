@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kddm::linker::Memory;
-use kddm::{AccessError, Config, Error, Freeze, FreezeError, Node, Set, SetError, WaitingFor};
+use kddm::{AccessError, Config, Error, Freeze, FreezeError, Holding, Node, Set, SetError, WaitingFor};
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -144,6 +144,11 @@ fn who_waits_goes_on_when_it_is_thawed() {
         let waits = |node: &Node| node.statistics().waits_for_thaw;
         until("all wait", || waits(&nodes[0]) + waits(&nodes[1]) == 9);
         assert!((0..4).all(|object| sets.iter().all(|set| read(set, object) == object)));
+        let waiting: Vec<Holding> = nodes.iter().flat_map(|node| node.holdings(100).objects).collect();
+        assert_eq!(waiting.iter().map(|holding| holding.waiting_here).sum::<usize>(), 9, "{waiting:?}");
+        let is_said =
+            |holding: &Holding| holding.holders.iter().any(|by| &*by.who == "node 1, which has frozen the set");
+        assert!(waiting.iter().filter(|holding| holding.waiting_here > 0).all(is_said), "{waiting:?}");
         drop(freeze);
         writers.into_iter().for_each(|writer| writer.join().expect("it ends").expect("it is done"));
         removing.join().expect("it ends").expect("it is removed");
