@@ -13,6 +13,7 @@ mod notifiers;
 mod processes;
 mod sharing;
 mod storm;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
