@@ -5,6 +5,8 @@ use kddm_core::view::NodeState;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::frozen::{Frozen, WireFrozen};
+
 /// Longest address of a member in bytes: the longest DNS name has 253, and in 255 there is room for
 /// a port behind every name that is met in practice.
 pub const ADDRESS_BYTES: usize = 255;
@@ -111,6 +113,10 @@ pub enum Change {
         /// The epoch in which it began to remember: in a later one it has said so already, and nothing changes.
         epoch: Epoch,
     },
+    /// Nobody is to write an object of a set, until that member thaws it or is one no more.
+    Freeze(Frozen),
+    /// That freeze is over.
+    Thaw(Frozen),
 }
 
 /// What a node says of itself when it comes in.
@@ -211,6 +217,7 @@ impl Change {
             Change::Seal | Change::Healed { .. } => Ok(()),
             Change::Voters { voters } => check_voters(voters),
             Change::Lead { node, .. } => check_node(*node),
+            Change::Freeze(frozen) | Change::Thaw(frozen) => frozen.check(),
         }
     }
 
@@ -240,7 +247,7 @@ impl Change {
     }
 }
 
-fn check_node(node: NodeId) -> Result<(), MalformedChange> {
+pub(crate) fn check_node(node: NodeId) -> Result<(), MalformedChange> {
     if node.is_somebody() { Ok(()) } else { Err(MalformedChange::Nobody) }
 }
 
@@ -332,6 +339,8 @@ enum Wire {
         incarnation: u32,
         epoch: u32,
     },
+    Freeze(WireFrozen),
+    Thaw(WireFrozen),
 }
 
 /// The layout of [`Cause`].
@@ -417,6 +426,8 @@ impl From<&Change> for Wire {
             Change::Healed { placement } => Wire::Healed { placement: placement.0 },
             Change::Voters { voters } => Wire::Voters { voters: voters.iter().map(|voter| voter.0).collect() },
             Change::Lead { node, term } => Wire::Lead { node: node.0, term: *term },
+            Change::Freeze(frozen) => Wire::Freeze(frozen.into()),
+            Change::Thaw(frozen) => Wire::Thaw(frozen.into()),
             Change::Recall { node, incarnation, epoch } => {
                 Wire::Recall { node: node.0, incarnation: incarnation.0, epoch: epoch.0 }
             }
@@ -455,6 +466,8 @@ impl From<Wire> for Change {
             Wire::Healed { placement } => Change::Healed { placement: Placement(placement) },
             Wire::Voters { voters } => Change::Voters { voters: voters.into_iter().map(NodeId).collect() },
             Wire::Lead { node, term } => Change::Lead { node: NodeId(node), term },
+            Wire::Freeze(frozen) => Change::Freeze(frozen.into()),
+            Wire::Thaw(frozen) => Change::Thaw(frozen.into()),
             Wire::Recall { node, incarnation, epoch } => {
                 let (node, incarnation) = (NodeId(node), Incarnation(incarnation));
                 Change::Recall { node, incarnation, epoch: Epoch(epoch) }
@@ -504,6 +517,11 @@ mod tests {
         let recall = Change::Recall { node: NodeId(5), incarnation: Incarnation(6), epoch: Epoch(7) };
         assert_eq!(recall.encode().unwrap(), [1, 12, 5, 6, 7]);
         assert_eq!(Change::decode(&[1, 12, 5, 6, 7]), Ok(recall));
+        let frozen = Frozen { set: 300, node: NodeId(5), incarnation: Incarnation(6), number: 7 };
+        for (change, byte) in [(Change::Freeze(frozen), 13), (Change::Thaw(frozen), 14)] {
+            assert_eq!(change.encode().unwrap(), [1, byte, 0xac, 2, 5, 6, 7]);
+            assert_eq!(Change::decode(&[1, byte, 0xac, 2, 5, 6, 7]), Ok(change));
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@
 
 mod change;
 pub mod detector;
+mod frozen;
 mod identity;
 pub mod lease;
 mod log;
@@ -44,6 +45,7 @@ mod voters;
 pub use change::{
     ADDRESS_BYTES, CHANGE_BYTES, CHANGE_SCHEMA, Cause, Change, MalformedChange, Site, VOTERS, ZONE_BYTES,
 };
+pub use frozen::{FREEZES, Frozen};
 pub use identity::{ClusterId, Foreign, Identity, NoSuchSession, SessionId};
 pub use log::{Decided, LogError, Outgoing, ViewLog};
 pub use node_log::{LogSource, News, NodeLog};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, Zone};
 use kddm_core::view::{Member, NodeState, View};
-use thiserror::Error;
 
 use crate::change::{Change, Site};
+use crate::frozen::Frozen;
 use crate::identity::Identity;
 use crate::log::Decided;
 
@@ -46,102 +46,6 @@ pub struct MemberEntry {
     pub site: Site,
 }
 
-/// What a change has done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// There is a new view.
-    Changed,
-    /// It was so already.
-    Unchanged,
-    /// The change was decided, and means nothing in this state. It is refused on every member.
-    Refused(Refused),
-}
-
-/// Why a change is refused. The state is as it was.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[non_exhaustive]
-pub enum Refused {
-    /// Another process has that number.
-    #[error("node id {node} is taken by the process at {address}: choose another id, or stop that process first")]
-    NodeIdTaken {
-        /// The number.
-        node: NodeId,
-        /// Where the first process listens.
-        address: String,
-    },
-    /// The cluster is full.
-    #[error("the cluster has {MEMBERS} members, which is the most it can have")]
-    Full,
-    /// A change for a life that has ended, or never began.
-    #[error("life {} of node {node} is not a member (any more)", incarnation.0)]
-    NotAMember {
-        /// The node.
-        node: NodeId,
-        /// Its life.
-        incarnation: Incarnation,
-    },
-    /// It shares objects that would be lost with it.
-    #[error(
-        "node {node} shares objects that would be lost with it: it has to hand them over first; \
-         if its process is gone, stop all nodes and start the cluster again"
-    )]
-    SharesObjects {
-        /// The node.
-        node: NodeId,
-    },
-    /// Nobody is there to take over what it has.
-    #[error("node {node} is the last one that shares objects: what it holds ends with it, or start another node first")]
-    LastHome {
-        /// The node.
-        node: NodeId,
-    },
-    /// Only a node that stays can decide.
-    #[error("node {node} cannot decide who is a member: it must be possible, and not on its way out")]
-    CannotDecide {
-        /// The node.
-        node: NodeId,
-    },
-    /// It decides the changes.
-    #[error("node {node} decides who is a member: another node has to take that over before it leaves")]
-    Voter {
-        /// The node.
-        node: NodeId,
-    },
-    /// It came in to vote, and to share nothing.
-    #[error("node {node} is a witness, which shares no objects: start it without that setting")]
-    Witness {
-        /// The node.
-        node: NodeId,
-    },
-    /// Nobody could be the home of an object.
-    #[error("no node is possible yet, so that nobody could keep objects")]
-    NoHome,
-    /// The members are others by now.
-    #[error("what was judged in placement {} does not hold in placement {}: judge again", judged.0, now.0)]
-    JudgedBefore {
-        /// When it was judged.
-        judged: Placement,
-        /// The placement by now.
-        now: Placement,
-    },
-    /// Numbers are used up; they never repeat.
-    #[error("this cluster has used up its {what}: stop all nodes and start a new cluster")]
-    UsedUp {
-        /// Which.
-        what: &'static str,
-    },
-}
-
-/// An entry that does not follow the last one. Nothing was applied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("entry {found} of the view log came where entry {expected} was due")]
-pub struct Gap {
-    /// The entry that is due.
-    pub expected: u64,
-    /// The one that came.
-    pub found: u64,
-}
-
 /// The replicated state: apply the same entries to it everywhere, and it is the same everywhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
@@ -170,6 +74,8 @@ pub struct State {
     /// The epoch in which sharing began again after all who shared had been lost, with nothing; 0 if never.
     pub(crate) anew: Epoch,
     pub(crate) lease_ms: u32,
+    /// In the order in which they began.
+    pub(crate) frozen: Vec<Frozen>,
 }
 
 impl State {
@@ -192,6 +98,7 @@ impl State {
             fewest_homes: 0,
             anew: Epoch(0),
             lease_ms: LEASE_MS_DEFAULT,
+            frozen: Vec::new(),
         }
     }
 
@@ -333,6 +240,8 @@ impl State {
             Change::Expel { node, incarnation, cause } => self.expel(*node, *incarnation, *cause),
             Change::Healed { placement } => self.heal(*placement),
             Change::Recall { node, incarnation, epoch } => self.recall(*node, *incarnation, *epoch),
+            Change::Freeze(frozen) => self.freeze(*frozen),
+            Change::Thaw(frozen) => self.thaw(frozen),
             // The log has done as these two say: they are never refused.
             Change::Voters { voters } => {
                 self.voters.clone_from(voters);
@@ -408,6 +317,7 @@ impl State {
         self.placement = self.next_placement()?;
         self.epoch = Epoch(epoch);
         self.members.remove(&node);
+        self.forget_freezes(node);
         self.choose_homes();
         Ok(true)
     }
@@ -483,6 +393,9 @@ impl State {
 }
 
 mod failure;
+mod outcome;
+
+pub use outcome::{Gap, Outcome, Refused};
 
 #[cfg(test)]
 mod tests;

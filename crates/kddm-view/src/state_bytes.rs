@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::change::{Site, WireState, check_address, check_site, check_voters};
+use crate::frozen::{Frozen, WireFrozen};
 use crate::identity::{ClusterId, Identity, SessionId};
 use crate::state::{EPOCHS, LEASE_MS_LEAST, LEASE_MS_MOST, MEMBERS, MemberEntry, State};
 
@@ -17,6 +18,11 @@ pub const STATE_BYTES: usize = MEMBERS * 370;
 
 /// First byte of an encoded state.
 pub const STATE_SCHEMA: u8 = 6;
+
+/// The same of one in which sets are frozen: their freezes stand behind all else.
+const STATE_SCHEMA_FROZEN: u8 = 7;
+
+const WRITTEN: &str = "numbers and text can always be written to memory";
 
 /// Why bytes are no state.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -107,27 +113,37 @@ impl State {
             anew: self.anew.0,
             lease_ms: self.lease_ms,
         };
-        postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect("numbers and text can always be written to memory")
+        if self.frozen.is_empty() {
+            return postcard::to_extend(&wire, vec![STATE_SCHEMA]).expect(WRITTEN);
+        }
+        let frozen: Vec<WireFrozen> = self.frozen.iter().map(WireFrozen::from).collect();
+        postcard::to_extend(&(wire, frozen), vec![STATE_SCHEMA_FROZEN]).expect(WRITTEN)
     }
 
     /// Reads what [`State::encode`] wrote. Other bytes are an error, whoever made them.
     pub fn decode(bytes: &[u8]) -> Result<State, MalformedState> {
         let (&found, body) = bytes.split_first().ok_or(MalformedState::Bytes)?;
-        if found != STATE_SCHEMA {
+        if found != STATE_SCHEMA && found != STATE_SCHEMA_FROZEN {
             return Err(MalformedState::Schema { found });
         }
         if bytes.len() > STATE_BYTES {
             return Err(MalformedState::Bytes);
         }
-        match postcard::take_from_bytes::<Wire>(body) {
-            Ok((wire, [])) => possible_state(wire),
+        let read = if found == STATE_SCHEMA {
+            postcard::take_from_bytes::<Wire>(body).map(|(wire, rest)| (wire, Vec::new(), rest))
+        } else {
+            postcard::take_from_bytes::<(Wire, Vec<WireFrozen>)>(body)
+                .map(|((wire, frozen), rest)| (wire, frozen, rest))
+        };
+        match read {
+            Ok((wire, frozen, [])) => possible_state(wire, frozen),
             _ => Err(MalformedState::Bytes),
         }
     }
 }
 
 /// Checks what the rest of the program relies on.
-fn possible_state(wire: Wire) -> Result<State, MalformedState> {
+fn possible_state(wire: Wire, frozen: Vec<WireFrozen>) -> Result<State, MalformedState> {
     let unless = |right: bool, what| if right { Ok(()) } else { Err(MalformedState::Impossible { what }) };
     let session = SessionId::new(wire.session);
     let session = session.map_err(|_| MalformedState::Impossible { what: "its session number" })?;
@@ -161,7 +177,7 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
     unless(wire.anew <= wire.epoch, "a beginning that is still to come")?;
     unless((LEASE_MS_LEAST..=LEASE_MS_MOST).contains(&wire.lease_ms), "its lease")?;
     unless(wire.failures < wire.epoch, "more failures than epochs")?;
-    Ok(State {
+    let state = State {
         identity: Identity { cluster: ClusterId(wire.cluster), session },
         voter: NodeId(wire.voter),
         voters,
@@ -178,7 +194,10 @@ fn possible_state(wire: Wire) -> Result<State, MalformedState> {
         fewest_homes: wire.fewest_homes,
         anew: Epoch(wire.anew),
         lease_ms: wire.lease_ms,
-    })
+        frozen: frozen.into_iter().map(Frozen::from).collect(),
+    };
+    unless(state.may_be_frozen(), "its freezes")?;
+    Ok(state)
 }
 
 #[cfg(test)]
@@ -187,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::change::{ADDRESS_BYTES, Cause, Change, ZONE_BYTES};
+    use crate::frozen::FREEZES;
     use crate::log::Decided;
 
     fn site() -> Site {
@@ -208,7 +228,9 @@ mod tests {
 
     #[test]
     fn the_largest_state_fits_and_comes_back() {
-        let state = filled(MEMBERS as u16, &"x".repeat(ADDRESS_BYTES));
+        let mut state = filled(MEMBERS as u16, &"x".repeat(ADDRESS_BYTES));
+        let (node, incarnation) = state.members().last().map(|(node, entry)| (node, entry.incarnation)).unwrap();
+        state.frozen = (0..FREEZES as u64).map(|at| Frozen { set: !at, node, incarnation, number: !at }).collect();
         let bytes = state.encode();
         assert!(bytes.len() <= STATE_BYTES, "{} bytes", bytes.len());
         assert_eq!(State::decode(&bytes), Ok(state));
@@ -261,13 +283,13 @@ mod tests {
         bytes.push(0);
         assert_eq!(State::decode(&bytes), Err(MalformedState::Bytes));
         assert_eq!(State::decode(&[]), Err(MalformedState::Bytes));
-        assert_eq!(State::decode(&[7]), Err(MalformedState::Schema { found: 7 }));
+        assert_eq!(State::decode(&[9]), Err(MalformedState::Schema { found: 9 }));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..64)) {
-            bytes[0] = STATE_SCHEMA;
+            bytes[0] = STATE_SCHEMA + bytes[0] % 2;
             let _read_or_refused = State::decode(&bytes);
         }
     }

@@ -1,12 +1,15 @@
-//! What can go wrong, in eight families, and what became of the object each time.
+//! What can go wrong, in nine families, and what became of the object each time.
 
 mod configuration;
+mod waiting;
 
 use std::fmt;
 
 pub use configuration::ConfigurationError;
+pub use waiting::WaitingFor;
 
 use crate::coordination::CoordinationError;
+use crate::freeze::FreezeError;
 use crate::invoke::InvokeError;
 use crate::linker::LinkerError;
 use crate::rpc::RpcError;
@@ -55,6 +58,9 @@ pub enum Error {
     /// Reading or writing what stands behind a set.
     #[error(transparent)]
     Linker(#[from] LinkerError),
+    /// Freezing a set.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
 }
 
 impl Error {
@@ -83,6 +89,7 @@ impl Error {
             Error::Coordination(error) => 600 + error.number(),
             Error::Invoke(error) => 700 + error.number(),
             Error::Linker(error) => 800 + error.number(),
+            Error::Freeze(error) => 900 + error.number(),
         }
     }
 }
@@ -260,39 +267,6 @@ impl fmt::Display for WhyUnreachable {
         match self {
             WhyUnreachable::Silent => Ok(()),
             WhyUnreachable::ProcessEnded => f.write_str(", its process has ended"),
-        }
-    }
-}
-
-/// Who a wait was for when its limit ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WaitingFor {
-    /// Threads of this node hold the object.
-    LocalHolders,
-    /// A node was asked and has not answered.
-    Node(u16),
-    /// A node is needed that cannot be reached.
-    Unreachable(u16),
-    /// A node was asked and has not answered, and another cannot be reached: it may have the object.
-    Behind {
-        /// Who was asked.
-        asked: u16,
-        /// Who cannot be reached.
-        unreachable: u16,
-    },
-}
-
-impl fmt::Display for WaitingFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WaitingFor::LocalHolders => f.write_str("threads of this node hold the object"),
-            WaitingFor::Node(node) => write!(f, "node {node} was asked and has not answered yet"),
-            WaitingFor::Unreachable(node) => write!(f, "node {node} is unreachable"),
-            WaitingFor::Behind { asked, unreachable } => write!(
-                f,
-                "node {asked} was asked and has not answered yet; \
-                 node {unreachable} is unreachable and may have the object"
-            ),
         }
     }
 }

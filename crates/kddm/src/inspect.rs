@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kddm_core::id::{ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::message::Message;
 
 use crate::cell::HeldBy;
@@ -40,6 +40,15 @@ pub struct SetInfo {
     pub linker: Option<String>,
     /// When what is put goes there.
     pub write_policy: Option<WritePolicy>,
+    /// The nodes that have [frozen](crate::Freeze) it, in the order in which they did. Empty in a program that is attached.
+    pub frozen_by: Vec<u16>,
+}
+
+impl SetInfo {
+    fn frozen(mut self, by: &BTreeMap<u64, Vec<NodeId>>) -> SetInfo {
+        self.frozen_by = by.get(&self.id).into_iter().flatten().map(|node| node.0).collect();
+        self
+    }
 }
 
 /// What this node keeps of one set.
@@ -109,7 +118,8 @@ pub struct Holding {
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
     /// Who holds it: the thread that took the hold, by its number and name, or the
-    /// [`Holder`](crate::Holder), or the program to which it is lent. Empty while a hold is on its way to
+    /// [`Holder`](crate::Holder), or the program to which it is lent; or the node that has frozen the set, if only that is
+    /// in the way. Empty while a hold is on its way to
     /// whoever waits for it.
     pub holders: Vec<HeldBy>,
 }
@@ -196,7 +206,9 @@ impl Node {
         if !self.runtime().has_sets()? {
             return Ok(Vec::new());
         }
-        let mut sets: Vec<SetInfo> = described(&self.system()?)?.into_iter().map(SetInfo::from).collect();
+        let frozen = self.runtime().frozen();
+        let known = described(&self.system()?)?.into_iter().map(SetInfo::from);
+        let mut sets: Vec<SetInfo> = known.map(|set| set.frozen(&frozen)).collect();
         sets.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(sets)
     }
@@ -212,7 +224,15 @@ impl Node {
         if !self.runtime().has_sets()? {
             return Err(SetError::Unknown { name: name.into() }.into());
         }
-        find_described(&self.system()?, name).map(SetInfo::from)
+        let frozen = self.runtime().frozen();
+        find_described(&self.system()?, name).map(|found| SetInfo::from(found).frozen(&frozen))
+    }
+
+    /// The sets that are [frozen](crate::Freeze), by their numbers, each with the nodes that have frozen it, as far as this node
+    /// has heard. None in a program that is attached.
+    pub fn frozen_sets(&self) -> BTreeMap<u64, Vec<u16>> {
+        let frozen = self.runtime().frozen().into_iter();
+        frozen.map(|(set, by)| (set, by.into_iter().map(|node| node.0).collect())).collect()
     }
 
     /// What this node keeps of each set that it knows, by the set's number. Cheap: no object is
@@ -337,6 +357,21 @@ impl Node {
                     holders: state.holders(*set, *object),
                 };
                 found.insert((set.0, object.0), holding);
+            }
+            for (set, object, by) in state.frozen.waiting() {
+                let holding = found.entry((set.0, object.0)).or_insert(Holding {
+                    set: set.0,
+                    object: object.0,
+                    is_held: false,
+                    waiting_here: 0,
+                    wanted_elsewhere: false,
+                    in_the_way_for: None,
+                    holders: vec![HeldBy {
+                        who: format!("node {by}, which has frozen the set").into(),
+                        is_write: false,
+                    }],
+                });
+                holding.waiting_here += 1;
             }
             drop(state);
             for (set, store) in stores.into_iter().filter(|(set, _)| *set != SetId::SYSTEM) {

@@ -24,6 +24,7 @@ mod chain;
 mod coordination;
 mod cow;
 pub mod error;
+mod freeze;
 mod guard;
 #[doc(hidden)]
 pub mod guardian;
@@ -65,6 +66,7 @@ pub use coordination::{
     Names, Parties, Party, Passed, UniqueIds, WhyBroken,
 };
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
+pub use freeze::{Freeze, FreezeError};
 pub use guard::{ReadGuard, WriteGuard};
 pub use health::{Health, SetHealth};
 pub use holder::{By, Holder};

@@ -35,7 +35,12 @@ pub(crate) struct Request {
 impl Request {
     /// Sends the request on its way.
     pub fn new(here: SetHere, object: u64, wish: Wish, limit: Duration) -> Request {
-        let op = here.ask(object, wish, false);
+        Request::by(here, object, wish, limit, || false)
+    }
+
+    /// As [`Self::new`], by somebody who may hold another object.
+    fn by(here: SetHere, object: u64, wish: Wish, limit: Duration, holds: impl FnOnce() -> bool) -> Request {
+        let op = here.ask(object, wish, false, holds);
         Request { here, object, wish, op, limit }
     }
 
@@ -58,7 +63,9 @@ impl Request {
 
     pub fn ask_again(&mut self) {
         let repeats = self.op.repeats().saturating_add(1);
-        self.op = self.here.ask(self.object, self.wish, true);
+        // Who was let in once is so still.
+        let (is_newcomer, wish) = (self.op.is_newcomer(), self.wish);
+        self.op = self.here.ask(self.object, wish, true, || !is_newcomer);
         self.op.repeat(repeats);
     }
 
@@ -83,6 +90,8 @@ impl Request {
         }
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         let error = match (self.wish, waiting_for) {
+            // It was not begun.
+            (_, WaitingFor::Frozen(_)) => AccessError::TimedOut { limit_ms, waiting_for },
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
             (_, WaitingFor::Unreachable(node)) => {
                 let why = self.here.lane(self.object).lock().why_unreachable(NodeId(node));
@@ -125,13 +134,37 @@ impl<T: Value> Asked<T> {
         make: Option<Make<T>>,
         by: Option<Holder>,
     ) -> Asked<T> {
+        let holder = by.clone();
+        let holds = || holder.is_some_and(|holder| shared.table.is_used_by(holder.notes()));
+        Asked::new_by(shared, object, wish, make, by, holds)
+    }
+
+    /// As [`Self::new`], by somebody who may hold another object of the set: he is to get to an end before that is frozen.
+    pub fn new_by(
+        shared: &Arc<Shared<T>>,
+        object: u64,
+        wish: Wish,
+        make: Option<Make<T>>,
+        by: Option<Holder>,
+        holds: impl FnOnce() -> bool,
+    ) -> Asked<T> {
         let wants_write = wish.level() == Some(Access::Write);
         let is_own = by.is_none() && shared.conflict(object, wants_write, None).is_some();
-        let send = if is_own { Request::unsent } else { Request::new };
         // Only what stands behind a set can say what exists.
         let sent = if shared.linked.is_some() { wish.creating() } else { wish };
-        let request = send(shared.here.clone(), object, sent, shared.wait_limit);
+        let (here, limit) = (shared.here.clone(), shared.wait_limit);
+        let request = match is_own {
+            true => Request::unsent(here, object, sent, limit),
+            false => Request::by(here, object, sent, limit, holds),
+        };
         Asked { request, shared: Arc::clone(shared), make, by, is_existing: wish.is_existing() }
+    }
+
+    /// To read what is an object of the cluster, whatever stands behind the set.
+    pub fn made(shared: &Arc<Shared<T>>, object: u64) -> Asked<T> {
+        let wish = Wish::Request(RequestKind::Get { existing: true });
+        let request = Request::new(shared.here.clone(), object, wish, shared.wait_limit);
+        Asked { request, shared: Arc::clone(shared), make: None, by: None, is_existing: true }
     }
 
     /// A holder was asked before the request was sent: that is an error for tasks too.

@@ -446,7 +446,8 @@ impl From<Description> for crate::inspect::SetInfo {
         let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending, linker } = description;
         let (linker, write_policy) = linker.map(|linker| (linker.name, linker.policy)).unzip();
         let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id), write_policy));
-        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending, linker, write_policy }
+        let frozen_by = Vec::new();
+        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending, linker, write_policy, frozen_by }
     }
 }
 

@@ -167,8 +167,8 @@ trait Drive: Send {
     fn is_near(&self) -> bool;
     /// Sends the request on its way if the object is not here.
     fn ask(&mut self);
-    /// Takes it, if it is there. Asks (again) where that is needed.
-    fn take(&mut self) -> Option<Result<(), Error>>;
+    /// Takes it, if it is there. Asks (again) where that is needed. `holds`: others are held.
+    fn take(&mut self, holds: bool) -> Option<Result<(), Error>>;
     /// What to wait on while `take` has no answer.
     fn op(&self) -> Option<&Arc<Op>>;
     /// Why the wait ended.
@@ -194,7 +194,8 @@ trait Guard: Send + Sized + 'static {
     const NEEDS_WRITE: bool;
     fn may_be_taken(shared: &Shared<Self::Value>, object: u64) -> bool;
     fn try_take(shared: &Shared<Self::Value>, object: u64, by: Option<&Holder>) -> Option<Result<Self, Error>>;
-    fn ask(shared: &Arc<Shared<Self::Value>>, object: u64, by: Option<Holder>) -> Self::Operation;
+    /// `holds`: others of these were got before.
+    fn ask(shared: &Arc<Shared<Self::Value>>, object: u64, by: Option<Holder>, holds: bool) -> Self::Operation;
 }
 
 struct Place<G: Guard> {
@@ -225,8 +226,8 @@ impl<T: Value> Guard for ReadGuard<T> {
         Some(shared.read_guard(hold).map_err(|_| AccessError::Fenced.into()))
     }
 
-    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>) -> Get<T> {
-        Get(Asked::new(shared, object, GET, None, by))
+    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>, holds: bool) -> Get<T> {
+        Get(Asked::new_by(shared, object, GET, None, by, || holds))
     }
 }
 
@@ -249,8 +250,8 @@ impl<T: Value> Guard for WriteGuard<T> {
         Some(shared.guard(hold, object, GRAB, None))
     }
 
-    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>) -> Grab<T> {
-        Grab(Asked::new(shared, object, GRAB, None, by))
+    fn ask(shared: &Arc<Shared<T>>, object: u64, by: Option<Holder>, holds: bool) -> Grab<T> {
+        Grab(Asked::new_by(shared, object, GRAB, None, by, || holds))
     }
 }
 
@@ -280,23 +281,26 @@ impl<G: Guard> Drive for Place<G> {
 
     fn ask(&mut self) {
         if !self.is_near() {
-            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone()));
+            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone(), false));
         }
     }
 
-    fn take(&mut self) -> Option<Result<(), Error>> {
+    fn take(&mut self, holds: bool) -> Option<Result<(), Error>> {
         if matches!(self.stage, Stage::Wanted)
             && let Some(taken) = G::try_take(&self.shared, self.object, self.by.as_ref())
         {
             return Some(taken.map(|guard| self.stage = Stage::Held(guard)));
         }
         if matches!(self.stage, Stage::Wanted) {
-            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone()));
+            self.stage = Stage::Asked(G::ask(&self.shared, self.object, self.by.clone(), holds));
         }
         let Stage::Asked(operation) = &mut self.stage else { return Some(Ok(())) };
         operation.claim();
         let finished = operation.finish();
         operation.claim();
+        if holds && finished.is_none() {
+            self.shared.here.let_in(self.object, operation.op());
+        }
         Some(finished?.map(|guard| self.stage = Stage::Held(guard)))
     }
 
@@ -360,7 +364,7 @@ impl<W: Parts> Together<W> {
 impl<W: Parts> Operation<W::Guards> for Together<W> {
     fn finish(&mut self) -> Option<Result<W::Guards, Error>> {
         while let Some(at) = self.waits_for() {
-            let taken = self.wishes.as_mut().expect("it is not over").seat_mut(at).0.take()?;
+            let taken = self.wishes.as_mut().expect("it is not over").seat_mut(at).0.take(self.held > 0)?;
             if let Err(error) = taken {
                 // With it all that is held goes back.
                 self.wishes = None;

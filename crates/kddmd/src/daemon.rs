@@ -267,7 +267,10 @@ impl Daily<'_> {
                 }
                 Ok(Event::Back(Some(node))) => {
                     *life = Life::begin(node, life.number + 1, &self.around)?;
-                    self.shown.change(|subject| subject.node = life.node.clone());
+                    self.shown.change(|subject| {
+                        subject.freezes.end();
+                        subject.node = life.node.clone();
+                    });
                     is_away = false;
                     self.manager.tell(&format!("STATUS={}", tell_place(self.settings, &life.node, self.http)));
                 }
@@ -276,6 +279,7 @@ impl Daily<'_> {
             }
         };
         self.is_stopping.store(true, Ordering::Release);
+        self.shown.now().freezes.end();
         if !is_away {
             return Ok(Some(why));
         }

@@ -198,6 +198,7 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
             "Lost objects whose places older versions have taken, of those that this node is the home of.",
             counted.rolled_back,
         ),
+        ("kddm_waits_for_thaw_total", "Writers that waited for the thaw of a set.", counted.waits_for_thaw),
         ("kddm_refused_greetings_total", "Greetings and claims that were refused.", counted.refused_greetings),
         ("kddm_overdue_holds_total", "Holds in somebody's way beyond their limit.", counted.overdue_holds),
         ("kddm_notifier_overruns_total", "Notifiers that overran their limit.", counted.notifier_overruns),
@@ -268,6 +269,7 @@ pub fn render(subject: &Subject) -> String {
     }
     recovered(&mut page, node, &usage);
     health(&mut page, node);
+    page.single("kddm_sets_frozen", "gauge", "Sets that are frozen, by whichever node.", node.frozen_sets().len());
     page.single("kddm_sets", "gauge", "Sets of which this node keeps something.", usage.len());
     page.single("kddm_objects", "gauge", "Objects of which this node knows something.", objects);
     page.single("kddm_directory_entries", "gauge", "Objects whose home is this node.", entries);

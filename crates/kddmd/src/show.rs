@@ -10,10 +10,11 @@ use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
 pub use crate::admin::detail::{history_text as history, show_text as detail};
+pub use crate::admin::freezing::{FreezeSet, show_frozen as frozen};
 pub use crate::admin::listing::{ShowNames, ShowSet, show_names as names, show_set as of_set};
 
 /// A cell: strings without quotes, nothing for what is missing.
-fn text(value: &Json) -> String {
+pub(crate) fn text(value: &Json) -> String {
     match value {
         // What others have named does nothing to the terminal.
         Json::String(text) if text.contains(char::is_control) => text.escape_debug().to_string(),
@@ -166,9 +167,6 @@ pub fn nodes(answer: &Json) -> String {
 
 /// `sets`.
 pub fn sets(answer: &Json) -> String {
-    if answer["sets"].as_array().is_none_or(Vec::is_empty) {
-        return "no sets".into();
-    }
     let columns = [
         ("NAME", "name"),
         ("CODEC", "codec"),
@@ -179,8 +177,12 @@ pub fn sets(answer: &Json) -> String {
         ("OBJECTS HERE", "objects_here"),
         ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),
+        ("FROZEN BY", "frozen_by"),
     ];
-    table(&answer["sets"], &columns)
+    list(&answer["sets"], "no sets", &columns, |set| {
+        let by = set["frozen_by"].as_array().into_iter().flatten().map(Json::to_string);
+        set["frozen_by"] = by.collect::<Vec<_>>().join(", ").into();
+    })
 }
 
 /// `holders`.

@@ -38,6 +38,12 @@ impl Node {
         self.shards(set).flat_map(Shard::holdings)
     }
 
+    /// Whether an object of that set is being removed, as far as this node has to do with it. Looks at what most objects do
+    /// not have.
+    pub fn is_removing(&self, set: SetId) -> bool {
+        self.shards(set).any(Shard::is_removing)
+    }
+
     /// Nothing is outstanding in any set (`I9`), and no shard is on its way.
     pub fn is_at_rest(&self) -> bool {
         let rests = |touched: &Touched| touched.shard.is_at_rest();

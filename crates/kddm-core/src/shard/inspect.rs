@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 
 use super::*;
+use crate::message::RequestKind;
 
 /// What can be seen of one object on one node; for checkers, tests and `kddmadm`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -122,6 +123,21 @@ impl Shard {
             && self.recovery.is_at_rest()
             && self.sides.values().all(Side::is_at_rest)
             && !self.objects.iter().any(|packed| packed.is_ghost())
+    }
+
+    /// Whether an object is being removed, as far as this node has to do with it: it has asked for that and has no
+    /// answer yet, or is the owner, or keeps the request for one.
+    pub fn is_removing(&self) -> bool {
+        let removes = |request: &Request| request.kind == RequestKind::Remove;
+        let is_ending = |object: &ObjectId, side: &Side| {
+            let main = self.objects.get(*object).map(|packed| packed.main(side.requester));
+            matches!(main, Some(Main::Tombstone { .. }))
+        };
+        self.sides.iter().any(|(object, side)| {
+            side.want.is_some_and(|want| want.kind == RequestKind::Remove)
+                || side.queue.iter().any(removes)
+                || is_ending(object, side)
+        }) || self.parked.values().flatten().any(removes)
     }
 
     /// The objects of which this node holds or knows something, in no particular order.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use kddm_core::id::{Epoch, Incarnation, NodeId, ObjectId, Placement, PlacementPolicy, SetId};
 use kddm_core::io::{Input, Output, Outputs};
 use kddm_core::node::memory::Memory;
-use kddm_core::node::{HandedOver, Node as Lane};
+use kddm_core::node::{HandedOver, Node as Lane, Scanned};
 use kddm_core::shard::{Inspection, Place, Room, Shard};
 use kddm_core::view::{Member, NodeState, View};
 
@@ -98,6 +98,10 @@ fn step(line: &str, node: &mut Option<Node>, rows: &mut BTreeSet<String>) -> Res
     if let Some(left) = line.strip_prefix("now without ") {
         node.view = view_without(Words::new(left).node()?);
         return Ok(String::new());
+    }
+    if given.is_none() && words.takes("scan") {
+        words.end()?;
+        return node.scan();
     }
     let outputs = if words.takes("lost") {
         node.lose(&mut words)?
@@ -333,6 +337,32 @@ impl Node {
         let mut outputs = Outputs::new();
         lane.revalidate(self.set, to, &[copy], &mut outputs).map_err(|refused| format!("refused: {refused:?}"))?;
         Ok(outputs.drain().collect())
+    }
+
+    /// `scan`: which objects of the shard there are, as far as this node says so.
+    fn scan(&self) -> Result<String, String> {
+        let Core::Lane(lane) = &self.core else { return Err("only a node `of` so many is asked for objects".into()) };
+        let at = OBJECT.shard(self.set.policy().unwrap_or_default());
+        let (mut found, before) = (Vec::new(), lane.clone());
+        let scanned = lane.scan(self.set, at, None, 8, &mut found).map_err(|_| "memory was refused")?;
+        let counted = lane.census(self.set, at);
+        if **lane != *before {
+            return Err("whoever scans changes nothing".into());
+        }
+        let lost = found.iter().filter(|entry| entry.lost).count();
+        let said = match (scanned, counted) {
+            (Scanned::Elsewhere(node), Scanned::Elsewhere(same)) if node == same => format!("node {node} answers"),
+            (Scanned::NotYet, Scanned::NotYet) => "not yet".into(),
+            (Scanned::Here { what: false, in_doubt }, Scanned::Here { what, in_doubt: same })
+                if what == (found.len(), lost) && in_doubt == same =>
+            {
+                let names: Vec<String> = found.iter().map(words::entry).collect();
+                let names = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+                format!("{names}{}", if in_doubt { " | in doubt" } else { "" })
+            }
+            (scan, census) => return Err(format!("a scan says {scan:?} {found:?}, and a census {census:?}")),
+        };
+        Ok(format!("  says {said}\n"))
     }
 
     /// All that a node does by itself after a change of views.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::str::SplitWhitespace;
 
-use kddm_core::home::EntryState;
+use kddm_core::home::{Entry, EntryState};
 use kddm_core::id::{Epoch, Incarnation, NodeId, PlacementPolicy, RequestId, ShardIndex, Tenure, Version};
 use kddm_core::io::{Access, Answer, Body, Input, Output};
 use kddm_core::message::{CopyKind, Have, Knew, Message, ReadCopy, Request, RequestKind, Role, Since};
@@ -473,6 +473,12 @@ fn copy_kind(copy: CopyKind) -> &'static str {
     }
 }
 
+pub fn entry(entry: &Entry) -> String {
+    let node = also(entry.node.is_somebody(), format!(" at {}", entry.node));
+    let lost = also(entry.lost, " lost");
+    format!("entry {} {}{node}{lost}", entry_state(entry.state), entry.tenure)
+}
+
 fn entry_state(state: EntryState) -> &'static str {
     match state {
         EntryState::Predicted => "predicted",
@@ -564,10 +570,8 @@ pub fn state(me: NodeId, seen: &Inspection) -> String {
     }
     part(seen.queue > 0, format!("queue {}", seen.queue));
     part(seen.wanting, if seen.asked == me { "wants".into() } else { format!("wants of {}", seen.asked) });
-    if let Some(entry) = seen.entry {
-        let node = also(entry.node.is_somebody(), format!(" at {}", entry.node));
-        let lost = also(entry.lost, " lost");
-        part(true, format!("entry {} {}{node}{lost}", entry_state(entry.state), entry.tenure));
+    if let Some(known) = seen.entry {
+        part(true, entry(&known));
     }
     part(seen.parked > 0, format!("parked {}", seen.parked));
     text

@@ -22,6 +22,7 @@ impl State {
         // Never more than there are epochs.
         self.failures += u32::from(is_loss);
         self.members.remove(&node);
+        self.forget_freezes(node);
         self.choose_homes();
         Ok(true)
     }

@@ -30,6 +30,7 @@ mod sync;
 mod table;
 mod told;
 mod word;
+mod written;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -48,6 +49,7 @@ pub use store::{HeldBy, InstallError, RevokeResult, Store};
 pub use table::Table;
 pub use told::{Release, Teller, Told};
 pub use word::Slow;
+pub use written::Written;
 
 /// The number of a cell in its table. It may come to stand for another object: whoever keeps one
 /// says which object is meant.

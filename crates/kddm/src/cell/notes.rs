@@ -62,6 +62,11 @@ impl Notes {
         let uses = pages.mine.iter().flat_map(|page| &page.slots).filter_map(|slot| slot.use_of(address));
         uses.max_by_key(|by| *by == Use::Write)
     }
+
+    /// Whether it holds a cell of which `inside` says yes.
+    pub(super) fn holds_any(&self, inside: impl Fn(usize) -> bool) -> bool {
+        self.pages.lock().mine.iter().flat_map(|page| &page.slots).any(|slot| slot.holds(&inside))
+    }
 }
 
 #[cfg(not(loom))]

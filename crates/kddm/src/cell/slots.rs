@@ -71,6 +71,12 @@ impl Slot {
         uses.filter(|_| at == address).find(|known| *known as usize == by)
     }
 
+    /// Whether it holds a cell of which `inside` says yes.
+    pub fn holds(&self, inside: impl Fn(usize) -> bool) -> bool {
+        let (at, by) = self.content();
+        at != 0 && by != Use::Leaving as usize && inside(at)
+    }
+
     /// What it says: address and use bits.
     fn content(&self) -> (usize, usize) {
         let content = self.0.load(Ordering::Acquire);
@@ -246,6 +252,12 @@ mod registry {
         MORE.try_with(|notes| notes.use_of(address)).ok().flatten().or(in_block)
     }
 
+    /// Whether this thread holds a cell of which `inside` says yes.
+    pub fn holds_any(inside: impl Fn(usize) -> bool) -> bool {
+        let holds = |block: &'static Block| block.slots.iter().any(|slot| slot.holds(&inside));
+        MINE.with(Cell::get).is_some_and(holds) || MORE.try_with(|notes| notes.holds_any(&inside)).unwrap_or(false)
+    }
+
     /// Who holds that cell, as far as there are notes: by which thread or holder it was taken.
     pub fn holders(address: usize) -> Vec<(Arc<str>, Use)> {
         let mut found = Vec::new();
@@ -301,9 +313,15 @@ mod registry {
         None
     }
 
+    pub fn holds_any(_inside: impl Fn(usize) -> bool) -> bool {
+        false
+    }
+
     pub fn any_mentions(_inside: impl Fn(usize) -> bool) -> bool {
         false
     }
 }
 
-pub(super) use registry::{any_mentions, any_reads, free_note, free_slot, holders, keep_spare, own_use, take_spare};
+pub(super) use registry::{
+    any_mentions, any_reads, free_note, free_slot, holders, holds_any, keep_spare, own_use, take_spare,
+};

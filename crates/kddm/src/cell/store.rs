@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use kddm_core::io::Access;
 
-use super::CellNumber;
 use super::arena::{Cell, is_in_cell};
-use super::content;
 use super::head::Ended;
 use super::hold::{Hold, Note};
 use super::shared::SharedBytes;
@@ -17,6 +15,8 @@ use super::slots::{Use, holders};
 use super::sync::Ordering;
 use super::table::{Table, swept};
 use super::word::{BIASED, Forced, LIVE, READY, REVOKE, Refusal, Taken, WAITERS, WRITE, WRITER};
+use super::written::Written;
+use super::{CellNumber, content};
 use crate::value::{DecodeError, EncodeError, Value};
 
 /// What came of taking access back.
@@ -58,7 +58,7 @@ pub struct HeldBy {
 /// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
 /// for a cell; memory safety rests on it. Cell numbers are those given by this store for objects that
 /// have not been released. A number that was never given does nothing.
-pub trait Store: Any + Send + Sync {
+pub trait Store: Any + Send + Sync + Written {
     /// The type of the values.
     fn type_name(&self) -> &'static str;
 
@@ -423,7 +423,7 @@ fn while_unused<R>(cell: &Cell, work: impl FnOnce() -> R) -> Option<R> {
 }
 
 impl<T: Value> Table<T> {
-    fn live(&self, cell: CellNumber) -> Option<&Cell> {
+    pub(super) fn live(&self, cell: CellNumber) -> Option<&Cell> {
         self.arena.cell(cell).filter(|cell| cell.word.load().has(LIVE))
     }
 

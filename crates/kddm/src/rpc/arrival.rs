@@ -82,7 +82,10 @@ impl State {
             Err(what) => return self.refuse(reply_to, manner.sort, &what),
         };
         let refused = match manner.sort {
-            Sort::Stream if matches!(side, Side::CallsOf(_)) => Some((Fault::Failed, NO_STREAMS.to_string())),
+            // What is the node's own business its programs do not ask others in its name.
+            Sort::Stream if matches!(side, Side::CallsOf(_)) && super::is_ours(&service) => {
+                Some((Fault::NoService, String::new()))
+            }
             Sort::Stream if connection.flows.len() >= STREAMS_LIMIT => {
                 Some((Fault::Overloaded, format!("{STREAMS_LIMIT} streams of this caller are open")))
             }
@@ -214,6 +217,3 @@ impl State {
         }
     }
 }
-
-/// What a program is told that opens a stream.
-pub(super) const NO_STREAMS: &str = "streams are not passed on to or from attached programs";

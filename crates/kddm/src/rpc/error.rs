@@ -96,8 +96,8 @@ pub enum RpcError {
         /// "said" or "taken".
         what: &'static str,
     },
-    /// A program that is attached to a node opens no streams, and takes none.
-    #[error("a program that is attached to a node has no streams; call a service, or join the cluster as a node")]
+    /// A program that is attached to a node does not watch whole sets.
+    #[error("a program that is attached to a node watches no whole sets; watch objects, or join the cluster as a node")]
     NoStreams,
     /// A typed question or answer does not encode or decode. The handler of an answer ran.
     #[error("{what} of {service:?} at node {node}: {reason}")]

@@ -60,6 +60,7 @@ mod relay;
 mod reply;
 mod seat;
 mod service;
+mod splice;
 mod state;
 mod stream;
 #[cfg(test)]

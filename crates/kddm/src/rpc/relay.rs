@@ -4,16 +4,18 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::arrival::{HOP_LIMIT, NO_STREAMS};
+use super::arrival::HOP_LIMIT;
 use super::connection::{Connection, Side};
 use super::engine::Engine;
 use super::error::RpcError;
 use super::frame::{Fault, Manner, Sort};
 use super::reply::{Answers, CallResult};
 use super::service::{Incoming, Outcome, ReplyTo};
+use super::splice::Splice;
 use super::state::{Asks, Callee, Offered, Question, Sent};
+use super::stream::flow::Flow;
 use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::transport::Stream;
@@ -71,11 +73,12 @@ impl Wake for Relay {
 
 /// A result, as it travels to whoever called.
 fn outcome_of(result: CallResult) -> Outcome {
-    let error = match result {
-        Ok(body) => return Ok(body),
-        Err(error) => error,
-    };
-    Err(match error {
+    result.map_err(fault_of)
+}
+
+/// An error, as it travels to whoever called.
+pub(super) fn fault_of(error: Error) -> (Fault, String) {
+    match error {
         Error::Rpc(RpcError::NotAMember { .. }) => (Fault::NotAMember, String::new()),
         Error::Rpc(RpcError::NoService { .. }) => (Fault::NoService, String::new()),
         Error::Rpc(RpcError::Unreachable { reason, .. }) => (Fault::Unreachable, reason),
@@ -83,9 +86,10 @@ fn outcome_of(result: CallResult) -> Outcome {
         Error::Rpc(RpcError::TimedOut { .. }) => (Fault::TooLate, String::new()),
         Error::Rpc(RpcError::Overloaded { what, .. }) => (Fault::Overloaded, what),
         Error::Rpc(RpcError::Failed { reason, .. }) => (Fault::Failed, reason),
+        Error::Rpc(RpcError::Dropped { .. }) => (Fault::Dropped, String::new()),
         Error::Membership(MembershipError::Stopped) => (Fault::Stopping, String::new()),
         other => (Fault::Failed, other.to_string()),
-    })
+    }
 }
 
 /// As [`outcome_of`], of a call that a handler has passed on. It has run, whatever became of the call behind it.
@@ -195,36 +199,21 @@ impl Engine {
     }
 
     pub(super) fn forward(self: &Arc<Self>, forward: &Forward) {
-        let Forward { incoming, service, program: by, node, passed } = forward;
-        let Manner { sort, at_once, hops, .. } = incoming.manner;
+        let Forward { incoming, passed, .. } = forward;
+        let sort = incoming.manner.sort;
         if sort == Sort::Stream {
-            return self.answer(incoming.reply_to, Err((Fault::Failed, NO_STREAMS.into())));
+            return self.splice(forward);
         }
         let answers = Arc::new(Answers::new(1));
         let (engine, to) = (Arc::downgrade(self), incoming.reply_to);
         let relay = Relay { engine, to, passed: passed.is_some(), answers: Arc::clone(&answers) };
         answers.wake_by(&Waker::from(Arc::new(relay)));
-        let runtime = passed.clone().or_else(|| self.state.lock().runtime.upgrade());
-        let whom = by.map_or(u64::from(*node), program);
         let limit = incoming.deadline.saturating_duration_since(Instant::now());
-        // A program is believed nothing of others, so its node asks for it in its own name.
-        let is_node = runtime.as_ref().is_some_and(|runtime| runtime.lender.is_none());
-        let from = if by.is_some() || (passed.is_some() && is_node) { incoming.from } else { 0 };
-        let manner = Manner { sort, at_once, hops: hops + u8::from(passed.is_some()), from };
         let asks = if sort == Sort::Cast { Asks::Nobody } else { Asks::Answer(&answers, 0) };
-        let question = Question { node: *node, whom, manner, service, body: &incoming.body, limit, asks };
-        let sent = match by {
-            Some(_) => match self.send(&question) {
-                Sent::As(id) => Ok(id),
-                Sent::Refused(error) => Err(error),
-                Sent::NotConnected => Err(RpcError::NoService { node: *node, service: service.to_string() }.into()),
-            },
-            None => runtime.ok_or(MembershipError::Stopped.into()).and_then(|runtime| runtime.put_question(&question)),
-        };
-        match sent {
+        match self.ask_onward(forward, limit, asks) {
             // Nobody answers it, and here it has ended.
             Ok(_) if sort == Sort::Cast => answers.complete(0, Ok(Vec::new())),
-            Ok(id) => {
+            Ok((whom, id)) => {
                 let mut state = self.state.lock();
                 let forwarded = Forwarded { whom, id, answers };
                 if incoming.cancelled.load(Ordering::Acquire) {
@@ -239,6 +228,39 @@ impl Engine {
                 }
             }
             Err(error) => answers.complete(0, Err(error)),
+        }
+    }
+
+    /// Puts the question to whom it is passed on: who that is, and its number there.
+    fn ask_onward(&self, forward: &Forward, limit: Duration, asks: Asks<'_>) -> Result<(Whom, u64), Error> {
+        let Forward { incoming, service, program: by, node, passed } = forward;
+        let Manner { sort, at_once, hops, .. } = incoming.manner;
+        let runtime = passed.clone().or_else(|| self.state.lock().runtime.upgrade());
+        let whom = by.map_or(u64::from(*node), program);
+        // A program is believed nothing of others, so its node asks for it in its own name.
+        let is_node = runtime.as_ref().is_some_and(|runtime| runtime.lender.is_none());
+        let from = if by.is_some() || (passed.is_some() && is_node) { incoming.from } else { 0 };
+        let manner = Manner { sort, at_once, hops: hops + u8::from(passed.is_some()), from };
+        let question = Question { node: *node, whom, manner, service, body: &incoming.body, limit, asks };
+        let sent = match by {
+            Some(_) => match self.send(&question) {
+                Sent::As(id) => Ok(id),
+                Sent::Refused(error) => Err(error),
+                Sent::NotConnected => Err(RpcError::NoService { node: *node, service: service.to_string() }.into()),
+            },
+            None => runtime.ok_or(MembershipError::Stopped.into()).and_then(|runtime| runtime.put_question(&question)),
+        };
+        sent.map(|id| (whom, id))
+    }
+
+    /// Opens a stream for one that has come, and passes on what comes on either.
+    fn splice(self: &Arc<Self>, forward: &Forward) {
+        let Forward { incoming, service, node, .. } = forward;
+        let Some(flow) = &incoming.flow else { return };
+        let onward = Arc::new(Flow::opened(*node, service, flow.limit));
+        match self.ask_onward(forward, flow.limit, Asks::Stream(&onward)) {
+            Ok(_) => Splice::begin(self, flow, &onward),
+            Err(error) => self.answer(incoming.reply_to, Err(fault_of(error))),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{Epoch, Incarnation, NodeId, Placement, SetId};
-use kddm_view::{Change, ClusterId, Foreign, MemberEntry, SessionId, Site};
+use kddm_view::{Change, ClusterId, Foreign, Frozen, MemberEntry, SessionId, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{AccessError, Error, MembershipError, SetError};
@@ -47,6 +47,8 @@ pub(crate) enum Question {
     AcceptLosses { set: u64, epoch: u32, limit_ms: u64 },
     /// What is the greatest number of a set that you know?
     GreatestSet,
+    /// Say when nobody writes any more there what I have frozen by that entry of the log.
+    Freeze { set: u64, number: u64, entry: u64, limit_ms: u64 },
 }
 
 /// What is answered.
@@ -248,6 +250,13 @@ impl Runtime {
             }
             Question::State => Answer::State(self.membership.lock().state.encode()),
             Question::GreatestSet => Answer::GreatestSet(self.greatest_set()),
+            Question::Freeze { set, number, entry, limit_ms } => {
+                let (node, incarnation) = (NodeId(hello.node), Incarnation(hello.incarnation));
+                match self.close_frozen(&Frozen { set, node, incarnation, number }, entry, limit_ms) {
+                    Ok(()) => Answer::Done,
+                    Err(reason) => Answer::Later(reason),
+                }
+            }
             Question::Destroy { set, limit_ms } => {
                 self.destroy_here(SetId(set), Duration::from_millis(limit_ms));
                 Answer::Done

@@ -15,7 +15,7 @@ use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::{told, wait};
 
 /// Cells looked at before the lane is free for others: some hundred microseconds.
-const SLICE: u32 = 4096;
+pub(crate) const SLICE: u32 = 4096;
 
 /// Stretches of sets that are remembered as gone. Their numbers are given out one after the other and never
 /// again, and all nodes hear of all ends, so that there are hardly more than sets that live; only a program
@@ -57,7 +57,7 @@ impl Destroyed {
 }
 
 /// How often a destroy looks whether the last holder has put.
-const HOLDER_CHECK: Duration = Duration::from_millis(2);
+pub(crate) const HOLDER_CHECK: Duration = Duration::from_millis(2);
 
 impl LaneState {
     /// New operations on a set are refused from now on, and waiting ones end.
@@ -84,6 +84,7 @@ impl LaneState {
     fn forget_set(&mut self, set: SetId) -> Option<Arc<dyn Store>> {
         self.end_loans_of(set);
         self.overdue.forget(set);
+        self.frozen.forget(set);
         self.signals.names.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         self.replicas.retain(|(of, _), _| *of != set);

@@ -257,6 +257,7 @@ fn start(
     }));
     runtime.rpc.serves_objects_of(&runtime);
     runtime.leases_follow(&mut runtime.membership.lock());
+    runtime.follow_freezes(&mut runtime.membership.lock());
     runtime.install(&first);
     runtime.signals.settled.raise();
     runtime.start_threads().map_err(system("threads"))?;

@@ -16,6 +16,7 @@ use crate::runtime::acceptance::LostAndSettled;
 use crate::runtime::backlog::FullPeers;
 use crate::runtime::candidates::Candidates;
 use crate::runtime::destroy::Destroyed;
+use crate::runtime::frozen::FrozenSets;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::memory::Lent;
@@ -52,6 +53,7 @@ pub(crate) struct LaneState {
     pub todo: VecDeque<Input>,
     pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
     pub destroyed: Destroyed,
+    pub frozen: FrozenSets,
     pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
     /// What this node keeps so that objects of others survive these.
     pub replicas: HashMap<(SetId, ObjectId), Vec<u8>, Mixer>,
@@ -109,6 +111,7 @@ impl LaneState {
             todo: VecDeque::new(),
             stores: HashMap::default(),
             destroyed: Destroyed::default(),
+            frozen: FrozenSets::default(),
             locals: HashMap::default(),
             replicas: HashMap::default(),
             peers: HashMap::default(),
@@ -154,6 +157,9 @@ impl LaneState {
     pub fn waiting_for(&self, set: SetId, object: ObjectId, silence: &Silence) -> WaitingFor {
         if let Some(lender) = self.asked_lender(set, object) {
             return WaitingFor::Node(lender.0);
+        }
+        if let Some(node) = self.frozen_by(set, object) {
+            return WaitingFor::Frozen(node.0);
         }
         let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
@@ -219,7 +225,7 @@ impl LaneState {
 
     fn fail_those_who_ask(&mut self, set: Option<SetId>, error: &Error) {
         self.fail_watchers(set, error);
-        let mut failed = Vec::new();
+        let mut failed = self.frozen.take_aside(set);
         for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
                 failed.extend(local.waiters.drain(..).map(|waiter| (*of, *object, waiter)));

@@ -18,6 +18,7 @@ use crate::chain::Pause;
 use crate::error::{Error, MembershipError};
 use crate::runtime::Runtime;
 use crate::runtime::couriers::Couriers;
+use crate::runtime::freezing::Freezes;
 use crate::runtime::healing::Healing;
 use crate::runtime::leasing::Leasing;
 use crate::runtime::peer::Peer;
@@ -65,6 +66,8 @@ pub(crate) struct Membership {
     pub is_out: bool,
     pub leasing: Leasing,
     pub healing: Healing,
+    /// The freezes of sets that are known here, and this node's own.
+    pub freezes: Freezes,
 }
 
 impl Membership {
@@ -83,6 +86,7 @@ impl Membership {
             is_out: false,
             leasing,
             healing: Healing::default(),
+            freezes: Freezes::default(),
         }
     }
 
@@ -213,6 +217,20 @@ impl Runtime {
     /// Takes in what was decided, does what that asks of the one that decides, tells lanes and notifiers, and
     /// notes what the log has to say.
     pub fn advance(&self, membership: &mut Guard<'_>) {
+        self.take_in(membership);
+        // Before a view is installed: who comes in may write nothing that is frozen.
+        while self.follow_freezes(membership) {
+            self.take_in(membership);
+        }
+        self.install_pending(membership);
+        let said = membership.log.take_outgoing();
+        membership.outbox.extend(said);
+        membership.outbox.truncate(OUTBOX);
+        self.changed.notify_all();
+    }
+
+    /// Takes in what was decided, as long as that leads to more.
+    fn take_in(&self, membership: &mut Guard<'_>) {
         loop {
             membership.apply();
             if membership.is_out && !membership.is_leaving {
@@ -226,11 +244,6 @@ impl Runtime {
                 break;
             }
         }
-        self.install_pending(membership);
-        let said = membership.log.take_outgoing();
-        membership.outbox.extend(said);
-        membership.outbox.truncate(OUTBOX);
-        self.changed.notify_all();
     }
 
     /// Installs a view in all lanes, and queues it for the notifiers.

@@ -12,6 +12,8 @@ pub(crate) mod drain;
 pub(crate) mod elsewhere;
 pub(crate) mod feed;
 pub(crate) mod fence;
+pub(crate) mod freezing;
+pub(crate) mod frozen;
 pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;

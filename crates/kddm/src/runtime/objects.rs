@@ -94,7 +94,7 @@ impl LaneState {
 
     /// A local thread gives up.
     pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
-        self.waits_for_lender_no_more(op);
+        self.waits_no_more_aside(set, op);
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
         let Some(at) = local.waiters.iter().position(|waiter| waiter.asker.is(op)) else { return };
         self.alarms.take_back(op.take_alarm());
@@ -332,7 +332,7 @@ impl LaneState {
             Output::Granted { object, access, answers, .. } => {
                 let store = self.store(set);
                 let cell = store.find_or_insert(object.0);
-                store.grant(cell, access);
+                self.grant_here(set, object, cell, access);
                 if answers {
                     let local = self.local(set, object);
                     (local.outstanding, local.is_cancelling) = (false, false);

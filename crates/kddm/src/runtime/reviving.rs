@@ -478,6 +478,7 @@ impl Ghost {
             Question::State
             | Question::Destroy { .. }
             | Question::AcceptLosses { .. }
+            | Question::Freeze { .. }
             | Question::GreatestSet
             | Question::Renew { .. } => later(),
             Question::Log(_) => Answer::NotAMember,

@@ -25,6 +25,9 @@ impl LaneState {
         if self.fenced {
             return;
         }
+        if !self.frozen.is_empty() {
+            self.close_cell(set, object);
+        }
         let Some(local) = self.locals.get(&(set, object)) else { return };
         if local.waits_for_memory {
             return;
@@ -41,12 +44,19 @@ impl LaneState {
                 return;
             }
             let (wish, asker) = (head.wish, head.asker.clone());
+            if !self.frozen.is_empty() && self.waits_for_thaw(set, object, wish, &asker) {
+                self.set_aside(set, object);
+                continue;
+            }
             match self.serve_head(set, object, wish, &asker) {
                 Served::Yes(outcome) => {
                     let local = self.local(set, object);
                     local.held_up = None;
                     let waiter = local.waiters.pop_front().expect("the head was just looked at");
                     self.end_wait(set, object, waiter, outcome);
+                    if !self.frozen.is_empty() {
+                        self.close_cell(set, object);
+                    }
                 }
                 Served::Ask(kind) => {
                     let local = self.local(set, object);

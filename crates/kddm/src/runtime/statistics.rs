@@ -55,6 +55,8 @@ pub struct Statistics {
     pub revalidated: u64,
     /// Such copies that are not, or of which nobody can tell: they are fetched when somebody wants them.
     pub forgotten_copies: u64,
+    /// Threads, tasks and programs here that waited for the thaw of a set before they could write.
+    pub waits_for_thaw: u64,
     /// Operations that go to the owners of their objects.
     pub invoking: crate::invoke::InvokeCounts,
     /// Names that this process uses.
@@ -95,6 +97,7 @@ impl Statistics {
         self.detached += other.detached;
         self.losses_accepted += other.losses_accepted;
         self.rolled_back += other.rolled_back;
+        self.waits_for_thaw += other.waits_for_thaw;
         self.remembered += other.remembered;
         self.revalidated += other.revalidated;
         self.forgotten_copies += other.forgotten_copies;

@@ -33,17 +33,32 @@ impl SetHere {
         self.runtime.lane(self.set, ObjectId(object))
     }
 
-    /// Sends a request on its way. `claimed`: somebody already waits for it.
-    pub fn ask(&self, object: u64, wish: Wish, claimed: bool) -> Arc<Op> {
+    /// Sends a request on its way. `claimed`: somebody already waits for it. `holds`: whether who asks holds another object
+    /// of the set, if that is not this thread.
+    pub fn ask(&self, object: u64, wish: Wish, claimed: bool, holds: impl FnOnce() -> bool) -> Arc<Op> {
         let lane = self.lane(object);
         let op = Arc::new(Op::new(Arc::clone(lane)));
         if claimed {
             op.claim();
         }
         let mut state = lane.lock();
+        if state.is_frozen(self.set) && !state.is_used_by_this_thread(self.set) && !holds() {
+            op.note_newcomer(true);
+        }
         state.ask(self.set, ObjectId(object), wish, Arc::clone(&op));
         lane.finish(state);
         op
+    }
+
+    /// Who waits there holds another object of the set, which he may have had only after he had asked.
+    pub fn let_in(&self, object: u64, op: &Arc<Op>) {
+        if op.is_newcomer() {
+            let lane = self.lane(object);
+            let mut state = lane.lock();
+            op.note_newcomer(false);
+            state.let_in(self.set, op);
+            lane.finish(state);
+        }
     }
 
     /// Asks for nothing yet: whoever waits looks whether the object is here, and asks if it is not.

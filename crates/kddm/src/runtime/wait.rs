@@ -68,6 +68,8 @@ pub(crate) struct Op {
     by_task: AtomicBool,
     /// How often the wait was begun anew.
     repeats: AtomicU8,
+    /// It began in a set that was frozen, by somebody who held nothing of it: no freeze waits for it.
+    newcomer: AtomicBool,
 }
 
 impl Op {
@@ -80,6 +82,7 @@ impl Op {
             claimed: AtomicBool::new(false),
             by_task: AtomicBool::new(false),
             repeats: AtomicU8::new(0),
+            newcomer: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +104,16 @@ impl Op {
     /// It goes on for a wait that was begun so often before.
     pub fn repeat(&self, times: u8) {
         self.repeats.store(times, Ordering::Relaxed);
+    }
+
+    /// Under the lock of its lane.
+    pub fn note_newcomer(&self, is_newcomer: bool) {
+        self.newcomer.store(is_newcomer, Ordering::Relaxed);
+    }
+
+    /// Whether it may not begin to write while its set is being frozen.
+    pub fn is_newcomer(&self) -> bool {
+        self.newcomer.load(Ordering::Relaxed)
     }
 
     pub fn is_claimed(&self) -> bool {

@@ -21,6 +21,9 @@ use crate::runtime::wait::{deadline_in, may_block};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often in a row whoever is named is asked at once: two nodes that hand over shards may name each other meanwhile.
+const SENT_ON: u32 = 8;
+
 /// What exists in so many shards nobody can say any more.
 pub(super) fn in_doubt(name: &str, shards: u64) -> Error {
     SetError::InDoubt { name: name.into(), shards }.into()
@@ -194,7 +197,9 @@ where
         if !may_block() {
             return Err(AccessError::WouldBlock.into());
         }
+        let mut sent_on = 0;
         loop {
+            let before = self.whom.clone();
             let has_learned = self.ask_all()?;
             if is_enough(&self.known) {
                 return Ok(std::mem::take(&mut self.known));
@@ -202,8 +207,12 @@ where
             if Instant::now() >= self.deadline {
                 return Err(self.late());
             }
-            if !has_learned {
+            // This node's own view may be the older one: who is named knows more, or knows who does.
+            let is_sent_on = self.whom.iter().any(|(shard, whom)| before.get(shard) != Some(whom));
+            sent_on = if is_sent_on { sent_on + 1 } else { 0 };
+            if !has_learned && (!is_sent_on || sent_on > SENT_ON) {
                 self.rest()?;
+                sent_on = 0;
             }
         }
     }
@@ -323,6 +332,22 @@ mod tests {
         let all: BTreeMap<u16, Part> = (1_000..1_024).map(|shard| (shard, part(&[shard.into()], false))).collect();
         let page = assemble("1000".parse().expect("a place"), SHARDS_PER_SET, 100, all);
         assert_eq!((page.found.len(), page.next), (24, None));
+    }
+
+    /// Its home has moved, and this node has not heard of it: it asks whom the old one names, and does not rest before.
+    #[test]
+    fn whoever_is_named_is_asked_at_once() {
+        let nodes = Node::local_cluster(3).expect("three nodes");
+        let set: crate::Set<u64> = nodes[0].set("named").open().wait().expect("it opens");
+        let here = &set.0.here;
+        let parts = |told| if let Told::Census(counts) = told { Ok(counts) } else { Err(told) };
+        let question = |shards: &[u16]| Question::Census { set: here.set.0, shards: shards.to_vec() };
+        let mut asking = Asking::new(here, 0..SHARDS_PER_SET, Duration::from_secs(20), question, parts);
+        // In a ring, so that nobody is asked who answers.
+        asking.whom.values_mut().for_each(|whom| *whom = *whom % 3 + 1);
+        let known = asking.until(|known: &BTreeMap<u16, Count>| known.len() == usize::from(SHARDS_PER_SET));
+        assert_eq!(known.expect("all answer").len(), usize::from(SHARDS_PER_SET));
+        assert_eq!(asking.pause, FIRST_PAUSE, "it has rested");
     }
 
     #[test]

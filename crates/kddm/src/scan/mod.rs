@@ -32,6 +32,7 @@ pub(crate) use here::Scanning;
 
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::ReadGuard;
+use crate::operation::{Asked, Get};
 use crate::pending::Pending;
 use crate::promise::promise;
 use crate::set::Set;
@@ -346,11 +347,22 @@ impl<T: Value> ScanValues<T> {
         while self.ahead.len() < AHEAD && self.waiting.is_none() {
             match self.scan.next() {
                 // One that nobody has made yet is waited for nowhere.
-                Some(Ok(found)) => self.ahead.push_back((found.id, self.scan.set.get_existing(found.id))),
+                Some(Ok(found)) => self.ahead.push_back((found.id, self.ask(found.id))),
                 Some(Err(error)) => self.waiting = Some(error),
                 None => return,
             }
         }
+    }
+}
+
+impl<T: Value> ScanValues<T> {
+    /// What somebody wants of a frozen set, and nobody has made, is waited for nowhere: also if something stands behind the set.
+    fn ask(&self, object: u64) -> Pending<ReadGuard<T>> {
+        let shared = &self.scan.set.0;
+        if shared.linked.is_some() && shared.here.lane(object).lock().is_frozen(shared.here.set) {
+            return Pending::asked(Get(Asked::made(shared, object)));
+        }
+        self.scan.set.get_existing(object)
     }
 }
 

@@ -6,6 +6,7 @@ use kddm_core::id::SetId;
 
 use super::{SystemObject, bucket, check_name, page, unknown};
 use crate::error::{AccessError, Error, SetError};
+use crate::freeze::FreezeError;
 use crate::node::Node;
 use crate::pending::Pending;
 use crate::promise::promise;
@@ -16,7 +17,8 @@ impl Node {
     /// the answer is dropped.
     ///
     /// # Errors
-    /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told.
+    /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told; `Frozen` if somebody has
+    /// [frozen](crate::Freeze) it.
     pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
         if let Err(error) = check_name(name) {
             return Pending::ready(Err(error));
@@ -50,8 +52,11 @@ impl Node {
             other => other,
         })?;
         let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
-        found.destroying = true;
         let set = SetId(found.set);
+        if let Some(node) = self.runtime().frozen().get(&set.0).and_then(|by| by.first()) {
+            return Err(FreezeError::Frozen { set: name.into(), node: node.0 }.into());
+        }
+        found.destroying = true;
         names.put().wait()?;
         Ok(set)
     }

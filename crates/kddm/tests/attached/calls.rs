@@ -202,19 +202,3 @@ fn programs_serve_late_pass_calls_on_and_cast() {
     assert_eq!(hears.recv_timeout(LIMIT).expect("it arrives"), b"cast");
     house.check();
 }
-
-/// Streams do not go through a node: a program is told so.
-#[test]
-fn a_program_has_no_streams_and_is_told_so() {
-    let house = House::new();
-    let program = house.program();
-    let none =
-        |result: Result<(), Error>| assert!(matches!(result, Err(Error::Rpc(RpcError::NoStreams))), "{result:?}");
-    none(program.rpc().open_stream::<u8, u8>(2, "any", LIMIT).map(drop));
-    none(program.rpc().register_stream::<u8, u8>("any", |_, _, _| Ok(())).map(drop));
-    let _calls = tell(&program, "tell");
-    let (_to, mut from) = house.nodes[1].rpc().open_stream::<u8, u8>(1, "tell", LIMIT).expect("it is sent");
-    let refused = from.receive().wait().expect_err("it serves calls").to_string();
-    assert!(refused.contains("streams are not passed on"), "{refused}");
-    house.check();
-}

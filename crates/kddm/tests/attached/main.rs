@@ -13,6 +13,7 @@ mod notifiers;
 mod processes;
 mod sharing;
 mod storm;
+mod streams;
 mod watches;
 
 use std::path::PathBuf;

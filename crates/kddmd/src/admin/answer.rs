@@ -8,6 +8,7 @@ use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
+use super::freezing::Freezes;
 use super::protocol::{Command, Failure};
 use super::{coordination, detail, listing, object};
 use crate::ending::{self, End};
@@ -38,6 +39,8 @@ pub struct Subject {
     pub is_stopping: Arc<AtomicBool>,
     /// Ends the daemon without handing over.
     pub end: End,
+    /// What it has frozen for its operators.
+    pub freezes: Freezes,
 }
 
 /// A daemon as it is now: its node may be another one after its lease has ended.
@@ -73,7 +76,8 @@ pub fn word(state: NodeState) -> &'static str {
 impl Subject {
     /// A daemon that begins now.
     pub fn new(node: Node, started: Instant, drain_limit: Duration) -> Subject {
-        Subject { node, started, drain_limit, is_stopping: Arc::default(), end: Arc::new(|| {}) }
+        let (is_stopping, freezes) = (Arc::default(), Freezes::default());
+        Subject { node, started, drain_limit, is_stopping, end: Arc::new(|| {}), freezes }
     }
 
     /// The state of its node; one that stops is not to be counted on any more.
@@ -153,6 +157,8 @@ impl Subject {
                 .wait()?;
                 Ok(json!({"set": set, "id": id, "accepted": true}))
             }
+            Command::Freeze { set, minutes } => self.freezes.freeze(&self.node, set, *minutes),
+            Command::Thaw { set } => self.freezes.thaw(&self.node, set),
             Command::Doctor => doctor::examine(&self.node),
             Command::Barriers => coordination::barriers(&self.node),
             Command::Latches => coordination::latches(&self.node),
@@ -286,6 +292,7 @@ impl Subject {
             "lost": recovery.lost,
             "losses_accepted": counted.losses_accepted,
             "rolled_back": counted.rolled_back,
+            "waits_for_thaw": counted.waits_for_thaw,
             "remembered": counted.remembered,
             "revalidated": counted.revalidated,
             "forgotten_copies": counted.forgotten_copies,
@@ -381,6 +388,7 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "linker": info.linker,
         "write_policy": info.write_policy.map(kddm::linker::WritePolicy::word),
         "ending": info.is_ending,
+        "frozen_by": info.frozen_by,
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,
         "metadata_bytes_here": usage.metadata_bytes,

@@ -6,6 +6,7 @@ pub mod client;
 pub mod coordination;
 pub mod detail;
 pub mod events;
+pub mod freezing;
 pub mod listing;
 pub mod object;
 pub mod protocol;

@@ -110,6 +110,18 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<u64>,
     },
+    /// Freezes a set for so many minutes at most.
+    Freeze {
+        /// The set.
+        set: String,
+        /// How long.
+        minutes: u32,
+    },
+    /// Thaws a set that this daemon has frozen.
+    Thaw {
+        /// The set.
+        set: String,
+    },
     /// What is wrong with the cluster, why, and what to do.
     Doctor,
     /// All barriers: who has to come, and who waits.

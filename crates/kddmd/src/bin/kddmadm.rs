@@ -164,6 +164,8 @@ enum Sets {
         #[command(flatten)]
         sure: Sure,
     },
+    #[command(flatten)]
+    Freeze(show::FreezeSet),
 }
 
 #[derive(Args)]
@@ -350,6 +352,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             sure.check(&what, &format!("kddmadm sets accept-loss {name}")).map_err(ToolError::Other)?;
             ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
         }
+        Command::Sets { which: Some(Sets::Freeze(which)) } => ask(which.question(), show::frozen),
         Command::Object(object) => {
             let shows = object.shows();
             ask(object_command(object)?, shows)
@@ -373,8 +376,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             bench::local::serve(&contact).map(|()| 0).map_err(|error| ToolError::Other(error.to_string()))
         }
         Command::Demo(demo) => {
-            let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir);
-            let dir = dir.unwrap_or_else(|| PathBuf::from("."));
+            let dir = demo.which.map_or(demo.dir, |Demo::Words { dir }| dir).unwrap_or_else(|| PathBuf::from("."));
             let options = Options { dir, nodes: demo.nodes, json: cli.json, kill: demo.kill };
             Ok(u8::from(!words::run(&options)?))
         }

@@ -58,6 +58,18 @@ fn two_daemons_share_objects_and_are_seen() {
     assert_eq!((&shown["replicas"], &shown["replicas_here"], &shown["lost_here"]), (&1.into(), &1.into(), &0.into()));
     let differs = second.tool(&scratch, &[&safe[..], &["2"]].concat());
     assert!(!differs.status.success() && text(&differs.stderr).contains("replicas"), "{}", text(&differs.stderr));
+    let frozen = first.json(&scratch, &["set", "freeze", "safe", "--minutes", "2"]);
+    assert_eq!((&frozen["frozen_by"], &frozen["seconds_left"]), (&json!([1]), &120.into()));
+    assert_eq!(second.json(&scratch, &["sets", "show", "safe"])["frozen_by"], json!([1]));
+    assert!(second.tool(&scratch, &["object", "get", "safe", "1", "--as", "text"]).status.success(), "all read it");
+    let not_its_own = second.tool(&scratch, &["set", "thaw", "safe"]);
+    assert!(!not_its_own.status.success());
+    assert!(text(&not_its_own.stderr).contains("node 1 has frozen set"), "{}", text(&not_its_own.stderr));
+    let thawed = first.tool(&scratch, &["set", "thaw", "safe"]);
+    assert!(text(&thawed.stdout).contains("set safe is thawed"), "{}", text(&thawed.stdout));
+    assert!(second.tool(&scratch, &["object", "put", "safe", "1", "again", "--as", "text"]).status.success());
+    // One that is left is no longer than its daemon.
+    first.json(&scratch, &["set", "freeze", "quick"]);
     assert!(second.json(&scratch, &["stats"])["replicas"].as_u64() > Some(0));
     assert_eq!(first.json(&scratch, &["holders"])["objects"], json!([]));
     assert_eq!(first.json(&scratch, &["stats"])["members"], json!({"online": 0, "possible": 2}));

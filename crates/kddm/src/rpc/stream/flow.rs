@@ -164,6 +164,17 @@ impl Flow {
         inside.credit > 0 || inside.out_end.is_some()
     }
 
+    /// Whether all that came was taken, and nothing follows.
+    pub fn is_at_end(&self) -> bool {
+        let inside = self.inside.lock();
+        inside.items.is_empty() && inside.in_end.is_some()
+    }
+
+    /// Why nothing can be sent any more, if that is so.
+    pub fn takes_nothing(&self) -> Option<Error> {
+        self.inside.lock().out_end.clone()
+    }
+
     /// The next item, `None` in it at the end; or nothing yet.
     pub fn next(&self, engine: &Engine) -> Option<Result<Option<Vec<u8>>, Error>> {
         let mut inside = self.inside.lock();
@@ -223,12 +234,17 @@ impl Flow {
 
     /// This side takes nothing any more.
     pub fn stop(&self, engine: &Engine) {
+        self.stop_with(engine, Fault::Dropped, "");
+    }
+
+    /// As [`Self::stop`], and why.
+    pub fn stop_with(&self, engine: &Engine, fault: Fault, reason: &str) {
         let mut inside = self.inside.lock();
         inside.items.clear();
         let is_said = std::mem::replace(&mut inside.has_stopped, true) || inside.in_end.is_some();
         drop(inside);
         if !is_said {
-            self.say(engine, |id, out| frame::put_stop(id, Fault::Dropped, "", out));
+            self.say(engine, |id, out| frame::put_stop(id, fault, reason, out));
         }
     }
 

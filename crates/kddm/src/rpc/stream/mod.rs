@@ -86,7 +86,7 @@ impl Rpc {
     /// ```
     ///
     /// # Errors
-    /// `NotAMember`, `BadName`, `Overloaded` beyond 256 streams to that node, `Stopped`; `NoStreams` in an attached program.
+    /// `NotAMember`, `BadName`, `Overloaded` beyond 256 streams to that node, `Stopped`.
     pub fn open_stream<S: Serialize, R: DeserializeOwned>(
         &self,
         node: u16,
@@ -108,9 +108,6 @@ impl Runtime {
         limit: Duration,
         manner: Manner,
     ) -> Result<(StreamSender<S>, StreamReceiver<R>), Error> {
-        if self.lender.is_some() {
-            return Err(RpcError::NoStreams.into());
-        }
         let service = Arc::from(service);
         let flow = Arc::new(Flow::opened(node, &service, limit));
         let asks = Asks::Stream(&flow);

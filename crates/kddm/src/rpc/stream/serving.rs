@@ -7,7 +7,6 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{StreamReceiver, StreamSender, ends};
 use crate::error::Error;
-use crate::rpc::error::RpcError;
 use crate::rpc::service::{Handler, Place};
 use crate::rpc::{HandlerError, Request, Rpc, Service};
 
@@ -19,7 +18,7 @@ impl Rpc {
     /// [`Request::is_cancelled`] tells that the other side has dropped its sender, or is gone.
     ///
     /// # Errors
-    /// `AlreadyRegistered`, `BadName`, `Stopped`; `NoStreams` in an attached program.
+    /// `AlreadyRegistered`, `BadName`, `Stopped`.
     pub fn register_stream<Q: DeserializeOwned + 'static, A: Serialize + 'static>(
         &self,
         name: &str,
@@ -89,9 +88,6 @@ impl Rpc {
         run: impl Fn(&Request, StreamReceiver<Q>, StreamSender<A>) + Send + Sync + 'static,
     ) -> Result<Service, Error> {
         let runtime = self.node.runtime();
-        if runtime.lender.is_some() {
-            return Err(RpcError::NoStreams.into());
-        }
         let (engine, runtime) = (Arc::downgrade(&runtime.rpc), Arc::downgrade(runtime));
         let handler = Handler::Stream(Box::new(move |request, flow| {
             let Some(engine) = engine.upgrade() else { return };

@@ -118,6 +118,11 @@ impl Desk {
         self.loans.iter().filter(move |(_, loans)| is_written(loans)).map(|(place, _)| *place)
     }
 
+    /// Whether a program has an object of that set.
+    pub fn has_of(&self, session: u32, set: SetId) -> bool {
+        self.sessions.get(&session).is_some_and(|session| session.borrowed.iter().any(|(of, _)| *of == set))
+    }
+
     /// Programs that are attached.
     pub fn session_count(&self) -> usize {
         self.sessions.len()

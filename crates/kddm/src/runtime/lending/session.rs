@@ -279,6 +279,7 @@ impl LaneState {
     }
 
     fn withdraw_program(&mut self, number: u32, (set, object): Place) {
+        self.program_waits_no_more_aside(number, set, object);
         let Some(local) = self.locals.get(&(set, object)) else { return };
         let is_its = |waiter: &Waiter| waiter.asker.session() == Some(number);
         if let Some(at) = local.waiters.iter().position(is_its) {

@@ -1,0 +1,264 @@
+//! Sets are frozen by an entry of the log of views, which all members apply: from then on nobody new begins to write,
+//! wherever he comes in. Whoever freezes then asks each member when its writers have come to an end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{NodeId, SetId};
+use kddm_view::{Change, Frozen, MemberEntry, Refused, State};
+
+use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::freeze::FreezeError;
+use crate::runtime::Runtime;
+use crate::runtime::control::Question;
+use crate::runtime::destroy::{HOLDER_CHECK, SLICE};
+use crate::runtime::membership::Guard;
+use crate::runtime::wait::deadline_in;
+
+/// How long a member is asked at one time: it may be gone, and be known to be gone, before it has answered.
+const ASKED_AT_ONCE: Duration = Duration::from_millis(500);
+
+/// How long it is until a member is asked again that has not come to an end, or cannot be reached.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The freezes of sets, as a node has taken them in, and which of them are its own.
+#[derive(Default)]
+pub(crate) struct Freezes {
+    seen: Vec<Frozen>,
+    last: u64,
+    /// The numbers of those that somebody here holds, or asks for.
+    wanted: BTreeSet<u64>,
+    /// Those of this life that nobody wants, and whose end was proposed.
+    thawing: BTreeSet<u64>,
+}
+
+/// Who has frozen each set.
+fn by_set(frozen: &[Frozen]) -> BTreeMap<u64, Vec<NodeId>> {
+    let mut by_set: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
+    for one in frozen {
+        by_set.entry(one.set).or_default().push(one.node);
+    }
+    by_set
+}
+
+impl Runtime {
+    /// Lanes freeze and thaw as the state says. Whether that was proposed of which more may follow at once.
+    pub fn follow_freezes(&self, membership: &mut Guard<'_>) -> bool {
+        if membership.state.frozen() != membership.freezes.seen {
+            let now = membership.state.frozen().to_vec();
+            let before = std::mem::replace(&mut membership.freezes.seen, now);
+            let (before, now) = (by_set(&before), by_set(&membership.freezes.seen));
+            let sets: BTreeSet<u64> = before.keys().chain(now.keys()).copied().collect();
+            for set in sets.into_iter().filter(|set| before.get(set) != now.get(set)) {
+                for lane in &self.lanes {
+                    let mut state = lane.lock();
+                    state.freeze(SetId(set), now.get(&set).cloned().unwrap_or_default());
+                    lane.finish(state);
+                }
+            }
+        }
+        self.thaw_what_nobody_wants(membership)
+    }
+
+    /// Also what was decided twice, or when nobody waited for it any more.
+    fn thaw_what_nobody_wants(&self, membership: &mut Guard<'_>) -> bool {
+        let me = (self.identity.id, self.identity.incarnation);
+        let own = |frozen: &&Frozen| (frozen.node, frozen.incarnation) == me;
+        let own: Vec<Frozen> = membership.freezes.seen.iter().filter(own).copied().collect();
+        membership.freezes.thawing.retain(|number| own.iter().any(|frozen| frozen.number == *number));
+        let mut has_proposed = false;
+        for frozen in own {
+            if membership.freezes.wanted.contains(&frozen.number) || !membership.freezes.thawing.insert(frozen.number) {
+                continue;
+            }
+            match membership.log.propose(Change::Thaw(frozen)) {
+                Ok(()) => has_proposed = true,
+                // Tried again when there is news.
+                Err(error) => {
+                    tracing::debug!(set = frozen.set, %error, "the end of a freeze could not be proposed yet");
+                    membership.freezes.thawing.remove(&frozen.number);
+                }
+            }
+        }
+        has_proposed
+    }
+
+    /// Freezes a set: nobody in the cluster writes it when this returns.
+    pub fn freeze_now(self: &Arc<Self>, set: SetId, name: &str, limit: Duration) -> Result<Frozen, Error> {
+        let deadline = deadline_in(limit);
+        let (node, incarnation) = (self.identity.id, self.identity.incarnation);
+        let frozen = {
+            let mut membership = self.membership.lock();
+            membership.freezes.last += 1;
+            let number = membership.freezes.last;
+            membership.freezes.wanted.insert(number);
+            Frozen { set: set.0, node, incarnation, number }
+        };
+        let result =
+            self.begin_freeze(&frozen, deadline).and_then(|()| self.await_writers(&frozen, name, limit, deadline));
+        match result.and_then(|()| self.check_freeze(&frozen, name)) {
+            Ok(()) => Ok(frozen),
+            Err(error) => {
+                self.give_up_freeze(&frozen);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has it decided.
+    fn begin_freeze(&self, frozen: &Frozen, deadline: Instant) -> Result<(), Error> {
+        let mut membership = self.membership.lock();
+        self.propose_in(&mut membership, Change::Freeze(*frozen))?;
+        while !membership.state.frozen().contains(frozen) {
+            if let Err(reason) = membership.state.check(&Change::Freeze(*frozen)) {
+                return Err(match reason {
+                    Refused::TooManyFreezes => FreezeError::TooMany { limit: kddm_view::FREEZES }.into(),
+                    other => MembershipError::Refused { reason: other.to_string() }.into(),
+                });
+            }
+            if self.is_stopping() {
+                return Err(MembershipError::Stopped.into());
+            }
+            if Instant::now() >= deadline {
+                let voter = membership.state.voter();
+                let reason = format!("node {voter} has not decided that the set is frozen; is it alive?");
+                return Err(MembershipError::Refused { reason }.into());
+            }
+            self.wait_for_change(&mut membership, deadline);
+        }
+        Ok(())
+    }
+
+    /// Asks each member that there is, also those that come meanwhile.
+    fn await_writers(&self, frozen: &Frozen, name: &str, limit: Duration, deadline: Instant) -> Result<(), Error> {
+        let mut told = Vec::new();
+        loop {
+            let state = self.membership.lock().state.clone();
+            let is_new = |(node, member): &(NodeId, &MemberEntry)| !told.contains(&(*node, member.incarnation));
+            let Some((node, member)) = state.members().find(is_new) else { return Ok(()) };
+            let Err(reason) = self.ask_to_freeze(frozen, &state, (node, member), deadline) else {
+                told.push((node, member.incarnation));
+                continue;
+            };
+            let mut membership = self.membership.lock();
+            if !membership.state.has_life(node, member.incarnation, member.nonce) {
+                continue;
+            }
+            if !membership.state.frozen().contains(frozen) {
+                return Err(FreezeError::Ended { set: name.into() }.into());
+            }
+            if self.is_stopping() {
+                return Err(MembershipError::Stopped.into());
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                let (set, node, limit_ms) = (name.into(), node.0, limit.as_millis().try_into().unwrap_or(u64::MAX));
+                return Err(FreezeError::Written { set, node, limit_ms, reason }.into());
+            }
+            self.wait_for_change(&mut membership, deadline.min(now + ASK_AGAIN));
+        }
+    }
+
+    fn ask_to_freeze(
+        &self,
+        frozen: &Frozen,
+        state: &State,
+        (node, member): (NodeId, &MemberEntry),
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let left = deadline.saturating_duration_since(Instant::now()).min(ASKED_AT_ONCE);
+        let (entry, limit_ms) = (state.applied(), left.as_millis() as u64);
+        if node == self.identity.id {
+            return self.close_frozen(frozen, entry, limit_ms);
+        }
+        let Frozen { set, number, .. } = *frozen;
+        self.ask_member(&member.address, &Question::Freeze { set, number, entry, limit_ms }, left)
+    }
+
+    /// Waits until nobody here writes objects of a set that was frozen by that entry, at the latest. What is in the way.
+    pub fn close_frozen(&self, frozen: &Frozen, entry: u64, limit_ms: u64) -> Result<(), String> {
+        let deadline = deadline_in(Duration::from_millis(limit_ms).min(ASKED_AT_ONCE));
+        let set = SetId(frozen.set);
+        {
+            let mut membership = self.membership.lock();
+            while membership.state.applied() < entry && !membership.state.frozen().contains(frozen) {
+                if self.is_stopping() || !self.wait_for_change(&mut membership, deadline) {
+                    return Err("it has not heard yet that the set is frozen".into());
+                }
+            }
+        }
+        for lane in &self.lanes {
+            let mut next = Some(0);
+            while let Some(first) = next {
+                let mut state = lane.lock();
+                next = state.close_cells(set, first, SLICE);
+                lane.finish_fair(state);
+            }
+        }
+        for lane in &self.lanes {
+            loop {
+                let mut state = lane.lock();
+                let closed = state.close(set);
+                lane.finish_fair(state);
+                let Err(reason) = closed else { break };
+                let mut membership = self.membership.lock();
+                if self.is_stopping() || Instant::now() >= deadline {
+                    return Err(reason);
+                }
+                self.wait_for_change(&mut membership, deadline.min(Instant::now() + HOLDER_CHECK));
+            }
+        }
+        // All this was about a set that is still frozen.
+        let membership = self.membership.lock();
+        let is_frozen = membership.state.frozen().contains(frozen);
+        if is_frozen { Ok(()) } else { Err("the freeze is over".into()) }
+    }
+
+    /// Nobody wants it any more: it ends as soon as that can be decided.
+    pub fn give_up_freeze(&self, frozen: &Frozen) {
+        let mut membership = self.membership.lock();
+        membership.freezes.wanted.remove(&frozen.number);
+        self.advance(&mut membership);
+    }
+
+    /// Waits until it is over here.
+    pub fn await_thaw(&self, frozen: &Frozen, limit: Duration) -> Result<(), Error> {
+        let deadline = deadline_in(limit);
+        let mut membership = self.membership.lock();
+        while membership.state.frozen().contains(frozen) && !membership.is_out {
+            if self.is_stopping() {
+                return Err(MembershipError::Stopped.into());
+            }
+            if !self.wait_for_change(&mut membership, deadline) {
+                let voter = membership.state.voter();
+                let reason = format!("node {voter} has not decided yet that the freeze is over; it will be then");
+                return Err(MembershipError::Refused { reason }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if a freeze of this node may be over for others.
+    pub fn check_freeze(&self, frozen: &Frozen, name: &str) -> Result<(), Error> {
+        let membership = self.membership.lock();
+        let is_in_force = membership.state.frozen().contains(frozen) && self.is_member(&membership);
+        drop(membership);
+        if self.lanes.iter().any(|lane| lane.lock().destroyed.contains(SetId(frozen.set))) {
+            return Err(SetError::Destroyed.into());
+        }
+        if self.is_stopping() {
+            return Err(MembershipError::Stopped.into());
+        }
+        // The lease is looked at after what it vouches for.
+        if !self.lease.is_valid() || self.lanes.iter().any(|lane| lane.lock().fenced) {
+            return Err(AccessError::Fenced.into());
+        }
+        if is_in_force { Ok(()) } else { Err(FreezeError::Ended { set: name.into() }.into()) }
+    }
+
+    /// Which sets are frozen, and by whom, as far as this node has heard.
+    pub fn frozen(&self) -> BTreeMap<u64, Vec<NodeId>> {
+        by_set(self.membership.lock().state.frozen())
+    }
+}
