@@ -1,5 +1,8 @@
 //! The programs around a KDDM cluster: the daemon `kddmd` and its tool `kddmadm`. Thin: all logic is the
 //! library's.
+// The answer to `stats` is one large object.
+#![recursion_limit = "256"]
+
 
 pub mod admin;
 pub mod bench;
