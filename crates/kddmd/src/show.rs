@@ -178,8 +178,13 @@ pub fn sets(answer: &Json) -> String {
         ("OBJECTS HERE", "objects_here"),
         ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),
+        ("BUDGET HERE", "budget_bytes_here"),
+        ("COUNTED HERE", "counted_bytes_here"),
+        ("HIT RATIO", "hit_ratio_here"),
     ];
-    table(&answer["sets"], &columns)
+    let has_budget = |set: &Json| !set["budget_bytes_here"].is_null();
+    let has_budget = answer["sets"].as_array().is_some_and(|sets| sets.iter().any(has_budget));
+    table(&answer["sets"], if has_budget { &columns } else { &columns[..columns.len() - 3] })
 }
 
 /// `holders`.

@@ -58,6 +58,7 @@ use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::budget::Budgets;
 use crate::cell::{Lease, Table};
 use crate::coordination::Here;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
@@ -110,6 +111,8 @@ pub(crate) struct Runtime {
     pub scanning: crate::scan::Scanning,
     /// What stands behind the sets that were opened here.
     pub linkers: Linkers,
+    /// How much of some sets may be here.
+    pub budgets: Budgets,
     /// Those who watch sets of which this node owns something.
     pub watches_served: changes::Served,
     /// What this life proves itself by, to whom its guardian tells of its end.
@@ -171,6 +174,7 @@ impl Runtime {
             invoking: Invoking::default(),
             scanning: crate::scan::Scanning::default(),
             linkers: Linkers::default(),
+            budgets: Budgets::default(),
             watches_served: changes::Served::default(),
             secret: parts.secret,
             silence: Silence::default(),
@@ -337,6 +341,7 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        self.budgets.close();
         self.linkers.close(drain);
         // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one
         // in memory still.

@@ -39,6 +39,11 @@ impl SetHere {
         let op = Arc::new(Op::new(Arc::clone(lane)));
         if claimed {
             op.claim();
+        } else if wish.level().is_some()
+            && let Err(error) = self.runtime.budgets.wanted(self.set, object)
+        {
+            let _nobody_waits_yet = op.complete(Outcome::Failed(error));
+            return op;
         }
         let mut state = lane.lock();
         state.ask(self.set, ObjectId(object), wish, Arc::clone(&op));
