@@ -1,7 +1,7 @@
 //! What a set that may keep a tenth of its data delivers beside the store behind it, asked for the same objects: by turns,
 //! since a machine is fast now and slow a moment later. What is measured is reads; what does not fit goes all the time.
 //!
-//! `cargo run --release -p kddm-stores --example budget -- [--rounds N] [--threads N] [--folder PATH] [--json]`
+//! `cargo run --release -p kddm-stores --example budget -- [--rounds N] [--threads N] [--bytes N] [--folder PATH] [--json]`
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,11 +36,13 @@ fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let value = |name: &str| arguments.iter().position(|word| word == name).and_then(|at| arguments.get(at + 1));
     let rounds: usize = value("--rounds").map_or(Ok(9), |rounds| rounds.parse())?;
-    let threads: usize = value("--threads").map_or(Ok(2), |threads| threads.parse())?;
+    let threads: usize = value("--threads").map_or(Ok(16), |threads| threads.parse())?;
+    let only: Option<usize> = value("--bytes").map(|bytes| bytes.parse()).transpose()?;
     let within = value("--folder").map_or_else(std::env::temp_dir, PathBuf::from);
     let folder = within.join(format!("kddm-budget-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let measured = measured(&folder, rounds.max(1), threads.max(1));
+    let sizes = only.map_or(SIZES.to_vec(), |bytes| vec![bytes.max(1)]);
+    let measured = measured(&folder, &sizes, rounds.max(1), threads.max(1));
     std::fs::remove_dir_all(&folder)?;
     let rows = measured?;
     if arguments.iter().any(|word| word == "--json") {
@@ -61,9 +63,9 @@ fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-fn measured(folder: &Path, rounds: usize, threads: usize) -> Result<Vec<serde_json::Value>, Failed> {
+fn measured(folder: &Path, sizes: &[usize], rounds: usize, threads: usize) -> Result<Vec<serde_json::Value>, Failed> {
     let mut rows = Vec::new();
-    for size in SIZES {
+    for &size in sizes {
         let store = filled(&folder.join(format!("{size}.redb")), size)?;
         for picked in [Picked::Zipf, Picked::Uniform] {
             rows.push(beside(&store, size, picked, rounds, threads)?);

@@ -116,7 +116,8 @@ impl Sweep {
             Swept::Used if !is_pressed => return,
             Swept::Used | Swept::Unused => {}
         }
-        if budget.account.bytes() <= budget.enough() || state.fenced || budget.table.is_held(cell) {
+        let is_time = budget.account.bytes() > budget.enough() && !state.fenced && !state.is_a_peer_full();
+        if !is_time || budget.table.is_held(cell) {
             return;
         }
         let Some(seen) = state.core.inspect(budget.set, ObjectId(object)) else { return };
