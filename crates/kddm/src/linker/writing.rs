@@ -20,7 +20,6 @@ use crate::value::Value;
 
 impl<T: Value> Linked<T> {
     /// Publishes what was changed, in the order that the set has chosen. What is still to be waited for.
-    #[inline(never)] // Puts of other sets have nothing to save for it.
     pub fn put(self: &Arc<Self>, here: &SetHere, hold: Hold<T>, limit: Duration) -> Result<Option<Put>, Error> {
         if let Some(value) = hold.changed() {
             Linked::is_here(here, hold.id(), hold.version() + 1, value);
