@@ -94,17 +94,6 @@ impl Error {
     }
 }
 
-impl From<crate::cell::Ended> for Error {
-    fn from(ended: crate::cell::Ended) -> Error {
-        match ended {
-            crate::cell::Ended::Destroyed => SetError::Destroyed.into(),
-            crate::cell::Ended::Stopped => MembershipError::Stopped.into(),
-            crate::cell::Ended::Fenced => AccessError::Fenced.into(),
-            crate::cell::Ended::Detached => MembershipError::Detached.into(),
-        }
-    }
-}
-
 /// Why one object could not be had. The object is as it was, unless a variant says otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -244,6 +233,17 @@ pub enum AccessError {
         /// The limit that was in force.
         limit_ms: u64,
     },
+    /// Twice the budget of the set is on this node, and nothing of it can go: it is held, lent to programs, or not kept
+    /// behind the set yet. Nothing was sent.
+    #[error("set {set:?} has {bytes} bytes here, its budget is {limit_bytes}, and none can go; let go of some guards")]
+    OverBudget {
+        /// The name of the set.
+        set: String,
+        /// What is here.
+        bytes: usize,
+        /// Its [budget](crate::SetBuilder::memory_budget).
+        limit_bytes: usize,
+    },
     /// A `get_many` or `grab_many` named one object twice.
     #[error("object {object} is named twice")]
     NamedTwice {
@@ -294,6 +294,7 @@ impl AccessError {
             AccessError::CutShort => 18,
             AccessError::NotLost { .. } => 19,
             AccessError::Unchanged { .. } => 20,
+            AccessError::OverBudget { .. } => 21,
         }
     }
 }

@@ -18,6 +18,7 @@
 //! # Ok::<(), kddm::Error>(())
 //! ```
 
+pub mod budget;
 #[doc(hidden)]
 pub mod cell;
 mod chain;
@@ -60,6 +61,7 @@ pub mod value;
 mod watch;
 mod watch_all;
 
+pub use budget::BudgetInfo;
 pub use cell::HeldBy;
 pub use coordination::{
     Barrier, BarrierInfo, CoordinationError, IdsInfo, Latch, LatchInfo, NameCounts, NameHold, NameInfo, NameList,

@@ -229,7 +229,10 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Failed(error) => return Some(Err(error)),
         }
         match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
-            Ok(hold) => Some(self.0.read_guard(hold)),
+            Ok(hold) => {
+                self.0.shared.table.was_missed(object);
+                Some(self.0.read_guard(hold))
+            }
             Err(_) => {
                 self.0.request.ask_again();
                 self.finish()

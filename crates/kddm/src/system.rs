@@ -113,6 +113,7 @@ pub struct SetBuilder<T: Value> {
     pub(crate) linker: Option<Given<T>>,
     pub(crate) write_policy: Option<WritePolicy>,
     pub(crate) linker_limit: Option<Duration>,
+    pub(crate) memory_budget: Option<usize>,
 }
 
 impl<T: Value> SetBuilder<T> {
@@ -129,6 +130,7 @@ impl<T: Value> SetBuilder<T> {
             linker: None,
             write_policy: None,
             linker_limit: None,
+            memory_budget: None,
         }
     }
 
@@ -238,10 +240,13 @@ impl<T: Value> SetBuilder<T> {
         };
         let late = late(node.runtime(), bucket(&self.name));
         let steps = async move {
+            self.check_budget()?;
             let description = found.await?;
             let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
             let linked = self.linked(&description)?;
-            let set = self.node.open_here(SetId(description.set), self.name, (first_touch, linked), limit)?;
+            let stands_behind = (first_touch, linked);
+            let set = self.node.open_here(SetId(description.set), self.name, stands_behind, limit)?;
+            self.memory_budget.inspect(|bytes| set.keep_to(*bytes));
             if let Some(limit) = self.hold_limit {
                 self.node.runtime().set_hold_limit(SetId(description.set), limit);
             }

@@ -3,7 +3,6 @@
 // The answer to `stats` is one large object.
 #![recursion_limit = "256"]
 
-
 pub mod admin;
 pub mod bench;
 pub mod config;

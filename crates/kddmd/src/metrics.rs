@@ -233,6 +233,37 @@ fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
     }
 }
 
+/// What of the sets of this node that have a budget is here, and what went; nothing where no set has one.
+fn budgets(page: &mut Page, budgets: &[kddm::BudgetInfo]) {
+    type Read = fn(&kddm::BudgetInfo) -> u64;
+    let counters: [(&str, &str, &str, Read); 9] = [
+        ("kddm_budget_limit_bytes", "gauge", "How much of the set may be here.", |budget| budget.limit_bytes),
+        ("kddm_budget_bytes", "gauge", "How much of it is here.", |budget| budget.bytes),
+        ("kddm_budget_misses_total", "counter", "Objects that were wanted and not here.", |budget| budget.misses),
+        ("kddm_budget_dropped_copies_total", "counter", "Copies to read that went.", |budget| budget.dropped_copies),
+        ("kddm_budget_passed_on_total", "counter", "Objects that a reader owns now.", |budget| budget.passed_on),
+        ("kddm_budget_evicted_total", "counter", "Objects only behind the set now.", |budget| budget.evicted),
+        ("kddm_budget_freed_bytes_total", "counter", "What all of these counted.", |budget| budget.freed_bytes),
+        ("kddm_budget_stuck_total", "counter", "How often nothing could go.", |budget| budget.stuck),
+        ("kddm_budget_refused_total", "counter", "Operations refused for that.", |budget| budget.refused),
+    ];
+    for (name, kind, help, read) in counters {
+        if !budgets.is_empty() {
+            page.family(name, kind, help);
+        }
+        for budget in budgets {
+            page.sample(name, &format!("{{set=\"{}\"}}", budget.set_id), read(budget));
+        }
+    }
+    let ratios: Vec<_> = budgets.iter().filter_map(|budget| Some((budget.set_id, budget.hit_ratio?))).collect();
+    if !ratios.is_empty() {
+        page.family("kddm_budget_hit_ratio", "gauge", "How many reads found their object here, of a sample.");
+    }
+    for (set, ratio) in ratios {
+        page.sample("kddm_budget_hit_ratio", &format!("{{set=\"{set}\"}}"), ratio);
+    }
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -248,6 +279,7 @@ pub fn render(subject: &Subject) -> String {
     asked_of_others(&mut page, &counted.invoking, &node.rpc().counts(), &counted.names);
     watches(&mut page, node.watch_counts());
     linkers(&mut page, &node.linkers());
+    budgets(&mut page, &node.budgets());
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());
@@ -291,7 +323,8 @@ mod tests {
         let set: kddm::Set<String> = node.set("counted").open().wait().expect("a set");
         set.grab(1).wait().expect("granted").put().wait().expect("put");
         let number = node.set_info("counted").expect("it is there").id;
-        let linked = node.set("linked").linker("memory", kddm::linker::Memory::default()).open();
+        let builder = node.set("linked").linker("memory", kddm::linker::Memory::default());
+        let linked = builder.memory_budget(1 << 20).open();
         let linked: kddm::Set<String> = linked.wait().expect("a set");
         linked.grab(1).wait().expect("granted").put().wait().expect("put");
         let of_linked = format!("{{set=\"{}\"}}", node.set_info("linked").expect("it is there").id);
@@ -313,6 +346,9 @@ mod tests {
         assert!(samples.contains(&format!("kddm_shards_in_doubt{of_set} 0").as_str()));
         for (what, count) in [("reads_total", 1), ("writes_total", 1), ("queued", 0)] {
             assert!(samples.contains(&format!("kddm_linker_{what}{of_linked} {count}").as_str()), "{what}");
+        }
+        for (what, count) in [("limit_bytes", 1 << 20), ("misses_total", 1), ("evicted_total", 0)] {
+            assert!(samples.contains(&format!("kddm_budget_{what}{of_linked} {count}").as_str()), "{what}");
         }
         assert!(page.contains("kddm_messages_total{kind=\"request\",direction=\"sent\"}"));
         assert!(page.lines().any(|line| line.strip_prefix("kddm_objects ").is_some_and(|count| count != "0")));

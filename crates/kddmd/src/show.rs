@@ -178,8 +178,14 @@ pub fn sets(answer: &Json) -> String {
         ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),
         ("FROZEN BY", "frozen_by"),
+        ("BUDGET HERE", "budget_bytes_here"),
+        ("COUNTED HERE", "counted_bytes_here"),
+        ("HIT RATIO", "hit_ratio_here"),
     ];
-    list(&answer["sets"], "no sets", &columns, |set| {
+    let has_budget = |set: &Json| !set["budget_bytes_here"].is_null();
+    let has_budget = answer["sets"].as_array().is_some_and(|sets| sets.iter().any(has_budget));
+    let columns = if has_budget { &columns[..] } else { &columns[..columns.len() - 3] };
+    list(&answer["sets"], "no sets", columns, |set| {
         let by = set["frozen_by"].as_array().into_iter().flatten().map(Json::to_string);
         set["frozen_by"] = by.collect::<Vec<_>>().join(", ").into();
     })

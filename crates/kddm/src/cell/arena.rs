@@ -33,9 +33,22 @@ impl Cell {
 /// beyond the cells in use is never touched, so it costs address space only.
 const FIRST_BUCKET: u32 = 1024;
 /// Buckets until a number no longer fits 32 bits.
-const BUCKETS: usize = 22;
+pub(super) const BUCKETS: usize = 22;
 /// Buckets begin on a cache line, so that no cell crosses one.
 const BUCKET_ALIGN: usize = 64;
+
+/// The bucket in which the cell of that number is, and the how-manieth of it.
+#[inline(always)]
+pub(super) fn place(number: CellNumber) -> (usize, usize) {
+    let shifted = number as usize + FIRST_BUCKET as usize;
+    let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
+    (bucket, shifted - ((FIRST_BUCKET as usize) << bucket))
+}
+
+/// How many cells that bucket has.
+pub(super) fn bucket_cells(bucket: usize) -> usize {
+    (FIRST_BUCKET as usize) << bucket
+}
 
 /// See the module.
 pub(super) struct Arena<T: Value> {
@@ -64,17 +77,9 @@ impl<T: Value> Arena<T> {
         self.count.load(Ordering::Acquire)
     }
 
-    #[inline(always)]
-    fn place(number: CellNumber) -> (usize, usize) {
-        let shifted = number as usize + FIRST_BUCKET as usize;
-        let bucket = (shifted.ilog2() - FIRST_BUCKET.ilog2()) as usize;
-        (bucket, shifted - ((FIRST_BUCKET as usize) << bucket))
-    }
-
     fn layout(bucket: usize) -> Layout {
-        let cells = (FIRST_BUCKET as usize) << bucket;
         Self::STRIDE
-            .checked_mul(cells)
+            .checked_mul(bucket_cells(bucket))
             .and_then(|bytes| Layout::from_size_align(bytes, BUCKET_ALIGN).ok())
             .expect("fewer than 2^32 cells of at most a few KiB fit the address space")
     }
@@ -85,7 +90,7 @@ impl<T: Value> Arena<T> {
         if number >= self.count.load(Ordering::Acquire) {
             return None;
         }
-        let (bucket, offset) = Self::place(number);
+        let (bucket, offset) = place(number);
         let base = self.buckets[bucket].load(Ordering::Acquire);
         // SAFETY: a number below the count has its bucket allocated, and its place is inside it.
         NonNull::new(unsafe { base.add(offset * Self::STRIDE) }.cast())
@@ -101,7 +106,7 @@ impl<T: Value> Arena<T> {
     /// Makes one more cell, that belongs to no object. One caller at a time.
     pub fn grow(&self) -> CellNumber {
         let number = self.count.load(Ordering::Relaxed);
-        let (bucket, offset) = Self::place(number);
+        let (bucket, offset) = place(number);
         assert!(bucket < BUCKETS, "a table has fewer than 2^32 cells");
         let mut base = self.buckets[bucket].load(Ordering::Relaxed);
         if base.is_null() {

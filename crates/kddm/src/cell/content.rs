@@ -112,6 +112,11 @@ pub(super) fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), Enc
         .unwrap_or_else(|_| Err(EncodeError::new(format!("encoding a {} panicked", T::type_name()))))
 }
 
+/// How many bytes a value has, as it is encoded, if its type's own code says so.
+pub(crate) fn encoded_len<T: Value>(value: &T) -> Option<usize> {
+    catch_unwind(AssertUnwindSafe(|| value.encoded_len(usize::MAX))).ok()?.ok()
+}
+
 /// No value.
 pub(super) fn none() -> *mut () {
     null_mut()

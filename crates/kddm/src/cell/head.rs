@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::account::Account;
 use super::lease::Lease;
+use crate::error::{AccessError, Error, MembershipError, SetError};
 
 /// Why a table is of no more use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +18,17 @@ pub enum Ended {
     Fenced = 3,
     /// The node that lent the objects to this program is gone.
     Detached = 4,
+}
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Error {
+        match ended {
+            Ended::Destroyed => SetError::Destroyed.into(),
+            Ended::Stopped => MembershipError::Stopped.into(),
+            Ended::Fenced => AccessError::Fenced.into(),
+            Ended::Detached => MembershipError::Detached.into(),
+        }
+    }
 }
 
 /// In the place of an [`Ended`]: what is put must be told to the node that lends the objects.
@@ -40,6 +53,8 @@ pub(super) struct Head {
     pub discarded: AtomicU64,
     /// Of the node, once it uses this table.
     pub lease: OnceLock<Arc<Lease>>,
+    /// Where what is here counts, if the set has a budget.
+    pub account: OnceLock<Arc<Account>>,
 }
 
 impl Head {

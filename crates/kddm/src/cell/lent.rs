@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ptr::NonNull;
 
+use super::CellNumber;
 use super::arena::{Cell, is_in_cell, load_value, store_value};
 use super::content;
 use super::hold::Hold;
@@ -75,6 +76,49 @@ impl<T: Value> Table<T> {
         match unsafe { value.cast::<T>().as_ref() } {
             Some(value) => content::encode(value, bytes).map(|()| true),
             None => Ok(false),
+        }
+    }
+
+    /// How many bytes the value has, as it is encoded. `None`: there is none, or somebody writes, or it does not encode.
+    ///
+    /// The caller is the driver.
+    pub(super) fn measure(&self, number: CellNumber) -> Option<usize> {
+        let pointer = self.arena.pointer(number)?;
+        let cell = self.live(number)?;
+        let _kept_out = self.keep_writers_out(pointer, cell)?;
+        let value = cell.value.load(Ordering::Acquire);
+        if content::is_bytes(value) {
+            // SAFETY: bytes are replaced by the driver only, and this is the driver.
+            return Some(unsafe { content::bytes(value) }.bytes.len());
+        }
+        if is_in_cell::<T>() {
+            return Some(size_of::<T>());
+        }
+        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
+        content::encoded_len(unsafe { value.cast::<T>().as_ref() }?)
+    }
+
+    /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
+    /// at them while they are replaced.
+    pub(super) fn decode_at_first_use(&self, cell: &Cell) {
+        let old = cell.value.load(Ordering::Acquire);
+        if !content::is_bytes(old) {
+            return;
+        }
+        // SAFETY: only the driver replaces bytes, and this is the driver.
+        if unsafe { content::bytes(old) }.error.is_some() {
+            return;
+        }
+        // SAFETY: only the driver replaces bytes, and this is the driver. Bytes without an error have
+        // been shown to nobody; until the pointer is replaced below, others look at its tag only.
+        let bytes = unsafe { content::into_bytes(old) }.bytes.into_vec();
+        let (new, ready) = match content::decode_owned::<T>(bytes) {
+            Ok(value) => (content::from_value(value), true),
+            Err((bytes, error)) => (content::from_bytes(bytes, Some(error)), false),
+        };
+        cell.value.store(new, Ordering::Release);
+        if ready {
+            cell.word.set_ready();
         }
     }
 

@@ -11,9 +11,11 @@
 //! - A value changes only under the write hold, or by the driver while the granted access is none
 //!   and no revocation is pending: then nobody holds the object, and nobody can begin to.
 
+mod account;
 mod adopt;
 mod arena;
 mod changed;
+mod cold;
 mod content;
 mod handle;
 mod head;
@@ -39,6 +41,10 @@ mod stress_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use account::Account;
+pub(crate) use account::SAMPLED;
+pub use cold::Swept;
+pub(crate) use content::encoded_len;
 pub use handle::Handle;
 pub use head::Ended;
 pub use hold::{Hold, ReadHold, WriteHold};

@@ -208,6 +208,7 @@ impl<T: Value> Store for Table<T> {
         cell.id.store(id, Ordering::Release);
         cell.version.store(0, Ordering::Relaxed);
         cell.word.begin();
+        self.begin_sample(cell, id);
         self.index.insert(id, number, writer.live, |number| self.id_of(number));
         writer.live += 1;
         number
@@ -307,17 +308,24 @@ impl<T: Value> Store for Table<T> {
         }
     }
 
-    fn install_bytes(&self, cell: CellNumber, version: u64, bytes: Option<Cow<'_, [u8]>>) -> Result<(), InstallError> {
-        let Some(pointer) = self.arena.pointer(cell) else { return Ok(()) };
-        let Some(cell) = self.live(cell) else { return Ok(()) };
+    fn install_bytes(
+        &self,
+        number: CellNumber,
+        version: u64,
+        bytes: Option<Cow<'_, [u8]>>,
+    ) -> Result<(), InstallError> {
+        let Some(pointer) = self.arena.pointer(number) else { return Ok(()) };
+        let Some(cell) = self.live(number) else { return Ok(()) };
         if bytes.is_some() && has_value(cell) && cell.version.load(Ordering::Acquire) == version {
             return Ok(());
         }
+        let value_bytes = bytes.as_ref().map(|bytes| bytes.len());
         let installed = while_unused(cell, || {
             // SAFETY: the pointer is from this table's arena, and nobody uses the object or can begin to.
             unsafe { Self::replace(pointer, cell, version, bytes) }
         });
         let (old, result) = installed.ok_or(InstallError::Held)?;
+        self.counts(number, value_bytes, version);
         // SAFETY: taken out of a cell of `T` while nobody held it.
         unsafe { content::drop_value::<T>(old) };
         Ok(result?)
@@ -359,8 +367,8 @@ impl<T: Value> Store for Table<T> {
         is_large.then(|| SharedBytes::of(value))
     }
 
-    fn discard(&self, cell: CellNumber) -> bool {
-        let Some(cell) = self.live(cell) else { return true };
+    fn discard(&self, number: CellNumber) -> bool {
+        let Some(cell) = self.live(number) else { return true };
         let old = while_unused(cell, || {
             cell.version.store(0, Ordering::Release);
             let old = cell.value.swap(content::none(), Ordering::AcqRel);
@@ -368,6 +376,7 @@ impl<T: Value> Store for Table<T> {
             old
         });
         let Some(old) = old else { return false };
+        self.counts(number, None, 0);
         // SAFETY: taken out of a cell of `T` while nobody held it.
         unsafe { content::drop_value::<T>(old) };
         true
@@ -400,7 +409,7 @@ impl<T: Value> Store for Table<T> {
     }
 }
 
-fn has_value(cell: &Cell) -> bool {
+pub(super) fn has_value(cell: &Cell) -> bool {
     cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null()
 }
 
@@ -433,37 +442,13 @@ impl<T: Value> Table<T> {
 
     /// Where a local thread could begin to write, it is kept out while the answer lives. `None`: one
     /// is writing.
-    fn keep_writers_out(&self, pointer: NonNull<Cell>, cell: &Cell) -> Option<Option<Hold>> {
+    pub(super) fn keep_writers_out(&self, pointer: NonNull<Cell>, cell: &Cell) -> Option<Option<Hold>> {
         let seen = cell.word.load();
         let writable = seen.level() == WRITE && !seen.has(REVOKE);
         if seen.has(WRITER) || (writable && !cell.word.take_reader()) {
             return None;
         }
         Some(writable.then(|| Hold::in_word(pointer, Use::Counted, self.head_pointer(), Note::Nobody)))
-    }
-
-    /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
-    /// at them while they are replaced.
-    fn decode_at_first_use(&self, cell: &Cell) {
-        let old = cell.value.load(Ordering::Acquire);
-        if !content::is_bytes(old) {
-            return;
-        }
-        // SAFETY: only the driver replaces bytes, and this is the driver.
-        if unsafe { content::bytes(old) }.error.is_some() {
-            return;
-        }
-        // SAFETY: only the driver replaces bytes, and this is the driver. Bytes without an error have
-        // been shown to nobody; until the pointer is replaced below, others look at its tag only.
-        let bytes = unsafe { content::into_bytes(old) }.bytes.into_vec();
-        let (new, ready) = match content::decode_owned::<T>(bytes) {
-            Ok(value) => (content::from_value(value), true),
-            Err((bytes, error)) => (content::from_bytes(bytes, Some(error)), false),
-        };
-        cell.value.store(new, Ordering::Release);
-        if ready {
-            cell.word.set_ready();
-        }
     }
 
     fn free(&self, number: CellNumber, must: u64, must_not: u64) -> bool {
@@ -473,6 +458,7 @@ impl<T: Value> Table<T> {
             return false;
         }
         let old = cell.value.swap(content::none(), Ordering::AcqRel);
+        self.counts(number, None, 0);
         let mut writer = self.writer.lock();
         cell.word.end();
         let id = cell.id.load(Ordering::Relaxed);

@@ -1,7 +1,6 @@
 //! The table of one set: the fast path.
 
 use std::any::Any;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +16,7 @@ use super::notes::Notes;
 use super::slots::{Use, any_mentions, any_reads, free_slot, own_use};
 use super::store::Store;
 use super::sync::{Ordering, heavy_barrier, prepare};
-use super::word::{BIASED, Forced, LIVE, READY, Refusal, Slow, WRITER};
+use super::word::{BIASED, Forced, LIVE, Refusal, Slow, WRITER};
 use crate::sync::Mutex;
 use crate::value::{DecodeError, Value};
 
@@ -66,7 +65,7 @@ impl<T: Value> Default for Table<T> {
 }
 
 #[inline(always)]
-fn is(cell: &Cell, id: u64) -> bool {
+pub(super) fn is(cell: &Cell, id: u64) -> bool {
     cell.id.load(Ordering::Relaxed) == id
 }
 
@@ -87,6 +86,7 @@ impl<T: Value> Table<T> {
             limit_bytes: AtomicUsize::new(usize::MAX),
             discarded: AtomicU64::new(0),
             lease: OnceLock::new(),
+            account: OnceLock::new(),
         });
         Table {
             arena: Arena::new(),
@@ -202,7 +202,7 @@ impl<T: Value> Table<T> {
             }
         }
         if let Err(slow) = cell.word.count_reader(|| is(cell, id), cell.word.load()) {
-            return Err(refused(cell, Refusal::Slow(slow)));
+            self.count_cold(cell, id, slow)?;
         }
         read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Thread), id)
     }
@@ -246,7 +246,7 @@ impl<T: Value> Table<T> {
         let cell = unsafe { pointer.as_ref() };
         // Counted, because a slot is its thread's, and this hold may end in another one.
         if let Err(slow) = cell.word.count_reader(|| is(cell, id), cell.word.load()) {
-            return Err(refused(cell, Refusal::Slow(slow)));
+            self.count_cold(cell, id, slow)?;
         }
         read_hold(Hold::in_word(pointer, Use::Counted, self.head, Note::Holder(holder)), id)
     }
@@ -313,6 +313,7 @@ impl<T: Value> Table<T> {
         }
         // SAFETY: the caller's promise; cells live as long as the table.
         let cell = unsafe { pointer.as_ref() };
+        self.glance_cold(cell, id);
         // SAFETY: the pointer is from this table's arena of `T`. The same look at the word covers the
         // id: the stamp changes before a cell is given to another object.
         cell.word.validated(|| is(cell, id), || unsafe { load_value::<T>(pointer) })
@@ -336,7 +337,7 @@ impl<T: Value> Table<T> {
     /// Whether [`Self::try_read`] would succeed now.
     pub fn may_read(&self, id: u64) -> bool {
         let cell = self.find_cell(id).and_then(|cell| self.arena.cell(cell));
-        cell.is_some_and(|cell| cell.word.load().allows_read() && is(cell, id))
+        cell.is_some_and(|cell| cell.word.load().allows_cold_read() && is(cell, id))
     }
 
     /// Whether [`Self::try_write`] would succeed now, but for readers in slots.
@@ -420,7 +421,7 @@ fn read_hold<T: Value>(hold: Hold, id: u64) -> Result<ReadHold<T>, Slow> {
 
 /// What the caller hears.
 #[cold]
-fn refused(cell: &Cell, refusal: Refusal) -> Slow {
+pub(super) fn refused(cell: &Cell, refusal: Refusal) -> Slow {
     match refusal {
         Refusal::Withdrawn => Slow::Interrupted(cell.id.load(Ordering::Acquire)),
         Refusal::Slow(Slow::NoValue) if content::is_bytes(cell.value.load(Ordering::Acquire)) => Slow::Undecoded,
@@ -469,28 +470,5 @@ impl<T: Value> Drop for Table<T> {
 impl<T: Value> std::fmt::Debug for Table<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Table").field("type", &T::type_name()).field("cells", &self.arena.count()).finish()
-    }
-}
-
-impl<T: Value> Table<T> {
-    /// The objects in those cells, with them, in the order of the cells.
-    pub(super) fn live_cells(&self, cells: Range<CellNumber>) -> impl Iterator<Item = (u64, CellNumber, &Cell)> {
-        cells.filter_map(|number| {
-            let cell = self.arena.cell(number)?;
-            cell.word.load().has(LIVE).then(|| (cell.id.load(Ordering::Acquire), number, cell))
-        })
-    }
-
-    /// Objects of which this node has a value. Looks at every cell.
-    pub fn value_count(&self) -> usize {
-        let has_value = |cell: &Cell| cell.word.load().has(READY) || !cell.value.load(Ordering::Acquire).is_null();
-        self.live_cells(0..self.arena.count()).filter(|(_, _, cell)| has_value(cell)).count()
-    }
-
-    /// Bytes of cells and index, without the values.
-    pub fn metadata_bytes(&self) -> usize {
-        let cells = self.arena.count() as usize * size_of::<Cell>();
-        let free = self.writer.lock().free.capacity() * size_of::<CellNumber>();
-        cells + free + self.index.memory_bytes() + size_of::<Table<T>>()
     }
 }

@@ -507,3 +507,124 @@ fn plain_old_data_is_replaced_under_a_hold() {
     assert!(!hold.release());
     assert_eq!(table.pod_read(1), Some(Pod(9)));
 }
+
+fn with_account<T: crate::Value>(value: &T, ids: std::ops::Range<u64>) -> Table<T> {
+    let table = Table::new();
+    table.set_account(Arc::new(Account::new(1 << 20, || ())));
+    for id in ids {
+        let cell = table.find_or_insert(id);
+        table.install(cell, 1, Some(&bytes_of(value))).expect("it decodes");
+        table.grant(cell, Access::Write);
+        assert!(!table.take_read(cell).expect("it decodes").release());
+    }
+    table
+}
+
+/// What the hand finds, when it passes that object.
+fn pass<T: crate::Value>(table: &Table<T>, id: u64) -> Swept {
+    table.sweep(table.find_cell(id).expect("it is there"), id)
+}
+
+#[test]
+fn a_hand_finds_what_nobody_has_used_since_it_was_there_last() {
+    type Use = fn(&Table<String>, u64);
+    const IDS: u64 = 500;
+    let read = |table: &Table<String>, id| assert!(!table.try_read(id).expect("readable").release());
+    let table = with_account(&String::from("seven"), 0..IDS);
+    let uses: [(&str, Use); 4] = [
+        ("a read", |table, id| assert!(!table.try_read(id).expect("readable").release())),
+        ("a read of a holder", |table, id| {
+            let holder = Notes::of("a holder".into());
+            assert!(!table.try_read_by(id, &holder).expect("readable").release());
+        }),
+        ("reads by slots", |table, id| warm(table, id)),
+        ("a put", |table, id| {
+            let mut hold = table.try_write(id).expect("writable");
+            hold.publish("eight".into());
+            assert!(!hold.release());
+        }),
+    ];
+    for id in 0..IDS {
+        assert_eq!(pass(&table, id), Swept::Used, "it is new: {id}");
+        assert_eq!(pass(&table, id), Swept::Unused, "{id}");
+        for (what, used) in uses {
+            used(&table, id);
+            assert_eq!((pass(&table, id), pass(&table, id)), (Swept::Used, Swept::Unused), "{what} of {id}");
+        }
+        assert!(table.may_read(id), "whoever comes next gets it");
+    }
+    let (hold, cell) = (table.try_read(3).expect("readable"), table.find_cell(3).expect("it is there"));
+    assert_eq!((pass(&table, 3), table.is_held(cell)), (Swept::Used, true));
+    drop(hold);
+    assert!(table.discard(cell));
+    assert_eq!(pass(&table, 3), Swept::Nothing);
+    read(&table, 4);
+    assert_eq!(table.sweep(cell, 4), Swept::Nothing, "the cell of another object");
+}
+
+#[test]
+fn copies_that_leave_no_trace_are_seen_by_the_hand_too() {
+    const IDS: u64 = 500;
+    let table = with_account(&Pod([7u64; 8]), 0..IDS);
+    for id in 0..IDS {
+        assert_eq!((pass(&table, id), pass(&table, id)), (Swept::Used, Swept::Unused));
+        assert_eq!(table.pod_glance(id), None, "whoever copies it out says so first: {id}");
+        assert_eq!(table.pod_read(id), Some(Pod([7; 8])));
+        let is_sample = table.account().expect("it has one").samples(id);
+        assert_eq!(table.pod_glance(id).is_some(), !is_sample, "all reads of a sample are counted: {id}");
+        assert_eq!((pass(&table, id), pass(&table, id)), (Swept::Used, Swept::Unused));
+    }
+}
+
+#[test]
+fn a_table_counts_what_is_here_and_a_sample_what_is_found() {
+    const IDS: u64 = 640;
+    let table = with_account(&String::from("seven"), 0..IDS);
+    let account = Arc::clone(table.account().expect("it has one"));
+    let each = account.bytes() / IDS as usize;
+    assert_eq!((account.bytes(), each), (each * IDS as usize, 6 + 120), "the text, its length, and what is besides");
+    let samples = (0..IDS).filter(|id| account.samples(*id)).count() as u64;
+    assert!((2..40).contains(&samples), "{samples}");
+    for id in 0..IDS {
+        account.missed(id);
+        for _ in 0..3 {
+            assert!(!table.try_read(id).expect("readable").release());
+        }
+        table.was_missed(id);
+    }
+    assert_eq!(account.found(), (IDS, 2 * samples, samples));
+    let mut hold = table.try_write(7).expect("writable");
+    hold.publish("seven".repeat(10));
+    assert!(!hold.release());
+    assert_eq!(pass(&table, 7), Swept::Used);
+    assert_eq!(account.bytes(), each * IDS as usize + 45, "it has grown");
+    let cell = table.find_cell(7).expect("it is there");
+    account.keep(cell);
+    assert_eq!((account.bytes(), account.bytes_of(cell)), (each * (IDS as usize - 1), 0));
+    assert_eq!((pass(&table, 7), account.bytes_of(cell)), (Swept::Unused, 0), "it does not count again");
+    for (_, cell) in table.cells() {
+        assert_ne!(table.revoke(cell, Access::None), RevokeResult::Held);
+        assert!(table.discard(cell) && table.release_cell(cell));
+    }
+    assert_eq!(account.bytes(), 0);
+}
+
+#[test]
+fn whoever_is_to_make_room_is_told_when_there_is_too_much() {
+    let told = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let tells = Arc::clone(&told);
+    let account = Account::new(1_000, move || _ = tells.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let told = || told.load(std::sync::atomic::Ordering::Relaxed);
+    account.note(0, 500, 1);
+    account.note(2_000, 260, 1);
+    assert_eq!((account.bytes(), told()), (1_000, 0), "as much as may be");
+    account.note(2_000, 261, 2);
+    assert_eq!((account.bytes(), told()), (1_001, 1));
+    account.note(2_000, 200, 3);
+    account.forget(0);
+    assert_eq!((account.bytes(), told()), (320, 1), "less is no news");
+    account.note(5_000, usize::MAX, 1);
+    assert!(account.bytes() > 1 << 38 && told() == 2, "whatever a type says of itself");
+    account.forget(5_000);
+    assert_eq!(account.bytes(), 320);
+}

@@ -12,7 +12,9 @@
 //! | 8-13 | heat: counted reads since the last write hold or revocation |
 //! | 14-26 | counted readers |
 //! | 27 | WATCHED: the end of a write hold is told, whoever waits |
-//! | 28-63 | stamp: changes at each publish, install, revocation and free; validates seqlock reads |
+//! | 28 | COLD: a hand has passed (see [`super::cold`]), and whoever reads next says that he has been here |
+//! | 29 | USED: one that stays COLD was read since |
+//! | 30-63 | stamp: changes at each publish, install, revocation and free; validates seqlock reads |
 
 use kddm_core::io::Access;
 
@@ -33,7 +35,9 @@ const HEAT: u64 = 0x3f << 8;
 const READER_ONE: u64 = 1 << 14;
 const READERS: u64 = 0x1fff << 14;
 pub(super) const WATCHED: u64 = 1 << 27;
-const STAMP_ONE: u64 = 1 << 28;
+pub(super) const COLD: u64 = 1 << 28;
+pub(super) const USED: u64 = 1 << 29;
+const STAMP_ONE: u64 = 1 << 30;
 const STAMP: u64 = !(STAMP_ONE - 1);
 
 /// What a seqlock read must find unchanged.
@@ -87,8 +91,13 @@ impl Bits {
 
     #[inline(always)]
     pub fn allows_read(self) -> bool {
-        const LOOKED_AT: u64 = LIVE | READY | REVOKE | WAITERS | WRITER;
+        const LOOKED_AT: u64 = LIVE | READY | REVOKE | WAITERS | WRITER | COLD;
         self.0 & LOOKED_AT == LIVE | READY && self.level() != 0
+    }
+
+    /// The same, of one that may be cold.
+    pub fn allows_cold_read(self) -> bool {
+        Bits(self.0 & !COLD).allows_read()
     }
 
     pub fn allows_write(self) -> bool {
@@ -158,15 +167,21 @@ impl Word {
     pub fn validated<R>(&self, same: impl Fn() -> bool, read: impl Fn() -> R) -> Option<R> {
         /// A publish or two may come between; then somebody is busy writing, and waiting is better.
         const ATTEMPTS: u32 = 4;
-        (0..ATTEMPTS).find_map(|_| self.validated_once(&same, &read))
+        (0..ATTEMPTS).find_map(|_| self.validated_but::<COLD, R>(&same, &read))
     }
 
-    /// One attempt of [`Self::validated`].
+    /// One attempt of [`Self::validated`], of an object that is not cold.
     #[inline(always)]
     pub fn validated_once<R>(&self, same: impl Fn() -> bool, read: impl Fn() -> R) -> Option<R> {
-        const LOOKED_AT: u64 = LIVE | READY | REVOKE | WRITER;
+        self.validated_but::<0, R>(same, read)
+    }
+
+    /// Whatever those bits say.
+    #[inline(always)]
+    fn validated_but<const BUT: u64, R>(&self, same: impl Fn() -> bool, read: impl Fn() -> R) -> Option<R> {
+        const LOOKED_AT: u64 = LIVE | READY | REVOKE | WRITER | COLD;
         let before = self.load();
-        if before.0 & LOOKED_AT != LIVE | READY || before.level() == 0 || !same() {
+        if before.0 & (LOOKED_AT & !BUT) != LIVE | READY || before.level() == 0 || !same() {
             return None;
         }
         let seen = read();
@@ -198,6 +213,28 @@ impl Word {
             } else {
                 new += HEAT_ONE;
             }
+            match self.0.compare_exchange_weak(seen.0, new, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = Bits(now),
+            }
+        }
+    }
+
+    /// Counts a reader of an object that may be cold, and sets and clears those flags.
+    #[cold]
+    pub fn count_cold_reader(&self, same: impl Fn() -> bool, set: u64, clear: u64) -> Result<(), Slow> {
+        let mut seen = self.load();
+        loop {
+            if !same() {
+                return Err(Slow::NoAccess);
+            }
+            if !seen.allows_cold_read() {
+                return Err(seen.why_no_read());
+            }
+            if seen.0 & READERS == READERS {
+                return Err(Slow::Held);
+            }
+            let new = ((seen.0 + READER_ONE) | set) & !clear;
             match self.0.compare_exchange_weak(seen.0, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = Bits(now),
@@ -325,6 +362,28 @@ impl Word {
         } else {
             self.0.fetch_and(!WATCHED, Ordering::AcqRel);
         }
+    }
+
+    /// A hand passes: the next reader says that he has been here. False: nobody has since the last time.
+    pub fn make_cold(&self) -> bool {
+        !self.load().has(COLD) && !Bits(self.0.fetch_or(COLD, Ordering::AcqRel)).has(COLD)
+    }
+
+    /// A reader has been here. It may be seen late: nothing rests on it.
+    pub fn set_warm(&self) {
+        self.0.fetch_and(!COLD, Ordering::Relaxed);
+    }
+
+    /// The same of one that stays cold.
+    pub fn set_used(&self) {
+        if !self.load().has(USED) {
+            self.0.fetch_or(USED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was read since this was asked last.
+    pub fn take_used(&self) -> bool {
+        self.load().has(USED) && Bits(self.0.fetch_and(!USED, Ordering::AcqRel)).has(USED)
     }
 
     /// Counts a reader on behalf of a queued waiter.

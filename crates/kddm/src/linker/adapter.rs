@@ -15,7 +15,8 @@ impl<T: Value, S: Store> Linker<T> for S {
             object,
             reason: format!("it is no {}: {error}", T::type_name()),
         };
-        T::decode(&bytes).map(Some).map_err(damaged)
+        let decoded = T::from_encoded(bytes).or_else(|bytes| T::decode(&bytes));
+        decoded.map(Some).map_err(damaged)
     }
 
     fn claim(&self) -> Result<u64, LinkerError> {

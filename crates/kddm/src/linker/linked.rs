@@ -65,6 +65,16 @@ impl<T: Value> Linked<T> {
         self.of.policy != WritePolicy::Around
     }
 
+    /// When what is put goes there.
+    pub fn write_policy(&self) -> WritePolicy {
+        self.of.policy
+    }
+
+    /// A value is here now, or will be in a moment.
+    pub(super) fn is_here(here: &SetHere, object: u64, version: u64, value: &T) {
+        here.runtime.budgets.note(here.set, object, version, || crate::cell::encoded_len(value));
+    }
+
     pub(super) fn limit_ms(&self) -> u64 {
         self.limit.as_millis().try_into().unwrap_or(u64::MAX)
     }

@@ -32,6 +32,7 @@ impl<T: Value> Linked<T> {
                     let Some(mut hold) = held.take() else { return };
                     match check_size(&value, hold.limit_bytes()) {
                         Ok(()) => {
+                            Linked::is_here(&held.here, object, hold.version(), &value);
                             hold.initialize(value);
                             drop(hold);
                             held.end(Outcome::Available);

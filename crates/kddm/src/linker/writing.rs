@@ -21,6 +21,9 @@ use crate::value::Value;
 impl<T: Value> Linked<T> {
     /// Publishes what was changed, in the order that the set has chosen. What is still to be waited for.
     pub fn put(self: &Arc<Self>, here: &SetHere, hold: Hold<T>, limit: Duration) -> Result<Option<Put>, Error> {
+        if let Some(value) = hold.changed() {
+            Linked::is_here(here, hold.id(), hold.version() + 1, value);
+        }
         match self.of.policy {
             WritePolicy::Behind { .. } => self.put_behind(here, hold, limit),
             _ => Ok(Some(Put { op: self.put_through(here, hold), limit })),
@@ -109,8 +112,8 @@ impl<T: Value> Linked<T> {
         let object = hold.id();
         count(&self.counts.evicted, 1);
         let unwritten = match self.of.policy {
-            // Whoever has put it may be another node, which has not written it yet.
-            WritePolicy::Behind { .. } => hold.value().cloned(),
+            // Whoever has put it may be another node, which has not written it yet. What nobody has put came from there.
+            WritePolicy::Behind { .. } if hold.version() > 0 => hold.value().cloned(),
             _ => None,
         };
         let Some(value) = unwritten else { return here.remove_held(object, || _ = hold.end_untold()) };

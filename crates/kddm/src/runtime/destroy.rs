@@ -136,6 +136,7 @@ impl Runtime {
                 discard_all(&*store);
             }
         }
+        self.budgets.forget(set);
         self.linkers.forget(set);
     }
 }

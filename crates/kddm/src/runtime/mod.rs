@@ -62,6 +62,7 @@ use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::budget::Budgets;
 use crate::cell::{Lease, Table};
 use crate::coordination::Here;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
@@ -114,6 +115,8 @@ pub(crate) struct Runtime {
     pub scanning: crate::scan::Scanning,
     /// What stands behind the sets that were opened here.
     pub linkers: Linkers,
+    /// How much of some sets may be here.
+    pub budgets: Budgets,
     /// Those who watch sets of which this node owns something.
     pub feeds: changes::Feeds,
     /// Those of programs that are attached here.
@@ -177,6 +180,7 @@ impl Runtime {
             invoking: Invoking::default(),
             scanning: crate::scan::Scanning::default(),
             linkers: Linkers::default(),
+            budgets: Budgets::default(),
             feeds: changes::Feeds::default(),
             program_watches: lending::watches::Watches::default(),
             secret: parts.secret,
@@ -344,6 +348,7 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        self.budgets.close();
         self.linkers.close(drain);
         // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one
         // in memory still.

@@ -40,6 +40,11 @@ impl SetHere {
         let op = Arc::new(Op::new(Arc::clone(lane)));
         if claimed {
             op.claim();
+        } else if wish.level().is_some()
+            && let Err(error) = self.runtime.budgets.wanted(self.set, object)
+        {
+            let _nobody_waits_yet = op.complete(Outcome::Failed(error));
+            return op;
         }
         let mut state = lane.lock();
         if state.is_frozen(self.set) && !state.is_used_by_this_thread(self.set) && !holds() {

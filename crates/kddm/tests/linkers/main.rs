@@ -7,6 +7,7 @@ use kddm::linker::{LinkerCounts, Stamp};
 use kddm::{Error, LinkerError, Node, Set};
 
 mod behind;
+mod budget;
 mod evicted;
 mod failures;
 mod losses;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
+use kddm::{BudgetInfo, Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
@@ -139,7 +139,7 @@ impl Subject {
             Command::Sets => self.sets(),
             Command::Set { name } => {
                 let info = self.node.set_info(name)?;
-                let mut shown = set(&info, self.node.usage().get(&info.id));
+                let mut shown = set(&info, self.node.usage().get(&info.id), &self.node.budgets());
                 let shards = self.node.shards(info.id);
                 shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
                 Ok(shown)
@@ -238,7 +238,9 @@ impl Subject {
 
     fn sets(&self) -> Result<Json, Failure> {
         let usage = self.node.usage();
-        let sets: Vec<Json> = self.node.sets()?.iter().map(|info| set(info, usage.get(&info.id))).collect();
+        let budgets = self.node.budgets();
+        let sets = self.node.sets()?;
+        let sets: Vec<Json> = sets.iter().map(|info| set(info, usage.get(&info.id), &budgets)).collect();
         Ok(json!({"answered_by": self.node.id(), "sets": sets}))
     }
 
@@ -375,8 +377,9 @@ fn held_by(holder: &HeldBy) -> String {
     format!("{} ({})", holder.who, if holder.is_write { "write" } else { "read" })
 }
 
-fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
+fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo]) -> Json {
     let usage = usage.copied().unwrap_or_default();
+    let budget = budgets.iter().find(|budget| budget.set_id == info.id);
     json!({
         "name": info.name,
         "id": info.id,
@@ -395,6 +398,9 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>) -> Json {
         "inputs_here": usage.inputs,
         "replicas_here": usage.replicas,
         "lost_here": usage.lost,
+        "budget_bytes_here": budget.map(|budget| budget.limit_bytes),
+        "counted_bytes_here": budget.map(|budget| budget.bytes),
+        "hit_ratio_here": budget.and_then(|budget| budget.hit_ratio),
     })
 }
 

@@ -1,0 +1,247 @@
+//! Who keeps a set to its budget: a thread while there is too much, and whoever brings more when that is not enough.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use kddm_core::id::SetId;
+use parking_lot::{Condvar, Mutex};
+
+use super::here::{AnyBudget, BudgetInfo, Counts, count};
+use super::sweep::{Round, Sweep};
+use crate::cell::{Account, Store, Table};
+use crate::error::{AccessError, Error};
+use crate::linker::Linked;
+use crate::runtime::Runtime;
+use crate::runtime::told::SetHere;
+use crate::runtime::wait::mark_part_of_node;
+use crate::set::Shared;
+use crate::value::Value;
+
+/// How long the thread stays when there is not too much any more.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// When nothing can go it is tried again after that, and then after twice as long each time, at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+/// Steps that whoever brings more makes himself, once it is a fourth more than the budget.
+const OWN_STEPS: usize = 4;
+
+/// See the module.
+pub(crate) struct Budget<T: Value> {
+    pub(super) runtime: Weak<Runtime>,
+    pub(super) set: SetId,
+    pub(super) name: String,
+    pub(super) table: Arc<Table<T>>,
+    pub(super) linked: Option<Arc<Linked<T>>>,
+    pub(super) account: Arc<Account>,
+    pub(super) counts: Counts,
+    sweep: Mutex<Sweep>,
+    /// Somebody sees to it that there is less.
+    is_awake: AtomicBool,
+    thread: Mutex<Thread>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Thread {
+    is_there: bool,
+    is_wanted: bool,
+    is_closed: bool,
+}
+
+impl<T: Value> Budget<T> {
+    pub fn of(shared: &Shared<T>, limit_bytes: usize) -> Arc<Budget<T>> {
+        let budget = Arc::new_cyclic(|whole: &Weak<Budget<T>>| {
+            let whole = whole.clone();
+            let over = move || {
+                if let Some(budget) = whole.upgrade() {
+                    budget.begin();
+                }
+            };
+            let account = Arc::clone(shared.table.set_account(Arc::new(Account::new(limit_bytes, over))));
+            Budget {
+                runtime: Arc::downgrade(&shared.here.runtime),
+                set: shared.here.set,
+                name: shared.name.clone(),
+                table: Arc::clone(&shared.table),
+                linked: shared.linked.clone(),
+                account,
+                counts: Counts::default(),
+                sweep: Mutex::default(),
+                is_awake: AtomicBool::new(false),
+                thread: Mutex::default(),
+                news: Condvar::new(),
+            }
+        });
+        // What was here before is counted as the hand passes it.
+        budget.begin();
+        budget
+    }
+
+    fn here(&self) -> Option<SetHere> {
+        let runtime = self.runtime.upgrade().filter(|runtime| !runtime.is_stopping())?;
+        Some(SetHere { runtime, set: self.set })
+    }
+
+    /// Has a thread look whether something is to go. Perhaps under the lock of a lane.
+    fn begin(self: &Arc<Self>) {
+        if self.is_awake.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut thread = self.thread.lock();
+        thread.is_wanted = true;
+        self.news.notify_all();
+        if thread.is_closed || std::mem::replace(&mut thread.is_there, true) {
+            return;
+        }
+        let budget = Arc::clone(self);
+        if let Err(error) = std::thread::Builder::new().name("kddm-budget".into()).spawn(move || budget.work()) {
+            tracing::warn!(set = self.name, %error, "no thread to keep the set to its budget; whoever brings more does");
+            thread.is_there = false;
+            self.is_awake.store(false, Ordering::Release);
+        }
+    }
+
+    fn work(&self) {
+        mark_part_of_node();
+        while self.is_wanted() {
+            let goes_on = self.keep();
+            self.is_awake.store(false, Ordering::Release);
+            // What came meanwhile may not have woken it.
+            let is_again = self.is_over() && !self.is_awake.swap(true, Ordering::AcqRel);
+            let mut thread = self.thread.lock();
+            thread.is_wanted |= is_again;
+            thread.is_closed |= !goes_on;
+        }
+    }
+
+    /// Waits until something is to be done. False: the thread ends.
+    fn is_wanted(&self) -> bool {
+        let mut thread = self.thread.lock();
+        while !thread.is_wanted && !thread.is_closed {
+            if self.news.wait_for(&mut thread, LINGER).timed_out() && !thread.is_wanted {
+                break;
+            }
+        }
+        let goes_on = thread.is_wanted && !thread.is_closed;
+        (thread.is_wanted, thread.is_there) = (false, goes_on);
+        if !goes_on {
+            self.news.notify_all();
+        }
+        goes_on
+    }
+
+    /// Until there is somewhat less than the budget: a whole round at least, so that all is counted. False: the node has
+    /// stopped, or the set has ended.
+    fn keep(&self) -> bool {
+        let (mut retry, mut was_stuck, mut must_go_round) = (RETRY[0], false, true);
+        while must_go_round || self.account.bytes() > self.enough() {
+            let Some(here) = self.here() else { return false };
+            let round = self.sweep.lock().step(self, &here);
+            must_go_round &= round == Round::GoesOn;
+            if round == Round::Freed {
+                (retry, was_stuck) = (RETRY[0], false);
+            }
+            if !round.is_stuck() {
+                continue;
+            }
+            if !self.is_over() {
+                return true;
+            }
+            drop(here);
+            if !std::mem::replace(&mut was_stuck, true) {
+                self.is_stuck();
+            }
+            if self.pause(retry) {
+                return false;
+            }
+            retry = (retry * 2).min(RETRY[1]);
+        }
+        true
+    }
+
+    fn is_stuck(&self) {
+        count(&self.counts.stuck, 1);
+        let (set, bytes, limit_bytes) = (&*self.name, self.account.bytes(), self.account.limit_bytes());
+        tracing::warn!(set, bytes, limit_bytes, "nothing of the set can go: it is held, or not kept behind it yet");
+    }
+
+    /// Whether it was closed meanwhile.
+    fn pause(&self, limit: Duration) -> bool {
+        let mut thread = self.thread.lock();
+        if !thread.is_closed {
+            self.news.wait_for(&mut thread, limit);
+        }
+        thread.is_closed
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.account.bytes() > self.account.limit_bytes()
+    }
+
+    /// A sixteenth less than the budget, so that the next object does not begin it all anew.
+    pub(super) fn enough(&self) -> usize {
+        let limit_bytes = self.account.limit_bytes();
+        limit_bytes - limit_bytes / 16
+    }
+}
+
+impl<T: Value> AnyBudget for Budget<T> {
+    fn info(&self) -> BudgetInfo {
+        BudgetInfo::of(self.name.clone(), self.set.0, &self.account, &self.counts)
+    }
+
+    fn wanted(&self, object: u64) -> Result<(), Error> {
+        if self.table.find_cell(object).is_some_and(|cell| self.table.has_value(cell)) {
+            return Ok(()); // It is only to be held otherwise.
+        }
+        self.account.missed(object);
+        if self.account.bytes() <= self.account.limit_bytes().saturating_add(self.account.limit_bytes() / 4) {
+            return Ok(());
+        }
+        let Some(here) = self.here() else { return Ok(()) };
+        let mut sweep = self.sweep.lock();
+        for _ in 0..OWN_STEPS {
+            if !self.is_over() {
+                return Ok(());
+            }
+            let _whatever_round = sweep.step(self, &here);
+        }
+        drop(sweep);
+        let (bytes, limit_bytes) = (self.account.bytes(), self.account.limit_bytes());
+        if bytes <= limit_bytes.saturating_mul(2) {
+            return Ok(());
+        }
+        count(&self.counts.refused, 1);
+        Err(AccessError::OverBudget { set: self.name.clone(), bytes, limit_bytes }.into())
+    }
+
+    fn note(&self, object: u64, bytes: usize, version: u64) {
+        if let Some(cell) = self.table.find_cell(object) {
+            self.account.note(cell, bytes, version);
+        }
+    }
+
+    fn set_limit_bytes(&self, limit_bytes: usize) {
+        self.account.set_limit_bytes(limit_bytes);
+        if self.is_over() {
+            self.account.is_too_much();
+        }
+    }
+
+    fn close(&self) {
+        let mut thread = self.thread.lock();
+        thread.is_closed = true;
+        self.news.notify_all();
+        // It makes one step more at most, and never waits for others.
+        while thread.is_there {
+            if self.news.wait_for(&mut thread, CLOSE_LIMIT).timed_out() {
+                return tracing::warn!(set = self.name, "the thread that keeps its budget has not ended");
+            }
+        }
+    }
+}
+
+/// How long the end waits for the thread, whose steps take less than a millisecond.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);

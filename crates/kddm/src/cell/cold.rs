@@ -1,0 +1,113 @@
+//! Which objects were used lately, as a clock with one hand knows it. A hand that passes a cell sets COLD, and whoever
+//! reads the object next takes that away: once for each round of the hand, and not on the path of other hits, which look at
+//! that bit together with those that they look at anyway. Puts are known by their version.
+//!
+//! A sample stays COLD, so that each of its reads comes here and is counted; that it was read says USED.
+
+use std::sync::Arc;
+
+use super::CellNumber;
+use super::account::{Account, Known};
+use super::arena::Cell;
+use super::sync::Ordering;
+use super::table::{Table, is, refused};
+use super::word::{COLD, REVOKE, Refusal, Slow, USED, WAITERS, WRITER};
+use crate::value::Value;
+
+/// What the hand has found in a cell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swept {
+    /// No value, or one that somebody is busy with.
+    Nothing,
+    /// It was used since the hand was here last.
+    Used,
+    /// It was not.
+    Unused,
+}
+
+impl<T: Value> Table<T> {
+    /// What is here counts there from now on. One that is there already stays, and is answered.
+    pub fn set_account(&self, account: Arc<Account>) -> &Arc<Account> {
+        self.head().account.get_or_init(|| account)
+    }
+
+    /// Where what is here counts.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.head().account.get()
+    }
+
+    /// A value has come, or has gone.
+    pub(super) fn counts(&self, cell: CellNumber, value_bytes: Option<usize>, version: u64) {
+        if let Some(account) = self.account() {
+            match value_bytes {
+                Some(bytes) => account.note(cell, bytes, version),
+                None => account.forget(cell),
+            }
+        }
+    }
+
+    /// A cell is an object's from now on: a sample is counted from its first read on.
+    pub(super) fn begin_sample(&self, cell: &Cell, id: u64) {
+        if self.account().is_some_and(|account| account.samples(id)) {
+            cell.word.change(|word| word | COLD | USED);
+        }
+    }
+
+    /// An object was read here only because it had been brought: that was no hit.
+    pub fn was_missed(&self, id: u64) {
+        if let Some(account) = self.account() {
+            account.was_missed(id);
+        }
+    }
+
+    /// A reader was not counted as others are.
+    #[cold]
+    pub(super) fn count_cold(&self, cell: &Cell, id: u64, slow: Slow) -> Result<(), Slow> {
+        let Some(account) = self.account() else { return Err(refused(cell, Refusal::Slow(slow))) };
+        let is_sample = account.samples(id);
+        let (set, clear) = if is_sample { (USED, 0) } else { (0, COLD) };
+        match cell.word.count_cold_reader(|| is(cell, id), set, clear) {
+            Ok(()) if is_sample => account.hit(),
+            Ok(()) => {}
+            Err(slow) => return Err(refused(cell, Refusal::Slow(slow))),
+        }
+        Ok(())
+    }
+
+    /// Plain old data is about to be copied out, which leaves no trace where the cell is not cold.
+    #[cold]
+    pub(super) fn glance_cold(&self, cell: &Cell, id: u64) {
+        if !cell.word.load().has(COLD) || !is(cell, id) {
+            return;
+        }
+        match self.account().filter(|account| account.samples(id)) {
+            Some(account) => {
+                cell.word.set_used();
+                account.hit();
+            }
+            None => cell.word.set_warm(),
+        }
+    }
+
+    /// The hand passes that cell. **The caller has the lane of the object**, as for [`Store`](super::Store).
+    pub fn sweep(&self, number: CellNumber, id: u64) -> Swept {
+        let (Some(cell), Some(account)) = (self.arena.cell(number), self.account()) else { return Swept::Nothing };
+        let seen = cell.word.load();
+        if !is(cell, id) || !super::store::has_value(cell) || seen.has(WRITER | REVOKE | WAITERS) {
+            return Swept::Nothing;
+        }
+        let version = cell.version.load(Ordering::Acquire);
+        let known = account.knows(number, version);
+        if known != Known::This
+            && let Some(bytes) = self.measure(number)
+        {
+            account.note(number, bytes, version);
+        }
+        // Not `||`: it is cold from here on in any case. It may have been a sample until now.
+        if cell.word.make_cold() | cell.word.take_used() || known == Known::Another {
+            Swept::Used
+        } else {
+            Swept::Unused
+        }
+    }
+}
