@@ -150,7 +150,7 @@ impl Sweep {
             Err(Slow::Interrupted(object)) => return here.released(object),
             // Others read it once, and do not any more: it is all this node's again, and goes next time.
             Err(Slow::NoAccess) => {
-                let _whenever_it_is = here.ask(object, Wish::Acquire, false);
+                let _whenever_it_is = here.ask(object, Wish::Acquire, false, || false);
                 return;
             }
             Err(_) => return,
