@@ -69,6 +69,12 @@ pub struct LinkerCounts {
     pub queued: u64,
     /// Their encoded bytes.
     pub queued_bytes: u64,
+    /// Hooks that were run: see [`Linker::hears`](super::Linker::hears).
+    pub hooks: u64,
+    /// Those that failed or panicked.
+    pub hooks_failed: u64,
+    /// Copies that others did not wait for any longer: a hook took too long.
+    pub hooks_late: u64,
 }
 
 /// The same, while it is counted.
@@ -86,6 +92,9 @@ pub(super) struct Counts {
     pub retries: AtomicU64,
     pub full: AtomicU64,
     pub evicted: AtomicU64,
+    pub hooks: AtomicU64,
+    pub hooks_failed: AtomicU64,
+    pub hooks_late: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -110,6 +119,9 @@ impl Counts {
             evicted: of(&self.evicted),
             queued: waiting.objects as u64,
             queued_bytes: waiting.bytes as u64,
+            hooks: of(&self.hooks),
+            hooks_failed: of(&self.hooks_failed),
+            hooks_late: of(&self.hooks_late),
         }
     }
 }

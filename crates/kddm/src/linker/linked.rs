@@ -12,6 +12,7 @@ use super::absent::Absent;
 use super::behind::Behind;
 use super::error::LinkerError;
 use super::here::{Counts, LinkerInfo, count};
+use super::hooks::{Hears, Telling};
 use super::policy::{LinkerOf, WritePolicy};
 use super::pool::{NotTaken, Pool};
 use super::store::Stamp;
@@ -34,6 +35,8 @@ pub(crate) struct Linked<T: Value> {
     pub(super) counts: Counts,
     /// What is written later.
     pub(super) behind: Behind<T>,
+    /// What it hears of the copies that are here.
+    pub(super) telling: Telling<T>,
 }
 
 /// The same, whatever the type of the set.
@@ -53,7 +56,12 @@ impl<T: Value> Linked<T> {
             WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
             _ => Behind::new(Duration::ZERO, 0),
         };
-        Linked { of, linker, limit, pool, absent, counts, behind }
+        let hears = catch_unwind(AssertUnwindSafe(|| linker.hears())).unwrap_or_else(|_panic| {
+            tracing::error!(linker = of.name, "a linker panicked that was to say what it hears: it hears nothing");
+            Hears::default()
+        });
+        let telling = Telling::new(hears);
+        Linked { of, linker, limit, pool, absent, counts, behind, telling }
     }
 
     pub(super) fn name(&self) -> String {
@@ -126,8 +134,11 @@ impl<T: Value> AnyLinked for Linked<T> {
     }
 
     fn close(&self, rest: Duration, patience: Duration) -> bool {
+        self.telling.copies.end();
         self.write_the_rest(rest);
-        self.pool.close(Instant::now() + patience)
+        let deadline = Instant::now() + patience;
+        let has_returned = self.pool.close(deadline);
+        self.telling.copies.wait_for_end(deadline) && has_returned
     }
 
     fn limit(&self) -> Duration {

@@ -12,10 +12,12 @@ mod absent;
 mod adapter;
 mod behind;
 mod builder;
+mod copies;
 mod directory;
 mod error;
 mod held;
 mod here;
+mod hooks;
 mod linked;
 mod memory;
 mod policy;
@@ -30,10 +32,13 @@ mod writing;
 
 pub(crate) use builder::Given;
 pub use builder::LINKER_LIMIT;
+pub(crate) use copies::Lowered;
 pub use directory::Directory;
 pub use error::LinkerError;
 pub(crate) use here::Linkers;
 pub use here::{LinkerCounts, LinkerInfo};
+pub use hooks::Hears;
+pub use kddm_core::io::Access;
 pub(crate) use linked::Linked;
 pub use memory::Memory;
 pub(crate) use policy::LinkerOf;
@@ -119,6 +124,85 @@ pub trait Linker<T: Value>: Send + Sync + 'static {
     /// # Errors
     /// Whatever stands in the way.
     fn sync(&self) -> Result<(), LinkerError> {
+        Ok(())
+    }
+
+    /// What it wants to hear of the copies that its node has: for one that keeps something local for each of them, a page
+    /// that is mapped, a handle that is open. Asked once, when the set is opened.
+    ///
+    /// It hears on one thread of its own, of one thing after the other, so that what is said of an object is in order.
+    /// *That there is less is said before anybody else hears of it*: another node has no copy of what comes after, and
+    /// nobody writes, before [`invalidate`](Linker::invalidate) has returned (or `change_state` from write), at most for the
+    /// limit of the linker. That there is more is said when it is so already. Nothing is left out but a copy that has
+    /// gone before the linker has heard of it. What the threads of this node put it hears of as of any put, by
+    /// [`write_back`](Linker::write_back).
+    ///
+    /// ```
+    /// use kddm::linker::{Hears, Linker, LinkerError};
+    /// use std::sync::{Arc, Mutex, mpsc};
+    ///
+    /// /// Says which copies are here.
+    /// struct Says(Mutex<mpsc::Sender<(&'static str, u64)>>);
+    ///
+    /// impl Linker<String> for Says {
+    ///     fn first_touch(&self, _: u64) -> Result<Option<String>, LinkerError> {
+    ///         Ok(Some("mapped".into()))
+    ///     }
+    ///     fn hears(&self) -> Hears {
+    ///         Hears::Copies
+    ///     }
+    ///     fn insert(&self, object: u64, _version: u64, _value: &String) -> Result<(), LinkerError> {
+    ///         self.0.lock().expect("nobody panics here").send(("here", object)).ok();
+    ///         Ok(())
+    ///     }
+    ///     fn invalidate(&self, object: u64) -> Result<(), LinkerError> {
+    ///         self.0.lock().expect("nobody panics here").send(("gone", object)).ok();
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let (says, told) = mpsc::channel();
+    /// let (elsewhere, _) = mpsc::channel();
+    /// let here: kddm::Set<String> = nodes[0].set("pages").linker("pages", Says(Mutex::new(says))).open().wait()?;
+    /// let there: kddm::Set<String> = nodes[1].set("pages").linker("pages", Says(Mutex::new(elsewhere))).open().wait()?;
+    /// drop(here.get(7).wait()?);
+    /// assert_eq!(told.recv(), Ok(("here", 7)));
+    /// let _theirs = there.grab(7).wait()?; // it is gone here before that one has it
+    /// assert_eq!(told.try_recv(), Ok(("gone", 7)));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    fn hears(&self) -> Hears {
+        Hears::Nothing
+    }
+
+    /// This node has a copy that its threads may use: of that version, with that value, as it came. Told from [`Hears::Copies`] on, after the fact.
+    ///
+    /// # Errors
+    /// Whatever stands in the way. It is counted and told ([`Incident::HookFailed`](crate::Incident::HookFailed)), and
+    /// changes nothing: the copy is here. So with the other hooks.
+    fn insert(&self, object: u64, version: u64, value: &T) -> Result<(), LinkerError> {
+        let _is_not_of_interest = (object, version, value);
+        Ok(())
+    }
+
+    /// The copy goes: no thread of this node uses it any more, and nobody else has anything newer before this returns. After
+    /// the fact where this node has lost its lease or stops at once, and when the set is destroyed.
+    ///
+    /// # Errors
+    /// As [`insert`](Linker::insert).
+    fn invalidate(&self, object: u64) -> Result<(), LinkerError> {
+        let _is_not_of_interest = object;
+        Ok(())
+    }
+
+    /// What this node may do with the copy has changed; with [`Hears::Access`]. From nothing: after `insert`; to nothing: before
+    /// `invalidate`. From read to write it goes by way of nothing. Less is told before others hear of it, more after the fact.
+    ///
+    /// # Errors
+    /// As [`insert`](Linker::insert).
+    fn change_state(&self, object: u64, from: Access, to: Access) -> Result<(), LinkerError> {
+        let _is_not_of_interest = (object, from, to);
         Ok(())
     }
 }

@@ -32,7 +32,9 @@ impl<T: Value> Linked<T> {
                     let Some(mut hold) = held.take() else { return };
                     match check_size(&value, hold.limit_bytes()) {
                         Ok(()) => {
+                            let told = held.linked.to_tell(&value);
                             hold.initialize(value);
+                            held.linked.made(object, hold.version(), told);
                             drop(hold);
                             held.end(Outcome::Available);
                         }

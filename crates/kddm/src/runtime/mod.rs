@@ -14,6 +14,7 @@ pub(crate) mod fence;
 pub(crate) mod granting;
 pub(crate) mod guarded;
 pub(crate) mod healing;
+pub(crate) mod hooked;
 pub(crate) mod incidents;
 pub(crate) mod join;
 pub(crate) mod lane;

@@ -9,6 +9,7 @@ use kddm::{Error, LinkerError, Node, Set};
 mod behind;
 mod evicted;
 mod failures;
+mod hooks;
 mod losses;
 mod memory;
 mod settings;
