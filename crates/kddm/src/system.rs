@@ -240,7 +240,7 @@ impl<T: Value> SetBuilder<T> {
         let steps = async move {
             let description = found.await?;
             let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-            let linked = self.linked(&description)?;
+            let linked = self.linked(&description, &first_touch)?;
             let set = self.node.open_here(SetId(description.set), self.name, (first_touch, linked), limit)?;
             if let Some(limit) = self.hold_limit {
                 self.node.runtime().set_hold_limit(SetId(description.set), limit);

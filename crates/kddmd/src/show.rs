@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
-pub use crate::admin::listing::{ShowNames, ShowSet, show_names as names, show_set as of_set};
+pub use crate::admin::listing::{Lists, ShowNames, ShowSet, show_names as names, show_set as of_set};
 
 /// A cell: strings without quotes, nothing for what is missing.
 fn text(value: &Json) -> String {

@@ -175,6 +175,11 @@ impl<T: Value> Behind<T> {
         self.inside.lock().waits()
     }
 
+    /// For how long the oldest has waited.
+    pub fn oldest(&self) -> Duration {
+        self.inside.lock().oldest()
+    }
+
     /// Waits until all writes up to that number are done. What is left if that takes too long; it is given up if the queue
     /// `closes`, which takes nothing any more.
     pub fn wait_for(&self, upto: u64, deadline: Instant, closes: bool) -> Result<(), Waiting> {

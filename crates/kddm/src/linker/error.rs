@@ -135,6 +135,19 @@ pub enum LinkerError {
         /// The set.
         set: String,
     },
+    /// Another node was to read the object, as the linker wants it ([`FirstOwner`](super::FirstOwner)), or was asked to by one
+    /// without the linker, and could not. The object is not there still.
+    #[error("node {node} was to read object {object} for linker {linker:?}, and could not: {reason}")]
+    Elsewhere {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// The node that was asked.
+        node: u16,
+        /// What it says, or what stood in the way.
+        reason: String,
+    },
     /// The linker has no thread to run on. Nothing was begun.
     #[error("no thread for linker {linker:?}: {reason}")]
     NoThread {
@@ -169,6 +182,7 @@ impl LinkerError {
             LinkerError::Behind { .. } => 11,
             LinkerError::NotSynced { .. } => 12,
             LinkerError::NotKept { .. } => 13,
+            LinkerError::Elsewhere { .. } => 14,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::SetId;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::behind::Waiting;
 use super::linked::{AnyLinked, Linked};
@@ -20,7 +21,7 @@ use crate::value::Value;
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The linker of a set, as one node sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LinkerInfo {
     /// The name of the set.
@@ -38,7 +39,7 @@ pub struct LinkerInfo {
 }
 
 /// What a node counts of one linker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LinkerCounts {
     /// First touches that it was asked for.
@@ -75,6 +76,14 @@ pub struct LinkerCounts {
     pub hooks_failed: u64,
     /// Copies that others did not wait for any longer: a hook took too long.
     pub hooks_late: u64,
+    /// First touches that another node was to have: see [`Linker::default_owner`](super::Linker::default_owner).
+    pub elsewhere: u64,
+    /// First touches that this node has had for others.
+    pub for_others: u64,
+    /// For how long the oldest of what is to be written has waited, in milliseconds.
+    pub oldest_ms: u64,
+    /// Operations that wait for a thread of the linker now.
+    pub waiting: u64,
 }
 
 /// The same, while it is counted.
@@ -95,6 +104,8 @@ pub(super) struct Counts {
     pub hooks: AtomicU64,
     pub hooks_failed: AtomicU64,
     pub hooks_late: AtomicU64,
+    pub elsewhere: AtomicU64,
+    pub for_others: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -102,7 +113,7 @@ pub(super) fn count(what: &AtomicU64, how_many: u64) {
 }
 
 impl Counts {
-    pub fn now(&self, waiting: Waiting) -> LinkerCounts {
+    pub fn now(&self, waiting: Waiting, oldest: Duration, operations: usize) -> LinkerCounts {
         let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
         LinkerCounts {
             reads: of(&self.reads),
@@ -122,12 +133,16 @@ impl Counts {
             hooks: of(&self.hooks),
             hooks_failed: of(&self.hooks_failed),
             hooks_late: of(&self.hooks_late),
+            elsewhere: of(&self.elsewhere),
+            for_others: of(&self.for_others),
+            oldest_ms: oldest.as_millis().try_into().unwrap_or(u64::MAX),
+            waiting: operations as u64,
         }
     }
 }
 
 /// The name of a set, and its linker.
-type Named = (String, Arc<dyn AnyLinked>);
+pub(super) type Named = (String, Arc<dyn AnyLinked>);
 
 /// See the module.
 #[derive(Default)]
@@ -179,7 +194,12 @@ impl Linkers {
         });
     }
 
-    fn infos(&self) -> Vec<LinkerInfo> {
+    /// That of a set here, whatever its type, and the name of the set.
+    pub(super) fn named(&self, set: SetId) -> Option<Named> {
+        self.0.lock().get(&set.0).cloned()
+    }
+
+    pub(super) fn infos(&self) -> Vec<LinkerInfo> {
         let all: Vec<(u64, Named)> = self.0.lock().iter().map(|(id, named)| (*id, named.clone())).collect();
         let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(id, (set, linked))| linked.info(set, id)).collect();
         infos.sort_by(|one, other| one.set.cmp(&other.set));

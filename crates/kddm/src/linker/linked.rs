@@ -10,14 +10,18 @@ use parking_lot::Mutex;
 use super::Linker;
 use super::absent::Absent;
 use super::behind::Behind;
+use super::elsewhere::{Answer, Asked};
 use super::error::LinkerError;
 use super::here::{Counts, LinkerInfo, count};
 use super::hooks::{Hears, Telling};
+use super::placing::OnlyHere;
 use super::policy::{LinkerOf, WritePolicy};
 use super::pool::{NotTaken, Pool};
 use super::store::Stamp;
 use crate::cell::WriteHold;
 use crate::error::{Error, MembershipError};
+use crate::operation::Make;
+use crate::runtime::Runtime;
 use crate::runtime::told::SetHere;
 use crate::value::Value;
 
@@ -37,6 +41,9 @@ pub(crate) struct Linked<T: Value> {
     pub(super) behind: Behind<T>,
     /// What it hears of the copies that are here.
     pub(super) telling: Telling<T>,
+    /// What makes a first value where nothing stands behind an object.
+    pub(super) first_touch: Make<T>,
+    pub(super) only_here: OnlyHere,
 }
 
 /// The same, whatever the type of the set.
@@ -46,12 +53,14 @@ pub(crate) trait AnyLinked: Send + Sync {
     fn close(&self, rest: Duration, patience: Duration) -> bool;
     /// How long a method may take.
     fn limit(&self) -> Duration;
+    /// Another node asks.
+    fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer);
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
 }
 
 impl<T: Value> Linked<T> {
-    pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration) -> Linked<T> {
-        let (pool, absent, counts) = Default::default();
+    pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration, first_touch: Make<T>) -> Linked<T> {
+        let (pool, absent, counts, only_here) = Default::default();
         let behind = match of.policy {
             WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
             _ => Behind::new(Duration::ZERO, 0),
@@ -61,7 +70,7 @@ impl<T: Value> Linked<T> {
             Hears::default()
         });
         let telling = Telling::new(hears);
-        Linked { of, linker, limit, pool, absent, counts, behind, telling }
+        Linked { of, linker, limit, pool, absent, counts, behind, telling, first_touch, only_here }
     }
 
     pub(super) fn name(&self) -> String {
@@ -129,7 +138,7 @@ impl<T: Value> AnyLinked for Linked<T> {
             linker: self.name(),
             write_policy: self.of.policy,
             term: self.of.term,
-            counts: self.counts.now(self.behind.waits()),
+            counts: self.counts.now(self.behind.waits(), self.behind.oldest(), self.pool.waiting()),
         }
     }
 
@@ -143,6 +152,10 @@ impl<T: Value> AnyLinked for Linked<T> {
 
     fn limit(&self) -> Duration {
         self.limit
+    }
+
+    fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer) {
+        self.answer_for(runtime, name, asked, answer);
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync> {

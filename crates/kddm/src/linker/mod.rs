@@ -14,18 +14,22 @@ mod behind;
 mod builder;
 mod copies;
 mod directory;
+mod elsewhere;
 mod error;
+mod fetching;
 mod held;
 mod here;
 mod hooks;
 mod linked;
 mod memory;
+mod placing;
 mod policy;
 mod pool;
 mod reading;
 mod shared;
 mod store;
 mod sync;
+mod task;
 mod verdict;
 mod wanted;
 mod writing;
@@ -34,6 +38,8 @@ pub(crate) use builder::Given;
 pub use builder::LINKER_LIMIT;
 pub(crate) use copies::Lowered;
 pub use directory::Directory;
+pub(crate) use elsewhere::SERVICE;
+pub use elsewhere::{EncodedValue, LinkersOf};
 pub use error::LinkerError;
 pub(crate) use here::Linkers;
 pub use here::{LinkerCounts, LinkerInfo};
@@ -41,6 +47,7 @@ pub use hooks::Hears;
 pub use kddm_core::io::Access;
 pub(crate) use linked::Linked;
 pub use memory::Memory;
+pub use placing::FirstOwner;
 pub(crate) use policy::LinkerOf;
 pub use policy::WritePolicy;
 pub(crate) use shared::REMOVE;
@@ -83,6 +90,38 @@ pub trait Linker<T: Value>: Send + Sync + 'static {
     /// # Errors
     /// Whatever stands in the way; the operation fails with it, and the object is not there still.
     fn first_touch(&self, object: u64) -> Result<Option<T>, LinkerError>;
+
+    /// Where an object that is nowhere in the cluster gets its first value, and who owns it first: for what only one node can
+    /// reach. Asked by whoever wants the object; each node must say the same. The node that is named is asked to have the
+    /// first touch, and the object comes from there as from any owner.
+    ///
+    /// ```
+    /// use kddm::linker::{FirstOwner, Linker, LinkerError};
+    ///
+    /// /// Files that are at the node whose number is in the number of the object.
+    /// struct Files;
+    ///
+    /// impl Linker<String> for Files {
+    ///     fn first_touch(&self, object: u64) -> Result<Option<String>, LinkerError> {
+    ///         Ok(Some(format!("file {object}")))
+    ///     }
+    ///     fn default_owner(&self, object: u64) -> FirstOwner {
+    ///         FirstOwner::Only((object >> 48) as u16)
+    ///     }
+    /// }
+    ///
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let sets = [0, 1].map(|at: usize| nodes[at].set("files").linker("files", Files).open().wait());
+    /// let [here, _there]: [kddm::Set<String>; 2] = [sets[0].clone()?, sets[1].clone()?];
+    /// assert_eq!(*here.get(2 << 48).wait()?, format!("file {}", 2_u64 << 48));
+    /// assert_eq!((nodes[0].linkers()[0].counts.reads, nodes[1].linkers()[0].counts.reads), (0, 1));
+    /// assert!(here.get(9 << 48).wait().is_err(), "there is no node 9");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    fn default_owner(&self, object: u64) -> FirstOwner {
+        let _is_all_the_same = object;
+        FirstOwner::Whoever
+    }
 
     /// Begins the next term, as [`Store::claim`]: called once when the set is made. The answer is in all stamps.
     ///

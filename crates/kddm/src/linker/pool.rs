@@ -70,6 +70,11 @@ impl Pool {
         left.map_or(Ok(()), |_not_run| Err(NotTaken::NoThread(error.to_string())))
     }
 
+    /// Jobs that wait for a thread.
+    pub fn waiting(&self) -> usize {
+        self.inside.lock().jobs.len()
+    }
+
     fn work(&self) {
         mark_part_of_node();
         let mut inside = self.inside.lock();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kddm_core::message::RequestKind;
 
 use super::error::LinkerError;
+use super::reading::Made;
 use crate::cell::{Told, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::WriteGuard;
@@ -59,8 +60,12 @@ impl<T: Value> Shared<T> {
     /// Has it read. The answer is `Available` when it has a value.
     pub fn read(&self, hold: WriteHold<T>, is_existing: bool, make: Option<&Make<T>>) -> Arc<Op> {
         let linked = self.linked.as_ref().expect("it is asked for such sets alone");
-        let make = (!is_existing).then(|| make.unwrap_or(&self.first_touch).clone());
-        linked.read(&self.here, Told::new(hold), make)
+        let made = match make {
+            _ if is_existing => Made::Not,
+            Some(make) => Made::By(make.clone()),
+            None => Made::AsUsual(self.first_touch.clone()),
+        };
+        linked.read(&self.here, Told::new(hold), made)
     }
 
     pub fn remove(self: &Arc<Self>, object: u64) -> Pending<()> {

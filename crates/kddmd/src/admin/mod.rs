@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod client;
 pub mod coordination;
+pub mod linkers;
 pub mod listing;
 pub mod object;
 pub mod protocol;
