@@ -104,14 +104,20 @@ mod tests {
         for node in &nodes[1..] {
             let builder = node.set("rows").linker("memory", store.clone()).write_policy(WritePolicy::behind());
             let rows: kddm::Set<u64> = builder.open().wait().expect("a set");
-            rows.update(node.id().into(), |row| Ok(*row = 7)).wait().expect("put");
+            rows.grab(node.id().into()).wait().expect("it is made").put().wait().expect("put");
             rows.sync().wait().expect("written");
         }
         let answer = linkers(&nodes[0]).expect("an answer");
         for (at, id) in [(0, 2), (1, 3)] {
             let one = &answer["linkers"][at];
-            assert_eq!((&one["node"], &one["reads"], &one["writes"], &one["queued"]), (&json!(id), &json!(1), &json!(1), &json!(0)));
-            assert_eq!((&one["linker"], &one["write_policy"], &one["lag_ms"]), (&json!("memory"), &json!("behind"), &json!(1000)));
+            assert_eq!(
+                (&one["node"], &one["reads"], &one["writes"], &one["queued"]),
+                (&json!(id), &json!(1), &json!(1), &json!(0))
+            );
+            assert_eq!(
+                (&one["linker"], &one["write_policy"], &one["lag_ms"]),
+                (&json!("memory"), &json!("behind"), &json!(1000))
+            );
         }
         let shown = show_linkers(&answer);
         assert!(shown.contains("POLICY") && shown.contains("behind") && shown.lines().count() == 3, "{shown}");

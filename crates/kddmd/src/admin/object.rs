@@ -99,12 +99,16 @@ fn act_where_linked(
     let (form, value) = match (codec, form) {
         (Json::CODEC, None | Some(Form::Json)) => {
             let value: Tree = serde_json::from_slice(&read.bytes).map_err(|error| Failure::new(error.to_string()))?;
-            return Ok(json!({"id": id, "version": read.version, "as": "json", "value": value, "read_by": read.read_by}));
+            return Ok(
+                json!({"id": id, "version": read.version, "as": "json", "value": value, "read_by": read.read_by}),
+            );
         }
         (Raw::CODEC, form) => show(&read.bytes, form)?,
         // Of a type that only programs know: its bytes.
         (_, None | Some(Form::Hex)) => show(&read.bytes, Some(Form::Hex))?,
-        (_, Some(_)) => return Err(Failure::new(format!("this set has values in codec {codec}; use --as hex, or leave it out"))),
+        (_, Some(_)) => {
+            return Err(Failure::new(format!("this set has values in codec {codec}; use --as hex, or leave it out")));
+        }
     };
     Ok(json!({"id": id, "version": read.version, "as": form, "value": value, "read_by": read.read_by}))
 }
@@ -297,7 +301,9 @@ mod tests {
             node.set("rows").linker("memory", store.clone()).open().wait().expect("a set")
         };
         let rows = open(&nodes[2]);
-        rows.update(7, |row| Ok(row.0 = json!({"a": 1}))).wait().expect("put");
+        let mut row = rows.grab(7).wait().expect("it is made");
+        row.0 = json!({"a": 1});
+        row.put().wait().expect("put");
         rows.evict(7).wait().expect("it is in the store alone");
         let read = act(&nodes[0], "rows", 7, None, None, &Action::Get).expect("it is read");
         assert_eq!((&read["value"], &read["read_by"]), (&json!({"a": 1}), &json!(3)));
