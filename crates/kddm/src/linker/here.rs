@@ -1,8 +1,8 @@
 //! The linkers of a node: which sets have one here, and what they have counted.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::SetId;
@@ -150,9 +150,15 @@ pub(crate) struct Linkers(Mutex<HashMap<u64, Named>>);
 
 impl Linkers {
     /// That of a set here, made if there is none. `None`: there is one, and the set has another type here.
-    pub fn of_or<T: Value>(&self, set: SetId, name: &str, make: impl FnOnce() -> Linked<T>) -> Option<Arc<Linked<T>>> {
+    pub fn of_or<T: Value>(
+        &self,
+        set: SetId,
+        name: &str,
+        make: impl FnOnce(Weak<Linked<T>>) -> Linked<T>,
+    ) -> Option<Arc<Linked<T>>> {
         let mut sets = self.0.lock();
-        let (_, known) = sets.entry(set.0).or_insert_with(|| (name.into(), Arc::new(make())));
+        let made = || (name.into(), Arc::new_cyclic(|me| make(Weak::clone(me))) as Arc<dyn AnyLinked>);
+        let (_, known) = sets.entry(set.0).or_insert_with(made);
         Arc::clone(known).as_any().downcast().ok()
     }
 

@@ -48,8 +48,6 @@ struct Place {
     runtime: Weak<Runtime>,
     set: SetId,
     name: String,
-    /// What looks for those who wait for too long.
-    me: Weak<dyn Alarmed>,
 }
 
 /// Failures of which no watcher has heard yet.
@@ -76,12 +74,10 @@ impl<T: Value> Linked<T> {
     /// # Errors
     /// The system has no thread.
     pub fn begin_to_tell(self: &Arc<Self>, runtime: &Arc<Runtime>, set: SetId, name: &str) -> Result<(), Error> {
+        self.telling.place.get_or_init(|| Place { runtime: Arc::downgrade(runtime), set, name: name.into() });
         if self.telling.hears == Hears::Nothing {
             return Ok(());
         }
-        let me: Arc<dyn Alarmed> = Arc::clone(self) as _;
-        let place = || Place { runtime: Arc::downgrade(runtime), set, name: name.into(), me: Arc::downgrade(&me) };
-        self.telling.place.get_or_init(place);
         if self.telling.copies.begin() {
             let linked = Arc::clone(self);
             let started = std::thread::Builder::new().name("kddm-hooks".into()).spawn(move || linked.tell_all());
@@ -161,6 +157,15 @@ impl<T: Value> Linked<T> {
         }
     }
 
+    /// Has it looked then what is late, as long as the node runs.
+    pub(super) fn ring_at(&self, at: Instant) {
+        let Some(runtime) = self.telling.place.get().and_then(|place| place.runtime.upgrade()) else { return };
+        if !runtime.is_stopping() {
+            let me: Weak<dyn Alarmed> = Weak::clone(&self.me) as _;
+            runtime.lanes[0].wake_at(at, me);
+        }
+    }
+
     /// Whoever has waited for the linker to hear of an object goes on.
     fn goes_on(&self, object: u64) {
         let Some(place) = self.telling.place.get() else { return };
@@ -201,8 +206,11 @@ impl<T: Value> Hooks for Linked<T> {
 }
 
 impl<T: Value> Alarmed for Linked<T> {
-    /// Looks for those who have waited for a hook for too long.
+    /// Looks for those who have waited for a hook for too long, and for a thread that could not be started.
     fn ring(&self) {
+        if let Some(me) = self.me.upgrade() {
+            me.begin_to_write();
+        }
         let (late, again) = self.telling.copies.late(Instant::now());
         if !late.is_empty() {
             count(&self.counts.hooks_late, late.len() as u64);
@@ -217,10 +225,8 @@ impl<T: Value> Alarmed for Linked<T> {
         for object in late {
             self.goes_on(object);
         }
-        if let Some((at, place)) = again.zip(self.telling.place.get())
-            && let Some(runtime) = place.runtime.upgrade()
-        {
-            runtime.lanes[0].wake_at(at, Weak::clone(&place.me));
+        if let Some(at) = again {
+            self.ring_at(at);
         }
     }
 }

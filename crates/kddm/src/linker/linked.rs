@@ -1,8 +1,8 @@
 //! The linker of one set on one node: what it takes to call it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,12 +16,13 @@ use super::here::{Counts, LinkerInfo, count};
 use super::hooks::{Hears, Telling};
 use super::placing::OnlyHere;
 use super::policy::{LinkerOf, WritePolicy};
-use super::pool::{NotTaken, Pool};
+use super::pool::pool;
 use super::store::Stamp;
 use crate::cell::WriteHold;
 use crate::error::{Error, MembershipError};
 use crate::operation::Make;
 use crate::runtime::Runtime;
+use crate::runtime::pool::{NotTaken, Pool};
 use crate::runtime::told::SetHere;
 use crate::value::Value;
 
@@ -31,6 +32,8 @@ static WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// See the module.
 pub(crate) struct Linked<T: Value> {
+    /// Itself, for what is to be done later.
+    pub(super) me: Weak<Linked<T>>,
     pub(super) of: LinkerOf,
     pub(super) linker: Arc<dyn Linker<T>>,
     pub(super) limit: Duration,
@@ -59,8 +62,15 @@ pub(crate) trait AnyLinked: Send + Sync {
 }
 
 impl<T: Value> Linked<T> {
-    pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration, first_touch: Make<T>) -> Linked<T> {
-        let (pool, absent, counts, only_here) = Default::default();
+    /// It is to be at the place that `me` names.
+    pub fn new(
+        me: Weak<Linked<T>>,
+        of: LinkerOf,
+        given: (Arc<dyn Linker<T>>, Duration),
+        first_touch: Make<T>,
+    ) -> Linked<T> {
+        let (linker, limit) = given;
+        let (absent, counts, only_here) = Default::default();
         let behind = match of.policy {
             WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
             _ => Behind::new(Duration::ZERO, 0),
@@ -70,7 +80,7 @@ impl<T: Value> Linked<T> {
             Hears::default()
         });
         let telling = Telling::new(hears);
-        Linked { of, linker, limit, pool, absent, counts, behind, telling, first_touch, only_here }
+        Linked { me, of, linker, limit, pool: pool(), absent, counts, behind, telling, first_touch, only_here }
     }
 
     pub(super) fn name(&self) -> String {

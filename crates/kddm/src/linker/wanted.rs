@@ -48,9 +48,9 @@ impl<T: Value> SetBuilder<T> {
         let given = self.linker.as_ref().filter(|given| given.name == of.name);
         let linked = match given {
             None => linkers.of(set),
-            Some(given) => linkers.of_or(set, &description.name, || {
+            Some(given) => linkers.of_or(set, &description.name, |me| {
                 let limit = self.linker_limit.unwrap_or(LINKER_LIMIT);
-                Linked::new(of.clone(), Arc::clone(&given.linker), limit, Arc::clone(first_touch))
+                Linked::new(me, of.clone(), (Arc::clone(&given.linker), limit), Arc::clone(first_touch))
             }),
         };
         linked.map(Some).ok_or_else(|| missing(description, of))

@@ -32,6 +32,7 @@ pub(crate) mod peer;
 pub(crate) mod per_kind;
 pub(crate) mod places;
 pub(crate) mod placing;
+pub(crate) mod pool;
 pub(crate) mod proof;
 pub(crate) mod receive;
 pub(crate) mod refusals;
