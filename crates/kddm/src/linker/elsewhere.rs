@@ -19,6 +19,7 @@ use crate::pending::Pending;
 use crate::rpc::frame::BODY_LIMIT_BYTES;
 use crate::rpc::{Incoming, RpcError};
 use crate::runtime::Runtime;
+use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
 
@@ -82,14 +83,13 @@ impl<T: Value> Linked<T> {
     /// Answers when it has an answer.
     pub(super) fn answer_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer) {
         let Asked { set, object, what, limit } = asked;
-        let node = Node(Owner::guest(Arc::clone(runtime)));
-        let first_touch = Arc::clone(&self.first_touch);
-        let opened = node.open_here(set, name, (first_touch, Some(Arc::clone(&self))), limit);
+        let here = SetHere { runtime: Arc::clone(runtime), set };
+        let handle = self.handle(&here, name, limit);
         drive(async move {
-            let told = match (opened, what) {
-                (Err(error), _) => Told::Failed { reason: error.to_string() },
-                (Ok(set), What::Touch { makes }) => self.touch(&set, object, makes).await,
-                (Ok(set), What::Value) => value(&set, object).await,
+            let told = match (handle, what) {
+                (None, _) => Told::NoLinker,
+                (Some(set), What::Touch { makes }) => self.touch(&set, object, makes).await,
+                (Some(set), What::Value) => value(&set, object).await,
             };
             answer(told);
         });

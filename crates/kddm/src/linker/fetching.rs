@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kddm_core::id::ObjectId;
 use kddm_core::message::RequestKind;
 
+use super::linked::Linked;
 use super::task::drive;
 use crate::error::{AccessError, Error};
 use crate::guard::WriteGuard;
@@ -19,17 +20,14 @@ use crate::value::Value;
 impl<T: Value> Shared<T> {
     /// As [`Self::plain`], of a fetch or acquire: it reads what is in the cluster nowhere, and makes nothing where nothing is.
     pub(crate) fn fetch(self: &Arc<Self>, object: u64, wish: Wish) -> Pending<()> {
-        if self.linked.is_none() {
-            return self.plain(object, wish);
-        }
+        // What goes on by itself does not keep the node.
+        let handle = |linked: &Arc<Linked<T>>| linked.handle(&self.here, self.name.clone(), self.wait_limit);
+        let Some(set) = self.linked.as_ref().and_then(handle) else { return self.plain(object, wish) };
         let op = Arc::new(Op::new(Arc::clone(self.here.lane(object))));
-        let (set, answer) = (Set(Arc::clone(self)), Arc::clone(&op));
+        let answer = Arc::clone(&op);
         drive(async move {
             let fetched = set.read_ahead(object, wish).await;
-            let here = set.0.here.clone();
-            // It may be the last that knows the set.
-            drop(set);
-            here.answer(object, &answer, fetched.map_or_else(Outcome::Failed, |()| Outcome::Available));
+            set.0.here.answer(object, &answer, fetched.map_or_else(Outcome::Failed, |()| Outcome::Available));
         });
         Pending::asked(Plain(Request::under_way(self.here.clone(), object, wish, op, self.wait_limit)))
     }
