@@ -48,6 +48,22 @@ pub enum Incident {
         /// How many since it was told last, of those of which this node is the home.
         objects: usize,
     },
+    /// A hook of a linker ([`Linker::hears`](crate::linker::Linker::hears)) has failed or panicked: what it keeps for the object
+    /// here may be of before. Told once a second at most.
+    HookFailed {
+        /// The set.
+        set: String,
+        /// The name of its linker.
+        linker: String,
+        /// The object of the last one that failed.
+        object: u64,
+        /// Which hook that was.
+        hook: &'static str,
+        /// What it says.
+        reason: String,
+        /// How many have failed since it was told last.
+        failures: usize,
+    },
     /// Every object that is not lost has its replicas again, or as many as there are members for: all members have
     /// said so.
     Whole,

@@ -430,6 +430,9 @@ impl Node {
             table.set_linked();
         }
         self.runtime().name_set(set, &name);
+        if let Some(linked) = &linked {
+            linked.begin_to_tell(self.runtime(), set, &name)?;
+        }
         let here = SetHere { runtime: Arc::clone(self.runtime()), set };
         register(table.number(), &here, wait_limit);
         let lease = Arc::clone(&self.runtime().lease);

@@ -366,15 +366,16 @@ impl<T: Value> Set<T> {
     }
 
     /// Makes a copy local and holds nothing: a later `get` finds it here. It goes on if the answer is
-    /// dropped: that is how to ask for something in advance.
+    /// dropped: that is how to ask for something in advance. What exists nowhere is not made; in a set with a linker it is
+    /// read.
     pub fn fetch(&self, object: u64) -> Pending<()> {
-        self.0.plain(object, Wish::Fetch)
+        self.0.fetch(object, Wish::Fetch)
     }
 
     /// Makes ownership local and holds nothing: a later `grab` finds it here. Goes on like
     /// [`fetch`](Set::fetch) if the answer is dropped.
     pub fn acquire(&self, object: u64) -> Pending<()> {
-        self.0.plain(object, Wish::Acquire)
+        self.0.fetch(object, Wish::Acquire)
     }
 
     /// Fetches a range, all requests at once. Ask for less than the node's outstanding limit.

@@ -243,7 +243,7 @@ impl<T: Value> SetBuilder<T> {
             self.check_budget()?;
             let description = found.await?;
             let limit = self.wait_limit.unwrap_or(self.node.runtime().config.wait_limit);
-            let linked = self.linked(&description)?;
+            let linked = self.linked(&description, &first_touch)?;
             let stands_behind = (first_touch, linked);
             let set = self.node.open_here(SetId(description.set), self.name, stands_behind, limit)?;
             self.memory_budget.inspect(|bytes| set.keep_to(*bytes));

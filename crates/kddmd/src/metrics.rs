@@ -212,7 +212,7 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
 /// What the linkers of the sets of this node were asked for; nothing where no set has one.
 fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
     type Read = fn(&kddm::linker::LinkerCounts) -> u64;
-    let counters: [(&str, &str, &str, Read); 9] = [
+    let counters: [(&str, &str, &str, Read); 12] = [
         ("kddm_linker_reads_total", "counter", "First touches that a linker was asked for.", |counts| counts.reads),
         ("kddm_linker_absent_total", "counter", "Those for which there was nothing.", |counts| counts.absent),
         ("kddm_linker_writes_total", "counter", "Values and removals that it was to write.", |counts| counts.writes),
@@ -220,6 +220,11 @@ fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
         ("kddm_linker_errors_total", "counter", "Errors and panics of its methods.", |counts| counts.errors),
         ("kddm_linker_timeouts_total", "counter", "Methods that took too long.", |counts| counts.timed_out),
         ("kddm_linker_full_total", "counter", "Puts refused: too much was to be written.", |counts| counts.full),
+        ("kddm_linker_hooks_total", "counter", "Hooks that were told of copies.", |counts| counts.hooks),
+        ("kddm_linker_hooks_failed_total", "counter", "Those that failed.", |counts| counts.hooks_failed),
+        ("kddm_linker_hooks_late_total", "counter", "Copies for which a hook took too long.", |counts| {
+            counts.hooks_late
+        }),
         ("kddm_linker_queued", "gauge", "Objects that are to be written.", |counts| counts.queued),
         ("kddm_linker_queued_bytes", "gauge", "Their encoded bytes.", |counts| counts.queued_bytes),
     ];

@@ -11,7 +11,7 @@ use crate::admin::protocol::Command;
 
 pub use crate::admin::detail::{history_text as history, show_text as detail};
 pub use crate::admin::freezing::{FreezeSet, show_frozen as frozen};
-pub use crate::admin::listing::{ShowNames, ShowSet, show_names as names, show_set as of_set};
+pub use crate::admin::listing::{Lists, ShowNames, ShowSet, show_names as names, show_set as of_set};
 
 /// A cell: strings without quotes, nothing for what is missing.
 pub(crate) fn text(value: &Json) -> String {

@@ -72,7 +72,9 @@ impl<T> std::fmt::Debug for Rows<T> {
 struct Sql {
     create: String,
     read: String,
-    put: String,
+    /// A row that is there stays what it is besides: also where one could not be made of these columns alone.
+    change: String,
+    add: String,
     remove: String,
     read_stamp: String,
     put_stamp: String,
@@ -92,9 +94,8 @@ impl Sql {
                  tenure INTEGER NOT NULL, version INTEGER NOT NULL)"
             ),
             read: format!("SELECT {quoted} FROM \"{table}\" WHERE \"{key}\" = ?1"),
-            put: format!(
-                "INSERT INTO \"{table}\" (\"{key}\", {quoted}) VALUES (?1, {places}) ON CONFLICT (\"{key}\") DO UPDATE SET {set}"
-            ),
+            change: format!("UPDATE \"{table}\" SET {set} WHERE \"{key}\" = ?1"),
+            add: format!("INSERT INTO \"{table}\" (\"{key}\", {quoted}) VALUES (?1, {places})"),
             remove: format!("DELETE FROM \"{table}\" WHERE \"{key}\" = ?1"),
             read_stamp: format!("SELECT term, tenure, version FROM \"{stamps}\" WHERE object = ?1"),
             put_stamp: format!("REPLACE INTO \"{stamps}\" (object, term, tenure, version) VALUES (?1, ?2, ?3, ?4)"),
@@ -216,8 +217,11 @@ impl<T: Value> Linker<T> for Rows<T> {
             return Err(failed(format!("{} columns are named, and {} were written", self.columns, cells.len())));
         }
         self.keep(object, stamp, |connection| {
-            let cells = std::iter::once(Cell::Integer(signed(object))).chain(cells);
-            connection.prepare_cached(&self.sql.put)?.execute(params_from_iter(cells))
+            let cells: Vec<Cell> = std::iter::once(Cell::Integer(signed(object))).chain(cells).collect();
+            match connection.prepare_cached(&self.sql.change)?.execute(params_from_iter(&cells))? {
+                0 => connection.prepare_cached(&self.sql.add)?.execute(params_from_iter(&cells)),
+                changed => Ok(changed),
+            }
         })
     }
 

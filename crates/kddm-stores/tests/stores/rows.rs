@@ -48,6 +48,31 @@ fn row(database: &Connection, id: i64) -> Option<(String, String, Option<i64>)> 
 }
 
 #[test]
+fn a_row_that_could_not_be_made_of_the_named_columns_alone_is_changed() {
+    let scratch = Scratch::new("strict");
+    let path = scratch.path("people.db");
+    let database = Connection::open(&path).expect("it opens");
+    let table = "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT NOT NULL, born INTEGER, sure TEXT NOT NULL)";
+    database.execute_batch(table).expect("it is whole");
+    database.execute("INSERT INTO people VALUES (7, 'Ada', 1815, 'yes')", []).unwrap();
+    let rows = opened(&path);
+    assert_eq!(rows.claim(), Ok(1));
+    assert_eq!(rows.write_back(7, stamp(1, 1), &person("Ada Lovelace", 1815)), Ok(Written::Kept));
+    let read = |id: i64| {
+        let read = "SELECT name, sure FROM people WHERE id = ?1";
+        database.query_row(read, [id], |row| Ok((row.get(0)?, row.get(1)?))).ok()
+    };
+    assert_eq!(read(7), Some(("Ada Lovelace".to_string(), "yes".to_string())));
+    // Nobody says whether it is sure.
+    let error = rows.write_back(8, stamp(1, 1), &person("Grace", 1906)).expect_err("it cannot be made").to_string();
+    assert!(error.contains("sure"), "{error}");
+    assert_eq!(read(8), None);
+    database.execute("INSERT INTO people VALUES (8, 'G', 1900, 'no')", []).unwrap();
+    assert_eq!(rows.write_back(8, stamp(1, 1), &person("Grace", 1906)), Ok(Written::Kept), "its stamp was not kept");
+    assert_eq!(read(8), Some(("Grace".to_string(), "no".to_string())));
+}
+
+#[test]
 fn rows_are_read_written_and_removed_and_other_columns_stay() {
     let scratch = Scratch::new("rows");
     let (path, database) = people(&scratch);

@@ -34,7 +34,7 @@ pub(crate) struct Invoking {
     /// Those that no handle keeps any more are replaced, or forgotten with the next.
     sets: Mutex<HashMap<u64, Weak<dyn Runner>>>,
     owners: Mutex<Vec<Option<LastOwner>>>,
-    pub(super) workers: Arc<Workers>,
+    pub(super) workers: Workers,
     pub(super) counts: Counts,
 }
 

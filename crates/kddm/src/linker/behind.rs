@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +20,9 @@ const BATCH: usize = 256;
 
 /// How long after a failure it is tried again: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(5)];
+
+/// When it is tried again to start a thread, where the system had none.
+const THREAD_RETRY: Duration = Duration::from_millis(100);
 
 /// How long the thread stays without anything to write.
 const LINGER: Duration = Duration::from_secs(5);
@@ -67,6 +72,9 @@ pub(super) struct Behind<T> {
     news: Condvar,
     lag: Duration,
     limit_bytes: usize,
+    /// So many are not started, as if the system had none.
+    #[cfg(test)]
+    refused_threads: AtomicUsize,
 }
 
 impl<T: Value> Behind<T> {
@@ -85,7 +93,14 @@ impl<T: Value> Behind<T> {
             is_closed: false,
             refused: None,
         };
-        Behind { inside: Mutex::new(inside), news: Condvar::new(), lag, limit_bytes }
+        Behind {
+            inside: Mutex::new(inside),
+            news: Condvar::new(),
+            lag,
+            limit_bytes,
+            #[cfg(test)]
+            refused_threads: AtomicUsize::new(0),
+        }
     }
 
     /// Room for a value, that of what waits of the object included. If there is none, how much waits, and for how long the
@@ -119,8 +134,8 @@ impl<T: Value> Behind<T> {
         self.news.notify_all();
     }
 
-    /// It is published: its room is used. True: a thread has to begin. Whether something older went.
-    pub fn add(&self, object: u64, stamp: Stamp, value: Arc<T>, bytes: usize) -> (bool, bool) {
+    /// It is published: its room is used. Whether something older went.
+    pub fn add(&self, object: u64, stamp: Stamp, value: Arc<T>, bytes: usize) -> bool {
         let mut inside = self.inside.lock();
         inside.reserved -= 1;
         let mut write = Write { stamp, value, bytes, since: Instant::now(), first: stamp.version, is_removed: false };
@@ -137,13 +152,18 @@ impl<T: Value> Behind<T> {
             None => inside.order.push_back(object),
         }
         inside.waiting.insert(object, write);
-        let begins = !std::mem::replace(&mut inside.has_thread, true);
         drop(inside);
         self.news.notify_all();
-        (begins, replaces)
+        replaces
     }
 
-    /// No thread could begin: the next put tries again.
+    /// Whether something waits and nobody writes: whoever hears so has to.
+    fn needs_thread(&self) -> bool {
+        let mut inside = self.inside.lock();
+        !inside.order.is_empty() && !std::mem::replace(&mut inside.has_thread, true)
+    }
+
+    /// No thread could begin.
     fn has_no_thread(&self) {
         self.inside.lock().has_thread = false;
     }
@@ -173,6 +193,11 @@ impl<T: Value> Behind<T> {
 
     pub fn waits(&self) -> Waiting {
         self.inside.lock().waits()
+    }
+
+    /// For how long the oldest has waited.
+    pub fn oldest(&self) -> Duration {
+        self.inside.lock().oldest()
     }
 
     /// Waits until all writes up to that number are done. What is left if that takes too long; it is given up if the queue
@@ -223,6 +248,14 @@ impl<T: Value> Behind<T> {
                 }
             }
         }
+    }
+
+    fn start(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        #[cfg(test)]
+        if self.refused_threads.fetch_update(Relaxed, Relaxed, |left: usize| left.checked_sub(1)).is_ok() {
+            return Err(std::io::Error::other("the test has none"));
+        }
+        std::thread::Builder::new().name("kddm-behind".into()).spawn(work).map(drop)
     }
 
     /// They are written, or wait again, behind the others.
@@ -299,8 +332,11 @@ impl<T: Value> Inside<T> {
 }
 
 impl<T: Value> Linked<T> {
-    /// Has a thread write what waits.
+    /// Has a thread write what waits, if there is something and none does.
     pub(super) fn begin_to_write(self: &Arc<Self>) {
+        if !self.behind.needs_thread() {
+            return;
+        }
         let linked = Arc::clone(self);
         let work = move || {
             mark_part_of_node();
@@ -309,9 +345,10 @@ impl<T: Value> Linked<T> {
                 linked.behind.wrote(is_done);
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("kddm-behind".into()).spawn(work) {
-            tracing::warn!(linker = self.of.name, %error, "no thread to write what was put; the next put tries again");
+        if let Err(error) = self.behind.start(work) {
+            tracing::warn!(linker = self.of.name, %error, "no thread to write what was put; it is tried again");
             self.behind.has_no_thread();
+            self.ring_at(deadline_in(THREAD_RETRY));
         }
     }
 
@@ -351,6 +388,9 @@ impl<T: Value> Linked<T> {
 
     /// Writes what waits, in hurry, and takes nothing any more.
     pub(super) fn write_the_rest(&self, limit: Duration) {
+        if let Some(me) = self.me.upgrade() {
+            me.begin_to_write();
+        }
         if let Err(left) = self.behind.wait_for(u64::MAX, deadline_in(limit), true) {
             let Waiting { objects, bytes } = left;
             tracing::error!(linker = self.of.name, objects, bytes, "what was put was not written before the end");
@@ -366,9 +406,11 @@ mod tests {
         Stamp { term: 1, tenure: 1, version }
     }
 
+    /// Whether a thread has to begin.
     fn put(behind: &Behind<u64>, object: u64, version: u64, bytes: usize) -> bool {
         behind.reserve(object, bytes, Duration::from_secs(60)).expect("there is room");
-        behind.add(object, stamp(version), Arc::new(version), bytes).0
+        behind.add(object, stamp(version), Arc::new(version), bytes);
+        behind.needs_thread()
     }
 
     fn values(behind: &Behind<u64>) -> Vec<(u64, u64)> {
@@ -464,5 +506,23 @@ mod tests {
         behind.wait_for(u64::MAX, now, true).expect_err("nobody writes");
         assert!(behind.next().is_none(), "it was given up, and the thread ends");
         assert!(behind.reserve(8, 1, Duration::ZERO).is_err(), "nothing is taken any more");
+    }
+
+    #[test]
+    fn a_thread_that_could_not_be_started_is_started_later_without_another_put() {
+        let node = crate::Node::local_cluster(1).expect("a node").remove(0);
+        let store = crate::linker::Memory::new();
+        let policy = crate::linker::WritePolicy::Behind { lag: Duration::ZERO, bytes: 100 };
+        let builder = node.set("rows").linker("memory", store.clone()).write_policy(policy);
+        let set: crate::Set<u64> = builder.open().wait().expect("it opens");
+        let linked = node.runtime().linkers.of::<u64>(set.0.here.set).expect("it has one");
+        linked.behind.refused_threads.store(3, Relaxed);
+        set.grab(7).wait().expect("it is made").put().wait().expect("it is put");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while crate::linker::Store::read(&store, 7).expect("it answers").is_none() {
+            assert!(Instant::now() < deadline, "nobody writes it");
+            std::thread::yield_now();
+        }
+        assert_eq!(linked.behind.refused_threads.load(Relaxed), 0);
     }
 }

@@ -117,6 +117,22 @@ pub enum LinkerError {
         /// For how long the oldest has waited.
         oldest_ms: u64,
     },
+    /// A value is larger than all that may wait to be written in its set: no wait makes room for it. Nothing was published,
+    /// the old value stays.
+    #[error(
+        "object {object} has {bytes} bytes, and for linker {linker:?} {limit_bytes} bytes may wait to be written; nothing was \
+         published; make the set with more `bytes`, or with `WritePolicy::Through`"
+    )]
+    TooLarge {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// Its encoded bytes.
+        bytes: u64,
+        /// How many may wait.
+        limit_bytes: u64,
+    },
     /// What was put was not all written in time. It waits still, and is tried again.
     #[error("linker {linker:?} has yet to write {waiting} objects after {limit_ms} ms; they are tried again")]
     NotSynced {
@@ -134,6 +150,19 @@ pub enum LinkerError {
     NotKept {
         /// The set.
         set: String,
+    },
+    /// Another node was to read the object, as the linker wants it ([`FirstOwner`](super::FirstOwner)), or was asked to by one
+    /// without the linker, and could not. The object is not there still.
+    #[error("node {node} was to read object {object} for linker {linker:?}, and could not: {reason}")]
+    Elsewhere {
+        /// Its name.
+        linker: String,
+        /// The object.
+        object: u64,
+        /// The node that was asked.
+        node: u16,
+        /// What it says, or what stood in the way.
+        reason: String,
     },
     /// The linker has no thread to run on. Nothing was begun.
     #[error("no thread for linker {linker:?}: {reason}")]
@@ -169,6 +198,8 @@ impl LinkerError {
             LinkerError::Behind { .. } => 11,
             LinkerError::NotSynced { .. } => 12,
             LinkerError::NotKept { .. } => 13,
+            LinkerError::Elsewhere { .. } => 14,
+            LinkerError::TooLarge { .. } => 15,
         }
     }
 }

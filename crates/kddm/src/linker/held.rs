@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::error::LinkerError;
 use super::here::count;
 use super::linked::Linked;
+use super::pool::start;
 use crate::cell::{Told, WriteHold};
 use crate::error::{Error, MembershipError};
 use crate::runtime::told::{Lanes, SetHere};
@@ -71,7 +72,7 @@ impl<T: Value> Held<T> {
                 }
             }
         };
-        if let Err(why) = linked.pool.take(job) {
+        if let Err(why) = linked.pool.take(start, job) {
             held.fail(linked.not_taken(why));
         }
         op

@@ -1,12 +1,13 @@
 //! The linkers of a node: which sets have one here, and what they have counted.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::SetId;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::behind::Waiting;
 use super::linked::{AnyLinked, Linked};
@@ -20,7 +21,7 @@ use crate::value::Value;
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The linker of a set, as one node sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LinkerInfo {
     /// The name of the set.
@@ -38,7 +39,7 @@ pub struct LinkerInfo {
 }
 
 /// What a node counts of one linker.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LinkerCounts {
     /// First touches that it was asked for.
@@ -69,6 +70,20 @@ pub struct LinkerCounts {
     pub queued: u64,
     /// Their encoded bytes.
     pub queued_bytes: u64,
+    /// Hooks that were run: see [`Linker::hears`](super::Linker::hears).
+    pub hooks: u64,
+    /// Those that failed or panicked.
+    pub hooks_failed: u64,
+    /// Copies that others did not wait for any longer: a hook took too long.
+    pub hooks_late: u64,
+    /// First touches that another node was to have: see [`Linker::default_owner`](super::Linker::default_owner).
+    pub elsewhere: u64,
+    /// First touches that this node has had for others.
+    pub for_others: u64,
+    /// For how long the oldest of what is to be written has waited, in milliseconds.
+    pub oldest_ms: u64,
+    /// Operations that wait for a thread of the linker now.
+    pub waiting: u64,
 }
 
 /// The same, while it is counted.
@@ -86,6 +101,11 @@ pub(super) struct Counts {
     pub retries: AtomicU64,
     pub full: AtomicU64,
     pub evicted: AtomicU64,
+    pub hooks: AtomicU64,
+    pub hooks_failed: AtomicU64,
+    pub hooks_late: AtomicU64,
+    pub elsewhere: AtomicU64,
+    pub for_others: AtomicU64,
 }
 
 pub(super) fn count(what: &AtomicU64, how_many: u64) {
@@ -93,7 +113,7 @@ pub(super) fn count(what: &AtomicU64, how_many: u64) {
 }
 
 impl Counts {
-    pub fn now(&self, waiting: Waiting) -> LinkerCounts {
+    pub fn now(&self, waiting: Waiting, oldest: Duration, operations: usize) -> LinkerCounts {
         let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
         LinkerCounts {
             reads: of(&self.reads),
@@ -110,12 +130,19 @@ impl Counts {
             evicted: of(&self.evicted),
             queued: waiting.objects as u64,
             queued_bytes: waiting.bytes as u64,
+            hooks: of(&self.hooks),
+            hooks_failed: of(&self.hooks_failed),
+            hooks_late: of(&self.hooks_late),
+            elsewhere: of(&self.elsewhere),
+            for_others: of(&self.for_others),
+            oldest_ms: oldest.as_millis().try_into().unwrap_or(u64::MAX),
+            waiting: operations as u64,
         }
     }
 }
 
 /// The name of a set, and its linker.
-type Named = (String, Arc<dyn AnyLinked>);
+pub(super) type Named = (String, Arc<dyn AnyLinked>);
 
 /// See the module.
 #[derive(Default)]
@@ -123,9 +150,15 @@ pub(crate) struct Linkers(Mutex<HashMap<u64, Named>>);
 
 impl Linkers {
     /// That of a set here, made if there is none. `None`: there is one, and the set has another type here.
-    pub fn of_or<T: Value>(&self, set: SetId, name: &str, make: impl FnOnce() -> Linked<T>) -> Option<Arc<Linked<T>>> {
+    pub fn of_or<T: Value>(
+        &self,
+        set: SetId,
+        name: &str,
+        make: impl FnOnce(Weak<Linked<T>>) -> Linked<T>,
+    ) -> Option<Arc<Linked<T>>> {
         let mut sets = self.0.lock();
-        let (_, known) = sets.entry(set.0).or_insert_with(|| (name.into(), Arc::new(make())));
+        let made = || (name.into(), Arc::new_cyclic(|me| make(Weak::clone(me))) as Arc<dyn AnyLinked>);
+        let (_, known) = sets.entry(set.0).or_insert_with(made);
         Arc::clone(known).as_any().downcast().ok()
     }
 
@@ -167,7 +200,12 @@ impl Linkers {
         });
     }
 
-    fn infos(&self) -> Vec<LinkerInfo> {
+    /// That of a set here, whatever its type, and the name of the set.
+    pub(super) fn named(&self, set: SetId) -> Option<Named> {
+        self.0.lock().get(&set.0).cloned()
+    }
+
+    pub(super) fn infos(&self) -> Vec<LinkerInfo> {
         let all: Vec<(u64, Named)> = self.0.lock().iter().map(|(id, named)| (*id, named.clone())).collect();
         let mut infos: Vec<LinkerInfo> = all.into_iter().map(|(id, (set, linked))| linked.info(set, id)).collect();
         infos.sort_by(|one, other| one.set.cmp(&other.set));

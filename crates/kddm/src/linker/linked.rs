@@ -1,8 +1,8 @@
 //! The linker of one set on one node: what it takes to call it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,13 +10,19 @@ use parking_lot::Mutex;
 use super::Linker;
 use super::absent::Absent;
 use super::behind::Behind;
+use super::elsewhere::{Answer, Asked};
 use super::error::LinkerError;
 use super::here::{Counts, LinkerInfo, count};
+use super::hooks::{Hears, Telling};
+use super::placing::OnlyHere;
 use super::policy::{LinkerOf, WritePolicy};
-use super::pool::{NotTaken, Pool};
+use super::pool::pool;
 use super::store::Stamp;
 use crate::cell::WriteHold;
 use crate::error::{Error, MembershipError};
+use crate::operation::Make;
+use crate::runtime::Runtime;
+use crate::runtime::pool::{NotTaken, Pool};
 use crate::runtime::told::SetHere;
 use crate::value::Value;
 
@@ -26,6 +32,8 @@ static WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// See the module.
 pub(crate) struct Linked<T: Value> {
+    /// Itself, for what is to be done later.
+    pub(super) me: Weak<Linked<T>>,
     pub(super) of: LinkerOf,
     pub(super) linker: Arc<dyn Linker<T>>,
     pub(super) limit: Duration,
@@ -34,6 +42,11 @@ pub(crate) struct Linked<T: Value> {
     pub(super) counts: Counts,
     /// What is written later.
     pub(super) behind: Behind<T>,
+    /// What it hears of the copies that are here.
+    pub(super) telling: Telling<T>,
+    /// What makes a first value where nothing stands behind an object.
+    pub(super) first_touch: Make<T>,
+    pub(super) only_here: OnlyHere,
 }
 
 /// The same, whatever the type of the set.
@@ -43,17 +56,31 @@ pub(crate) trait AnyLinked: Send + Sync {
     fn close(&self, rest: Duration, patience: Duration) -> bool;
     /// How long a method may take.
     fn limit(&self) -> Duration;
+    /// Another node asks.
+    fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer);
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
 }
 
 impl<T: Value> Linked<T> {
-    pub fn new(of: LinkerOf, linker: Arc<dyn Linker<T>>, limit: Duration) -> Linked<T> {
-        let (pool, absent, counts) = Default::default();
+    /// It is to be at the place that `me` names.
+    pub fn new(
+        me: Weak<Linked<T>>,
+        of: LinkerOf,
+        given: (Arc<dyn Linker<T>>, Duration),
+        first_touch: Make<T>,
+    ) -> Linked<T> {
+        let (linker, limit) = given;
+        let (absent, counts, only_here) = Default::default();
         let behind = match of.policy {
             WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
             _ => Behind::new(Duration::ZERO, 0),
         };
-        Linked { of, linker, limit, pool, absent, counts, behind }
+        let hears = catch_unwind(AssertUnwindSafe(|| linker.hears())).unwrap_or_else(|_panic| {
+            tracing::error!(linker = of.name, "a linker panicked that was to say what it hears: it hears nothing");
+            Hears::default()
+        });
+        let telling = Telling::new(hears);
+        Linked { me, of, linker, limit, pool: pool(), absent, counts, behind, telling, first_touch, only_here }
     }
 
     pub(super) fn name(&self) -> String {
@@ -131,17 +158,24 @@ impl<T: Value> AnyLinked for Linked<T> {
             linker: self.name(),
             write_policy: self.of.policy,
             term: self.of.term,
-            counts: self.counts.now(self.behind.waits()),
+            counts: self.counts.now(self.behind.waits(), self.behind.oldest(), self.pool.waiting()),
         }
     }
 
     fn close(&self, rest: Duration, patience: Duration) -> bool {
+        self.telling.copies.end();
         self.write_the_rest(rest);
-        self.pool.close(Instant::now() + patience)
+        let deadline = Instant::now() + patience;
+        let has_returned = self.pool.close(deadline);
+        self.telling.copies.wait_for_end(deadline) && has_returned
     }
 
     fn limit(&self) -> Duration {
         self.limit
+    }
+
+    fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer) {
+        self.answer_for(runtime, name, asked, answer);
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync> {

@@ -6,13 +6,17 @@ use std::time::Duration;
 use kddm_core::message::RequestKind;
 
 use super::error::LinkerError;
-use crate::cell::{Told, WriteHold};
+use super::linked::Linked;
+use super::reading::Made;
+use crate::cell::{Table, Told, WriteHold};
 use crate::error::{AccessError, Error};
 use crate::guard::WriteGuard;
 use crate::holder::Holder;
+use crate::node::Owner;
 use crate::operation::{Asked, Grab, Make, Published, Request, Update};
 use crate::pending::{Late, Operation, Pending};
 use crate::runtime::local::Wish;
+use crate::runtime::told::SetHere;
 use crate::runtime::wait::{Op, Outcome};
 use crate::set::{GRAB, Set, Shared};
 use crate::value::Value;
@@ -59,8 +63,12 @@ impl<T: Value> Shared<T> {
     /// Has it read. The answer is `Available` when it has a value.
     pub fn read(&self, hold: WriteHold<T>, is_existing: bool, make: Option<&Make<T>>) -> Arc<Op> {
         let linked = self.linked.as_ref().expect("it is asked for such sets alone");
-        let make = (!is_existing).then(|| make.unwrap_or(&self.first_touch).clone());
-        linked.read(&self.here, Told::new(hold), make)
+        let made = match make {
+            _ if is_existing => Made::Not,
+            Some(make) => Made::By(make.clone()),
+            None => Made::AsUsual(self.first_touch.clone()),
+        };
+        linked.read(&self.here, Told::new(hold), made)
     }
 
     pub fn remove(self: &Arc<Self>, object: u64) -> Pending<()> {
@@ -78,6 +86,24 @@ impl<T: Value> Shared<T> {
             Some(error) => Pending::ready(Err(error)),
             None => Pending::asked(Removing::new(self, object, How::Evict)),
         }
+    }
+}
+
+impl<T: Value> Linked<T> {
+    /// A handle for work of the node itself, which does not keep the node. `None`: the set is not here, or not yet.
+    pub(super) fn handle(self: &Arc<Self>, here: &SetHere, name: String, wait_limit: Duration) -> Option<Set<T>> {
+        let store = here.runtime.lanes[0].lock().stores.get(&here.set).cloned()?;
+        let shared = Shared {
+            here: here.clone(),
+            _node: Owner::guest(Arc::clone(&here.runtime)),
+            name,
+            table: Table::from_store(&store)?,
+            first_touch: Arc::clone(&self.first_touch),
+            wait_limit,
+            linked: Some(Arc::clone(self)),
+            lease: Arc::clone(&here.runtime.lease),
+        };
+        Some(Set(Arc::new(shared)))
     }
 }
 

@@ -14,6 +14,7 @@ use super::policy::LinkerOf;
 use crate::chain::Pause;
 use crate::error::{ConfigurationError, Error, MembershipError, SetError};
 use crate::node::Node;
+use crate::operation::Make;
 use crate::pending::Pending;
 use crate::promise::promise;
 use crate::runtime::Runtime;
@@ -37,15 +38,19 @@ pub(crate) fn not_attached() -> Error {
 
 impl<T: Value> SetBuilder<T> {
     /// The linker of the set on this node: the one that is here already, or the one that was given.
-    pub(crate) fn linked(&self, description: &Description) -> Result<Option<Arc<Linked<T>>>, Error> {
+    pub(crate) fn linked(
+        &self,
+        description: &Description,
+        first_touch: &Make<T>,
+    ) -> Result<Option<Arc<Linked<T>>>, Error> {
         let Some(of) = &description.linker else { return Ok(None) };
         let (linkers, set) = (&self.node.runtime().linkers, SetId(description.set));
         let given = self.linker.as_ref().filter(|given| given.name == of.name);
         let linked = match given {
             None => linkers.of(set),
-            Some(given) => linkers.of_or(set, &description.name, || {
+            Some(given) => linkers.of_or(set, &description.name, |me| {
                 let limit = self.linker_limit.unwrap_or(LINKER_LIMIT);
-                Linked::new(of.clone(), Arc::clone(&given.linker), limit)
+                Linked::new(me, of.clone(), (Arc::clone(&given.linker), limit), Arc::clone(first_touch))
             }),
         };
         linked.map(Some).ok_or_else(|| missing(description, of))

@@ -38,6 +38,7 @@ impl<T: Value> Linked<T> {
         encode(&*value, &mut encoded)?;
         let bytes = encoded.len();
         self.is_still_kept()?;
+        self.may_ever_fit(object, bytes)?;
         self.behind.reserve(object, bytes, self.limit).map_err(|why| self.is_full(why))?;
         let stamp = self.stamp(here, &hold);
         let waits = if here.has_replicas() {
@@ -52,11 +53,9 @@ impl<T: Value> Linked<T> {
             hold.publish();
             None
         };
-        let (begins, replaces) = self.behind.add(object, stamp, value, bytes);
+        let replaces = self.behind.add(object, stamp, value, bytes);
         count(&self.counts.coalesced, replaces.into());
-        if begins {
-            self.begin_to_write();
-        }
+        self.begin_to_write();
         Ok(waits)
     }
 
@@ -65,6 +64,17 @@ impl<T: Value> Linked<T> {
         match self.behind.refused() {
             Some((object, by)) => Err(LinkerError::Refused { linker: self.name(), object, by }.into()),
             None => Ok(()),
+        }
+    }
+
+    /// An error for a value for which there is never room.
+    fn may_ever_fit(&self, object: u64, bytes: usize) -> Result<(), LinkerError> {
+        match self.of.policy {
+            WritePolicy::Behind { bytes: limit, .. } if bytes > limit => {
+                let (bytes, limit_bytes) = (bytes as u64, limit as u64);
+                Err(LinkerError::TooLarge { linker: self.name(), object, bytes, limit_bytes })
+            }
+            _ => Ok(()),
         }
     }
 

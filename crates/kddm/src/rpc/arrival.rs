@@ -13,7 +13,7 @@ use super::state::{Offered, State, Todo, error_of};
 use super::stream::flow::Flow;
 use crate::error::Error;
 use crate::runtime::changes;
-use crate::{invoke, scan};
+use crate::{invoke, linker, scan};
 
 /// No deadline is further away than a day, whatever a caller says.
 const MOST_LIMIT_US: u64 = 86_400_000_000;
@@ -115,6 +115,7 @@ impl State {
         match &*service {
             invoke::SERVICE => return todo.push(Todo::Invoke(incoming)),
             scan::SERVICE => return todo.push(Todo::Scan(incoming)),
+            linker::SERVICE => return todo.push(Todo::Linkers(incoming)),
             changes::WATCH_SERVICE => return todo.push(Todo::Watch(incoming)),
             _ => {}
         }

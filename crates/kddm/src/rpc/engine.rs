@@ -339,6 +339,7 @@ impl Engine {
                 Todo::Serve(service, incoming) => service.take(self, incoming),
                 Todo::Invoke(incoming) => self.ask_node(incoming, Runtime::asked_to_invoke),
                 Todo::Scan(incoming) => self.ask_node(incoming, Runtime::asked_to_scan),
+                Todo::Linkers(incoming) => self.ask_node(incoming, Runtime::asked_about_linkers),
                 Todo::Watch(incoming) => self.watch(&incoming),
                 Todo::Answer(to, outcome) => self.answer(to, outcome),
                 Todo::Forward(forward) => self.forward(&forward),

@@ -99,7 +99,9 @@ pub type Replies<A> = Vec<(u16, Result<A, Error>)>;
 
 /// Whether a service is one that each node has by itself.
 fn is_ours(service: &str) -> bool {
-    [crate::invoke::SERVICE, crate::scan::SERVICE, crate::runtime::changes::WATCH_SERVICE].contains(&service)
+    let ours =
+        [crate::invoke::SERVICE, crate::scan::SERVICE, crate::linker::SERVICE, crate::runtime::changes::WATCH_SERVICE];
+    ours.contains(&service)
 }
 
 /// A call, as its handler sees it.

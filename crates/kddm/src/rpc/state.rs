@@ -121,6 +121,8 @@ pub(super) enum Todo {
     Invoke(Incoming),
     /// Which objects there are.
     Scan(Incoming),
+    /// What the linkers here are to do, or to say.
+    Linkers(Incoming),
     /// A watch of a set.
     Watch(Incoming),
     Answer(ReplyTo, Outcome),

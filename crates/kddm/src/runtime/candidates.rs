@@ -142,7 +142,7 @@ impl LaneState {
         if store.install_bytes(cell, version.0, Some(Cow::Owned(bytes))).is_err() {
             self.statistics.undecodable += 1;
         }
-        store.grant(cell, Access::Read);
+        self.grant(set, object, Access::Read);
         self.statistics.revalidated += 1;
     }
 

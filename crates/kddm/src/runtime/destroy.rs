@@ -88,6 +88,9 @@ impl LaneState {
         self.signals.names.forget(set);
         self.locals.retain(|(of, _), _| *of != set);
         self.replicas.retain(|(of, _), _| *of != set);
+        if let Some(hooks) = self.hooked.remove(&set) {
+            hooks.end();
+        }
         let store = self.stores.remove(&set)?;
         // Whoever holds one of its objects still asks its table first.
         told::forget(store.table());

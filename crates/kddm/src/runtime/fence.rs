@@ -25,6 +25,7 @@ impl LaneState {
             store.close();
             store.end(Ended::Fenced);
         }
+        self.end_hooks();
         self.fail_waiters(None, &AccessError::Fenced.into());
         self.desk.is_to_end = true;
     }

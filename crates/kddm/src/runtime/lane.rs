@@ -17,6 +17,7 @@ use crate::runtime::backlog::FullPeers;
 use crate::runtime::candidates::Candidates;
 use crate::runtime::destroy::Destroyed;
 use crate::runtime::frozen::FrozenSets;
+use crate::runtime::hooked::Hooks;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::memory::Lent;
@@ -70,6 +71,8 @@ pub(crate) struct LaneState {
     pub overdue: Overdue,
     pub untaken: Untaken,
     pub watchers: Watchers,
+    /// Those who hear of the copies that are here.
+    pub hooked: HashMap<SetId, Arc<dyn Hooks>, Mixer>,
     /// Woken when this turn is over.
     pub to_wake: ToWake,
     pub outstanding: usize,
@@ -123,6 +126,7 @@ impl LaneState {
             overdue: Overdue::default(),
             untaken: Untaken::default(),
             watchers: Watchers::default(),
+            hooked: HashMap::default(),
             to_wake: ToWake::default(),
             outstanding: 0,
             limits,
@@ -185,6 +189,7 @@ impl LaneState {
     /// Everything that waits here ends; connections close.
     pub fn stop(&mut self, poller: &Poller) {
         self.stopped = true;
+        self.end_hooks();
         for store in self.stores.values() {
             store.close();
             // What is fenced stays so.

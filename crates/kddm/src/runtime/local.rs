@@ -57,6 +57,11 @@ impl Wish {
         }
     }
 
+    /// Whoever waits for it does not hold the object then.
+    pub fn holds_nothing(self) -> bool {
+        matches!(self, Wish::Fetch | Wish::Acquire | Wish::Look)
+    }
+
     pub fn is_try(self) -> bool {
         self.kind() == RequestKind::TryGrab
     }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kddm_core::id::{NodeId, ObjectId, SetId, Version};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::Refused;
 
-use crate::cell::{Hold, RevokeResult};
+use crate::cell::Hold;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
@@ -330,9 +330,7 @@ impl LaneState {
                 self.statistics.installs += 1;
             }
             Output::Granted { object, access, answers, .. } => {
-                let store = self.store(set);
-                let cell = store.find_or_insert(object.0);
-                self.grant_here(set, object, cell, access);
+                self.grant(set, object, access);
                 if answers {
                     let local = self.local(set, object);
                     (local.outstanding, local.is_cancelling) = (false, false);
@@ -378,38 +376,6 @@ impl LaneState {
         }
     }
 
-    /// Takes all access back if no local thread holds the object.
-    pub fn try_to_take_back(&mut self, set: SetId, object: ObjectId) -> Input {
-        let store = self.store(set);
-        let cell = store.find_or_insert(object.0);
-        match store.try_revoke(cell) {
-            RevokeResult::Done { version, has_value } => Input::Revoked { version: Version(version), has_value },
-            RevokeResult::Held => Input::Held,
-        }
-    }
-
-    /// Takes access back if no local thread uses more; else the last release comes here again.
-    pub fn try_to_lower(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
-        let store = self.store(set);
-        let cell = store.find_or_insert(object.0);
-        let local = self.local(set, object);
-        let Some(to) = local.revoking else { return };
-        match store.revoke(cell, to) {
-            RevokeResult::Held if slips(Slip::TakeFromHolders) => {
-                let (version, has_value) = (Version(store.version(cell)), store.has_value(cell));
-                todo.push_back(Input::Revoked { version, has_value });
-            }
-            RevokeResult::Held => {
-                self.is_held_up(set, object);
-                self.ask_back(set, object, to, None);
-            }
-            RevokeResult::Done { version, has_value } => {
-                self.goes_on(set, object);
-                todo.push_back(Input::Revoked { version: Version(version), has_value });
-            }
-        }
-    }
-
     /// The first waiter's request ended without access.
     pub fn answered(&mut self, set: SetId, object: ObjectId, outcome: Outcome) {
         let local = self.local(set, object);
@@ -423,6 +389,9 @@ impl LaneState {
 
     /// Nothing is left behind of an object for which nobody waits here (`I9`).
     fn tidy(&mut self, set: SetId, object: ObjectId, touched: bool) {
+        if touched && !self.hooked.is_empty() {
+            self.look_at_hooks(set, object);
+        }
         if touched && self.is_watched(set, object) {
             self.look_at_watchers(set, object);
         }

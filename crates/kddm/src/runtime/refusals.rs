@@ -74,7 +74,8 @@ impl LaneState {
         let input = match untold {
             _ if is_cancelling => Some(Input::Cancel),
             Some(version) => Some(Input::Put { version }),
-            None => is_trying.then(|| self.try_to_take_back(set, object)),
+            None if is_trying => self.try_to_take_back(set, object),
+            None => None,
         };
         let _no_message_that_could_be_refused = self.run(set, object, input, &mut None::<Cow<'_, [u8]>>);
     }

@@ -117,8 +117,7 @@ fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> 
     if store.access(cell) == Access::Write && !store.has_value(cell) {
         return first_touch(store, cell, wish, claimed);
     }
-    let holds_nothing = !claimed || matches!(wish, Wish::Fetch | Wish::Acquire | Wish::Look);
-    if holds_nothing {
+    if !claimed || wish.holds_nothing() {
         return Served::Yes(Outcome::Available);
     }
     let outcome = match level {
@@ -136,7 +135,7 @@ fn first_touch(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -
     if wish.is_existing() {
         return Served::Yes(Outcome::Failed(AccessError::NotFound.into()));
     }
-    if !claimed {
+    if !claimed || wish.holds_nothing() {
         return Served::Yes(Outcome::Available);
     }
     store.take_write(cell).map_or(Served::Waits, |hold| Served::Yes(Outcome::Write(hold)))

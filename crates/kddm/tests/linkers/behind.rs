@@ -83,6 +83,20 @@ fn when_too_much_waits_puts_fail_and_publish_nothing() {
 }
 
 #[test]
+fn what_would_never_fit_is_refused_at_once() {
+    let (nodes, store, sets) = two(WritePolicy::Behind { lag: Duration::ZERO, bytes: 100 }, 0);
+    write(&sets[0], 7, "old").expect("it is put");
+    let error = write(&sets[0], 7, &"x".repeat(100)).expect_err("its length takes a byte");
+    assert_eq!(error.fate(), kddm::Fate::NothingHappened);
+    let large = linker_error::<()>(Err(error));
+    assert!(matches!(large, LinkerError::TooLarge { object: 7, bytes: 101, limit_bytes: 100, .. }), "{large:?}");
+    assert_eq!(read(&sets[1], 7), "old");
+    write(&sets[0], 7, &"x".repeat(99)).expect("this one fits");
+    sync(&sets[0]);
+    assert_eq!((store.text(7).map(|text| text.len()), counts(&nodes[0]).full), (Some(99), 0));
+}
+
+#[test]
 fn a_store_that_is_broken_for_a_while_loses_nothing() {
     let (nodes, store, sets) = two(WritePolicy::Behind { lag: Duration::ZERO, bytes: 1 << 20 }, 0);
     for trouble in [Trouble::Fails, Trouble::Panics] {

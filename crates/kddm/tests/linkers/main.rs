@@ -6,12 +6,15 @@ use std::time::Duration;
 use kddm::linker::{LinkerCounts, Stamp};
 use kddm::{Error, LinkerError, Node, Set};
 
+mod ahead;
 mod behind;
 mod budget;
 mod evicted;
 mod failures;
+mod hooks;
 mod losses;
 mod memory;
+mod placed;
 mod settings;
 
 use memory::Memory;

@@ -68,3 +68,15 @@ fn a_task_of_a_slow_executor_gets_a_contended_object() {
         granted.expect("it gets there some time");
     });
 }
+
+/// The fetch has nothing to hold: whoever waits behind it makes the object.
+#[test]
+fn a_fetch_of_what_does_not_exist_keeps_nobody_waiting() {
+    let (_nodes, sets) = two("fetched");
+    for object in 0..300 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| sets[1].fetch(object).wait_for(LIMIT).expect("it ends"));
+            drop(sets[1].get(object).wait_for(LIMIT).expect("it is made"));
+        });
+    }
+}

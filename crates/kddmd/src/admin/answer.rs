@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::freezing::Freezes;
 use super::protocol::{Command, Failure};
-use super::{coordination, detail, listing, object};
+use super::{coordination, detail, linkers, listing, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -163,6 +163,7 @@ impl Subject {
             Command::Barriers => coordination::barriers(&self.node),
             Command::Latches => coordination::latches(&self.node),
             Command::Ids => coordination::ids(&self.node),
+            Command::Linkers => linkers::linkers(&self.node),
             Command::Names { class, limit } => listing::names(&self.node, class.as_deref(), *limit),
             Command::Objects { set, after, limit } => listing::objects(&self.node, set, after.as_deref(), *limit),
             Command::Holders => self.holders(),

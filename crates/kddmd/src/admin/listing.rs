@@ -1,15 +1,35 @@
 //! Long lists of the cluster: the objects of a set and where they are, and names. Arguments, answers, and how they are
 //! shown.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use kddm::{Cursor, Node, ObjectInfo, ObjectState, SetError};
 use serde_json::{Value as Json, json};
 
+use super::linkers::show_linkers;
 use super::protocol::{Command, Failure};
 use crate::show::{list, parties, set};
 
 /// Objects, or names, in one answer: some ten MiB.
 pub const LIST_LIMIT: u32 = 100_000;
+
+/// Lists of the whole cluster.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum Lists {
+    /// The names that are in use in the cluster, what they mean, and who uses them.
+    Names(ShowNames),
+    /// What stands behind the sets of the cluster, at each node that has something: what it was asked for, what failed, what waits.
+    Linkers,
+}
+
+impl Lists {
+    /// Has it asked, and shown as it says.
+    pub fn ask<R>(self, ask: impl FnOnce(Command, fn(&Json) -> String) -> R) -> R {
+        match self {
+            Lists::Names(names) => ask(names.question(), show_names),
+            Lists::Linkers => ask(Command::Linkers, show_linkers),
+        }
+    }
+}
 
 /// Which set is shown, and how much of it.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@ pub mod coordination;
 pub mod detail;
 pub mod events;
 pub mod freezing;
+pub mod linkers;
 pub mod listing;
 pub mod object;
 pub mod protocol;

@@ -1,10 +1,15 @@
 //! One object as the admin tool sees it: sets of codec `json` and `raw`, in text, JSON or hex.
 
+use std::time::Duration;
+
 use kddm::value::{DecodeError, EncodeError};
 use kddm::{Error, Node, Raw, Set, SetError, Value};
 use serde_json::{Value as Tree, json};
 
 use super::protocol::{Action, Failure, Form, VALUE_LIMIT_BYTES};
+
+/// How long each member may take that is asked to read an object through a linker: as long as a wait for an object.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// A JSON value. Programs share it with the admin tool by this type.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -59,6 +64,10 @@ pub fn act(
         let message = format!("there is no set {name:?}; `kddmadm object put {name} {id} VALUE` makes one");
         return Err(Failure { code: 201, ..Failure::new(message) });
     }
+    let linker = info.as_ref().and_then(|info| info.linker.as_deref());
+    if let Some(linker) = linker.filter(|_| !node.linkers().iter().any(|linked| linked.set == name)) {
+        return act_where_linked(node, (name, linker, codec), id, form, action);
+    }
     match codec {
         Json::CODEC => act_json(&open(node, name, info.is_some(), replicas)?, id, form, action),
         Raw::CODEC => act_raw(&open(node, name, info.is_some(), replicas)?, id, form, action),
@@ -70,6 +79,38 @@ pub fn act(
             )))
         }
     }
+}
+
+/// What stands behind the set is not here: a member that has it reads.
+fn act_where_linked(
+    node: &Node,
+    (name, linker, codec): (&str, &str, &str),
+    id: u64,
+    form: Option<Form>,
+    action: &Action,
+) -> Result<Tree, Failure> {
+    if *action != Action::Get {
+        return Err(Failure::new(format!(
+            "set {name:?} has linker {linker:?}, which daemons lack: what is changed has to go through it; use a program \
+             that opens the set with that linker (`kddmadm linkers` shows where it is). Nothing was changed"
+        )));
+    }
+    let read = node.read_where_linked(name, id, READ_LIMIT)?;
+    let (form, value) = match (codec, form) {
+        (Json::CODEC, None | Some(Form::Json)) => {
+            let value: Tree = serde_json::from_slice(&read.bytes).map_err(|error| Failure::new(error.to_string()))?;
+            return Ok(
+                json!({"id": id, "version": read.version, "as": "json", "value": value, "read_by": read.read_by}),
+            );
+        }
+        (Raw::CODEC, form) => show(&read.bytes, form)?,
+        // Of a type that only programs know: its bytes.
+        (_, None | Some(Form::Hex)) => show(&read.bytes, Some(Form::Hex))?,
+        (_, Some(_)) => {
+            return Err(Failure::new(format!("this set has values in codec {codec}; use --as hex, or leave it out")));
+        }
+    };
+    Ok(json!({"id": id, "version": read.version, "as": form, "value": value, "read_by": read.read_by}))
 }
 
 fn open<T: Value + Default>(node: &Node, name: &str, exists: bool, replicas: Option<u8>) -> Result<Set<T>, Failure> {
@@ -250,6 +291,31 @@ mod tests {
         assert_eq!(act(&node, "counter", 1, None, None, &Action::Get).expect_err("gone").code, 101);
         act(&node, "raw", 1, None, None, &put("41")).expect("put");
         assert_eq!(incr("raw", 1).expect("counts")["value"], 42);
+    }
+
+    #[test]
+    fn what_stands_behind_a_set_is_read_by_a_member_that_has_it() {
+        let nodes = Node::local_cluster(3).expect("nodes");
+        let store = kddm::linker::Memory::new();
+        let open = |node: &Node| -> Set<Json> {
+            node.set("rows").linker("memory", store.clone()).open().wait().expect("a set")
+        };
+        let rows = open(&nodes[2]);
+        let mut row = rows.grab(7).wait().expect("it is made");
+        row.0 = json!({"a": 1});
+        row.put().wait().expect("put");
+        rows.evict(7).wait().expect("it is in the store alone");
+        let read = act(&nodes[0], "rows", 7, None, None, &Action::Get).expect("it is read");
+        assert_eq!((&read["value"], &read["read_by"]), (&json!({"a": 1}), &json!(3)));
+        assert_eq!(act(&nodes[0], "rows", 8, None, None, &Action::Get).expect_err("it is nowhere").code, 101);
+        let refused = act(&nodes[0], "rows", 7, None, None, &put("1")).expect_err("it cannot be written").message;
+        assert!(refused.contains("linker \"memory\"") && refused.contains("Nothing was changed"), "{refused}");
+        assert!(act(&nodes[0], "rows", 7, Some(Form::Text), None, &Action::Get).is_err());
+        let read = act(&nodes[0], "rows", 7, Some(Form::Hex), None, &Action::Get).expect("its bytes");
+        assert_eq!(read["value"], to_hex(b"{\"a\":1}"));
+        nodes[2].stop();
+        let missing = act(&nodes[0], "rows", 7, None, None, &Action::Get).expect_err("nobody has it");
+        assert_eq!(missing.code / 100, 8, "{missing:?}");
     }
 
     #[test]

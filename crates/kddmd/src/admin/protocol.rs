@@ -138,6 +138,8 @@ pub enum Command {
         /// How many at most.
         limit: u32,
     },
+    /// What stands behind sets, as each node has it.
+    Linkers,
     /// Who holds and who waits, on this daemon.
     Holders,
     /// What this daemon counts.

@@ -62,8 +62,8 @@ enum Command {
     Latches,
     /// The sources of unique ids of the cluster.
     Ids,
-    /// The names that are in use in the cluster, what they mean, and who uses them.
-    Names(show::ShowNames),
+    #[command(flatten)]
+    Lists(show::Lists),
     /// Who holds and who waits, on the daemon's node.
     Holders,
     /// What the daemon has counted.
@@ -362,7 +362,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         Command::Barriers => ask(protocol::Command::Barriers, show::barriers),
         Command::Latches => ask(protocol::Command::Latches, show::latches),
         Command::Ids => ask(protocol::Command::Ids, show::ids),
-        Command::Names(names) => ask(names.question(), show::names),
+        Command::Lists(list) => list.ask(ask),
         Command::Holders => ask(protocol::Command::Holders, show::holders),
         Command::Stats => ask(protocol::Command::Stats, show::pairs),
         Command::Top { interval_ms, count } => Ok(show::watch(&client()?, interval_ms, count, cli.json)?.map(|()| 0)?),

@@ -251,3 +251,40 @@ fn pages_and_completions_are_made() {
         assert!(dir.join(page).exists(), "{page}");
     }
 }
+
+/// What stands behind a set a program alone has, which is a member: any daemon shows it, and has that one read.
+#[test]
+fn what_stands_behind_a_set_of_a_program_is_shown_and_read() {
+    let scratch = Scratch::new();
+    let first = Daemon::first(&scratch, &[]);
+    assert_eq!(text(&first.tool(&scratch, &["linkers"]).stdout), "no node has a linker\n");
+    let contact = first.address(&scratch).parse().expect("an address");
+    let program = kddm::Node::join(kddm::Config::new().contact(contact)).wait_for(LIMIT).expect("it joins");
+    let builder = program.set("rows").linker("memory", kddm::linker::Memory::new());
+    let rows: kddm::Set<kddmd::admin::object::Json> = builder.open().wait_for(LIMIT).expect("it opens");
+    let mut row = rows.grab(7).wait_for(LIMIT).expect("it is made");
+    row.0 = json!(5);
+    row.put().wait_for(LIMIT).expect("it is kept");
+    rows.evict(7).wait_for(LIMIT).expect("it is kept there alone");
+
+    let shown = &first.json(&scratch, &["linkers"])["linkers"][0];
+    assert_eq!(
+        (&shown["node"], &shown["set"], &shown["linker"]),
+        (&json!(2), &json!("rows"), &json!("memory")),
+        "{shown}"
+    );
+    assert_eq!(
+        (&shown["write_policy"], &shown["writes"], &shown["errors"]),
+        (&json!("through"), &json!(1), &json!(0)),
+        "{shown}"
+    );
+    let table = text(&first.tool(&scratch, &["linkers"]).stdout);
+    assert!(table.contains("TO WRITE") && table.contains("memory"), "{table}");
+    let read = first.json(&scratch, &["object", "get", "rows", "7"]);
+    assert_eq!((&read["value"], &read["read_by"]), (&json!(5), &json!(2)), "{read}");
+    let put = first.tool(&scratch, &["object", "put", "rows", "7", "6"]);
+    assert!(!put.status.success() && text(&put.stderr).contains("kddmadm linkers"), "{}", text(&put.stderr));
+    program.stop();
+    let gone = first.tool(&scratch, &["object", "get", "rows", "7"]);
+    assert!(!gone.status.success() && text(&gone.stderr).contains("linker"), "{}", text(&gone.stderr));
+}

@@ -339,7 +339,7 @@ impl LaneState {
     /// been asked, and [`Self::returned`] goes on.
     pub fn try_to_take_all_back(&mut self, set: SetId, object: ObjectId) -> Option<Input> {
         if !self.desk.loans.contains_key(&(set, object)) {
-            return Some(self.try_to_take_back(set, object));
+            return self.try_to_take_back(set, object);
         }
         if self.ask_to_try((set, object), None) { None } else { Some(Input::Held) }
     }
@@ -366,7 +366,7 @@ impl LaneState {
     /// What the core is to hear about its try, if that is known by now.
     fn end_of_trial(&mut self, set: SetId, object: ObjectId) -> Option<Input> {
         let Some(loans) = self.desk.loans.get(&(set, object)) else {
-            return Some(self.try_to_take_back(set, object));
+            return self.try_to_take_back(set, object);
         };
         let is_awaited = loans.iter().any(|loan| loan.asked == Some(Asked::Try));
         let is_declined = loans.iter().any(|loan| loan.is_declined);
