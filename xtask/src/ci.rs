@@ -49,21 +49,27 @@ const CI: &[(&str, Work)] = &[
 /// What computes, and waits for nothing.
 const BESIDE: &[(&str, Work)] = &[
     ("model", Work::Cargo(MODEL)),
-    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "3000"])),
+    ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "2000"])),
     ("memory", Work::MemoryModel),
     ("mutations", Work::Mutations),
     ("release", Work::Cargo(&["build", "--release", "--quiet", "-p", "kddmd"])),
 ];
 
-/// How released programs are built here: nobody measures them, and what is optimized across crates takes minutes.
-const QUICK_RELEASE: [(&str, &str); 2] = [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_DEBUG", "0")];
+/// How programs are built here: nobody measures the released ones, and what is optimized across crates takes minutes; nobody
+/// looks at the others with a debugger, or builds them twice.
+const QUICKLY: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "0"),
+    ("CARGO_PROFILE_DEV_DEBUG", "line-tables-only"),
+    ("CARGO_INCREMENTAL", "0"),
+];
 
 /// All steps, in a process that builds like that. True if the change passes.
 pub fn run() -> bool {
-    if QUICK_RELEASE.iter().all(|(name, value)| std::env::var(name).is_ok_and(|is| is == *value)) {
+    if QUICKLY.iter().all(|(name, value)| std::env::var(name).is_ok_and(|is| is == *value)) {
         return steps();
     }
-    let again = std::env::current_exe().map(|program| Command::new(program).arg("ci").envs(QUICK_RELEASE).status());
+    let again = std::env::current_exe().map(|program| Command::new(program).arg("ci").envs(QUICKLY).status());
     again
         .and_then(|status| status)
         .inspect_err(|error| eprintln!("ci does not start: {error}"))

@@ -9,12 +9,14 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use kddm::default_data_dir;
 use kddmd::admin::client::{Client, ClientError};
-use kddmd::admin::events;
 use kddmd::admin::protocol::{self, Action, Failure, Form};
-use kddmd::admin::sure::Sure;
+use kddmd::admin::{events, sure::Sure};
 use kddmd::data_dir::admin_socket;
-use kddmd::demo::words::{self, Options};
-use kddmd::demo::{DemoError, watched, worker};
+use kddmd::demo::{
+    DemoError, watched,
+    words::{self, Options},
+    worker,
+};
 use kddmd::playground::{self, PlaygroundError};
 use kddmd::{bench, daemon, doctor, ending, guardian, history, show};
 use serde_json::{Value as Json, json};
