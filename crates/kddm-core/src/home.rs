@@ -201,7 +201,7 @@ impl Turn<'_> {
         if !mutated(Mutation::ForgetFloor) {
             *self.floor = (*self.floor).max(tenure);
         }
-        self.entry = if self.place.is_recovering { None } else { self.absent(tenure) };
+        self.entry = self.absent(tenure);
         if !self.place.is_recovering && !self.to_free.is_empty() {
             // It had an owner before that: what others kept in case that one was lost is of no more use.
             let reports = core::mem::take(&mut self.to_free);

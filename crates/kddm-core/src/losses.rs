@@ -76,7 +76,8 @@ impl Losses {
         }
         let change = Change { before, after, unbroken: epoch };
         self.of.try_reserve(1).map_err(|_| NoMemory)?;
-        if self.of.len() >= LOSSES_REMEMBERED {
+        self.of.push(change);
+        if self.of.len() > LOSSES_REMEMBERED {
             let oldest = self.of.iter().map(|change| change.after.epoch).min().unwrap_or_default();
             for replicas in 0..=MOST_REPLICAS {
                 let is_over = |change: &&Change| change.after.epoch <= oldest && self.was_bare(change, replicas);
@@ -87,7 +88,6 @@ impl Losses {
             }
             self.of.retain(|change| change.after.epoch > oldest);
         }
-        self.of.push(change);
         self.of.sort_by_key(|change| (change.after.epoch, change.after.placement));
         Ok(())
     }
@@ -159,9 +159,14 @@ impl Losses {
     /// Since the beginning of which epoch the directory of a shard that was never touched has gone from home to home:
     /// then the home was lost last, or may have been.
     pub fn unbroken_since(&self, set: SetId, at: ShardIndex) -> Epoch {
+        self.unbroken_until(set, at, Epoch(u32::MAX))
+    }
+
+    /// The same of the losses up to that epoch.
+    pub fn unbroken_until(&self, set: SetId, at: ShardIndex, last: Epoch) -> Epoch {
         // What came before those that are remembered one by one nobody knows any more.
         let oldest = self.of.first().filter(|_| self.of.len() >= LOSSES_REMEMBERED);
-        let moved = self.of.iter().filter(|change| change.moves(set, at));
+        let moved = self.of.iter().filter(|change| change.after.epoch <= last && change.moves(set, at));
         let oldest = oldest.map(|change| change.after.epoch);
         moved.map(|change| change.unbroken).chain(oldest).max().unwrap_or_default()
     }
@@ -189,7 +194,10 @@ impl Losses {
     fn was_bare(&self, change: &Change, replicas: usize) -> bool {
         let (epoch, failures) = (change.after.epoch, change.after.failures);
         let adds = |later: &Change| later.after.epoch > epoch && later.after.failures > failures;
-        let is_later = |later: &Change| adds(later) && !later.after.covers(replicas);
+        // Failures are counted anew when all is whole.
+        let is_between = |one: &Change, last: &Change| one.after.epoch > epoch && one.after.epoch < last.after.epoch;
+        let healed = |last: &Change| self.of.iter().any(|one| is_between(one, last) && one.after.failures <= failures);
+        let is_later = |later: &Change| adds(later) && !later.after.covers(replicas) && !healed(later);
         !change.after.covers(replicas) || self.of.iter().any(is_later)
     }
 
@@ -202,6 +210,12 @@ impl Losses {
             is_older && change.is_bare(set)
         };
         self.has_forgotten_bare(set, born) || self.of.iter().any(is_meant)
+    }
+
+    /// Whether any home was lost after that epoch, up to the other one.
+    pub fn has_any(&self, after: Epoch, last: Epoch) -> bool {
+        let is_meant = |epoch: Epoch| epoch > after && epoch <= last;
+        self.of.iter().any(|change| is_meant(change.after.epoch) && change.before.homes != change.after.homes)
     }
 
     fn has_forgotten_bare(&self, set: SetId, born: Epoch) -> bool {

@@ -25,7 +25,7 @@ mod acceptance;
 mod epoch;
 mod haste;
 mod inspect;
-mod knew;
+pub(crate) mod knew;
 mod lives;
 pub mod memory;
 mod revalidate;
@@ -95,8 +95,6 @@ pub struct Node {
     questions: Vec<Question>,
     /// The former life of this node did nothing in that epoch or later; 0 if there was none that is remembered.
     left: Epoch,
-    /// What former lives knew as homes, by shard.
-    directories_of_former_lives: Vec<Directory>,
     counter: u64,
     room: Room,
 }
@@ -122,7 +120,6 @@ impl Node {
             destroyed: Vec::new(),
             questions: Vec::new(),
             left: Epoch(0),
-            directories_of_former_lives: Vec::new(),
             counter: u64::from(lane) << 56,
             room: Room::default(),
         }
@@ -409,8 +406,8 @@ impl Node {
                     outputs.push(Output::Dropped { object, what });
                 }
             }
-            Input::Message { message: message @ (Message::Knew(_) | Message::KnewAll { .. }), .. } => {
-                self.is_told_by_a_former_home(set, object, message, outputs)?;
+            Input::Message { from, message: message @ (Message::Knew(_) | Message::KnewAll { .. }) } => {
+                self.is_told_by_a_former_home(set, (object, from), message, outputs)?;
             }
             Input::Message { message: Message::Loss(loss), .. } => self.is_told_of_a_loss(loss, outputs)?,
             Input::Message { message: Message::AcceptLoss { set_until: Some(epoch) }, .. } => {

@@ -10,6 +10,8 @@ use crate::id::{Epoch, Mixer, NodeId, ObjectId, SetId, ShardIndex, Tenure, Versi
 use crate::io::NoMemory;
 use crate::losses::Doubt;
 use crate::message::Have;
+use crate::node::Directory;
+use crate::node::knew::Told;
 use crate::nodeset::NodeSet;
 
 /// What a member has said of an object.
@@ -40,8 +42,11 @@ pub(crate) struct Recovery {
     pub doubt: Doubt,
     /// What has been decided of its objects since the beginning of that epoch stands in the directory of this home.
     pub unbroken: Epoch,
-    /// What former lives of this node knew as its home is told in that epoch.
+    /// What former lives of this node knew as its home, the first one first, and the epoch in which that was told last.
+    pub former: Vec<Directory>,
     pub told: Epoch,
+    /// What others say of theirs in this epoch.
+    pub told_by_others: Vec<Told>,
     /// The former life that the offers here are of was a member until that epoch at least.
     pub left: Epoch,
     /// Who has said all of this shard, and the greatest tenure that each has forgotten.
@@ -83,6 +88,7 @@ impl Recovery {
         self.is_recovering = is_home;
         self.to_decide = None;
         self.reported.clear();
+        self.told_by_others.clear();
         self.reports = HashMap::default();
         self.to_free = HashMap::default();
     }
@@ -190,6 +196,7 @@ impl Hash for Recovery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.entered, self.entering, &self.to_enter, self.is_recovering, &self.to_decide).hash(state);
         (self.doubt, self.unbroken, self.told, self.left).hash(state);
+        (&self.former, &self.told_by_others).hash(state);
         (self.reports.len(), self.to_free.len()).hash(state);
         let mut ids: Vec<ObjectId> = self.objects().collect();
         ids.sort_unstable();

@@ -25,7 +25,9 @@ impl Node {
     /// of that, and of this node's wishes only afterwards. Nothing is said where nothing could be taken for lost.
     pub fn set_is_born(&mut self, set: SetId, born: Epoch, outputs: &mut Outputs) -> Result<(), Refused> {
         let known = self.born(set);
-        let is_needed = self.losses.has_bare(set, known, Epoch(born.0.saturating_add(1)));
+        // Of one that was covered it may be seen later that it was not, together with the next.
+        let is_healing = self.view.failures > 0 && self.losses.has_any(known, born);
+        let is_needed = is_healing || self.losses.has_bare(set, known, Epoch(born.0.saturating_add(1)));
         if born > self.view.epoch || known >= born || !is_needed {
             return Ok(());
         }

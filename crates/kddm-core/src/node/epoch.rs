@@ -36,7 +36,6 @@ impl Node {
         self.questions.clear();
         self.recovering = Some(Recovering { awaited, ..Recovering::default() });
         self.look_for_replicas();
-        self.forget_directories();
         Ok(())
     }
 
@@ -184,6 +183,7 @@ impl Node {
     }
 
     fn open_shard(&mut self, set: SetId, at: ShardIndex, outputs: &mut Outputs) -> Result<(), NoMemory> {
+        self.take_what_was_known(set, at, outputs)?;
         let Node { me, incarnation, view, sets, counter, room, .. } = self;
         let Some(state) = sets.get_mut(&set.0) else { return Ok(()) };
         let me = *me;

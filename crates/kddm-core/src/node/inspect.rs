@@ -117,7 +117,7 @@ impl Hash for Node {
         (self.me, self.incarnation, self.counter, self.view.placement, self.view.epoch).hash(state);
         self.moving.hash(state);
         (&self.recovering, &self.refilling, &self.accepting, &self.losses, &self.lives).hash(state);
-        (&self.destroyed, &self.questions, self.left, &self.directories_of_former_lives).hash(state);
+        (&self.destroyed, &self.questions, self.left).hash(state);
         for set in self.sets() {
             set.hash(state);
             self.sets.get(&set.0).map(|set| (set.born, set.sorted())).hash(state);

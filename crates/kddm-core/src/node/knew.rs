@@ -5,11 +5,11 @@ use alloc::vec::Vec;
 use crate::home::{Entry, EntryState};
 use crate::id::{Epoch, Incarnation, NodeId, ObjectId, SetId, ShardIndex, Tenure};
 use crate::io::{Body, NoMemory, Output, Outputs};
-use crate::losses::LOSSES_REMEMBERED;
+use crate::losses::{Doubt, LOSSES_REMEMBERED};
 use crate::message::{Knew, Loss, Message, Since};
 use crate::mutation::{Mutation, mutated};
 use crate::recovery::Recovery;
-use crate::shard::Step;
+use crate::shard::{Place, Step};
 use crate::view::View;
 
 use super::{Node, Refused, Touched};
@@ -44,19 +44,20 @@ impl Directory {
 }
 
 impl Node {
-    /// The directories of the shards that this node answers for, and those of former lives that it has told nobody yet. To
-    /// be asked when it is frozen, as [`memories`](Self::memories).
+    /// The directories of the shards that this node answers for, and those of its former lives. To be asked when it is
+    /// frozen, as [`memories`](Self::memories).
     pub fn directories(&self) -> Vec<Directory> {
-        let mut all = self.directories_of_former_lives.clone();
+        let mut all = Vec::new();
         for set in self.sets() {
             for touched in self.sets.get(&set.0).into_iter().flat_map(|state| &state.touched) {
+                all.extend(touched.shard.recovery.former.iter().cloned());
                 // Of what it was deciding it does not know itself.
                 if touched.home == self.me && !touched.shard.recovery.is_recovering {
                     all.push(self.directory(set, touched));
                 }
             }
         }
-        sort(&mut all);
+        all.sort_unstable_by_key(|known| (known.set, known.shard, known.since.left));
         all
     }
 
@@ -77,24 +78,15 @@ impl Node {
         let (set, at) = (directory.set, directory.shard);
         set.policy().ok_or(Refused::UnknownSet)?;
         self.entered(set, at, outputs)?;
-        let all = &mut self.directories_of_former_lives;
-        all.try_reserve(1).map_err(|_| NoMemory)?;
-        all.push(directory);
-        sort(all);
-        let is_it = |known: &&Directory| (known.set, known.shard) == (set, at);
-        if all.iter().filter(is_it).count() > LIVES_KNOWN
-            && let Some(oldest) = all.iter().rposition(|known| is_it(&known))
-        {
-            all.remove(oldest);
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let former = &mut state.touch(at, || NodeId::NOBODY)?.shard.recovery.former;
+        former.try_reserve(1).map_err(|_| NoMemory)?;
+        former.push(directory);
+        former.sort_by_key(|known| known.since.left);
+        if former.len() > LIVES_KNOWN {
+            former.remove(0);
         }
         Ok(())
-    }
-
-    /// What nobody can use any more is dropped: since then more homes have been lost than anybody remembers.
-    pub(super) fn forget_directories(&mut self) {
-        let epoch = self.view.epoch;
-        self.directories_of_former_lives
-            .retain(|known| epoch.0 < known.since.left.0.saturating_add(LOSSES_REMEMBERED as u32));
     }
 
     /// What former lives knew of a shard is told in each new epoch, before anything that is here of it is reported: another
@@ -105,37 +97,21 @@ impl Node {
         at: ShardIndex,
         outputs: &mut Outputs,
     ) -> Result<(), Refused> {
-        let Some(touched) = self.sets.get(&set.0).and_then(|state| state.get(at)) else { return Ok(()) };
-        let (home, has_told) = (touched.home, touched.shard.recovery.told == self.view.epoch);
-        if has_told || self.directories_of_former_lives.is_empty() {
+        let (me, epoch) = (self.me, self.view.epoch);
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let Touched { home, shard, .. } = state.touch(at, || NodeId::NOBODY)?;
+        let recovery = &mut shard.recovery;
+        if recovery.told == epoch || recovery.former.is_empty() {
             return Ok(());
         }
-        let is_it = |known: &Directory| (known.set, known.shard) == (set, at);
-        if home != self.me && home.is_somebody() {
-            let known = || self.directories_of_former_lives.iter().filter(|known| is_it(known));
-            outputs.reserve(known().map(|known| known.entries.len() + 1).sum())?;
-            known().for_each(|known| known.tell(home, outputs));
-            return self.has_told(set, at);
+        // Since then more homes have been lost than anybody remembers.
+        let is_of_use = |left: Epoch| epoch.0 < left.0.saturating_add(LOSSES_REMEMBERED as u32);
+        recovery.former.retain(|known| is_of_use(known.since.left));
+        if *home != me {
+            outputs.reserve(recovery.former.iter().map(|known| known.entries.len() + 1).sum())?;
+            recovery.former.iter().for_each(|known| known.tell(*home, outputs));
         }
-        for index in 0..self.directories_of_former_lives.len() {
-            let mut next = 0;
-            while let Some(known) = self.directories_of_former_lives.get(index).filter(|known| is_it(known)) {
-                let Some(entry) = known.entries.get(next) else {
-                    self.knows_all(set, (at, known.floor, known.in_doubt), known.since);
-                    break;
-                };
-                let (object, knew) = (entry.0.object, known.knew(*entry));
-                self.is_told_what_was_known(set, object, knew, outputs)?;
-                next += 1;
-            }
-        }
-        self.has_told(set, at)
-    }
-
-    fn has_told(&mut self, set: SetId, at: ShardIndex) -> Result<(), Refused> {
-        let epoch = self.view.epoch;
-        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
-        state.touch(at, || NodeId::NOBODY)?.shard.recovery.told = epoch;
+        recovery.told = epoch;
         Ok(())
     }
 
@@ -149,64 +125,111 @@ impl Node {
         Ok(())
     }
 
-    /// A former home of a shard that is back says what it knew.
+    /// A former home of a shard that is back says what it knew. All of it is looked at when the shard is opened: until
+    /// then what others say may change what is of use.
     pub(super) fn is_told_by_a_former_home(
         &mut self,
         set: SetId,
-        object: ObjectId,
+        (object, from): (ObjectId, NodeId),
         message: Message,
         outputs: &mut Outputs,
     ) -> Result<(), Refused> {
+        let (at, since) = match &message {
+            Message::Knew(knew) => (object.shard(set.policy().ok_or(Refused::UnknownSet)?), knew.since),
+            Message::KnewAll { shard, since, .. } => (*shard, *since),
+            _ => return Ok(()),
+        };
+        self.entered(set, at, outputs)?;
+        let (me, is_past) = (self.me, since.left <= self.view.epoch && since.unbroken < since.left);
+        let state = self.sets.get_mut(&set.0).ok_or(Refused::UnknownSet)?;
+        let Touched { home, shard, .. } = state.touch(at, || NodeId::NOBODY)?;
+        let recovery = &mut shard.recovery;
+        if *home != me || !recovery.is_recovering || recovery.to_decide.is_some() || !is_past {
+            return Ok(());
+        }
+        let told = told_of(&mut recovery.told_by_others, (from, set, at, since))?;
         match message {
-            Message::Knew(knew) => {
-                self.entered(set, object.shard(set.policy().unwrap_or_default()), outputs)?;
-                self.is_told_what_was_known(set, object, knew, outputs)?;
+            Message::Knew(Knew { tenure, owner: node, life, state, lost, .. }) => {
+                told.directory.entries.try_reserve(1).map_err(|_| NoMemory)?;
+                told.directory.entries.push((Entry { object, tenure, node, state, lost }, life));
             }
-            Message::KnewAll { shard, floor, in_doubt, since } => {
-                self.entered(set, shard, outputs)?;
-                self.knows_all(set, (shard, floor, in_doubt), since);
+            Message::KnewAll { floor, in_doubt, .. } => {
+                (told.directory.floor, told.directory.in_doubt, told.is_all) = (floor, in_doubt, true);
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn is_told_what_was_known(
+    /// Before a home decides: what former homes knew, that of the last one first, since each fills what the one before
+    /// it lacks.
+    pub(super) fn take_what_was_known(
         &mut self,
         set: SetId,
-        object: ObjectId,
-        knew: Knew,
+        at: ShardIndex,
         outputs: &mut Outputs,
-    ) -> Result<(), Refused> {
-        let at = object.shard(set.policy().ok_or(Refused::UnknownSet)?);
-        if !self.lacks(set, at, knew.since) {
+    ) -> Result<(), NoMemory> {
+        let Node { me, incarnation, view, sets, counter, room, .. } = self;
+        let Some(Ok(touched)) = sets.get_mut(&set.0).map(|state| state.touch(at, || NodeId::NOBODY)) else {
             return Ok(());
+        };
+        let shard = &mut touched.shard;
+        if shard.recovery.to_decide.is_some() {
+            return Ok(()); // It is being opened.
         }
-        let entry = as_it_is_now(object, knew, &self.view);
-        self.at_shard(set, object, |shard, place, counter, room| {
-            shard.step(place, counter, room, object, Step::Knew(entry), outputs)
-        })
+        while let Some(known) = next_of_use(&shard.recovery) {
+            let place = Place::at_home((*me, *incarnation), view, (set, at), *me, &shard.recovery);
+            let (floor, in_doubt, since) = (known.floor, known.in_doubt, known.since);
+            let count = known.entries.len();
+            for index in 0..count {
+                let known = next_of_use(&shard.recovery).and_then(|known| known.entries.get(index)).copied();
+                let Some(entry) = known else { break };
+                let step = Step::Knew(as_it_is_now(entry, view));
+                shard.step(&place, counter, room, entry.0.object, step, outputs)?;
+            }
+            shard.knows_all(floor, in_doubt, since.unbroken);
+        }
+        shard.recovery.told_by_others.clear();
+        Ok(())
     }
+}
 
-    /// And that this was all.
-    fn knows_all(&mut self, set: SetId, (at, floor, in_doubt): (ShardIndex, Tenure, bool), since: Since) {
-        if !self.lacks(set, at, since) {
-            return;
-        }
-        if let Some(Ok(touched)) = self.sets.get_mut(&set.0).map(|state| state.touch(at, || NodeId::NOBODY)) {
-            touched.shard.knows_all(floor, in_doubt, since.unbroken);
-        }
-    }
+/// What another node has told of its former lives in this epoch.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Told {
+    from: NodeId,
+    directory: Directory,
+    is_all: bool,
+}
 
-    /// Whether the directory here lacks what was decided until the end of that life, and nothing that was decided after it.
-    fn lacks(&self, set: SetId, at: ShardIndex, since: Since) -> bool {
-        let Some(touched) = self.sets.get(&set.0).and_then(|state| state.get(at)) else { return false };
-        let Recovery { is_recovering, to_decide, unbroken, .. } = &touched.shard.recovery;
-        let decides_later = *is_recovering && to_decide.is_none();
-        let is_next = *unbroken <= since.left || mutated(Mutation::TakeWhatWasKnownForAll);
-        let is_past = since.left <= self.view.epoch && since.unbroken < *unbroken;
-        touched.home == self.me && decides_later && touched.shard.recovery.in_doubt() && is_next && is_past
-    }
+fn told_of(
+    told: &mut Vec<Told>,
+    (from, set, shard, since): (NodeId, SetId, ShardIndex, Since),
+) -> Result<&mut Told, NoMemory> {
+    let is_it = |told: &Told| told.from == from && told.directory.since == since;
+    let at = match told.iter().position(is_it) {
+        Some(at) => at,
+        None => {
+            told.try_reserve(1).map_err(|_| NoMemory)?;
+            let directory = Directory { set, shard, floor: Tenure::NONE, in_doubt: true, since, entries: Vec::new() };
+            told.push(Told { from, directory, is_all: false });
+            told.len() - 1
+        }
+    };
+    told.get_mut(at).ok_or(NoMemory)
+}
+
+/// A directory of which all is known, and that has what this home lacks and nothing that was decided after it: the home
+/// has all that was decided since that one ended, or that one ended later.
+fn next_of_use(recovery: &Recovery) -> Option<&Directory> {
+    let lacks = |known: &&Directory| {
+        let is_next = recovery.unbroken <= known.since.left || mutated(Mutation::TakeWhatWasKnownForAll);
+        is_next && known.since.unbroken < recovery.unbroken
+    };
+    let others = recovery.told_by_others.iter().filter(|told| told.is_all).map(|told| &told.directory);
+    let all = recovery.former.iter().chain(others);
+    let best = all.filter(lacks).max_by_key(|known| (known.since.left, known.since.unbroken));
+    best.filter(|_| recovery.doubt == Doubt::Old)
 }
 
 impl Directory {
@@ -222,15 +245,10 @@ impl Directory {
     }
 }
 
-/// By shard, that of the last life first: each fills what the one before it lacks.
-fn sort(directories: &mut [Directory]) {
-    directories.sort_unstable_by_key(|known| (known.set, known.shard, core::cmp::Reverse(known.since.left)));
-}
-
 /// What a former home knew of an object of which nothing is known here. What it had decided, and nobody has any more, is
 /// lost; but what it had only said to a node that lives may never have been heard.
-fn as_it_is_now(object: ObjectId, knew: Knew, view: &View) -> Entry {
-    let Knew { tenure, owner, life, state, .. } = knew;
+fn as_it_is_now((entry, life): (Entry, Incarnation), view: &View) -> Entry {
+    let Entry { object, tenure, node: owner, state, .. } = entry;
     let lives = view.member(owner).is_some_and(|member| member.incarnation == life);
     let (node, state, lost) = match state {
         EntryState::Removing | EntryState::Absent => (NodeId::NOBODY, state, false),

@@ -107,7 +107,7 @@ impl Node {
         for (set, state) in sets {
             for Touched { at, home, shard } in &mut state.touched {
                 if home == me && shard.recovery.unbroken == lost {
-                    shard.recovery.unbroken = losses.unbroken_since(SetId(*set), *at);
+                    shard.recovery.unbroken = lost.min(losses.unbroken_until(SetId(*set), *at, lost));
                 }
             }
         }

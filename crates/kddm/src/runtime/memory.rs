@@ -65,6 +65,9 @@ impl LaneState {
     /// Takes in what a former life knew as the home of a shard.
     fn remember_directory(&mut self, directory: Directory) {
         let (set, shard) = (directory.set, directory.shard);
+        if self.destroyed.contains(set) {
+            return;
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let remembered = self.core.remember_directory(directory, &mut outputs);
         self.follow(set, outputs);

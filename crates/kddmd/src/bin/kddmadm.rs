@@ -12,11 +12,8 @@ use kddmd::admin::client::{Client, ClientError};
 use kddmd::admin::protocol::{self, Action, Failure, Form};
 use kddmd::admin::{events, sure::Sure};
 use kddmd::data_dir::admin_socket;
-use kddmd::demo::{
-    DemoError, watched,
-    words::{self, Options},
-    worker,
-};
+use kddmd::demo::words::{self, Options};
+use kddmd::demo::{DemoError, watched, worker};
 use kddmd::playground::{self, PlaygroundError};
 use kddmd::{bench, daemon, doctor, ending, guardian, history, show};
 use serde_json::{Value as Json, json};
