@@ -196,6 +196,8 @@ impl<T> Copies<T> {
             Step::Gone { .. } => copy.told = Access::None,
         }
         let goes_on = copy.is_told() && copy.awaited_until.take().is_some();
+        // Who waits after that waits as the first did.
+        copy.is_late &= !copy.is_told();
         self.queue(&mut inside, object);
         goes_on
     }

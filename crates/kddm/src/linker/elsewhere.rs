@@ -55,6 +55,10 @@ pub(super) enum Told {
     },
     /// The set has no linker there.
     NoLinker,
+    /// It cannot touch anything now: it leaves, is fenced, has too much to do.
+    NotNow {
+        reason: String,
+    },
     Failed {
         reason: String,
     },
@@ -122,6 +126,17 @@ async fn value<T: Value>(set: &Set<T>, object: u64) -> Told {
 fn told_of(error: Error) -> Told {
     match error {
         Error::Access(AccessError::NotFound) => Told::NotFound,
+        // Another node may, where the linker has no other reason to want this one.
+        Error::Membership(_)
+        | Error::Access(
+            AccessError::TimedOut { .. }
+            | AccessError::Overloaded { .. }
+            | AccessError::OverBudget { .. }
+            | AccessError::Fenced,
+        )
+        | Error::Linker(LinkerError::TimedOut { .. } | LinkerError::Overloaded { .. }) => {
+            Told::NotNow { reason: error.to_string() }
+        }
         error => Told::Failed { reason: error.to_string() },
     }
 }
@@ -253,14 +268,21 @@ impl Node {
     pub fn read_where_linked(&self, set: &str, object: u64, limit: Duration) -> Result<EncodedValue, Error> {
         let info = self.set_info(set)?;
         let linker = info.linker.unwrap_or_default();
-        let mut unheard = None;
+        let (mut unheard, deadline) = (None, crate::runtime::wait::deadline_in(limit));
         for member in self.members() {
             let question = Question::Value { set: info.id, object };
-            let reason = match self.runtime().ask_about_linkers(member.id, question, limit).wait() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let reason = match self.runtime().ask_about_linkers(member.id, question, left).wait() {
                 Ok(Told::Value { version, bytes }) => return Ok(EncodedValue { version, bytes, read_by: member.id }),
                 Ok(Told::NotFound) => return Err(AccessError::NotFound.into()),
                 Ok(Told::NoLinker) => continue,
                 Ok(Told::Failed { reason }) => reason,
+                // Another member may have the linker, too.
+                Ok(Told::NotNow { reason }) => {
+                    unheard =
+                        Some(LinkerError::Elsewhere { linker: linker.clone(), object, node: member.id, reason }.into());
+                    continue;
+                }
                 Ok(other) => return Err(unexpected(member.id, &other)),
                 Err(error) => {
                     unheard = Some(error);

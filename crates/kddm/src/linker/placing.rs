@@ -109,6 +109,7 @@ impl<T: Value> Linked<T> {
             Ok(Told::Failed { reason }) => {
                 return Err(LinkerError::Elsewhere { linker: self.name(), object, node, reason }.into());
             }
+            Ok(Told::NotNow { reason }) => reason,
             Ok(Told::NoLinker) => format!("it has not opened the set with linker {:?}", self.name()),
             Ok(other) => unexpected(node, &other).to_string(),
             Err(error) => error.to_string(),

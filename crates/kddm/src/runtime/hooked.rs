@@ -35,6 +35,8 @@ impl LaneState {
         let store = self.store(set);
         let cell = store.find_or_insert(object.0);
         if !self.hooked.is_empty() && store.has_value(cell) {
+            // Of a frozen set it hears of more when it is granted.
+            let access = if self.is_frozen(set) { access.min(Access::Read) } else { access };
             self.tell_of_copy(set, object, access, (&store, cell));
         }
         self.grant_here(set, object, cell, access);
@@ -132,6 +134,11 @@ impl Runtime {
     pub fn hook(&self, set: SetId, hooks: Arc<dyn Hooks>) {
         for lane in &self.lanes {
             let mut state = lane.lock();
+            if state.destroyed.contains(set) {
+                lane.finish(state);
+                hooks.end();
+                continue; // Meanwhile: nobody would take it out again.
+            }
             let is_new = state.hooked.insert(set, Arc::clone(&hooks)).is_none();
             lane.finish(state);
             let mut next = Some(0).filter(|_| is_new);

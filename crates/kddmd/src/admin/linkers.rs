@@ -30,7 +30,10 @@ pub fn linkers(node: &Node) -> Result<Json, Failure> {
 fn linker(node: u16, info: &LinkerInfo) -> Json {
     let counts = &info.counts;
     let (lag_ms, limit_bytes) = match info.write_policy {
-        WritePolicy::Behind { lag, bytes } => (json!(lag.as_millis()), json!(bytes)),
+        WritePolicy::Behind { lag, bytes } => {
+            // Another member says so: it may be more than a number in JSON is.
+            (json!(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)), json!(bytes))
+        }
         _ => (Json::Null, Json::Null),
     };
     json!({

@@ -303,15 +303,12 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(status) => status.into(),
         Err(ToolError::Output(_)) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&error, json);
-            ExitCode::FAILURE
-        }
+        Err(error) => tell(&error, json),
     }
 }
 
 /// Says why the tool has not done what it was to do.
-fn tell(error: &ToolError, json: bool) {
+fn tell(error: &ToolError, json: bool) -> ExitCode {
     if json {
         let failure = match error {
             ToolError::Client(ClientError::Refused(failure)) => failure.clone(),
@@ -320,6 +317,7 @@ fn tell(error: &ToolError, json: bool) {
         let _nobody_may_read = writeln!(std::io::stdout(), "{}", json!({ "error": failure }));
     }
     eprintln!("kddmadm: {error}");
+    ExitCode::FAILURE
 }
 
 fn run(cli: Cli) -> Result<u8, ToolError> {
