@@ -453,7 +453,7 @@ fn object_command(object: Object) -> Result<protocol::Command, ToolError> {
 fn finish((text, status): (Result<String, ClientError>, u8), json: bool) -> Result<u8, ToolError> {
     match text {
         Ok(text) => print(&text)?,
-        Err(error) => tell(&error.into(), json),
+        Err(error) => _ = tell(&error.into(), json),
     }
     Ok(status)
 }
