@@ -155,6 +155,12 @@ pub enum MalformedChange {
     /// Node id 0 names nobody.
     #[error("0 is not a node id: give one from 1 to 65535, or none to be given one")]
     Nobody,
+    /// The cluster itself needs it.
+    #[error("set {set} is one of the cluster itself, and is not frozen")]
+    SetOfTheSystem {
+        /// Its number.
+        set: u64,
+    },
     /// No member is set offline.
     #[error("a member is not set offline: it leaves")]
     Offline,

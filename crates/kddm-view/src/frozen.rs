@@ -1,7 +1,7 @@
 //! Sets that members have frozen: nobody writes an object of them. It is in the state, so that whoever comes in knows it
 //! before it has anything, and so that it ends in the same step as its member.
 
-use kddm_core::id::{Incarnation, NodeId};
+use kddm_core::id::{Incarnation, NodeId, SetId};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{MalformedChange, check_node};
@@ -35,6 +35,9 @@ pub struct Frozen {
 impl Frozen {
     /// Whether this can be meant at all.
     pub(crate) fn check(&self) -> Result<(), MalformedChange> {
+        if SetId(self.set).counter() < SetId::FIRST_COUNTER {
+            return Err(MalformedChange::SetOfTheSystem { set: self.set });
+        }
         check_node(self.node)
     }
 }
@@ -102,7 +105,7 @@ impl State {
             |frozen: &Frozen| self.member(frozen.node).is_some_and(|entry| entry.incarnation == frozen.incarnation);
         let comes_twice = |(at, frozen): (usize, &Frozen)| self.frozen[..at].contains(frozen);
         self.frozen.len() <= FREEZES
-            && self.frozen.iter().all(is_member)
+            && self.frozen.iter().all(|frozen| frozen.check().is_ok() && is_member(frozen))
             && !self.frozen.iter().enumerate().any(comes_twice)
     }
 }
@@ -207,5 +210,10 @@ mod tests {
         };
         assert_eq!(broken(&many), impossible);
         assert_eq!(Change::Freeze(Frozen { node: NodeId(0), ..freeze }).encode(), Err(MalformedChange::Nobody));
+        for set in [0, SetId::FIRST_COUNTER - 1] {
+            let own = Frozen { set, ..freeze };
+            assert_eq!(Change::Freeze(own).encode(), Err(MalformedChange::SetOfTheSystem { set }));
+            assert_eq!(broken(&|state| state.frozen = vec![own]), impossible);
+        }
     }
 }

@@ -69,10 +69,9 @@ impl Request {
         self.op.repeat(repeats);
     }
 
-    fn lose_interest(&mut self) {
-        if !self.op.is_done() {
-            self.here.cancel(self.object, &self.op);
-        }
+    /// Who has frozen the set, if that was waited for.
+    fn lose_interest(&mut self) -> Option<NodeId> {
+        let frozen_by = if self.op.is_done() { None } else { self.here.cancel(self.object, &self.op) };
         let told = match self.op.take() {
             Some(Outcome::Read(hold) | Outcome::Write(hold)) => hold.release(),
             _ => false,
@@ -80,18 +79,22 @@ impl Request {
         if told && !slips(Slip::GiveUpInSilence) {
             self.here.released(self.object);
         }
+        frozen_by
     }
 
     pub fn timed_out(&mut self, limit: Duration) -> Error {
         let (waiting_for, away) = (self.here.waiting_for(self.object), self.here.is_away(self.object));
-        self.lose_interest();
+        // It alone: others may wait for the thaw who want the same object.
+        let frozen_by = self.lose_interest();
         if let Some(error) = away {
             return error;
         }
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
-        let error = match (self.wish, waiting_for) {
+        if let Some(node) = frozen_by {
             // It was not begun.
-            (_, WaitingFor::Frozen(_)) => AccessError::TimedOut { limit_ms, waiting_for },
+            return AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::Frozen(node.0) }.into();
+        }
+        let error = match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
             (_, WaitingFor::Unreachable(node)) => {
                 let why = self.here.lane(self.object).lock().why_unreachable(NodeId(node));
@@ -109,7 +112,7 @@ impl Drop for Request {
             // It holds nothing and blocks nobody, and was asked for in advance: it goes on.
             return self.here.detach(self.object, &self.op);
         }
-        self.lose_interest();
+        let _nobody_is_told = self.lose_interest();
     }
 }
 

@@ -17,6 +17,15 @@ pub(crate) fn promise<O: Send + 'static>(
     work: impl FnOnce() -> Result<O, Error> + Send + 'static,
     late: impl Fn(Duration) -> Error + Send + 'static,
 ) -> Pending<O> {
+    promise_while(name, |_goes_on_in_any_case| work(), late)
+}
+
+/// As [`promise`], of work that can ask whether somebody still waits.
+pub(crate) fn promise_while<O: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(&dyn Fn() -> bool) -> Result<O, Error> + Send + 'static,
+    late: impl Fn(Duration) -> Error + Send + 'static,
+) -> Pending<O> {
     if !may_block() {
         // Nobody could wait for it here, and who does not hear of it must not have begun it.
         return Pending::ready(Err(AccessError::WouldBlock.into()));
@@ -25,7 +34,7 @@ pub(crate) fn promise<O: Send + 'static>(
     let keeper = Arc::downgrade(&kept);
     let run = move || {
         // What it has to itself, a node for one, is gone before anybody hears of the result.
-        let result = work();
+        let result = work(&|| keeper.strong_count() > 0);
         if let Some(kept) = keeper.upgrade() {
             kept.keep(result);
         }

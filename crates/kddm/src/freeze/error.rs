@@ -37,6 +37,14 @@ pub enum FreezeError {
         /// Who has frozen it.
         node: u16,
     },
+    /// As many wait for a thaw at one lane of this node as may. Nothing was begun: try again when the set is thawed.
+    #[error("node {node} has frozen the set, and {limit} who would write wait here for a thaw already: wait for that")]
+    Crowded {
+        /// Who has frozen it.
+        node: u16,
+        /// The limit, the `outstanding_limit` of the node.
+        limit: usize,
+    },
 }
 
 impl FreezeError {
@@ -46,6 +54,7 @@ impl FreezeError {
             FreezeError::TooMany { .. } => 2,
             FreezeError::Ended { .. } => 3,
             FreezeError::Frozen { .. } => 4,
+            FreezeError::Crowded { .. } => 5,
         }
     }
 }

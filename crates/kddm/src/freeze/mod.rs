@@ -16,10 +16,10 @@ use kddm_view::Frozen;
 
 pub use error::FreezeError;
 
-use crate::error::{AccessError, Error, MembershipError, WaitingFor};
+use crate::error::{AccessError, Error, MembershipError, SetError, WaitingFor};
 use crate::node::{Node, Owner};
 use crate::pending::Pending;
-use crate::promise::promise;
+use crate::promise::{promise, promise_while};
 use crate::runtime::Runtime;
 use crate::set::Set;
 use crate::value::Value;
@@ -107,7 +107,8 @@ impl std::fmt::Debug for Freeze {
 impl<T: Value> Set<T> {
     /// Freezes the set, in the whole cluster: see [`Freeze`]. Who holds an object to write, or had asked for one before, comes to
     /// his end first; who comes later waits, up to his own limit, until it is thawed. Several may freeze a set at one
-    /// time: it is frozen until the last one has thawed it. Whoever freezes it does not write it either.
+    /// time: it is frozen until the last one has thawed it. Whoever freezes it does not write it either. An answer that is
+    /// dropped before it has come gives the freeze up.
     ///
     /// # Errors
     /// `Written` names a member that was not done within the limit of the set, and what is in the way there; `TooMany`;
@@ -123,34 +124,38 @@ impl Node {
     /// As [`Set::freeze`], of a set that need not be open here. Its writers have so much time to come to an end.
     ///
     /// # Errors
-    /// As there, and `Unknown` if there is no such set.
+    /// As there, and `Unknown` if there is no such set, `Destroyed` if it is ending.
     pub fn freeze_set(&self, name: &str, limit: Duration) -> Pending<Freeze> {
         let (node, name) = (self.clone(), name.to_string());
-        let begin = move || {
-            let set = SetId(node.set_info(&name)?.id);
-            freeze_now(node.runtime(), Arc::clone(&node.0), set, &name, limit)
+        let begin = move |is_wanted: &dyn Fn() -> bool| {
+            let found = node.set_info(&name)?;
+            if found.is_ending {
+                return Err(SetError::Destroyed.into());
+            }
+            freeze_now(node.runtime(), Arc::clone(&node.0), SetId(found.id), (&name, limit), is_wanted)
         };
-        promise("kddm-freeze", begin, late)
+        promise_while("kddm-freeze", begin, late)
     }
 }
 
 fn freeze(runtime: &Arc<Runtime>, node: Arc<Owner>, set: SetId, name: &str, limit: Duration) -> Pending<Freeze> {
     let (runtime, name) = (Arc::clone(runtime), name.to_string());
-    promise("kddm-freeze", move || freeze_now(&runtime, node, set, &name, limit), late)
+    let begin = move |is_wanted: &dyn Fn() -> bool| freeze_now(&runtime, node, set, (&name, limit), is_wanted);
+    promise_while("kddm-freeze", begin, late)
 }
 
 fn freeze_now(
     runtime: &Arc<Runtime>,
     node: Arc<Owner>,
     set: SetId,
-    name: &str,
-    limit: Duration,
+    (name, limit): (&str, Duration),
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Freeze, Error> {
     if runtime.lender.is_some() {
         let (what, instead) = ("freeze a set", "do it in a program that is a node, or by `kddmadm set freeze`");
         return Err(MembershipError::Attached { what, instead }.into());
     }
-    let frozen = runtime.freeze_now(set, name, limit)?;
+    let frozen = runtime.freeze_now(set, name, limit, is_wanted)?;
     Ok(Freeze { runtime: Arc::clone(runtime), _node: node, frozen, name: name.into(), limit })
 }
 

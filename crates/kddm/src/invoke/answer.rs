@@ -27,7 +27,7 @@ pub(super) enum Told {
     NotMine { owner: u16 },
     /// It did not run: this node does not have the operation.
     NoOperation,
-    /// It did not run: this node is on its way out, or fenced.
+    /// It did not run: this node is on its way out, or fenced, or the set is frozen.
     Away,
     /// It did not run, or nothing of it was published: the set is destroyed.
     Destroyed,

@@ -146,9 +146,18 @@ impl<T: Value> Operations<T> {
         None
     }
 
+    /// Whether a call would wait for a thaw: by whoever calls, who says so, and by none of the few threads here.
+    fn is_frozen(&self, object: u64) -> bool {
+        let here = &self.set.0.here;
+        here.lane(object).lock().is_frozen(here.set)
+    }
+
     /// Leaves a call to the thread that has the object next.
     pub fn enqueue(self: &Arc<Self>, item: Item) {
         let object = item.object;
+        if self.is_frozen(object) {
+            return item.answer(&Told::Away);
+        }
         let mut queues = self.queues.lock();
         if queues.waiting >= QUEUE_LIMIT {
             let waiting = queues.waiting as u64;
@@ -310,9 +319,15 @@ impl<T: Value> Runner for Operations<T> {
             let now = Instant::now();
             let left = items.iter().map(|item| item.deadline.saturating_duration_since(now)).max().unwrap_or_default();
             // A first touch, or what copies a value, may panic: this thread has others to run.
-            let grabbed = catch_unwind(AssertUnwindSafe(|| self.set.grab(object).wait_for(left)));
+            let grabbed = catch_unwind(AssertUnwindSafe(|| {
+                let asked = self.set.grab(object);
+                // Looked at behind the wish: what is frozen only now lets that one in, and it ends before.
+                let waits_for_thaw = !asked.is_ready() && self.is_frozen(object);
+                (!waits_for_thaw).then(|| asked.wait_for(left))
+            }));
             let told = match grabbed {
-                Ok(Ok(guard)) => {
+                Ok(None) => Told::Away,
+                Ok(Some(Ok(guard))) => {
                     self.join(object, &mut items);
                     let ran = catch_unwind(AssertUnwindSafe(|| self.run(guard, items)));
                     if ran.is_err() {
@@ -320,7 +335,7 @@ impl<T: Value> Runner for Operations<T> {
                     }
                     continue;
                 }
-                Ok(Err(error)) => Told::of(&error),
+                Ok(Some(Err(error))) => Told::of(&error),
                 Err(_panic) => Told::Panicked,
             };
             items.iter().for_each(|item| item.answer(&told));

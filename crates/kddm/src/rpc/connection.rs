@@ -109,6 +109,8 @@ pub(crate) struct Connection {
     running_bytes: usize,
     /// Streams that are open on it.
     pub flows: HashMap<u64, Arc<Flow>>,
+    /// An item found no room: who has it is told when there is some.
+    pub has_refused: bool,
     /// Why this side has ended it.
     why: Option<&'static str>,
 }
@@ -130,6 +132,7 @@ impl Connection {
             running,
             running_bytes,
             flows,
+            has_refused: false,
             why,
         }
     }
@@ -152,6 +155,13 @@ impl Connection {
             self.sent = 0;
         }
         (self.unsent.len() - self.sent <= UNSENT_LIMIT_BYTES).then_some(&mut self.unsent)
+    }
+
+    /// Whether there is room again for what was refused.
+    pub fn is_relieved(&mut self) -> bool {
+        let is_relieved = self.has_refused && self.room().is_some();
+        self.has_refused &= !is_relieved;
+        is_relieved
     }
 
     /// Writes until all is written or the socket is full; then its next event goes on.

@@ -120,9 +120,14 @@ impl Engine {
     }
 
     fn write(&self, number: u64) {
-        if let Some(connection) = self.state.lock().connections.get_mut(&number) {
-            connection.write();
-        }
+        let mut state = self.state.lock();
+        let Some(connection) = state.connections.get_mut(&number) else { return };
+        connection.write();
+        let relieved: Vec<_> =
+            if connection.is_relieved() { connection.flows.values().cloned().collect() } else { Vec::new() };
+        // That may be code of whoever waits.
+        drop(state);
+        relieved.iter().for_each(|flow| flow.writes.tell());
     }
 
     /// Reads a connection and does what came. True if there is more to read.

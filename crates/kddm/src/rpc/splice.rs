@@ -11,15 +11,17 @@ use std::task::{Wake, Waker};
 use parking_lot::Mutex;
 
 use super::engine::Engine;
+use super::error::RpcError;
 use super::frame::Fault;
 use super::relay::fault_of;
 use super::stream::flow::Flow;
+use crate::error::Error;
 
 /// One direction.
 struct Direction {
     from: Arc<Flow>,
     to: Arc<Flow>,
-    /// Taken, and not sent: its connection has ended, and that is about to be told.
+    /// Taken, and not sent: its connection has ended, and that is about to be told, or has much to write first.
     held: Option<Vec<u8>>,
     is_over: bool,
 }
@@ -52,7 +54,8 @@ impl Direction {
                 Err(error) => Some(fault_of(error)),
                 Ok(Some(body)) => match self.to.send(engine, &body) {
                     Some(Ok(())) => continue,
-                    None => return self.held = Some(body),
+                    // Whoever sends is innocent of what others have sent there: it is told when that is written.
+                    None | Some(Err(Error::Rpc(RpcError::Overloaded { .. }))) => return self.held = Some(body),
                     Some(Err(error)) => {
                         let (fault, reason) = fault_of(error);
                         self.from.stop_with(engine, fault, &reason);
@@ -96,9 +99,9 @@ impl Splice {
     fn go_on(self: &Arc<Self>) {
         self.has_news.store(true, Ordering::SeqCst);
         while self.has_news.load(Ordering::SeqCst) {
-            let (Some(mut directions), Some(engine)) = (self.directions.try_lock(), self.engine.upgrade()) else {
-                return;
-            };
+            let Some(mut directions) = self.directions.try_lock() else { return };
+            // The node is gone; nothing moves any more.
+            let Some(engine) = self.engine.upgrade() else { return self.forget() };
             self.has_news.store(false, Ordering::SeqCst);
             // Before they are looked at, so that nothing is missed.
             let waker = Waker::from(Arc::clone(self));
@@ -107,10 +110,14 @@ impl Splice {
             }
             directions.iter_mut().for_each(|direction| direction.go_on(&engine));
             if directions.iter().all(|direction| direction.is_over) {
-                // With the wakers the last that knows this is gone.
-                return self.flows.iter().flat_map(|flow| [&flow.reads, &flow.writes]).for_each(|seat| seat.forget());
+                return self.forget();
             }
         }
+    }
+
+    /// With the wakers the last that knows this is gone.
+    fn forget(&self) {
+        self.flows.iter().flat_map(|flow| [&flow.reads, &flow.writes]).for_each(|seat| seat.forget());
     }
 }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::chain::chain;
 use crate::error::{AccessError, Error, MembershipError, SetError};
+use crate::freeze::FreezeError;
 use crate::node::Node;
 use crate::operation::{Plain, Request};
 use crate::pending::Pending;
@@ -183,11 +184,20 @@ impl Runtime {
         if self.epoch_of_all_lanes() == epoch { Ok(()) } else { Err(AccessError::CutShort.into()) }
     }
 
+    /// What is given up is a change of the set.
+    fn may_change(&self, set: SetId, name: &str) -> Result<(), Error> {
+        match self.frozen_by(set) {
+            Some(node) => Err(FreezeError::Frozen { set: name.into(), node }.into()),
+            None => Ok(()),
+        }
+    }
+
     /// Has every member give up what is lost of a set.
     fn accept_losses_everywhere(self: &Arc<Self>, set: SetId, name: &str, limit: Duration) -> Result<(), Error> {
         if let Some(error) = self.lanes[0].lock().refusal(set) {
             return Err(error);
         }
+        self.may_change(set, name)?;
         if !self.lanes.iter().any(|lane| lane.lock().core.may_have_lost(set)) {
             return Err(SetError::NothingLost { name: name.into() }.into());
         }
@@ -218,6 +228,7 @@ impl SetHere {
         let here = self.clone();
         let late = move |limit| self.is_late(object, limit);
         let steps = async move {
+            here.runtime.may_change(here.set, &name)?;
             let deadline = deadline_in(limit);
             let mut has_accepted = false;
             loop {

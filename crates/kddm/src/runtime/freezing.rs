@@ -84,8 +84,14 @@ impl Runtime {
         has_proposed
     }
 
-    /// Freezes a set: nobody in the cluster writes it when this returns.
-    pub fn freeze_now(self: &Arc<Self>, set: SetId, name: &str, limit: Duration) -> Result<Frozen, Error> {
+    /// Freezes a set: nobody in the cluster writes it when this returns. Given up when nobody wants it any more.
+    pub fn freeze_now(
+        self: &Arc<Self>,
+        set: SetId,
+        name: &str,
+        limit: Duration,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<Frozen, Error> {
         let deadline = deadline_in(limit);
         let (node, incarnation) = (self.identity.id, self.identity.incarnation);
         let frozen = {
@@ -95,8 +101,9 @@ impl Runtime {
             membership.freezes.wanted.insert(number);
             Frozen { set: set.0, node, incarnation, number }
         };
-        let result =
-            self.begin_freeze(&frozen, deadline).and_then(|()| self.await_writers(&frozen, name, limit, deadline));
+        let result = self
+            .begin_freeze(&frozen, deadline)
+            .and_then(|()| self.await_writers(&frozen, name, (limit, deadline), is_wanted));
         match result.and_then(|()| self.check_freeze(&frozen, name)) {
             Ok(()) => Ok(frozen),
             Err(error) => {
@@ -130,13 +137,31 @@ impl Runtime {
         Ok(())
     }
 
-    /// Asks each member that there is, also those that come meanwhile.
-    fn await_writers(&self, frozen: &Frozen, name: &str, limit: Duration, deadline: Instant) -> Result<(), Error> {
-        let mut told = Vec::new();
+    /// Asks each member that there is, also those that come meanwhile; and all once more when all have said so, since what one
+    /// had under way may have come to another that was asked before. Again, if a member has gone in that round.
+    fn await_writers(
+        &self,
+        frozen: &Frozen,
+        name: &str,
+        (limit, deadline): (Duration, Instant),
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        let (mut told, mut round) = (Vec::new(), None);
         loop {
+            if !is_wanted() {
+                return Err(FreezeError::Ended { set: name.into() }.into());
+            }
             let state = self.membership.lock().state.clone();
             let is_new = |(node, member): &(NodeId, &MemberEntry)| !told.contains(&(*node, member.incarnation));
-            let Some((node, member)) = state.members().find(is_new) else { return Ok(()) };
+            let Some((node, member)) = state.members().find(is_new) else {
+                let members: Vec<_> = state.members().map(|(node, member)| (node, member.incarnation)).collect();
+                let of_before: Option<Vec<_>> = round.replace(members.clone());
+                if of_before.is_some_and(|before| before.iter().all(|member| members.contains(member))) {
+                    return Ok(());
+                }
+                told.clear();
+                continue;
+            };
             let Err(reason) = self.ask_to_freeze(frozen, &state, (node, member), deadline) else {
                 told.push((node, member.incarnation));
                 continue;
@@ -255,6 +280,12 @@ impl Runtime {
             return Err(AccessError::Fenced.into());
         }
         if is_in_force { Ok(()) } else { Err(FreezeError::Ended { set: name.into() }.into()) }
+    }
+
+    /// Who has frozen a set first, as far as this node has heard.
+    pub fn frozen_by(&self, set: SetId) -> Option<u16> {
+        let membership = self.membership.lock();
+        membership.state.frozen().iter().find(|frozen| frozen.set == set.0).map(|frozen| frozen.node.0)
     }
 
     /// Which sets are frozen, and by whom, as far as this node has heard.

@@ -14,6 +14,7 @@ use kddm_core::message::RequestKind;
 
 use crate::cell::{CellNumber, RevokeResult, Store};
 use crate::error::AccessError;
+use crate::freeze::FreezeError;
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Local, Waiter, Wish};
 use crate::runtime::wait::{Op, Outcome};
@@ -48,6 +49,11 @@ impl FrozenSets {
             taken.extend(frozen.aside.drain(..).map(|(object, waiter)| (*of, object, waiter)));
         }
         taken
+    }
+
+    /// How many wait for a thaw.
+    fn aside(&self) -> usize {
+        self.0.values().map(|frozen| frozen.aside.len()).sum()
     }
 
     /// The set is no more.
@@ -91,6 +97,7 @@ impl LaneState {
         // A cell that is on its way down, and written, is looked at once more when that ends.
         open.into_iter().for_each(|object| self.lower_cell(set, object));
         self.forget_if_over(set);
+        self.outstanding += aside.len();
         let objects: BTreeSet<ObjectId> = aside.iter().map(|(object, _)| *object).collect();
         for (object, waiter) in aside {
             self.local(set, object).waiters.push_back(waiter);
@@ -110,6 +117,7 @@ impl LaneState {
         let Some(frozen) = self.frozen.0.get_mut(&set) else { return };
         let Some(at) = frozen.aside.iter().position(|(_, waiter)| waiter.asker.is(op)) else { return };
         let Some((object, waiter)) = frozen.aside.remove(at) else { return };
+        self.outstanding += 1;
         self.local(set, object).waiters.push_back(waiter);
         self.serve_again(set, object);
     }
@@ -117,13 +125,6 @@ impl LaneState {
     /// Whether a set is frozen here.
     pub fn is_frozen(&self, set: SetId) -> bool {
         !self.frozen.is_empty() && self.frozen.in_force(set).is_some()
-    }
-
-    /// Who has frozen the set for whose thaw somebody waits who wants that object.
-    pub fn frozen_by(&self, set: SetId, object: ObjectId) -> Option<NodeId> {
-        let frozen = self.frozen.in_force(set)?;
-        frozen.aside.iter().find(|(of, _)| *of == object)?;
-        frozen.by.first().copied()
     }
 
     /// Whether this thread holds an object of the set.
@@ -156,7 +157,7 @@ impl LaneState {
         }
         match asker {
             Asker::Thread(op) => op.is_newcomer(),
-            Asker::Program(session, _) => !self.desk.has_of(*session, set),
+            Asker::Program(session, _) => !self.desk.uses(*session, set),
         }
     }
 
@@ -187,16 +188,33 @@ impl LaneState {
         if waiter.wish.is_try() {
             return self.end_wait(set, object, waiter, Outcome::Failed(AccessError::Busy.into()));
         }
+        if waiter.asker.is_left() {
+            return self.end_wait(set, object, waiter, Outcome::Done);
+        }
+        let limit = self.limits.outstanding;
+        if self.frozen.aside() >= limit {
+            let node = self.frozen.in_force(set).and_then(|frozen| frozen.by.first()).copied().unwrap_or_default().0;
+            return self.end_wait(set, object, waiter, Outcome::Failed(FreezeError::Crowded { node, limit }.into()));
+        }
         self.statistics.waits_for_thaw += 1;
+        // It is none of those that readers have to wait for.
+        self.outstanding -= 1;
         self.frozen.0.entry(set).or_default().aside.push_back((object, waiter));
     }
 
-    /// Somebody who waits gives up, if he waits elsewhere than for the object itself.
-    pub fn waits_no_more_aside(&mut self, set: SetId, op: &Arc<Op>) {
+    /// Somebody who waits gives up, if he waits elsewhere than for the object itself. Who has frozen the set, if it was for
+    /// the thaw.
+    pub fn waits_no_more_aside(&mut self, set: SetId, op: &Arc<Op>) -> Option<NodeId> {
         self.waits_for_lender_no_more(op);
-        if self.withdraw_from_aside(set, |_, waiter| waiter.asker.is(op)) {
-            self.alarms.take_back(op.take_alarm());
-        }
+        let by = self.withdraw_from_aside(set, |_, waiter| waiter.asker.is(op))?;
+        self.alarms.take_back(op.take_alarm());
+        Some(by)
+    }
+
+    /// Nobody will take what that wish is for. What waits for a thaw ends.
+    pub fn is_left(&mut self, set: SetId, op: &Arc<Op>) {
+        op.note_left();
+        let _nobody_is_told = self.withdraw_from_aside(set, |_, waiter| waiter.asker.is(op));
     }
 
     /// The wish of a program is over, if it waits for a thaw.
@@ -205,12 +223,11 @@ impl LaneState {
         let _or_it_waits_for_the_object = self.withdraw_from_aside(set, is_its);
     }
 
-    fn withdraw_from_aside(&mut self, set: SetId, is_it: impl Fn(ObjectId, &Waiter) -> bool) -> bool {
-        let Some(frozen) = self.frozen.0.get_mut(&set) else { return false };
-        let Some(at) = frozen.aside.iter().position(|(object, waiter)| is_it(*object, waiter)) else { return false };
+    fn withdraw_from_aside(&mut self, set: SetId, is_it: impl Fn(ObjectId, &Waiter) -> bool) -> Option<NodeId> {
+        let frozen = self.frozen.0.get_mut(&set)?;
+        let at = frozen.aside.iter().position(|(object, waiter)| is_it(*object, waiter))?;
         frozen.aside.remove(at);
-        self.outstanding -= 1;
-        true
+        frozen.by.first().copied()
     }
 
     /// Looks once more at an object of a frozen set whose cell may allow too much.
@@ -248,7 +265,16 @@ impl LaneState {
             frozen.open.remove(&object);
             return;
         }
+        let is_over = frozen.by.is_empty();
         frozen.open.insert(object);
+        if is_over {
+            // It stands in nobody's way any more, but for those who wait for the object itself.
+            if self.locals.get(&(set, object)).is_some_and(|local| local.waiters.is_empty() && local.revoking.is_none())
+            {
+                self.goes_on(set, object);
+            }
+            return;
+        }
         self.is_held_up(set, object);
         self.ask_back(set, object, Access::Read, None);
     }
@@ -256,7 +282,8 @@ impl LaneState {
     /// Lowers what local threads may do with a slice of the objects of a frozen set, from that cell on. Where the rest
     /// begins.
     pub fn close_cells(&mut self, set: SetId, first: CellNumber, most: u32) -> Option<CellNumber> {
-        if !self.is_frozen(set) {
+        // What is closed was looked at, and opens nothing.
+        if self.frozen.in_force(set).is_none_or(|frozen| frozen.is_closed) {
             return None;
         }
         let (cells, next) = self.stores.get(&set)?.cells_from(first, most);
@@ -273,8 +300,11 @@ impl LaneState {
     /// Closes a set of which no cell is left that has not been looked at; or says who is in the way.
     pub fn close(&mut self, set: SetId) -> Result<(), String> {
         let Some(frozen) = self.frozen.in_force(set) else { return Ok(()) };
-        if self.fenced || self.stopped || frozen.is_closed {
+        if self.fenced || self.stopped {
             return Ok(());
+        }
+        if frozen.is_closed {
+            return self.removes_nothing(set);
         }
         let open: Vec<ObjectId> = frozen.open.iter().copied().collect();
         for object in open {
@@ -292,12 +322,15 @@ impl LaneState {
         if let Some(((_, object), _)) = waits {
             return Err(format!("somebody waits for object {} who had asked for it before", object.0));
         }
-        if self.core.is_removing(set) {
-            return Err("an object is being removed".into());
-        }
+        self.removes_nothing(set)?;
         if let Some(frozen) = self.frozen.0.get_mut(&set) {
             frozen.is_closed = true;
         }
         Ok(())
+    }
+
+    /// Also of who removes nothing any more, something may come: of a node that was told later.
+    fn removes_nothing(&self, set: SetId) -> Result<(), String> {
+        if self.core.is_removing(set) { Err("an object is being removed".into()) } else { Ok(()) }
     }
 }

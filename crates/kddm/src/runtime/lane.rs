@@ -162,9 +162,6 @@ impl LaneState {
         if let Some(lender) = self.asked_lender(set, object) {
             return WaitingFor::Node(lender.0);
         }
-        if let Some(node) = self.frozen_by(set, object) {
-            return WaitingFor::Frozen(node.0);
-        }
         let Some(seen) = self.core.inspect(set, object) else { return WaitingFor::LocalHolders };
         let me = self.core.id();
         let asked = if seen.asked == me { seen.owed.first().copied().unwrap_or(me) } else { seen.asked };
@@ -231,6 +228,7 @@ impl LaneState {
     fn fail_those_who_ask(&mut self, set: Option<SetId>, error: &Error) {
         self.fail_watchers(set, error);
         let mut failed = self.frozen.take_aside(set);
+        self.outstanding += failed.len();
         for ((of, object), local) in &mut self.locals {
             if set.is_none_or(|set| set == *of) {
                 failed.extend(local.waiters.drain(..).map(|waiter| (*of, *object, waiter)));

@@ -86,6 +86,11 @@ impl Asker {
         }
     }
 
+    /// Whether nobody will take what is granted.
+    pub fn is_left(&self) -> bool {
+        matches!(self, Asker::Thread(op) if op.is_left())
+    }
+
     /// The session of a program.
     pub fn session(&self) -> Option<u32> {
         match self {

@@ -92,13 +92,16 @@ impl LaneState {
         (outstanding >= limit).then(|| AccessError::Overloaded { outstanding, limit }.into())
     }
 
-    /// A local thread gives up.
-    pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) {
-        self.waits_no_more_aside(set, op);
-        let Some(local) = self.locals.get_mut(&(set, object)) else { return };
-        let Some(at) = local.waiters.iter().position(|waiter| waiter.asker.is(op)) else { return };
-        self.alarms.take_back(op.take_alarm());
-        self.withdraw(set, object, at);
+    /// A local thread gives up. Who has frozen the set, if it has waited for the thaw: it was not begun then.
+    pub fn cancel(&mut self, set: SetId, object: ObjectId, op: &Arc<Op>) -> Option<NodeId> {
+        let frozen_by = self.waits_no_more_aside(set, op);
+        let local = self.locals.get_mut(&(set, object));
+        let at = local.and_then(|local| local.waiters.iter().position(|waiter| waiter.asker.is(op)));
+        if let Some(at) = at {
+            self.alarms.take_back(op.take_alarm());
+            self.withdraw(set, object, at);
+        }
+        frozen_by
     }
 
     /// Whoever waits at that place gives up.

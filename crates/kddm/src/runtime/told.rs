@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use kddm_core::id::{ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 use parking_lot::RwLock;
 
 use super::Runtime;
@@ -78,15 +78,16 @@ impl SetHere {
         op
     }
 
-    /// Nobody waits for that request any more.
-    pub fn cancel(&self, object: u64, op: &Arc<Op>) {
+    /// Nobody waits for that request any more. Who has frozen the set, if it has waited for the thaw.
+    pub fn cancel(&self, object: u64, op: &Arc<Op>) -> Option<NodeId> {
         let lane = self.lane(object);
         let mut state = lane.lock();
-        state.cancel(self.set, ObjectId(object), op);
+        let frozen_by = state.cancel(self.set, ObjectId(object), op);
         lane.finish(state);
+        frozen_by
     }
 
-    /// That request goes on, and nobody is told how it ends.
+    /// That request goes on, and nobody is told how it ends; for a thaw it does not wait.
     pub fn detach(&self, object: u64, op: &Arc<Op>) {
         if op.is_done() {
             return;
@@ -95,6 +96,7 @@ impl SetHere {
         let mut state = lane.lock();
         let (waker, alarm) = op.take_waker();
         state.alarms.take_back(alarm);
+        state.is_left(self.set, op);
         lane.finish(state);
         // Without the lane: it may be the last that knows its task.
         drop(waker);

@@ -70,6 +70,8 @@ pub(crate) struct Op {
     repeats: AtomicU8,
     /// It began in a set that was frozen, by somebody who held nothing of it: no freeze waits for it.
     newcomer: AtomicBool,
+    /// Nobody will take its outcome: it goes on, but waits for no thaw.
+    left: AtomicBool,
 }
 
 impl Op {
@@ -83,6 +85,7 @@ impl Op {
             by_task: AtomicBool::new(false),
             repeats: AtomicU8::new(0),
             newcomer: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         }
     }
 
@@ -114,6 +117,16 @@ impl Op {
     /// Whether it may not begin to write while its set is being frozen.
     pub fn is_newcomer(&self) -> bool {
         self.newcomer.load(Ordering::Relaxed)
+    }
+
+    /// Under the lock of its lane.
+    pub fn note_left(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody will take its outcome.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     pub fn is_claimed(&self) -> bool {

@@ -340,6 +340,8 @@ mod tests {
         let nodes = Node::local_cluster(3).expect("three nodes");
         let set: crate::Set<u64> = nodes[0].set("named").open().wait().expect("it opens");
         let here = &set.0.here;
+        // A home that has yet to hear what it has would let it rest.
+        census(here, Duration::from_secs(60)).expect("all have settled");
         let parts = |told| if let Told::Census(counts) = told { Ok(counts) } else { Err(told) };
         let question = |shards: &[u16]| Question::Census { set: here.set.0, shards: shards.to_vec() };
         let mut asking = Asking::new(here, 0..SHARDS_PER_SET, Duration::from_secs(20), question, parts);

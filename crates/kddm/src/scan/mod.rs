@@ -359,7 +359,10 @@ impl<T: Value> ScanValues<T> {
     /// What somebody wants of a frozen set, and nobody has made, is waited for nowhere: also if something stands behind the set.
     fn ask(&self, object: u64) -> Pending<ReadGuard<T>> {
         let shared = &self.scan.set.0;
-        if shared.linked.is_some() && shared.here.lane(object).lock().is_frozen(shared.here.set) {
+        let here = &shared.here;
+        // Of a program only its node knows whether the set is frozen.
+        let may_be_frozen = || here.runtime.lender.is_some() || here.lane(object).lock().is_frozen(here.set);
+        if shared.linked.is_some() && may_be_frozen() {
             return Pending::asked(Get(Asked::made(shared, object)));
         }
         self.scan.set.get_existing(object)

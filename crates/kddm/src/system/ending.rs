@@ -53,8 +53,10 @@ impl Node {
         })?;
         let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
         let set = SetId(found.set);
-        if let Some(node) = self.runtime().frozen().get(&set.0).and_then(|by| by.first()) {
-            return Err(FreezeError::Frozen { set: name.into(), node: node.0 }.into());
+        // One that has begun goes on.
+        let by = if found.destroying { None } else { self.runtime().frozen_by(set) };
+        if let Some(node) = by {
+            return Err(FreezeError::Frozen { set: name.into(), node }.into());
         }
         found.destroying = true;
         names.put().wait()?;

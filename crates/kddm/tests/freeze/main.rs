@@ -81,6 +81,15 @@ fn is_kept_out<T>(by: u16, result: Result<T, Error>) {
     }
 }
 
+/// As [`is_kept_out`], of what others are asked about first: that may take longer than a moment.
+#[track_caller]
+fn is_kept_out_at_last<T>(by: u16, wait: impl Fn() -> Result<T, Error>) {
+    until("it waits for the thaw", || match wait().map(drop) {
+        Err(Error::Access(AccessError::TimedOut { waiting_for, .. })) => waiting_for == WaitingFor::Frozen(by),
+        other => panic!("{other:?} of a set that node {by} has frozen"),
+    });
+}
+
 #[test]
 fn nobody_writes_makes_or_removes_and_all_read_on() {
     let nodes = Node::local_cluster(3).expect("three nodes");
@@ -105,8 +114,8 @@ fn nobody_writes_makes_or_removes_and_all_read_on() {
         }
         let nothing = set.get_existing(77).wait_for(LIMIT).map(drop);
         assert!(matches!(nothing, Err(Error::Access(AccessError::NotFound))), "{nothing:?}");
-        is_kept_out(2, set.get(77).wait_for(MOMENT));
-        is_kept_out(2, set.grab(78).wait_for(MOMENT));
+        is_kept_out_at_last(2, || set.get(77).wait_for(MOMENT));
+        is_kept_out_at_last(2, || set.grab(78).wait_for(MOMENT));
         // One that somebody wants is known, and has no value.
         assert_eq!(set.scan_values().filter(|found| found.is_ok()).count(), 30);
         let wanted: Vec<u64> = set.scan().map(|found| found.expect("it goes on").id).filter(|id| *id >= 30).collect();
@@ -163,7 +172,7 @@ fn who_holds_an_object_comes_to_an_end_first() {
     (0..4).for_each(|object| put(&sets[1], object, 1));
     let mut held = sets[1].grab(1).wait_for(LIMIT).expect("nobody has it");
     // In vain: named is who is in the way, and nothing is frozen.
-    let impatient = nodes[0].freeze_set("held", MOMENT).wait_for(LIMIT).map(drop);
+    let impatient = nodes[0].freeze_set("held", Duration::from_secs(2)).wait_for(LIMIT).map(drop);
     match impatient {
         Err(Error::Freeze(FreezeError::Written { node: 2, reason, .. })) => {
             assert!(reason.starts_with("object 1 is written by thread"), "{reason}");
@@ -172,6 +181,10 @@ fn who_holds_an_object_comes_to_an_end_first() {
     }
     until("it is given up", || nodes.iter().all(|node| node.set_info("held").expect("there").frozen_by.is_empty()));
     put(&sets[0], 2, 1);
+    let unwanted = sets[0].freeze();
+    until("it is decided", || nodes.iter().all(|node| node.set_info("held").expect("there").frozen_by == [1]));
+    drop(unwanted);
+    until("it is given up", || nodes.iter().all(|node| node.set_info("held").expect("there").frozen_by.is_empty()));
     let freezing = sets[0].freeze();
     until("it is decided", || nodes.iter().all(|node| node.set_info("held").expect("there").frozen_by == [1]));
     is_kept_out(1, sets[0].grab(3).wait_for(MOMENT));
@@ -199,6 +212,10 @@ fn several_freeze_a_set_and_the_last_thaws_it() {
     is_kept_out(2, sets[0].grab(1).wait_for(MOMENT));
     let refused = nodes[0].destroy_set("shared", Duration::ZERO).wait_for(LIMIT);
     assert!(matches!(refused, Err(Error::Freeze(FreezeError::Frozen { node: 2, .. }))), "{refused:?}");
+    for accepted in [nodes[0].accept_loss("shared", 1), nodes[1].accept_losses("shared")] {
+        let refused = accepted.wait_for(LIMIT);
+        assert!(matches!(refused, Err(Error::Freeze(FreezeError::Frozen { node: 2, .. }))), "{refused:?}");
+    }
     drop(two);
     put(&sets[0], 1, 2);
     nodes[0].destroy_set("shared", Duration::ZERO).wait_for(LIMIT).expect("nobody has it frozen");
@@ -207,6 +224,107 @@ fn several_freeze_a_set_and_the_last_thaws_it() {
     let unknown = nodes[1].freeze_set("shared", LIMIT).wait_for(LIMIT).map(drop);
     assert!(matches!(unknown, Err(Error::Set(SetError::Unknown { .. }))), "{unknown:?}");
     until("nothing is left of it", || nodes[0].frozen_sets().is_empty());
+    // One that is about to end.
+    let ending = open(&nodes[1], "ending", 0);
+    let held = ending.grab(1).wait_for(LIMIT).expect("nobody has it");
+    let destroying = nodes[0].destroy_set("ending", LIMIT);
+    until("it ends", || nodes[0].set_info("ending").expect("it is held").is_ending);
+    let too_late = nodes[0].freeze_set("ending", LIMIT).wait_for(LIMIT).map(drop);
+    assert!(matches!(too_late, Err(Error::Set(SetError::Destroyed))), "{too_late:?}");
+    drop(held);
+    destroying.wait_for(LIMIT).expect("nobody holds it");
+}
+
+#[test]
+fn who_waits_for_another_is_not_told_of_the_freeze() {
+    let nodes = Node::local_cluster(2).expect("two nodes");
+    let sets: Vec<Set<u64>> = nodes.iter().map(|node| open(node, "crossed", 0)).collect();
+    put(&sets[0], 3, 1);
+    put(&sets[1], 1, 1);
+    let there = sets[0].grab(3).wait_for(LIMIT).expect("nobody has it");
+    let here = sets[1].grab(1).wait_for(LIMIT).expect("nobody has it");
+    let freezing = sets[0].freeze();
+    until("it is decided", || nodes.iter().all(|node| node.set_info("crossed").expect("there").frozen_by == [1]));
+    // Somebody else would write the same objects, and waits aside at both nodes.
+    let _aside =
+        std::thread::scope(|scope| scope.spawn(|| [sets[1].grab(3), sets[0].grab(1)]).join().expect("it asks"));
+    let read = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| sets[0].get(1).wait_for(MOMENT).map(drop));
+        reader.join().expect("it ends")
+    });
+    let is_of_freeze = |error: &Error| {
+        matches!(error, Error::Access(AccessError::TimedOut { waiting_for: WaitingFor::Frozen(_), .. }))
+    };
+    assert!(read.as_ref().is_err_and(|error| !is_of_freeze(error)), "{read:?}");
+    // Who holds one is let in, so that this was begun.
+    let removed = sets[1].remove(3).wait_for(MOMENT);
+    assert!(matches!(removed, Err(Error::Access(AccessError::RemoveUnconfirmed { .. }))), "{removed:?}");
+    drop((there, here));
+    freezing.wait_for(LIMIT).expect("nobody writes any more").thaw().wait_for(LIMIT).expect("it is thawed");
+}
+
+/// None of the few threads of the owner, which all sets share, waits for the thaw, but the caller.
+#[test]
+fn an_operation_of_a_frozen_set_waits_at_its_caller() {
+    let nodes = Node::local_cluster(2).expect("two nodes");
+    let add = |set: &Set<u64>| {
+        let code = |count: &mut u64, by: u64| {
+            *count += by;
+            *count
+        };
+        set.operation("add", code).expect("the name is free")
+    };
+    let open_both = |name| -> Vec<Set<u64>> { nodes.iter().map(|node| open(node, name, 1)).collect() };
+    let (frozen, other) = (open_both("frozen"), open_both("other"));
+    (0..20).for_each(|object| put(&frozen[1], object, 1));
+    put(&other[1], 1, 1);
+    let adds: Vec<_> = [&frozen, &other].into_iter().flatten().map(add).collect();
+    let freeze = freeze(&frozen[0]);
+    let calls: Vec<_> = (0..20).map(|object| adds[0].invoke(object, 1)).collect();
+    assert_eq!(adds[2].invoke(1, 1).wait_for(LIMIT).expect("another set is none of its business"), 2);
+    calls.into_iter().for_each(|call| is_kept_out(1, call.wait_for(MOMENT)));
+    is_kept_out(1, adds[1].invoke(1, 1).wait_for(MOMENT));
+    drop(freeze);
+    assert_eq!(adds[0].invoke(1, 1).wait_for(LIMIT).expect("it is thawed"), 2, "none of those was run");
+}
+
+#[test]
+fn those_who_wait_aside_are_so_many_and_in_no_readers_way() {
+    let node = Node::join(Config::new().node_id(1).outstanding_limit(8)).wait_for(LIMIT).expect("a node");
+    let set = open(&node, "crowded", 0);
+    put(&set, 1, 1);
+    let freeze = freeze(&set);
+    // Nobody waits for those: they are over.
+    (0..20).for_each(|_| set.acquire(1).cancel());
+    let aside: Vec<_> = (0..8).map(|_| set.grab(1)).collect();
+    let one_more = set.grab(1).wait_for(LIMIT).map(drop);
+    assert!(matches!(one_more, Err(Error::Freeze(FreezeError::Crowded { node: 1, limit: 8 }))), "{one_more:?}");
+    for object in 100..200 {
+        let nothing = set.get_existing(object).wait_for(LIMIT).map(drop);
+        assert!(matches!(nothing, Err(Error::Access(AccessError::NotFound))), "{nothing:?}");
+    }
+    drop(aside);
+    is_kept_out(1, set.grab(1).wait_for(MOMENT));
+    drop(freeze);
+    put(&set, 1, 2);
+}
+
+#[test]
+fn a_copy_that_a_program_does_not_use_lets_it_begin_nothing() {
+    let nodes = Node::local_cluster(2).expect("two nodes");
+    let program = attached(&nodes[0], "idle");
+    let (there, here) = (open(&program, "idle", 0), open(&nodes[1], "idle", 0));
+    (0..4).for_each(|object| put(&here, object, 1));
+    assert_eq!(read(&there, 1), 1);
+    let held = here.grab(3).wait_for(LIMIT).expect("nobody has it");
+    let freezing = here.freeze();
+    until("it is decided", || nodes.iter().all(|node| !node.frozen_sets().is_empty()));
+    let kept_out = there.grab(2).wait_for(MOMENT).map(drop);
+    assert!(matches!(kept_out, Err(Error::Access(AccessError::TimedOut { .. }))), "{kept_out:?}");
+    assert_eq!(nodes[0].statistics().waits_for_thaw, 1);
+    drop(held);
+    drop(freezing.wait_for(LIMIT).expect("nobody writes any more"));
+    put(&there, 2, 2);
 }
 
 #[test]
@@ -361,8 +479,8 @@ fn members_come_and_go_while_a_set_is_frozen() {
     let there = open(&third, "bank", 1);
     assert_eq!(third.set_info("bank").expect("there").frozen_by, [1]);
     bank.transfers(&there, 7);
-    is_kept_out(1, there.grab(1).wait_for(MOMENT));
-    is_kept_out(1, there.get(4_711).wait_for(MOMENT));
+    is_kept_out_at_last(1, || there.grab(1).wait_for(MOMENT));
+    is_kept_out_at_last(1, || there.get(4_711).wait_for(MOMENT));
     assert_eq!(picture(&there), before);
     until("its homes have moved", || third.recovery().replicas > 0);
     assert_eq!(picture(&sets[1]), before);
@@ -398,7 +516,7 @@ fn the_loss_of_a_member_changes_nothing_in_the_picture() {
     assert_eq!(left[1].scan_values().map(|found| *found.expect("it is read").1).sum::<u64>(), ACCOUNTS * BALANCE);
 }
 
-/// A freezer that is killed, and one that loses its lease.
+/// A freezer that is killed.
 #[test]
 fn a_freeze_ends_with_the_member_that_has_it() {
     let mut nodes = cluster(3, LEASE);

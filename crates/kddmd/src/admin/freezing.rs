@@ -87,6 +87,8 @@ impl Freezes {
         let mut held = self.0.held.lock();
         let Some(one) = held.get_mut(name).filter(|one| one.freeze.is_held()) else { return false };
         one.until = Instant::now() + lasts;
+        // It may be over sooner than it was to be.
+        self.0.gone.notify_all();
         true
     }
 
@@ -169,7 +171,7 @@ mod tests {
         let node = Node::local_cluster(1).expect("a node").remove(0);
         let set: kddm::Set<u64> = node.set("kept").open().wait().expect("it opens");
         let freezes = Freezes::default();
-        for minutes in [1, 5] {
+        for minutes in [1, 5, 1] {
             let answer = freezes.freeze(&node, "kept", minutes).expect("it is frozen");
             assert_eq!(answer["frozen_by"], json!([node.id()]));
             assert_eq!(answer["seconds_left"], 60 * minutes);
@@ -182,9 +184,8 @@ mod tests {
         let again = freezes.thaw(&node, "kept").expect_err("it is thawed already");
         assert!(format!("{again:?}").contains("nobody has frozen"), "{again:?}");
         // One whose time is over.
-        freezes.freeze(&node, "kept", 1).expect("it is frozen");
-        freezes.0.held.lock().get_mut("kept").expect("it is held").until = Instant::now();
-        freezes.0.gone.notify_all();
+        freezes.freeze(&node, "kept", 5).expect("it is frozen");
+        assert!(freezes.prolong("kept", Duration::ZERO));
         set.grab(1).wait().expect("it is thawed by itself").put().wait().expect("it is put");
         let other = node.freeze_set("kept", WRITERS_LIMIT).wait().expect("a program does so");
         let refused = freezes.thaw(&node, "kept").expect_err("it is not the daemon's");

@@ -208,6 +208,7 @@ impl Flow {
         // One that has ended is about to be told.
         let connection = state.connections.get_mut(&inside.connection)?;
         let Some(room) = connection.room() else {
+            connection.has_refused = true;
             let what = "that node has yet to take what was sent before".to_string();
             let (node, service) = (self.node, self.service.to_string());
             return Some(Err(RpcError::Overloaded { node, service, what }.into()));

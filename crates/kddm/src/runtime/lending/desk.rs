@@ -118,9 +118,14 @@ impl Desk {
         self.loans.iter().filter(move |(_, loans)| is_written(loans)).map(|(place, _)| *place)
     }
 
-    /// Whether a program has an object of that set.
-    pub fn has_of(&self, session: u32, set: SetId) -> bool {
-        self.sessions.get(&session).is_some_and(|session| session.borrowed.iter().any(|(of, _)| *of == set))
+    /// Whether a program may be in the middle of something with that set: it has an object to write, or was asked for one
+    /// and has not given it back. A copy that nobody there may use is none.
+    pub fn uses(&self, session: u32, set: SetId) -> bool {
+        let Some(borrowed) = self.sessions.get(&session).map(|session| &session.borrowed) else { return false };
+        let is_used = |loan: &Loan| loan.session == session && (loan.level == Access::Write || loan.asked.is_some());
+        let mut loans =
+            borrowed.iter().filter(|(of, _)| *of == set).filter_map(|place| self.loans.get(place)).flatten();
+        loans.any(is_used)
     }
 
     /// Programs that are attached.
