@@ -69,7 +69,7 @@ impl Request {
         self.op.repeat(repeats);
     }
 
-    /// Who has frozen the set, if that was waited for.
+    /// Who has frozen the set, if just this waited for that, and was not begun.
     fn lose_interest(&mut self) -> Option<NodeId> {
         let frozen_by = if self.op.is_done() { None } else { self.here.cancel(self.object, &self.op) };
         let told = match self.op.take() {
@@ -84,25 +84,22 @@ impl Request {
 
     pub fn timed_out(&mut self, limit: Duration) -> Error {
         let (waiting_for, away) = (self.here.waiting_for(self.object), self.here.is_away(self.object));
-        // It alone: others may wait for the thaw who want the same object.
         let frozen_by = self.lose_interest();
         if let Some(error) = away {
             return error;
         }
         let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
         if let Some(node) = frozen_by {
-            // It was not begun.
             return AccessError::TimedOut { limit_ms, waiting_for: WaitingFor::Frozen(node.0) }.into();
         }
-        let error = match (self.wish, waiting_for) {
+        Error::from(match (self.wish, waiting_for) {
             (Wish::Request(RequestKind::Remove), _) => AccessError::RemoveUnconfirmed { limit_ms, waiting_for },
             (_, WaitingFor::Unreachable(node)) => {
                 let why = self.here.lane(self.object).lock().why_unreachable(NodeId(node));
                 AccessError::Unreachable { node, limit_ms, why }
             }
             _ => AccessError::TimedOut { limit_ms, waiting_for },
-        };
-        error.into()
+        })
     }
 }
 
@@ -112,7 +109,7 @@ impl Drop for Request {
             // It holds nothing and blocks nobody, and was asked for in advance: it goes on.
             return self.here.detach(self.object, &self.op);
         }
-        let _nobody_is_told = self.lose_interest();
+        _ = self.lose_interest();
     }
 }
 
