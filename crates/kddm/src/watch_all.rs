@@ -17,8 +17,8 @@ use kddm_core::id::{SetId, Tenure};
 
 pub(crate) use gather::Wanted;
 pub(crate) use inbox::Inbox;
-pub(crate) use position::Mark;
 pub use position::{BadPosition, Position};
+pub(crate) use position::{Heard, Mark};
 
 use crate::error::{AccessError, Error, SetError};
 use crate::node::Node;
@@ -109,8 +109,8 @@ impl<T: Value> Set<T> {
     /// ```
     ///
     /// # Errors
-    /// `Idle` if a member does not answer within the limit of the set; `Overloaded` in an attached program, beyond 64 watches
-    /// of all programs of its node; what ends the set or the node.
+    /// `Idle` if a member does not answer within the limit of the set; `Overloaded` if a member serves 256
+    /// watchers already, and in an attached program beyond 64 watches of all programs of its node; what ends the set or the node.
     pub fn watch_all(&self) -> Pending<WatchAll> {
         self.begin(None, None)
     }
@@ -216,7 +216,7 @@ pub struct WatchCounts {
 /// Begins a watch: by a thread that asks all members, or, in a program, its node.
 pub(crate) fn begin(runtime: &Arc<Runtime>, wanted: Wanted, limit: Duration) -> Pending<WatchAll> {
     let (node, engine) = (runtime.identity.id.0, Arc::clone(&runtime.rpc));
-    let (is_program, inbox) = (runtime.lender.is_some(), Arc::new(Inbox::new(wanted.set.0)));
+    let (is_program, inbox) = (runtime.lender.is_some(), Arc::new(Inbox::new(wanted.set.0, wanted.from.as_ref())));
     let runtime = Arc::downgrade(runtime);
     engine.followed_by(&inbox);
     let (gathered, of) = (Arc::clone(&inbox), Weak::clone(&runtime));
@@ -244,9 +244,14 @@ impl WatchAll {
         self.inbox.position()
     }
 
+    /// The next change, and how the position goes on with it.
+    pub(crate) fn receive_marked(&mut self) -> Pending<(Change, Vec<Mark>)> {
+        Pending::called(self.look(Inbox::take_marked, Inbox::has_news))
+    }
+
     /// A change that is here already.
-    pub(crate) fn taken(&self) -> Option<Result<Change, Error>> {
-        self.inbox.take()
+    pub(crate) fn taken(&self) -> Option<Result<(Change, Vec<Mark>), Error>> {
+        self.inbox.take_marked()
     }
 
     fn look<O>(&self, take: fn(&Inbox) -> Option<Result<O, Error>>, is_there: fn(&Inbox) -> bool) -> Look<O> {

@@ -117,6 +117,15 @@ pub(crate) fn encoded_len<T: Value>(value: &T) -> Option<usize> {
     catch_unwind(AssertUnwindSafe(|| value.encoded_len(usize::MAX))).ok()?.ok()
 }
 
+/// As [`encoded_len`]; `None` also if there are more than that, and they do not lie in memory as they are encoded.
+pub(super) fn counted_len<T: Value>(value: &T, limit_bytes: usize) -> Option<usize> {
+    let counted = || match value.as_encoded() {
+        Some(bytes) => Some(bytes.len()),
+        None => value.encoded_len(limit_bytes).ok().filter(|bytes| *bytes <= limit_bytes),
+    };
+    catch_unwind(AssertUnwindSafe(counted)).ok()?
+}
+
 /// No value.
 pub(super) fn none() -> *mut () {
     null_mut()

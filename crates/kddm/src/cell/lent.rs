@@ -98,6 +98,27 @@ impl<T: Value> Table<T> {
         content::encoded_len(unsafe { value.cast::<T>().as_ref() }?)
     }
 
+    /// How many bytes [`encode_kept`](Self::encode_kept) would append. `None`: there is no value, or somebody writes, or it does not
+    /// encode; or there are more than that, where they would have to be encoded to be counted.
+    ///
+    /// The caller is the driver.
+    pub(super) fn length(&self, number: CellNumber, limit_bytes: usize) -> Option<usize> {
+        let pointer = self.arena.pointer(number)?;
+        let cell = self.live(number)?;
+        let _kept_out = self.keep_writers_out(pointer, cell)?;
+        let value = cell.value.load(Ordering::Acquire);
+        if content::is_bytes(value) {
+            // SAFETY: bytes are replaced by the driver only, and this is the driver.
+            return Some(unsafe { content::bytes(value) }.bytes.len());
+        }
+        if is_in_cell::<T>() && cell.word.load().has(READY) {
+            // SAFETY: the pointer is from this table's arena, the value is there, and writers are kept out.
+            return content::counted_len(&unsafe { load_value::<T>(pointer) }, limit_bytes);
+        }
+        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
+        content::counted_len(unsafe { value.cast::<T>().as_ref() }?, limit_bytes)
+    }
+
     /// Decodes bytes that nobody has tried to decode. Nobody is let in to such bytes, so nobody looks
     /// at them while they are replaced.
     pub(super) fn decode_at_first_use(&self, cell: &Cell) {

@@ -143,6 +143,10 @@ pub trait Store: Any + Send + Sync + Written {
     /// What the type says; or somebody writes at this moment, which only a bug can meet.
     fn encode(&self, cell: CellNumber, bytes: &mut Vec<u8>) -> Result<bool, EncodeError>;
 
+    /// How many bytes that would append. `None`: there is no value, or somebody writes, or it does not encode; or there
+    /// are more than that, where they would have to be encoded to be counted.
+    fn encoded_len(&self, cell: CellNumber, limit_bytes: usize) -> Option<usize>;
+
     /// As [`Self::encode`], of an object of this store that is held; also by whoever holds it to write.
     ///
     /// # Errors
@@ -339,6 +343,10 @@ impl<T: Value> Store for Table<T> {
         };
         // SAFETY: the pointer is from this table's arena, writers are kept out, and this is the driver.
         unsafe { Self::encode_kept(pointer, cell, bytes) }
+    }
+
+    fn encoded_len(&self, cell: CellNumber, limit_bytes: usize) -> Option<usize> {
+        self.length(cell, limit_bytes)
     }
 
     fn encode_held(&self, hold: &Hold, bytes: &mut Vec<u8>) -> Result<bool, EncodeError> {

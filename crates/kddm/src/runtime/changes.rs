@@ -19,13 +19,17 @@ use crate::error::{Error, SetError};
 use crate::rpc::{RpcError, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
 use crate::runtime::feed::{Batch, Feed, Outbox, Owned, Since};
+use crate::runtime::join::random;
 use crate::runtime::lane::LaneState;
 
 /// The name under which nodes watch each other's sets; no service can be registered under it.
 pub(crate) const WATCH_SERVICE: &str = "kddm/watch";
 
 /// Watchers of sets that one node serves, each with a thread.
-const WATCHERS_LIMIT: usize = 256;
+pub(crate) const WATCHERS_LIMIT: usize = 256;
+
+/// What a node says that serves so many.
+pub(crate) const FULL: &str = "this node serves as many watchers as it may";
 
 /// For how long it is known what has changed in a set that nobody watches any more: what a program or a daemon takes
 /// to begin again, and a person to call a command once more.
@@ -44,14 +48,21 @@ pub(crate) struct Ask {
 }
 
 /// The feeds of a node.
-#[derive(Default)]
 pub(crate) struct Feeds {
     of: Mutex<HashMap<SetId, Arc<Feed>, Mixer>>,
-    /// All that feeds tell is numbered.
+    /// All that feeds tell is numbered, from a number on that was drawn: a position of another life of this node, though
+    /// it be of a cluster that was begun anew with the same numbers of everything, is none of this one.
     marks: Arc<AtomicU64>,
     /// How many watchers this node serves.
     served: AtomicUsize,
     lingering: AtomicUsize,
+}
+
+impl Default for Feeds {
+    fn default() -> Feeds {
+        let marks = Arc::new(AtomicU64::new(random() >> 2));
+        Feeds { of: Mutex::default(), marks, served: AtomicUsize::new(0), lingering: AtomicUsize::new(0) }
+    }
 }
 
 impl Feeds {
@@ -148,9 +159,12 @@ impl LaneState {
 impl Runtime {
     /// Another node, or this one, watches a set.
     pub(crate) fn asked_to_watch(self: &Arc<Self>, ask: Ask, from: StreamReceiver<()>, to: StreamSender<Batch>) {
+        if SetId(ask.set).policy().is_none() {
+            return to.fail("that is no number of a set");
+        }
         if self.feeds.served.fetch_add(1, Ordering::AcqRel) >= WATCHERS_LIMIT {
             self.feeds.served.fetch_sub(1, Ordering::AcqRel);
-            return to.fail("this node serves as many watchers as it may");
+            return to.fail(FULL);
         }
         let runtime = Arc::downgrade(self);
         let spawned = self.rpc.spawn("kddm-watch", move || {
@@ -208,14 +222,13 @@ fn send_all(
             }
             Poll::Ready(_) => return Ok(()),
         }
-        let batch = outbox.take();
-        if batch.news.is_empty() {
+        let Some(batch) = outbox.take() else {
             if let Some(error) = outbox.has_ended() {
                 return Err(error);
             }
             outbox.wait();
             continue;
-        }
+        };
         // As long as the watcher takes nothing, what is newer takes the place of what is older.
         while let Err(error) = to.send(&batch).wait() {
             if !matches!(error, Error::Rpc(RpcError::Idle { .. })) {

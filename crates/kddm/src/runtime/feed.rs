@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -21,6 +21,9 @@ const OUTBOX_LIMIT: usize = 4096;
 
 /// Changes that are sent together.
 const BATCH: usize = 256;
+
+/// One of whom nothing is told, because other objects change, is told how far it was heard when that is so much ahead.
+const AHEAD: u64 = 1000;
 
 /// Removals that are remembered of a set, for those who come back: 100 KiB.
 const REMOVED_LIMIT: usize = 4096;
@@ -59,15 +62,24 @@ pub(crate) enum News {
 pub(crate) struct Batch {
     /// From now on all is told; and whether nothing is missing before that.
     pub begins: Option<bool>,
-    pub news: Vec<News>,
+    /// Each with the number up to which all is told with it, or was.
+    pub news: Vec<(News, u64)>,
     /// All up to that number is told with this, or was.
     pub upto: u64,
 }
 
-/// Something of an object waits; since that number.
+/// Something waits, since that number.
 struct Slot {
-    object: u64,
     first: u64,
+    what: Waits,
+}
+
+#[derive(Clone, Copy)]
+enum Waits {
+    /// What is newest of that object.
+    Object(u64),
+    /// So many changes were left out.
+    Skipped(u64),
 }
 
 #[derive(Default)]
@@ -75,16 +87,31 @@ struct Waiting {
     is_told: bool,
     order: VecDeque<Slot>,
     newest: HashMap<u64, News, Mixer>,
-    skipped: u64,
     /// The last number that there was.
     last: u64,
+    /// What was told of that number or before needs no more: it was said that something is missing.
+    floor: u64,
+    /// The number that was sent last.
+    said: u64,
     ended: Option<Error>,
 }
 
 impl Waiting {
     /// Up to where nothing waits.
     fn upto(&self) -> u64 {
-        self.order.front().map_or(self.last, |slot| slot.first - 1)
+        self.order.front().map_or(self.last, |slot| slot.first - 1).max(self.floor)
+    }
+
+    /// What is left out is told where it would have stood: whoever comes back from before there is told of it, too.
+    fn skip(&mut self, first: u64, more: u64) {
+        match self.order.back_mut() {
+            Some(Slot { what: Waits::Skipped(count), .. }) => *count = count.saturating_add(more),
+            _ => self.order.push_back(Slot { first, what: Waits::Skipped(more) }),
+        }
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.upto().saturating_sub(self.said) >= AHEAD
     }
 }
 
@@ -108,15 +135,15 @@ impl Outbox {
         let mut waiting = self.waiting.lock();
         waiting.last = waiting.last.max(mark);
         if self.only.is_some_and(|only| only != object) {
-            return;
+            return self.look_how_far(waiting);
         }
         if let Some(known) = waiting.newest.get_mut(&object) {
             *known = news;
         } else if waiting.order.len() < OUTBOX_LIMIT {
-            waiting.order.push_back(Slot { object, first: mark });
+            waiting.order.push_back(Slot { first: mark, what: Waits::Object(object) });
             waiting.newest.insert(object, news);
         } else {
-            waiting.skipped += 1;
+            waiting.skip(mark, 1);
         }
         waiting.is_told = true;
         drop(waiting);
@@ -127,6 +154,16 @@ impl Outbox {
     fn passes(&self, mark: u64) {
         let mut waiting = self.waiting.lock();
         waiting.last = waiting.last.max(mark);
+        self.look_how_far(waiting);
+    }
+
+    /// Nothing is told, but perhaps how far that is.
+    fn look_how_far(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        if !waiting.is_told && waiting.is_ahead() {
+            waiting.is_told = true;
+            drop(waiting);
+            self.news.notify_one();
+        }
     }
 
     pub fn end(&self, error: &Error) {
@@ -144,19 +181,29 @@ impl Outbox {
 
     /// The first word to the watcher.
     pub fn begins(&self, is_whole: bool) -> Batch {
-        Batch { begins: Some(is_whole), news: Vec::new(), upto: self.waiting.lock().upto() }
+        let mut waiting = self.waiting.lock();
+        waiting.said = waiting.upto();
+        Batch { begins: Some(is_whole), news: Vec::new(), upto: waiting.said }
     }
 
-    /// What is to be sent next. What was skipped is told behind what came before it.
-    pub fn take(&self) -> Batch {
+    /// What is to be sent next, if anything is.
+    pub fn take(&self) -> Option<Batch> {
         let mut waiting = self.waiting.lock();
-        let count = waiting.order.len().min(BATCH);
-        let objects: Vec<Slot> = waiting.order.drain(..count).collect();
-        let mut news: Vec<News> = objects.iter().filter_map(|slot| waiting.newest.remove(&slot.object)).collect();
-        if waiting.order.is_empty() && waiting.skipped > 0 {
-            news.push(News::Skipped { count: std::mem::take(&mut waiting.skipped) });
+        let mut news = Vec::new();
+        while news.len() < BATCH
+            && let Some(Slot { what, .. }) = waiting.order.pop_front()
+        {
+            let one = match what {
+                Waits::Object(object) => waiting.newest.remove(&object),
+                Waits::Skipped(count) => Some(News::Skipped { count }),
+            };
+            news.extend(one.map(|one| (one, waiting.upto())));
         }
-        Batch { begins: None, news, upto: waiting.upto() }
+        if news.is_empty() && !waiting.is_ahead() {
+            return None;
+        }
+        waiting.said = waiting.upto();
+        Some(Batch { begins: None, news, upto: waiting.said })
     }
 
     pub fn has_ended(&self) -> Option<Error> {
@@ -217,6 +264,8 @@ struct Known {
 struct Missed {
     first: BinaryHeap<(u64, u64, News)>,
     skipped: u64,
+    /// The smallest number of those.
+    first_skipped: Option<u64>,
 }
 
 impl Missed {
@@ -225,11 +274,11 @@ impl Missed {
             return self.first.push(one);
         }
         self.skipped += 1;
-        if let Some(mut last) = self.first.peek_mut()
-            && one < *last
-        {
-            *last = one;
-        }
+        let left_out = match self.first.peek_mut() {
+            Some(mut last) if one < *last => std::mem::replace(&mut *last, one),
+            _ => one,
+        };
+        self.first_skipped = Some(self.first_skipped.map_or(left_out.0, |first| first.min(left_out.0)));
     }
 }
 
@@ -278,17 +327,19 @@ impl Feed {
             Since::All | Since::Mark(_) => 0,
         };
         let outbox = Arc::new(Outbox::new(only, !is_whole));
-        let is_told = |object: u64, mark: u64| mark > after && only.is_none_or(|only| only == object);
-        let told = known.told.iter().map(|(object, told)| (told.mark, object.0, put(*object, told.owned)));
-        let removed = known.removed.iter().filter(|_| is_whole);
-        let removed =
-            removed.map(|(mark, object, tenure)| (*mark, *object, News::Removed { object: *object, tenure: *tenure }));
-        let mut missed = Missed::default();
-        told.chain(removed).filter(|(mark, object, _)| is_told(*object, *mark)).for_each(|one| missed.add(one));
-        let skipped = missed.skipped;
-        missed.first.into_sorted_vec().into_iter().for_each(|(mark, object, news)| outbox.push(mark, object, news));
-        outbox.waiting.lock().skipped += skipped;
-        outbox.waiting.lock().last = last;
+        let missed = if since == Since::Now { Missed::default() } else { known.missed(after, only, is_whole) };
+        let Missed { first, skipped, first_skipped } = missed;
+        first.into_sorted_vec().into_iter().for_each(|(mark, object, news)| outbox.push(mark, object, news));
+        let mut waiting = outbox.waiting.lock();
+        if let Some(first) = first_skipped {
+            waiting.skip(first, skipped);
+        }
+        waiting.last = last;
+        if !is_whole {
+            // It is told first that something may be missing, and need not be told so again when it comes back.
+            waiting.floor = known.whole_from;
+        }
+        drop(waiting);
         known.outboxes.retain(|outbox| outbox.strong_count() > 0);
         known.outboxes.push(Arc::downgrade(&outbox));
         self.changed.notify_all();
@@ -386,6 +437,26 @@ impl Feed {
 }
 
 impl Known {
+    /// What was numbered behind that; of one object alone, if only that is watched.
+    fn missed(&self, after: u64, only: Option<u64>, is_whole: bool) -> Missed {
+        let mut missed = Missed::default();
+        let mut add = |object: u64, told: &Told| {
+            if told.mark > after {
+                missed.add((told.mark, object, put(ObjectId(object), told.owned)));
+            }
+        };
+        match only {
+            Some(only) => _ = self.told.get(&ObjectId(only)).map(|told| add(only, told)),
+            None => self.told.iter().for_each(|(object, told)| add(object.0, told)),
+        }
+        let removed = self.removed.iter().filter(|_| is_whole);
+        let removed = removed.filter(|(mark, object, _)| *mark > after && only.is_none_or(|only| only == *object));
+        for (mark, object, tenure) in removed {
+            missed.add((*mark, *object, News::Removed { object: *object, tenure: *tenure }));
+        }
+        missed
+    }
+
     fn is_watched(&self) -> bool {
         self.outboxes.iter().any(|outbox| outbox.strong_count() > 0)
     }
@@ -430,16 +501,17 @@ mod tests {
         feed.join(since, None).expect("it is not over")
     }
 
+    fn news(batch: Batch) -> Vec<News> {
+        batch.news.into_iter().map(|(news, _)| news).collect()
+    }
+
     fn all(outbox: &Outbox) -> (Vec<News>, u64) {
         let mut told = Vec::new();
-        loop {
-            let Batch { news, upto, .. } = outbox.take();
-            if news.is_empty() {
-                return (told, upto);
-            }
-            assert!(news.len() <= BATCH + 1);
-            told.extend(news);
+        while let Some(batch) = outbox.take() {
+            assert!(batch.news.len() <= BATCH);
+            told.extend(news(batch));
         }
+        (told, outbox.waiting.lock().upto())
     }
 
     #[test]
@@ -465,6 +537,71 @@ mod tests {
         assert_eq!((told[3], told[OUTBOX_LIMIT]), (put(3, 2), News::Skipped { count: 7 }));
     }
 
+    /// However busy the watcher is kept: what was left out is told behind what came before it, and whoever comes back from
+    /// anywhere before that is told of it.
+    #[test]
+    fn what_is_left_out_is_told_though_the_outbox_is_never_empty() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        let mut objects = 0..;
+        let mut put_next = |count: usize| objects.by_ref().take(count).for_each(|object| is_put(&feed, object, 1));
+        put_next(OUTBOX_LIMIT + 10);
+        let (mut told, mut before_it) = (0, Vec::new());
+        let at = loop {
+            let batch = outbox.take().expect("it is never empty");
+            put_next(BATCH);
+            let skipped = batch.news.iter().position(|(news, _)| matches!(news, News::Skipped { .. }));
+            before_it.extend(batch.news.iter().take(skipped.unwrap_or(BATCH)).map(|(_, upto)| *upto));
+            told += batch.news.len();
+            if let Some(at) = skipped {
+                break (batch.news[at], told - batch.news.len() + at);
+            }
+        };
+        let ((skipped, upto), at) = at;
+        assert_eq!((skipped, at), (News::Skipped { count: 10 }, OUTBOX_LIMIT));
+        let first_put = before_it[0];
+        assert!(before_it.iter().zip(&before_it[1..]).all(|(one, next)| one + 1 == *next));
+        assert_eq!((before_it.len(), upto), (OUTBOX_LIMIT, first_put + OUTBOX_LIMIT as u64 + 9));
+        let again = join(&feed, Since::Mark(before_it[OUTBOX_LIMIT - 1])).0;
+        let next = again.take().expect("it is told now").news[0].0;
+        assert_eq!(next, put(OUTBOX_LIMIT as u64, 1), "what was left out is told to one that comes back");
+    }
+
+    /// One at a time: whoever comes back from behind each of them is told the next one, and comes to an end, also where
+    /// what was removed is not known any more.
+    #[test]
+    fn whoever_takes_one_at_a_time_comes_to_an_end() {
+        let feed = feed();
+        let mut upto = join(&feed, Since::Now).0.begins(true).upto;
+        (0..5).for_each(|object| is_put(&feed, object, 1));
+        for object in 0..5 {
+            let (news, next) = join(&feed, Since::Mark(upto)).0.take().expect("there is more").news[0];
+            assert_eq!(news, put(object, 1));
+            upto = next;
+        }
+        assert_eq!(all(&join(&feed, Since::Mark(upto)).0).0, []);
+        for object in 10..=10 + REMOVED_LIMIT as u64 {
+            is_put(&feed, object, 1);
+            is_removed(&feed, object);
+        }
+        let (outbox, is_whole) = join(&feed, Since::Mark(upto));
+        assert!(!is_whole, "a removal is not known any more");
+        assert!(join(&feed, Since::Mark(outbox.begins(false).upto)).1, "that was said");
+    }
+
+    #[test]
+    fn a_watch_of_one_object_hears_how_far_it_is_while_others_change() {
+        let feed = feed();
+        let outbox = feed.join(Since::Now, Some(7)).expect("it is not over").0;
+        let begins = outbox.begins(true).upto;
+        (0..AHEAD - 1).for_each(|version| is_put(&feed, 1, version + 1));
+        assert_eq!((outbox.take(), outbox.waiting.lock().is_told), (None, false));
+        is_put(&feed, 1, AHEAD);
+        assert!(outbox.waiting.lock().is_told);
+        assert_eq!(outbox.take(), Some(Batch { begins: None, news: Vec::new(), upto: begins + AHEAD }));
+        assert_eq!(outbox.take(), None);
+    }
+
     /// At each moment the number that was told stands for what was taken by then, and no more.
     #[test]
     fn whoever_comes_back_hears_what_it_has_not_heard() {
@@ -473,8 +610,8 @@ mod tests {
         assert!(is_whole);
         (0..600).for_each(|object| is_put(&feed, object, 1));
         is_put(&feed, 0, 2);
-        let first = outbox.take();
-        assert_eq!((first.news.len(), first.news[0]), (BATCH, put(0, 2)));
+        let first = outbox.take().expect("something waits");
+        assert_eq!((first.news.len(), first.news[0].0), (BATCH, put(0, 2)));
         drop(outbox);
         (2..5).for_each(|object| is_removed(&feed, object));
         is_put(&feed, 599, 2);

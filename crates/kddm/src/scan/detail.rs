@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kddm_core::Main;
 use kddm_core::id::{ObjectId, SetId, Tenure};
 
 use super::look::{ObjectInfo, unconfirmed};
@@ -18,6 +19,9 @@ use crate::runtime::told::SetHere;
 /// Holders that an owner names.
 const HOLDERS_LIMIT: usize = 64;
 
+/// A value is counted up to so many bytes, if it has to be encoded for that: nobody else comes to the objects of its lane meanwhile.
+const COUNTED_BYTES: usize = 1024 * 1024;
+
 /// One object: [`Node::object_of`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -32,7 +36,8 @@ pub struct ObjectDetail {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct AtOwner {
-    /// Bytes of its value, as it travels. `None`: there is no value, or somebody changes it.
+    /// Bytes of its value, as it travels. `None`: there is no value, or somebody changes it; or there are more than 1 MiB
+    /// that would have to be encoded to be counted.
     pub bytes: Option<u64>,
     /// Who holds it there: threads, holders, programs. At most 64 are named.
     pub holders: Vec<HeldBy>,
@@ -94,19 +99,24 @@ impl Node {
         let here = self.set_here(set)?;
         let shard = ObjectId(object).shard(here.set.policy().unwrap_or_default()).0;
         let from = Cursor { shard, after: object.checked_sub(1), width: 1 };
-        let page = ask::page(&here, from, 1, self.runtime().config.wait_limit)?;
-        if page.in_doubt > 0 && page.found.is_empty() {
-            return Err(ask::in_doubt(set, 1));
-        }
-        let found = page.found.iter().find(|found| found.id == object).ok_or(AccessError::NotFound)?;
+        let limit = self.runtime().config.wait_limit;
+        let page = ask::page(&here, from, 1, limit)?;
+        let Some(found) = page.found.iter().find(|found| found.id == object) else {
+            // Of a shard in doubt that is said behind its last object only.
+            let behind = Cursor { after: Some(u64::MAX), ..from };
+            let is_doubtful = page.in_doubt > 0 || ask::page(&here, behind, 1, limit)?.in_doubt > 0;
+            return Err(if is_doubtful { ask::in_doubt(set, 1) } else { AccessError::NotFound.into() });
+        };
         let mut infos = [unconfirmed(found)];
         self.confirm(&here, &mut infos);
         let [info] = infos;
+        let of = |tenure: u64| (Tenure(tenure).epoch().0, Tenure(tenure).n());
         let owner = info.owner.filter(|_| info.is_confirmed);
         let at_owner = owner.and_then(|owner| {
             let question = Question::Detail { set: here.set.0, object };
             match self.told_by(&here, owner, &question) {
-                Ok(Told::Detail(detail)) => Some(at_owner(detail)),
+                // Another ownership is another state than that of which the rest is said.
+                Ok(Told::Detail(detail)) if of(detail.tenure) == info.tenure => Some(at_owner(detail)),
                 _ => None,
             }
         });
@@ -175,7 +185,7 @@ impl Node {
 }
 
 fn at_owner(detail: Detail) -> AtOwner {
-    let Detail { bytes, holders, waiting_here, waiting, in_the_way_ms } = detail;
+    let Detail { tenure: _, bytes, holders, waiting_here, waiting, in_the_way_ms } = detail;
     let holder = |Holder { who, is_write }: Holder| HeldBy { who: who.into(), is_write };
     AtOwner {
         bytes,
@@ -193,20 +203,21 @@ fn remembered(node: u16, event: Remembered) -> ObjectEvent {
 }
 
 impl Runtime {
-    /// What this node, as the owner, says of an object. `None`: it answers for nothing.
+    /// What this node, as the owner, says of an object. `None`: it is not that, or answers for nothing.
     pub(super) fn detail_of(&self, set: SetId, object: ObjectId) -> Option<Detail> {
         let lane = self.lane(set, object).lock();
         if lane.fenced || lane.stopped {
             return None;
         }
+        let Main::Owner { tenure, .. } = lane.core.inspect(set, object)?.main else { return None };
         let found = lane.stores.get(&set).and_then(|store| Some((store, store.find(object.0)?)));
-        let mut bytes = Vec::new();
-        let encoded = found.map(|(store, cell)| store.encode(cell, &mut bytes));
+        let bytes = found.and_then(|(store, cell)| store.encoded_len(cell, COUNTED_BYTES));
         let local = lane.locals.get(&(set, object));
         let held_up = local.and_then(|local| local.held_up.as_ref());
         let holder = |held: HeldBy| Holder { who: held.who.to_string(), is_write: held.is_write };
         Some(Detail {
-            bytes: matches!(encoded, Some(Ok(true))).then_some(bytes.len() as u64),
+            tenure: tenure.0,
+            bytes: bytes.map(|bytes| bytes as u64),
             holders: lane.holders(set, object).into_iter().take(HOLDERS_LIMIT).map(holder).collect(),
             waiting_here: local.map_or(0, |local| local.waiters.len() as u32),
             waiting: lane.core.waiting_for(set, object).iter().map(|node| node.0).collect(),

@@ -95,6 +95,7 @@ pub(super) struct Holder {
 /// An object at its owner.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Detail {
+    pub tenure: u64,
     pub bytes: Option<u64>,
     pub holders: Vec<Holder>,
     /// Threads, tasks and programs that wait there.

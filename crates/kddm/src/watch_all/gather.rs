@@ -5,24 +5,27 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm_core::id::SetId;
 
 use super::Change;
 use super::inbox::Inbox;
 use super::position::{Heard, Mark, Membership, Position};
-use crate::error::{Error, MembershipError, SetError};
+use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::pending::Pending;
 use crate::rpc::frame::{Manner, Sort};
 use crate::rpc::{RpcError, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
-use crate::runtime::changes::{Ask, WATCH_SERVICE};
+use crate::runtime::changes::{Ask, FULL, WATCH_SERVICE, WATCHERS_LIMIT};
 use crate::runtime::feed::{Batch, News, Since};
 use crate::watch::Seen;
 
 /// After how long a member that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The longest pause before one is asked again that serves as many watchers as it may.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A stream between nodes that watch each other's sets has no limit but this.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -58,7 +61,15 @@ struct Gathering {
     marked: Option<Membership>,
     /// Whoever is not heard yet has something to tell of what was before.
     is_behind: bool,
+    /// It is told what was from here on; before that nothing can be taken.
+    has_begun: bool,
+    /// Where each member began to tell, until all do.
+    begun_at: BTreeMap<u16, Heard>,
+    /// Before all did, something may have been missed.
+    is_gap: bool,
     sources: Vec<Source>,
+    /// Those that serve as many watchers as they may: when each is asked again, and the pause after that.
+    full: BTreeMap<u16, (Instant, Duration)>,
 }
 
 /// How a round has gone.
@@ -66,16 +77,18 @@ struct Gathering {
 struct Heed {
     is_news: bool,
     is_lost: bool,
+    /// One serves as many watchers as it may.
+    is_refused: bool,
 }
 
 /// See the module.
 pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>) {
-    let mut gathering = Gathering::new(wanted, inbox);
+    let mut gathering = Gathering::new(wanted);
     loop {
         let Some(runtime) = runtime.upgrade() else { return inbox.fail(MembershipError::Stopped.into()) };
         let mut inside = inbox.inside.lock();
         inside.is_told = false;
-        let (is_closed, has_begun) = (inside.is_closed, inside.has_begun);
+        let is_closed = inside.is_closed;
         drop(inside);
         if is_closed {
             return;
@@ -89,11 +102,14 @@ pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>
         let all_asked = gathering.ask_members(&runtime, inbox);
         drop(runtime);
         let asked = gathering.sources.len();
-        let Heed { is_news, is_lost } = gathering.hear(inbox);
+        let Heed { is_news, is_lost, is_refused } = gathering.hear(inbox);
+        if is_refused && !gathering.has_begun {
+            let (outstanding, limit) = (WATCHERS_LIMIT, WATCHERS_LIMIT);
+            return inbox.fail(AccessError::Overloaded { outstanding, limit }.into());
+        }
         let all_asked = all_asked && gathering.sources.len() == asked;
-        if all_asked && gathering.all_begun(inbox) && !has_begun {
-            gathering.is_behind = true;
-            inbox.begins();
+        if all_asked {
+            gathering.all_begun(inbox);
         }
         if is_news {
             inbox.seat.tell();
@@ -114,17 +130,36 @@ pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>
 }
 
 impl Gathering {
-    fn new(wanted: Wanted, inbox: &Inbox) -> Gathering {
+    fn new(wanted: Wanted) -> Gathering {
         let Wanted { set, object, from } = wanted;
         let is_behind = from.is_some();
         // One of another set, as where one of that name was made again, says nothing of this one.
         let from = from.filter(|from| from.set == set.0);
-        if is_behind && from.is_none() {
-            inbox.push(Change::Skipped { count: None });
-        }
+        let is_gap = is_behind && from.is_none();
         let members = from.as_ref().map(Position::membership);
         let heard = from.map(|from| from.sources).unwrap_or_default();
-        Gathering { set, object, heard, members, marked: None, is_behind, sources: Vec::new() }
+        Gathering {
+            set,
+            object,
+            heard,
+            members,
+            marked: None,
+            is_behind,
+            has_begun: false,
+            begun_at: BTreeMap::new(),
+            is_gap,
+            sources: Vec::new(),
+            full: BTreeMap::new(),
+        }
+    }
+
+    /// Something may be missing.
+    fn misses(&mut self, inbox: &Inbox) {
+        if self.has_begun {
+            inbox.push(Change::Skipped { count: None }, None);
+        } else {
+            self.is_gap = true;
+        }
     }
 
     /// Asks members that are not asked yet. False if one of them could not be.
@@ -132,15 +167,21 @@ impl Gathering {
         let now = Membership::of(&runtime.view());
         // Whoever is gone may have had something to tell, and so may one that came and went.
         if self.members.as_ref().is_some_and(|before| !now.follows(before)) {
-            inbox.push(Change::Skipped { count: None });
+            self.misses(inbox);
             inbox.seat.tell();
         }
         let is_member = |node: u16, incarnation: u32| now.members.contains(&(node, incarnation));
         self.sources.retain(|source| is_member(source.node, source.incarnation));
         self.heard.retain(|node, heard| is_member(*node, heard.incarnation));
+        self.begun_at.retain(|node, heard| is_member(*node, heard.incarnation));
+        self.full.retain(|node, _| now.members.iter().any(|(member, _)| member == node));
         let mut all_asked = true;
         for (node, incarnation) in &now.members {
             if self.sources.iter().any(|source| source.node == *node) {
+                continue;
+            }
+            if self.full.get(node).is_some_and(|(again, _)| Instant::now() < *again) {
+                all_asked = false;
                 continue;
             }
             let since = match self.heard.get(node) {
@@ -163,31 +204,42 @@ impl Gathering {
         all_asked
     }
 
-    /// Whether all members tell. Then they are those of the position.
-    fn all_begun(&mut self, inbox: &Inbox) -> bool {
-        let all_begun = self.sources.iter().all(|source| source.has_begun);
-        if all_begun && self.marked != self.members {
-            self.marked.clone_from(&self.members);
-            self.members.clone().into_iter().for_each(|members| inbox.mark(Mark::Members(members)));
+    /// If all members tell, they are those of the position.
+    fn all_begun(&mut self, inbox: &Inbox) {
+        if !self.sources.iter().all(|source| source.has_begun) {
+            return;
         }
-        all_begun
+        let members = self.members.clone().filter(|_| self.marked != self.members).map(Mark::Members);
+        self.marked.clone_from(&self.members);
+        if self.has_begun {
+            return members.into_iter().for_each(|members| inbox.mark(members));
+        }
+        (self.has_begun, self.is_behind) = (true, true);
+        let begun_at = std::mem::take(&mut self.begun_at).into_iter();
+        let marks = begun_at.map(|(node, heard)| Mark::Source(node, heard)).chain(members).collect();
+        inbox.begins_at(marks, self.is_gap);
     }
 
     /// Takes what has come.
     fn hear(&mut self, inbox: &Arc<Inbox>) -> Heed {
         let waker = Waker::from(Arc::clone(inbox));
         let mut heed = Heed::default();
-        let known = &mut self.heard;
-        self.sources.retain_mut(|source| {
+        let mut sources = std::mem::take(&mut self.sources);
+        sources.retain_mut(|source| {
             loop {
                 match Pin::new(&mut source.next).poll(&mut Context::from_waker(&waker)) {
                     Poll::Pending => return true,
                     Poll::Ready(Ok(Some(batch))) => {
                         source.has_begun = true;
-                        heed.is_news |= take(batch, inbox, source.node, source.incarnation, known);
+                        heed.is_news |= self.take(batch, inbox, source.node, source.incarnation);
                         source.next = source.tells.receive();
                     }
                     Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => source.next = source.tells.receive(),
+                    Poll::Ready(Err(Error::Rpc(RpcError::Failed { reason, .. }))) if reason == FULL => {
+                        heed.is_refused = true;
+                        heed.is_news |= self.refused(source.node, inbox);
+                        return false;
+                    }
                     Poll::Ready(_) => {
                         heed.is_lost |= source.has_begun;
                         return false;
@@ -195,24 +247,50 @@ impl Gathering {
                 }
             }
         });
+        self.sources = sources;
         heed
     }
-}
 
-/// What a member has told. Whether there is anything for whoever watches.
-fn take(batch: Batch, inbox: &Inbox, node: u16, incarnation: u32, known: &mut BTreeMap<u16, Heard>) -> bool {
-    let Batch { begins, news, upto } = batch;
-    let is_gap = begins == Some(false);
-    if is_gap {
-        // What was removed there before it told of anything is not told.
-        inbox.push(Change::Skipped { count: None });
+    /// A member serves as many watchers as it may. It is asked again after a pause, and a longer one after that; what it
+    /// has to tell meanwhile may be forgotten by then. Whether that is news.
+    fn refused(&mut self, node: u16, inbox: &Inbox) -> bool {
+        let pause = self.full.get(&node).map(|(_, pause)| *pause);
+        let next = pause.map_or(ASK_AGAIN, |pause| (2 * pause).min(LONGEST_PAUSE));
+        self.full.insert(node, (Instant::now() + next, next));
+        if pause.is_none() {
+            self.misses(inbox);
+        }
+        pause.is_none()
     }
-    let is_news = is_gap || !news.is_empty();
-    news.into_iter().map(change_of).for_each(|change| inbox.push(change));
-    let heard = Heard { incarnation, upto };
-    known.insert(node, heard);
-    inbox.mark(Mark::Source(node, heard));
-    is_news
+
+    /// What a member has told. Whether there is anything for whoever watches.
+    fn take(&mut self, batch: Batch, inbox: &Inbox, node: u16, incarnation: u32) -> bool {
+        let Batch { begins, news, upto } = batch;
+        let heard = |upto| Heard { incarnation, upto };
+        let mark = |upto| Some(Mark::Source(node, heard(upto)));
+        if begins.is_some() {
+            self.full.remove(&node);
+        }
+        let is_gap = begins == Some(false);
+        match (is_gap, self.has_begun) {
+            // What was removed there before it told of anything is not told.
+            (true, true) => inbox.push(Change::Skipped { count: None }, mark(upto)),
+            (true, false) => self.is_gap = true,
+            (false, _) => {}
+        }
+        if begins.is_some() && !self.has_begun {
+            let first = self.begun_at.entry(node).or_insert(heard(upto));
+            if first.incarnation != incarnation {
+                *first = heard(upto);
+            }
+        } else if news.is_empty() && self.has_begun {
+            mark(upto).into_iter().for_each(|mark| inbox.mark(mark));
+        }
+        let is_news = is_gap || !news.is_empty();
+        news.into_iter().for_each(|(news, upto)| inbox.push(change_of(news), mark(upto)));
+        self.heard.insert(node, heard(upto));
+        is_news
+    }
 }
 
 fn change_of(news: News) -> Change {

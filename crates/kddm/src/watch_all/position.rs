@@ -64,6 +64,11 @@ impl Position {
         Position { set, epoch: 0, placement: 0, sources: BTreeMap::new() }
     }
 
+    /// Whether it says of that member how far it was heard.
+    pub(crate) fn names(&self, node: u16) -> bool {
+        self.sources.contains_key(&node)
+    }
+
     pub(super) fn membership(&self) -> Membership {
         let members = self.sources.iter().map(|(node, heard)| (*node, heard.incarnation)).collect();
         Membership { epoch: self.epoch, placement: self.placement, members }

@@ -208,6 +208,34 @@ fn all(changes: &mut WatchAll) -> Vec<Change> {
     }
 }
 
+/// One change at a time, each by a watch of its own, at one node and another: each is seen once, and then there is no more.
+#[test]
+fn a_watch_that_takes_one_at_a_time_comes_to_the_end() {
+    let (_nodes, [here, there]) = two("singly");
+    let changes = watch(&here);
+    let mut position = kept(&changes);
+    drop(changes);
+    for object in 0..5 {
+        put(if object % 2 == 0 { &here } else { &there }, object, 1);
+    }
+    let mut told = Vec::new();
+    while told.len() < 5 {
+        let set = if told.len() % 2 == 0 { &there } else { &here };
+        let mut changes = set.watch_from(None, &position).wait_for(LIMIT).expect("it goes on");
+        match changes.receive().wait_for(LIMIT).expect("there is more") {
+            Change::Put { object, .. } => told.push(object),
+            other => panic!("{other:?} after {told:?}"),
+        }
+        position = kept(&changes);
+    }
+    told.sort_unstable();
+    assert_eq!(told, [0, 1, 2, 3, 4]);
+    let mut changes = here.watch_from(None, &position).wait_for(LIMIT).expect("it goes on");
+    put(&there, 9, 1);
+    let next = changes.receive().wait_for(LIMIT).expect("there is more");
+    assert!(matches!(next, Change::Put { object: 9, .. }), "{next:?}");
+}
+
 /// What has changed meanwhile is told, the newest of each object, and nothing else: at the same node and at another one.
 #[test]
 fn a_watch_goes_on_where_another_one_had_come_to() {
@@ -307,9 +335,13 @@ fn whoever_heeds_what_is_told_knows_what_there_is() {
         Err(error) => panic!("{error}"),
     };
     let (mut changes, mut known) = (watch(&sets[0]), HashMap::new());
-    for round in 0..6u64 {
+    for round in 0..8u64 {
+        // The members stay in every other pair of rounds: then nothing may be missing, but for what a watch of before has
+        // yet to hear of their change.
+        let is_joined = round % 4 < 2;
+        let is_settling = round % 4 == 2;
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let writer = scope.spawn(|| {
                 for step in 0..120u64 {
                     let object = (step * 7 + round) % OBJECTS;
                     let set = &sets[(step % 2) as usize];
@@ -320,30 +352,60 @@ fn whoever_heeds_what_is_told_knows_what_there_is() {
                     }
                 }
             });
-            scope.spawn(|| {
-                let third = join();
-                let set = open(&third);
-                for object in 0..OBJECTS {
-                    put(&set, object, round);
-                    if object % 2 == 0 {
-                        set.remove(object).wait_for(LIMIT).expect("it is removed");
+            let visitor = is_joined.then(|| {
+                scope.spawn(|| {
+                    let third = join();
+                    let set = open(&third);
+                    for object in 0..OBJECTS {
+                        put(&set, object, round);
+                        if object % 2 == 0 {
+                            set.remove(object).wait_for(LIMIT).expect("it is removed");
+                        }
                     }
-                }
-                drop(set);
-                third.stop();
+                    drop(set);
+                    third.stop();
+                })
             });
             if round % 2 == 1 {
                 let position = kept(&changes);
                 let next = sets[(round / 2 % 2) as usize].watch_from(None, &position);
                 changes = next.wait_for(LIMIT).expect("it goes on");
             }
-        });
-        for change in all(&mut changes) {
-            match change {
-                Change::Put { object, .. } | Change::Removed { object, .. } => read(&mut known, object),
-                _ => (0..OBJECTS).for_each(|object| read(&mut known, object)),
+            // While others write. What one owner told before a marker of its own is here before that is.
+            let mut heed = |change| match change {
+                Change::Put { object, .. } | Change::Removed { object, .. } if object < OBJECTS => {
+                    read(&mut known, object);
+                }
+                Change::Put { .. } | Change::Removed { .. } => {}
+                other => {
+                    assert!(is_joined || is_settling, "{other:?} while the members stay, round {round}");
+                    (0..OBJECTS).for_each(|object| read(&mut known, object));
+                }
+            };
+            let is_over = || writer.is_finished() && visitor.as_ref().is_none_or(|visitor| visitor.is_finished());
+            while !is_over() {
+                match changes.receive().wait_for(Duration::from_millis(20)) {
+                    Ok(change) => heed(change),
+                    Err(Error::Rpc(RpcError::Idle { .. })) => {}
+                    Err(error) => panic!("{error}"),
+                }
             }
-        }
+            let mut markers: HashMap<u64, Seen> = HashMap::new();
+            for (number, set) in (0u64..).zip(&sets) {
+                let marker = OBJECTS + 2 * round + number;
+                put(set, marker, 1);
+                markers.insert(marker, seen(set, marker));
+            }
+            while !markers.is_empty() {
+                let change = changes.receive().wait_for(LIMIT).expect("the markers are told");
+                match change {
+                    Change::Put { object, .. } => _ = markers.remove(&object),
+                    Change::Skipped { .. } => markers.clear(),
+                    _ => {}
+                }
+                heed(change);
+            }
+        });
         let mut truth = HashMap::new();
         (0..OBJECTS).for_each(|object| read(&mut truth, object));
         let states = |of: &HashMap<u64, Seen>| -> Vec<(u64, u64)> {

@@ -88,18 +88,24 @@ impl Client {
             Command::Status
                 | Command::Sets
                 | Command::Set { .. }
+                | Command::ObjectShow { .. }
+                | Command::ObjectHistory { .. }
                 | Command::Holders
                 | Command::Stats
                 | Command::Doctor
                 | Command::End { is_meant: false }
         );
-        self.watch_within(command, only_looks.then_some(LOOK_LIMIT), each)
+        // What goes on for as long as it likes begins soon.
+        let begins = matches!(command, Command::Events { .. });
+        self.watch_within(command, (only_looks || begins).then_some(LOOK_LIMIT), begins, each)
     }
 
+    /// The limit is that of the first answer alone, or of each.
     fn watch_within(
         &self,
         command: Command,
-        limit: Option<Duration>,
+        mut limit: Option<Duration>,
+        is_of_first: bool,
         mut each: impl FnMut(Json) -> bool,
     ) -> Result<(), ClientError> {
         let socket = || self.socket.display().to_string();
@@ -131,6 +137,9 @@ impl Client {
                     if !each(answer) || !more {
                         return Ok(());
                     }
+                    if is_of_first && limit.take().is_some() {
+                        stream.set_read_timeout(None).map_err(|error| broken(error.to_string()))?;
+                    }
                 }
                 _ => return Err(broken("an answer without content".into())),
             }
@@ -149,10 +158,15 @@ mod tests {
         let socket = std::env::temp_dir().join(format!("kddm-client-{}.sock", std::process::id()));
         let _stopped = UnixListener::bind(&socket).expect("a socket");
         let limit = Duration::from_millis(20);
-        let silent = Client::new(socket.clone()).watch_within(Command::Status, Some(limit), |_| true);
+        let events = Command::Events { set: "notes".into(), object: None, from: None, count: None };
+        let client = Client::new(socket.clone());
+        let answers = [(Command::Status, false), (events, true)]
+            .map(|(command, begins)| client.watch_within(command, Some(limit), begins, |_| true));
         let _left_behind = std::fs::remove_file(&socket);
-        let error = silent.expect_err("nobody answers");
-        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
-        assert!(error.to_string().contains("SIGSTOP"), "{error}");
+        for silent in answers {
+            let error = silent.expect_err("nobody answers");
+            assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+            assert!(error.to_string().contains("SIGSTOP"), "{error}");
+        }
     }
 }

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long that look may take.
 const LOOK_LIMIT: Duration = Duration::from_millis(1);
 
+/// How long the end waits for the line that is being written: longer only if nobody reads.
+const LINE_LIMIT: Duration = Duration::from_millis(200);
+
 /// What is watched.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct Watch {
@@ -164,17 +167,18 @@ impl Watch {
     pub fn run(self, client: &Client, json: bool) -> Result<io::Result<()>, ClientError> {
         let Watch { set, object, from, count } = self;
         let command = Command::Events { set, object, from: from.map(|from| from.to_string()), count };
+        // The position behind the last line. Whoever has this writes.
         let last = Arc::new(Mutex::new(None::<String>));
-        let say_where = move |last: &Mutex<Option<String>>| {
-            if let Some(position) = last.lock().as_ref().filter(|_| !json) {
+        let say_where = move |last: Option<&String>| {
+            if let Some(position) = last.filter(|_| !json) {
                 eprintln!("kddmadm: to go on from here: --from {position}");
             }
         };
         let seen = Arc::clone(&last);
         let ended = move || {
-            // Whole lines only.
-            let _no_line_is_being_written = io::stdout().lock();
-            say_where(&seen);
+            // Whole lines only; but for one that nobody takes.
+            let last = seen.try_lock_for(LINE_LIMIT);
+            say_where(last.as_ref().and_then(|last| last.as_ref()));
             std::process::exit(0);
         };
         if let Err(error) = on_signal(ended) {
@@ -187,15 +191,15 @@ impl Watch {
                 (false, true) => String::new(),
                 (false, false) => line(&event),
             };
-            let mut output = io::stdout().lock();
+            let mut last = last.lock();
             if !text.is_empty() {
-                printed = writeln!(output, "{text}");
+                printed = writeln!(io::stdout(), "{text}");
             }
-            *last.lock() = event["position"].as_str().map(str::to_string);
+            *last = event["position"].as_str().map(str::to_string);
             printed.is_ok()
         });
         if printed.is_ok() {
-            say_where(&last);
+            say_where(last.lock().as_ref());
         }
         told.map(|()| printed)
     }

@@ -146,6 +146,30 @@ fn a_broken_pipe_ends_it_silently() {
     assert_eq!(said, "");
 }
 
+/// It ends though its output is full and nobody reads it.
+#[test]
+fn a_signal_ends_it_while_nobody_takes_its_lines() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::first(&scratch, &[]);
+    put(&daemon, &scratch, "1", "a");
+    let (_unread, mut full) = std::io::pipe().expect("a pipe");
+    let flags = rustix::fs::fcntl_getfl(&full).expect("flags");
+    rustix::fs::fcntl_setfl(&full, flags | rustix::fs::OFlags::NONBLOCK).expect("flags");
+    while std::io::Write::write(&mut full, &[b'x'; 1024]).is_ok() {}
+    while std::io::Write::write(&mut full, b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(&full, flags).expect("flags");
+    let mut command = scratch.kddmadm(&["--json", "watch", "notes"]);
+    command.env("KDDM_ADMIN", daemon.dir.join("admin.sock"));
+    let mut child = command.stdout(full).stderr(Stdio::null()).spawn().expect("kddmadm runs");
+    let call = format!("/proc/{}/syscall", child.id());
+    let writes = if cfg!(target_arch = "aarch64") { "64 0x1 " } else { "1 0x1 " };
+    eventually("it waits for somebody to read", || {
+        std::fs::read_to_string(&call).is_ok_and(|call| call.starts_with(writes))
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it is our child, and not waited for");
+    assert!(wait(&mut child).success());
+}
+
 /// A member is killed, its objects have new owners and homes, and it comes back: what is put then is told, or that something
 /// may be missing; of one object and of the set, by a watch that goes on and by one that begins again where it was.
 #[test]

@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
 use crate::transport::{Stream, greeting};
 use crate::watch::Seen;
-use crate::watch_all::{BadPosition, Change, Inbox, Mark, Position, Wanted, WatchAll, begin};
+use crate::watch_all::{BadPosition, Change, Heard, Inbox, Mark, Position, Wanted, WatchAll, begin};
 
 /// Watches of programs that a node serves: a quarter of the watchers that each owner does.
 const WATCHES: usize = 64;
@@ -56,11 +56,14 @@ enum Item {
     Skipped { count: Option<u64> },
 }
 
+/// With what it comes, how far a member was heard: its number, its life, and the number of what it told.
+type Far = (u16, u32, u64);
+
 /// What a node says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
     /// Where the watch has come to behind these; with nothing in it, that the node is there.
-    Changes { items: Vec<Item>, position: Option<String> },
+    Changes { items: Vec<(Item, Vec<Far>)>, position: Option<String> },
     /// Nothing follows.
     Ended(Failure),
 }
@@ -134,25 +137,37 @@ pub(super) fn serve(runtime: &Arc<Runtime>, stream: &Stream, ask: Ask) -> io::Re
 }
 
 fn say_all(stream: &Stream, changes: &mut WatchAll) -> io::Result<()> {
-    let mut position = Some(changes.position().to_string());
+    let mut said = changes.position();
+    let mut position = Some(said.to_string());
     let mut items = Vec::new();
     loop {
         greeting::send(stream, &Said::Changes { items, position })?;
-        (items, position) = (Vec::new(), None);
-        match changes.receive().wait_for(BEAT) {
+        items = Vec::new();
+        match changes.receive_marked().wait_for(BEAT) {
             Ok(change) => {
-                items.push(change.into());
+                items.push(item(change));
                 while items.len() < BATCH
                     && let Some(Ok(change)) = changes.taken()
                 {
-                    items.push(change.into());
+                    items.push(item(change));
                 }
-                position = Some(changes.position().to_string());
             }
             Err(Error::Rpc(RpcError::Idle { .. })) => {}
             Err(error) => return greeting::send(stream, &Said::Ended(Failure::of(&error))),
         }
+        let now = changes.position();
+        position = (now != said).then(|| now.to_string());
+        said = now;
     }
+}
+
+/// The members of the position are said behind the last item.
+fn item((change, marks): (Change, Vec<Mark>)) -> (Item, Vec<Far>) {
+    let far = marks.into_iter().filter_map(|mark| match mark {
+        Mark::Source(node, Heard { incarnation, upto }) => Some((node, incarnation, upto)),
+        Mark::Members(_) | Mark::All(_) => None,
+    });
+    (change.into(), far.collect())
 }
 
 /// Why nothing is heard any more.
@@ -170,11 +185,9 @@ pub(crate) fn follow(runtime: &Weak<Runtime>, wanted: &Wanted, inbox: &Inbox) {
         if inbox.is_closed() {
             return;
         }
-        let end = match connect(&runtime, wanted, from.as_ref(), inbox.begun().is_some()) {
-            Ok(stream) => {
-                let is_wanted = || !inbox.is_closed() && !runtime.is_stopping();
-                hear(&stream, inbox, &mut from, is_wanted)
-            }
+        let is_wanted = || !inbox.is_closed() && !runtime.is_stopping();
+        let end = match connect(&runtime, wanted, from.as_ref(), inbox.begun().is_some(), is_wanted) {
+            Ok(stream) => hear(&stream, inbox, &mut from, is_wanted),
             Err(end) => end,
         };
         match end {
@@ -185,7 +198,13 @@ pub(crate) fn follow(runtime: &Weak<Runtime>, wanted: &Wanted, inbox: &Inbox) {
 }
 
 /// Asks the node.
-fn connect(runtime: &Runtime, wanted: &Wanted, from: Option<&Position>, has_begun: bool) -> Result<Stream, End> {
+fn connect(
+    runtime: &Runtime,
+    wanted: &Wanted,
+    from: Option<&Position>,
+    has_begun: bool,
+    is_wanted: impl Fn() -> bool,
+) -> Result<Stream, End> {
     let Some(lender) = runtime.lender.as_ref().filter(|_| !runtime.is_stopping()) else {
         return Err(End::ForGood(MembershipError::Stopped.into()));
     };
@@ -198,13 +217,8 @@ fn connect(runtime: &Runtime, wanted: &Wanted, from: Option<&Position>, has_begu
     }
     drop(state);
     let from = from.map(Position::to_string);
-    match lender.connect_watch(|session, secret| Ask {
-        session,
-        secret,
-        set: wanted.set.0,
-        object: wanted.object,
-        from,
-    }) {
+    let (set, object) = (wanted.set.0, wanted.object);
+    match lender.connect_watch(is_wanted, |session, secret| Ask { session, secret, set, object, from }) {
         Ok(stream) => Ok(stream),
         // What the node has said of the set stays so; all else may be otherwise in its next life.
         Err(error) if !has_begun || matches!(error, Error::Set(_)) => match error {
@@ -239,7 +253,12 @@ fn hear(stream: &Stream, inbox: &Inbox, from: &mut Option<Position>, is_wanted: 
             Err(_) => return End::Lost,
         };
         let is_news = !items.is_empty();
-        items.into_iter().map(Change::from).for_each(|change| inbox.push(change));
+        for (item, far) in items {
+            inbox.push(item.into(), None);
+            // One that is no member of the position is not told apart from what comes behind.
+            let known = far.into_iter().filter(|(node, ..)| from.as_ref().is_some_and(|from| from.names(*node)));
+            known.for_each(|(node, incarnation, upto)| inbox.mark(Mark::Source(node, Heard { incarnation, upto })));
+        }
         match position.map(|text| text.parse::<Position>()) {
             Some(Ok(position)) => {
                 *from = Some(position.clone());
@@ -258,12 +277,20 @@ fn hear(stream: &Stream, inbox: &Inbox, from: &mut Option<Position>, is_wanted: 
 
 impl Lender {
     /// A connection on which the node says what changes.
-    fn connect_watch(&self, ask: impl FnOnce(u32, u64) -> Ask) -> Result<Stream, Error> {
+    fn connect_watch(&self, is_wanted: impl Fn() -> bool, ask: impl FnOnce(u32, u64) -> Ask) -> Result<Stream, Error> {
         let Pass { session, secret, .. } = *self.pass.lock();
         let Ok(stream) = open(&self.socket, &Purpose::Watch(ask(session, secret)), CONTROL_LIMIT) else {
             return Err(MembershipError::Reattaching.into());
         };
-        let answered = stream.set_limit(Some(ANSWER_LIMIT)).and_then(|()| greeting::receive(&stream));
+        // It may take long: whoever waits may be gone before, or this program.
+        let mut silent = Duration::ZERO;
+        while is_wanted() && silent < ANSWER_LIMIT && !stream.wait_readable(BEAT) {
+            silent += BEAT;
+        }
+        if !is_wanted() || silent >= ANSWER_LIMIT {
+            return Err(MembershipError::Reattaching.into());
+        }
+        let answered = stream.set_limit(Some(CONTROL_LIMIT)).and_then(|()| greeting::receive(&stream));
         match answered {
             Ok(Reply::Lane) => Ok(stream),
             Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
