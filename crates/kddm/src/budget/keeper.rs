@@ -1,8 +1,9 @@
 //! Who keeps a set to its budget: a thread while there is too much, and whoever brings more when that is not enough.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm_core::id::SetId;
 use parking_lot::{Condvar, Mutex};
@@ -14,7 +15,7 @@ use crate::error::{AccessError, Error};
 use crate::linker::Linked;
 use crate::runtime::Runtime;
 use crate::runtime::told::SetHere;
-use crate::runtime::wait::mark_part_of_node;
+use crate::runtime::wait::{mark_part_of_node, may_block};
 use crate::set::Shared;
 use crate::value::Value;
 
@@ -27,6 +28,9 @@ const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)]
 /// Steps that whoever brings more makes himself, once it is a fourth more than the budget.
 const OWN_STEPS: usize = 4;
 
+/// How long he waits at twice the budget, at most, while something is about to go.
+const OWN_WAIT: Duration = Duration::from_millis(250);
+
 /// See the module.
 pub(crate) struct Budget<T: Value> {
     pub(super) runtime: Weak<Runtime>,
@@ -36,6 +40,7 @@ pub(crate) struct Budget<T: Value> {
     pub(super) linked: Option<Arc<Linked<T>>>,
     pub(super) account: Arc<Account>,
     pub(super) counts: Counts,
+    wait_limit: Duration,
     sweep: Mutex<Sweep>,
     /// Somebody sees to it that there is less.
     is_awake: AtomicBool,
@@ -68,6 +73,7 @@ impl<T: Value> Budget<T> {
                 linked: shared.linked.clone(),
                 account,
                 counts: Counts::default(),
+                wait_limit: shared.wait_limit,
                 sweep: Mutex::default(),
                 is_awake: AtomicBool::new(false),
                 thread: Mutex::default(),
@@ -106,10 +112,18 @@ impl<T: Value> Budget<T> {
     fn work(&self) {
         mark_part_of_node();
         while self.is_wanted() {
-            let goes_on = self.keep();
+            // It runs code of whoever wrote the type. What is brought next has it go on.
+            let kept = catch_unwind(AssertUnwindSafe(|| self.keep()));
+            if kept.is_err() {
+                tracing::error!(
+                    set = self.name,
+                    "a panic while the set was kept to its budget: it goes on when more comes"
+                );
+            }
+            let goes_on = kept.as_ref().copied().unwrap_or(true);
             self.is_awake.store(false, Ordering::Release);
             // What came meanwhile may not have woken it.
-            let is_again = self.is_over() && !self.is_awake.swap(true, Ordering::AcqRel);
+            let is_again = kept.is_ok() && self.is_over() && !self.is_awake.swap(true, Ordering::AcqRel);
             let mut thread = self.thread.lock();
             thread.is_wanted |= is_again;
             thread.is_closed |= !goes_on;
@@ -138,10 +152,16 @@ impl<T: Value> Budget<T> {
         let (mut retry, mut was_stuck, mut must_go_round) = (RETRY[0], false, true);
         while must_go_round || self.account.bytes() > self.enough() {
             let Some(here) = self.here() else { return false };
-            let round = self.sweep.lock().step(self, &here);
-            must_go_round &= round == Round::GoesOn;
+            let round = self.sweep.lock().step(self, &here, true);
+            must_go_round &= matches!(round, Round::GoesOn | Round::Waits(_));
             if round == Round::Freed {
                 (retry, was_stuck) = (RETRY[0], false);
+            }
+            drop(here);
+            if let Round::Waits(limit) = round
+                && self.pause(limit)
+            {
+                return false;
             }
             if !round.is_stuck() {
                 continue;
@@ -149,7 +169,6 @@ impl<T: Value> Budget<T> {
             if !self.is_over() {
                 return true;
             }
-            drop(here);
             if !std::mem::replace(&mut was_stuck, true) {
                 self.is_stuck();
             }
@@ -157,6 +176,19 @@ impl<T: Value> Budget<T> {
                 return false;
             }
             retry = (retry * 2).min(RETRY[1]);
+        }
+        self.settle()
+    }
+
+    /// Until what was to go is counted, or there is too much again. False as for [`Self::keep`].
+    fn settle(&self) -> bool {
+        while !self.is_over() {
+            let Some(here) = self.here() else { return false };
+            let Some(limit) = self.sweep.lock().settle(self, &here) else { break };
+            drop(here);
+            if self.pause(limit) {
+                return false;
+            }
         }
         true
     }
@@ -174,6 +206,23 @@ impl<T: Value> Budget<T> {
             self.news.wait_for(&mut thread, limit);
         }
         thread.is_closed
+    }
+
+    /// Whether there is no more than twice the budget, now or once what is about to go has gone. A task is not made to wait.
+    fn makes_room(&self, here: &SetHere) -> bool {
+        let deadline = Instant::now() + self.wait_limit.min(OWN_WAIT);
+        while self.account.bytes() > self.account.limit_bytes().saturating_mul(2) {
+            let round = self.sweep.lock().step(self, here, false);
+            if round.is_stuck() || Instant::now() >= deadline {
+                return self.account.bytes() <= self.account.limit_bytes().saturating_mul(2);
+            }
+            if let Round::Waits(limit) = round
+                && (!may_block() || self.pause(limit))
+            {
+                return false;
+            }
+        }
+        true
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -201,18 +250,16 @@ impl<T: Value> AnyBudget for Budget<T> {
             return Ok(());
         }
         let Some(here) = self.here() else { return Ok(()) };
-        let mut sweep = self.sweep.lock();
         for _ in 0..OWN_STEPS {
             if !self.is_over() {
                 return Ok(());
             }
-            let _whatever_round = sweep.step(self, &here);
+            let _whatever_round = self.sweep.lock().step(self, &here, false);
         }
-        drop(sweep);
-        let (bytes, limit_bytes) = (self.account.bytes(), self.account.limit_bytes());
-        if bytes <= limit_bytes.saturating_mul(2) {
+        if self.makes_room(&here) {
             return Ok(());
         }
+        let (bytes, limit_bytes) = (self.account.bytes(), self.account.limit_bytes());
         count(&self.counts.refused, 1);
         Err(AccessError::OverBudget { set: self.name.clone(), bytes, limit_bytes }.into())
     }
@@ -220,6 +267,7 @@ impl<T: Value> AnyBudget for Budget<T> {
     fn note(&self, object: u64, bytes: usize, version: u64) {
         if let Some(cell) = self.table.find_cell(object) {
             self.account.note(cell, bytes, version);
+            self.table.is_in_use(cell, object);
         }
     }
 

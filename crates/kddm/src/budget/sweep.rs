@@ -1,15 +1,18 @@
 //! The hand of the clock: it passes cells, a few at a time, and what was not used since it was there last goes.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use kddm_core::Main;
 use kddm_core::id::ObjectId;
+use kddm_core::io::Access;
 
-use super::here::count;
+use super::here::{Counts, count};
 use super::keeper::Budget;
 use crate::cell::{CellNumber, Slow, Store, Swept, Told};
 use crate::linker::WritePolicy;
-use crate::runtime::lane::LaneState;
+use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::Wish;
 use crate::runtime::told::{Lanes, SetHere};
 use crate::runtime::wait::{Op, Outcome};
@@ -18,11 +21,17 @@ use crate::value::Value;
 /// Cells that are passed before the lane is free for others: some ten microseconds, a hundred where all of them go.
 const CELLS: u32 = 64;
 
-/// Objects that may be on their way to what stands behind the set.
+/// Objects that may be on their way to what stands behind the set, or to other nodes.
 const UNDER_WAY: usize = 64;
 
 /// When whole rounds in a row have freed nothing: objects go from then on that were used meanwhile.
 const PRESSED: u32 = 2;
+
+/// What is under way for longer, and nothing of it ends, is not waited for: rounds are fruitless then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long what is under way is left alone before it is looked at again: half as long as it was waited for, from, to.
+const LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 
 /// Where the hand is.
 #[derive(Default)]
@@ -34,16 +43,64 @@ pub(super) struct Sweep {
     /// So did copies in the last one: what is owned stays as long as there are some.
     has_copies: bool,
     fruitless: u32,
-    /// What is being written, and goes then.
-    under_way: Vec<Arc<Op>>,
+    /// What was to go in this round and stays.
+    failures: usize,
+    /// Lately all that were to go have failed: whoever brings more does not try it, the thread does.
+    is_failing: bool,
+    /// What goes once it is written, or once another node has it; what that counts; and since when nothing of it has ended.
+    under_way: Vec<Leaving>,
+    leaving_bytes: usize,
+    waits_since: Option<Instant>,
+}
+
+/// An object that is about to go.
+struct Leaving {
+    object: u64,
+    bytes: usize,
+    counted: fn(&Counts) -> &AtomicU64,
+    /// It is being written; else other nodes are told.
+    op: Option<Arc<Op>>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Fate {
+    UnderWay,
+    Gone,
+    Stays,
+}
+
+impl Leaving {
+    fn fate<T: Value>(&self, budget: &Budget<T>, here: &SetHere) -> Fate {
+        let Some(op) = &self.op else {
+            let state = here.lane(self.object).lock();
+            return Leaving::fate_of_flush(budget, &state, self.object);
+        };
+        if !op.is_done() {
+            return Fate::UnderWay;
+        }
+        let Some(Outcome::Failed(error)) = op.take() else { return Fate::Gone };
+        count(&budget.counts.failed, 1);
+        tracing::debug!(set = budget.name, %error, "an object was to go and stays");
+        Fate::Stays
+    }
+
+    fn fate_of_flush<T: Value>(budget: &Budget<T>, state: &LaneState, object: u64) -> Fate {
+        if !budget.table.find_cell(object).is_some_and(|cell| budget.table.has_value(cell)) {
+            return Fate::Gone;
+        }
+        let local = state.locals.get(&(budget.set, ObjectId(object)));
+        if local.is_some_and(|local| local.outstanding) { Fate::UnderWay } else { Fate::Stays }
+    }
 }
 
 /// How far it has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Round {
     GoesOn,
-    /// Something has gone in it, or is about to.
+    /// Something has gone in it.
     Freed,
+    /// Nothing has yet, but something is about to: it is to be looked at after that time.
+    Waits(Duration),
     /// Nothing has, in so many rounds.
     Fruitless(u32),
 }
@@ -57,34 +114,58 @@ impl Round {
 
 impl Sweep {
     fn end_of_round(&mut self) -> Round {
-        let freed = std::mem::take(&mut self.freed);
+        let (freed, failures) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.failures));
         self.has_copies = std::mem::take(&mut self.dropped_copies);
-        if freed || !self.under_way.is_empty() {
+        if freed {
             self.fruitless = 0;
             return Round::Freed;
         }
-        self.fruitless = self.fruitless.saturating_add(1);
-        Round::Fruitless(self.fruitless)
+        self.is_failing |= failures > 0;
+        match self.waits() {
+            Some(limit) if failures == 0 => Round::Waits(limit),
+            _ => {
+                self.fruitless = self.fruitless.saturating_add(1);
+                Round::Fruitless(self.fruitless)
+            }
+        }
     }
 
-    /// One step: a few cells, and what goes of them, as long as there is too much.
-    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere) -> Round {
-        self.look_what_has_gone(budget);
+    /// How long to wait for what is under way, if it may end soon.
+    fn waits(&self) -> Option<Duration> {
+        let waited = self.waits_since?.elapsed();
+        (waited < PATIENCE).then(|| (waited / 2).clamp(LOOKS[0], LOOKS[1]))
+    }
+
+    /// One step: a few cells, and what goes of them, as long as there is too much. `tries`: also where all have failed lately
+    /// that were to be written.
+    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, tries: bool) -> Round {
+        let has_news = self.look_what_has_gone(budget, here);
+        // The hand rests while enough is about to go: it would only make cold what had no time to be used.
+        if !self.under_way.is_empty()
+            && !self.is_too_much(budget)
+            && let Some(limit) = self.waits()
+        {
+            return Round::Waits(limit);
+        }
         let (cells, next) = budget.table.cells_from(self.next, CELLS);
         let mut owned = Vec::new();
         for lane in &here.runtime.lanes {
             let mut state = lane.lock();
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
-                self.pass(budget, &mut state, (*object, *cell), &mut owned);
+                self.pass(budget, (lane, &mut state), (*object, *cell), &mut owned);
             }
             lane.finish_fair(state);
         }
-        for (object, cell) in owned {
-            self.evict(budget, here, object, cell);
+        if tries || !self.is_failing {
+            for (object, cell) in owned {
+                self.evict(budget, here, object, cell);
+            }
         }
         self.next = next.unwrap_or(0);
-        if next.is_some() {
-            return Round::GoesOn;
+        // A round ends where it fails again and again, too, and the next one goes on there.
+        if next.is_some() && (self.freed || self.failures < UNDER_WAY) {
+            let is_full = self.under_way.len() >= UNDER_WAY && !has_news;
+            return self.waits().filter(|_| is_full).map_or(Round::GoesOn, Round::Waits);
         }
         if self.freed {
             budget.account.resample();
@@ -92,68 +173,129 @@ impl Sweep {
         self.end_of_round()
     }
 
-    /// What was to be written has been, or has not.
-    fn look_what_has_gone<T: Value>(&mut self, budget: &Budget<T>) {
-        self.under_way.retain(|op| {
-            if let Some(Outcome::Failed(error)) = op.take() {
-                count(&budget.counts.failed, 1);
-                tracing::debug!(set = budget.name, %error, "an object was to go and stays");
+    /// Looks what has gone, and passes nothing. How long to wait for the rest, if it may go soon.
+    pub fn settle<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere) -> Option<Duration> {
+        self.look_what_has_gone(budget, here);
+        self.waits()
+    }
+
+    /// What was to go has gone, or has not. Whether there is any news.
+    fn look_what_has_gone<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere) -> bool {
+        let before = self.under_way.len();
+        for leaving in std::mem::take(&mut self.under_way) {
+            match leaving.fate(budget, here) {
+                Fate::UnderWay => self.under_way.push(leaving),
+                Fate::Gone => self.has_gone(budget, &leaving),
+                Fate::Stays => self.failures += 1,
             }
-            !op.is_done()
-        });
+        }
+        self.leaving_bytes = self.under_way.iter().map(|leaving| leaving.bytes).sum();
+        let has_news = self.under_way.len() < before;
+        if has_news {
+            self.waits_since = (!self.under_way.is_empty()).then(Instant::now);
+        }
+        has_news
+    }
+
+    fn has_gone<T: Value>(&mut self, budget: &Budget<T>, leaving: &Leaving) {
+        (self.freed, self.is_failing, self.fruitless) = (true, false, 0);
+        count((leaving.counted)(&budget.counts), 1);
+        count(&budget.counts.freed_bytes, leaving.bytes as u64);
+    }
+
+    fn is_under_way(&mut self, leaving: Leaving) {
+        self.leaving_bytes += leaving.bytes;
+        self.under_way.push(leaving);
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.fruitless >= PRESSED
+    }
+
+    /// Whether more is to go than is about to.
+    fn is_too_much<T: Value>(&self, budget: &Budget<T>) -> bool {
+        let leaving_bytes = if self.is_pressed() { 0 } else { self.leaving_bytes };
+        budget.account.bytes().saturating_sub(leaving_bytes) > budget.enough() && self.under_way.len() < UNDER_WAY
     }
 
     fn pass<T: Value>(
         &mut self,
         budget: &Budget<T>,
-        state: &mut LaneState,
+        (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
         owned: &mut Vec<(u64, CellNumber)>,
     ) {
-        let is_pressed = self.fruitless >= PRESSED;
+        if budget.account.keeps(cell) {
+            return;
+        }
+        let is_pressed = self.is_pressed();
         match budget.table.sweep(cell, object) {
             Swept::Nothing => return,
             Swept::Used if !is_pressed => return,
             Swept::Used | Swept::Unused => {}
         }
-        let is_time = budget.account.bytes() > budget.enough() && !state.fenced && !state.is_a_peer_full();
+        let is_time = self.is_too_much(budget) && !state.fenced && !state.is_a_peer_full();
         if !is_time || budget.table.is_held(cell) {
             return;
         }
         let Some(seen) = state.core.inspect(budget.set, ObjectId(object)) else { return };
-        let bytes = budget.account.bytes_of(cell);
-        let counted = match seen.main {
+        let counted: fn(&Counts) -> &AtomicU64 = match seen.main {
             _ if seen.wanting => return,
-            Main::Sharer { .. } => &budget.counts.dropped_copies,
+            Main::Sharer { .. } => |counts| &counts.dropped_copies,
             Main::Owner { .. } if budget.linked.is_none() => return budget.account.keep(cell),
             Main::Owner { .. } if self.has_copies && !is_pressed => return,
-            Main::Owner { .. } if seen.sharers.is_empty() => return owned.push((object, cell)),
-            Main::Owner { .. } => &budget.counts.passed_on,
+            Main::Owner { .. } if seen.sharers.is_empty() => {
+                return Sweep::is_owned_alone(budget, (lane, state), (object, cell), owned);
+            }
+            Main::Owner { .. } => |counts| &counts.passed_on,
             _ => return,
         };
+        let leaving = Leaving { object, bytes: budget.account.bytes_of(cell), counted, op: None };
         if state.begin_flush(budget.set, ObjectId(object)) {
-            self.freed = true;
             self.dropped_copies |= matches!(seen.main, Main::Sharer { .. });
-            count(counted, 1);
-            count(&budget.counts.freed_bytes, bytes as u64);
+            match Leaving::fate_of_flush(budget, state, object) {
+                Fate::Gone => self.has_gone(budget, &leaving),
+                Fate::UnderWay => self.is_under_way(leaving),
+                Fate::Stays => self.failures += 1,
+            }
+        }
+    }
+
+    /// It can be evicted, or can be the next time that the hand is here, or never.
+    fn is_owned_alone<T: Value>(
+        budget: &Budget<T>,
+        (lane, state): (&Arc<Lane>, &mut LaneState),
+        (object, cell): (u64, CellNumber),
+        owned: &mut Vec<(u64, CellNumber)>,
+    ) {
+        if budget.table.is_undecoded(cell) {
+            // Nobody can hold it as it came; whoever takes it to read decodes it.
+            let Some(hold) = budget.table.take_read(cell) else { return };
+            if hold.release() {
+                state.released(budget.set, ObjectId(object));
+            }
+            if budget.table.is_undecoded(cell) {
+                return budget.account.keep(cell); // It does not fit the type.
+            }
+        }
+        if budget.table.access(cell) == Access::Write {
+            return owned.push((object, cell));
+        }
+        // Others read it once, and do not any more. Under its lane it is known that it is still this node's: elsewhere
+        // this wish could take it from whoever has it by now, or make it anew.
+        if !state.is_frozen(budget.set) {
+            state.ask(budget.set, ObjectId(object), Wish::Acquire, Arc::new(Op::new(Arc::clone(lane))));
         }
     }
 
     /// What this node owns, and nobody else has, leaves the cluster, if what stands behind the set has it.
     fn evict<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, object: u64, cell: CellNumber) {
-        let Some(linked) = budget.linked.as_ref().filter(|_| self.under_way.len() < UNDER_WAY) else { return };
-        if budget.account.bytes() <= budget.enough() {
-            return;
-        }
+        let Some(linked) = budget.linked.as_ref().filter(|_| self.is_too_much(budget)) else { return };
         let hold = match budget.table.try_write_at(cell, object) {
             Ok(hold) => Told::<_, Lanes>::new(hold),
             Err(Slow::Interrupted(object)) => return here.released(object),
-            // Others read it once, and do not any more: it is all this node's again, and goes next time.
-            Err(Slow::NoAccess) => {
-                let _whenever_it_is = here.ask(object, Wish::Acquire, false, || false);
-                return;
-            }
-            Err(_) => return,
+            Err(_) => return, // Somebody was faster.
         };
         if !hold.has_value() {
             return;
@@ -162,9 +304,12 @@ impl Sweep {
             return budget.account.keep(cell); // It is nowhere else.
         }
         let bytes = budget.account.bytes_of(cell);
-        self.under_way.push(linked.evict(here, hold));
-        self.freed = true;
-        count(&budget.counts.evicted, 1);
-        count(&budget.counts.freed_bytes, bytes as u64);
+        let op = Some(linked.evict(here, hold));
+        let leaving = Leaving { object, bytes, counted: |counts| &counts.evicted, op };
+        match leaving.fate(budget, here) {
+            Fate::Gone => self.has_gone(budget, &leaving),
+            Fate::UnderWay => self.is_under_way(leaving),
+            Fate::Stays => self.failures += 1,
+        }
     }
 }

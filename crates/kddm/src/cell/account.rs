@@ -108,6 +108,11 @@ impl Account {
         self.replace(cell, KEPT);
     }
 
+    /// Whether that was said of what is in that cell.
+    pub fn keeps(&self, cell: CellNumber) -> bool {
+        self.entry(cell).is_some_and(|entry| entry.load(Ordering::Relaxed) & KEPT != 0)
+    }
+
     /// Nothing is in that cell.
     pub fn forget(&self, cell: CellNumber) {
         self.replace(cell, 0);

@@ -1,17 +1,17 @@
 //! Which objects were used lately, as a clock with one hand knows it. A hand that passes a cell sets COLD, and whoever
 //! reads the object next takes that away: once for each round of the hand, and not on the path of other hits, which look at
-//! that bit together with those that they look at anyway. Puts are known by their version.
+//! that bit together with those that they look at anyway. Puts are known by their version, or are noted.
 //!
 //! A sample stays COLD, so that each of its reads comes here and is counted; that it was read says USED.
 
 use std::sync::Arc;
 
-use super::CellNumber;
 use super::account::{Account, Known};
 use super::arena::Cell;
 use super::sync::Ordering;
 use super::table::{Table, is, refused};
 use super::word::{COLD, REVOKE, Refusal, Slow, USED, WAITERS, WRITER};
+use super::{CellNumber, content};
 use crate::value::Value;
 
 /// What the hand has found in a cell.
@@ -87,6 +87,23 @@ impl<T: Value> Table<T> {
             }
             None => cell.word.set_warm(),
         }
+    }
+
+    /// The object is being put, or read by whoever brought it: it is in use, which its version does not tell where the
+    /// account knows that already.
+    pub fn is_in_use(&self, number: CellNumber, id: u64) {
+        if let Some(cell) = self.arena.cell(number).filter(|cell| is(cell, id)) {
+            if self.account().is_some_and(|account| account.samples(id)) {
+                cell.word.set_used();
+            } else {
+                cell.word.set_warm();
+            }
+        }
+    }
+
+    /// Whether the value is here as it came, which nobody can hold.
+    pub fn is_undecoded(&self, number: CellNumber) -> bool {
+        self.live(number).is_some_and(|cell| content::is_bytes(cell.value.load(Ordering::Acquire)))
     }
 
     /// The hand passes that cell. **The caller has the lane of the object**, as for [`Store`](super::Store).

@@ -68,9 +68,8 @@ fn copies_go_and_their_owner_hears_of_it() {
         assert_eq!((seen.evicted, seen.passed_on, seen.stuck, seen.refused), (0, 0, 0, 0));
     }
     assert_eq!(owner.local_count() as u64, OBJECTS, "the last copy never goes");
-    let dropped = budget(&reader).dropped_copies;
     let heard = || nodes[0].statistics().by_kind().find(|(kind, ..)| *kind == "flushed").map(|(_, _, heard)| heard);
-    until("the owner hears of each", || heard() == Some(dropped));
+    until("the owner hears of each", || heard() == Some(budget(&reader).dropped_copies));
     write(&owner, 7, "newer").expect("it is put");
     assert_eq!(read(&reader, 7), "newer");
 }
@@ -103,8 +102,9 @@ fn what_is_kept_behind_the_set_goes_and_is_read_again() {
         }
         until_within(&set);
     }
+    until("all are counted", || budget(&set).evicted == counts(&node).evicted);
     let seen = budget(&set);
-    assert!(seen.evicted > OBJECTS && seen.evicted == counts(&node).evicted, "{seen:?}");
+    assert!(seen.evicted > OBJECTS, "{seen:?}");
     assert!(seen.freed_bytes > seen.evicted * 1024);
     assert!(set.local_count() < BUDGET as usize / 1024);
     assert_eq!(counts(&node).writes, OBJECTS, "each was there already");
@@ -124,6 +124,41 @@ fn what_is_used_again_and_again_stays() {
     let again = counts(&node).reads - 2 * OBJECTS;
     // By turns or by chance, each of them would have gone once for each time that the budget was filled: ten times.
     assert!(again < 3 * HOT, "{again} reads of what was used all the time");
+}
+
+#[test]
+fn what_is_put_again_and_again_stays() {
+    const HOT: u64 = 8;
+    let (node, _store, set) = one(WritePolicy::Through);
+    (0..HOT).for_each(|hot| write(&set, hot, &text(hot)).expect("it is stored"));
+    for object in HOT..2 * OBJECTS {
+        write(&set, object, &text(object)).expect("it is stored");
+        (0..HOT).for_each(|hot| write(&set, hot, &text(hot)).expect("it is stored"));
+    }
+    until("most have gone", || budget(&set).evicted > OBJECTS);
+    let again = counts(&node).reads - 2 * OBJECTS;
+    assert!(again < 3 * HOT, "{again} reads of what was put all the time");
+}
+
+#[test]
+fn a_store_that_fails_is_left_alone_between_tries() {
+    let never = WritePolicy::Behind { lag: Duration::from_secs(3600), bytes: 64 << 20 };
+    let (_node, store, set) = one(never);
+    store.trouble(Trouble::None, Trouble::Fails);
+    let few = 2 * BUDGET / 1024 - 20;
+    (0..few).for_each(|object| write(&set, object, &text(object)).expect("it is put"));
+    let tried = std::cell::Cell::new(0);
+    until("the thread gives up for a while", || {
+        let seen = budget(&set);
+        tried.set(seen.failed);
+        seen.stuck > 0
+    });
+    // Rounds that fail end after 64 of them and as many that were under way, and four of them are enough; whoever puts
+    // makes some, too.
+    assert!((1..16 * 64).contains(&tried.get()), "{} writes were tried", tried.get());
+    assert_eq!(set.local_count() as u64, few, "nothing is dropped");
+    store.trouble(Trouble::None, Trouble::None);
+    until_within(&set);
 }
 
 #[test]
@@ -152,7 +187,7 @@ fn what_is_put_around_the_store_stays_and_what_came_from_there_goes() {
     write(&set, 7, "nowhere else").expect("it is put");
     (0..OBJECTS).filter(|object| *object != 7).for_each(|object| assert_eq!(read(&set, object), text(object)));
     until_within(&set);
-    assert!(budget(&set).evicted > OBJECTS / 2);
+    until("most have gone", || budget(&set).evicted > OBJECTS / 2);
     assert_eq!(read(&set, 7), "nowhere else");
     assert_eq!(store.text(7), Some(text(7)));
 }
@@ -167,8 +202,8 @@ fn what_others_read_is_theirs_from_then_on() {
         assert_eq!(read(&other, object), text(object));
     }
     until_within(&set);
-    let seen = budget(&set);
-    assert!(seen.passed_on + seen.evicted > OBJECTS / 2, "{seen:?}");
+    let gone = |seen: BudgetInfo| seen.passed_on + seen.evicted;
+    until("most have gone", || gone(budget(&set)) > OBJECTS / 2);
     (0..OBJECTS).for_each(|object| assert_eq!(read(&other, object), text(object)));
     (0..OBJECTS).for_each(|object| write(&other, object, "changed").expect("it is stored"));
     (0..OBJECTS).for_each(|object| assert_eq!(read(&set, object), "changed"));
