@@ -222,6 +222,8 @@ fn a_hook_that_fails_or_panics_is_told_and_changes_nothing() {
         nodes[0].on_incident(tell).expect("there is room");
         pages[0].set(|heard| (heard.panics, heard.fails) = (panics, !panics));
         drop(sets[0].grab(7).wait_for(LIMIT).expect("it is read"));
+        // Of a copy that has gone before anything was told of it nothing is told.
+        pages[0].wait_for(7, &["+first.0", "None>Write"]);
         sets[1].update(7, append('!')).wait_for(LIMIT).expect("it goes on");
         pages[0].wait_for(7, &["+first.0", "None>Write", "Write>None", "-"]);
         let failed = incidents.recv_timeout(LIMIT).expect("it is told");
