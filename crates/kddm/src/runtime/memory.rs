@@ -194,7 +194,12 @@ impl Runtime {
 
     fn begin_epoch_after(&self, epoch: Epoch, deadline: Instant) {
         let (node, incarnation) = (self.identity.id, self.identity.incarnation);
-        while self.membership.lock().state.view().epoch <= epoch && Instant::now() < deadline && !self.is_stopping() {
+        let is_wanted = || {
+            let membership = self.membership.lock();
+            // Out of its lease it waits for nothing: the next life remembers.
+            membership.state.view().epoch <= epoch && !self.is_out_of_lease(&membership)
+        };
+        while is_wanted() && Instant::now() < deadline && !self.is_stopping() {
             if let Err(error) = self.propose(Change::Recall { node, incarnation, epoch }) {
                 tracing::warn!(%error, "what this node remembers is not decided on yet");
             }
