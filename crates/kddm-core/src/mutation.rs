@@ -152,8 +152,6 @@ mutations! {
     TakeAnyLossForItsOwn = "take_any_loss_for_its_own",
     /// What a home knew that is back counts as all there is to know, though another one has answered since and is lost.
     TakeWhatWasKnownForAll = "take_what_was_known_for_all",
-    /// An object that such a home knew, and that nobody has any more, counts as one that was not lost.
-    TakeWhatWasKnownForWhole = "take_what_was_known_for_whole",
     /// What a node owned that was expelled becomes the object, although a newer owner is known.
     TrustOlderOffer = "trust_older_offer",
     /// What was removed comes back where a set rolls back.

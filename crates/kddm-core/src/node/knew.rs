@@ -255,6 +255,5 @@ fn as_it_is_now((entry, life): (Entry, Incarnation), view: &View) -> Entry {
         EntryState::Predicted | EntryState::Promoted if lives => (owner, state, true),
         _ => (NodeId::NOBODY, EntryState::Unknown, true),
     };
-    let lost = lost && !mutated(Mutation::TakeWhatWasKnownForWhole);
     Entry { object, tenure, node, state, lost }
 }
