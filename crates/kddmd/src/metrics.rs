@@ -209,6 +209,22 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
     ]);
 }
 
+/// Figures of some sets, each a family with a sample for every set; nothing where there is no such set.
+fn of_sets<I, R: Copy>(
+    page: &mut Page,
+    infos: &[I],
+    families: &[(&str, &str, &str, R)],
+    set_id: fn(&I) -> u64,
+    read: fn(&I, R) -> u64,
+) {
+    for (name, kind, help, figure) in families.iter().filter(|_| !infos.is_empty()) {
+        page.family(name, kind, help);
+        for info in infos {
+            page.sample(name, &format!("{{set=\"{}\"}}", set_id(info)), read(info, *figure));
+        }
+    }
+}
+
 /// What the linkers of the sets of this node were asked for; nothing where no set has one.
 fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
     type Read = fn(&kddm::linker::LinkerCounts) -> u64;
@@ -228,14 +244,7 @@ fn linkers(page: &mut Page, linkers: &[kddm::linker::LinkerInfo]) {
         ("kddm_linker_queued", "gauge", "Objects that are to be written.", |counts| counts.queued),
         ("kddm_linker_queued_bytes", "gauge", "Their encoded bytes.", |counts| counts.queued_bytes),
     ];
-    for (name, kind, help, read) in counters {
-        if !linkers.is_empty() {
-            page.family(name, kind, help);
-        }
-        for linker in linkers {
-            page.sample(name, &format!("{{set=\"{}\"}}", linker.set_id), read(&linker.counts));
-        }
-    }
+    of_sets(page, linkers, &counters, |linker| linker.set_id, |linker, read| read(&linker.counts));
 }
 
 /// What of the sets of this node that have a budget is here, and what went; nothing where no set has one.
@@ -252,14 +261,7 @@ fn budgets(page: &mut Page, budgets: &[kddm::BudgetInfo]) {
         ("kddm_budget_stuck_total", "counter", "How often nothing could go.", |budget| budget.stuck),
         ("kddm_budget_refused_total", "counter", "Operations refused for that.", |budget| budget.refused),
     ];
-    for (name, kind, help, read) in counters {
-        if !budgets.is_empty() {
-            page.family(name, kind, help);
-        }
-        for budget in budgets {
-            page.sample(name, &format!("{{set=\"{}\"}}", budget.set_id), read(budget));
-        }
-    }
+    of_sets(page, budgets, &counters, |budget| budget.set_id, |budget, read| read(budget));
     let ratios: Vec<_> = budgets.iter().filter_map(|budget| Some((budget.set_id, budget.hit_ratio?))).collect();
     if !ratios.is_empty() {
         page.family("kddm_budget_hit_ratio", "gauge", "How many reads found their object here, of a sample.");
