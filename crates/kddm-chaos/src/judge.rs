@@ -70,7 +70,7 @@ pub fn returns(history: &[Operation], faults: &[Happened], host_of: impl Fn(u64)
 }
 
 /// Operations of clients on the smaller side of a split that began when no lease of before it could last any more,
-/// and were answered while it lasted.
+/// and were answered while it lasted: whoever has a lease counts it from when he asked for it.
 pub fn answered_alone(
     history: &[Operation],
     faults: &[Happened],
@@ -80,16 +80,14 @@ pub fn answered_alone(
     let is_alone = |done: &&Operation| {
         faults.iter().any(|split| {
             let is_cut_off = host_of(done.client).is_some_and(|host| split.cut_off.contains(&host));
-            let from_ns = split.from_ns + SPLIT_TAKES.as_nanos() as u64 + lease.as_nanos() as u64;
-            let is_within = done.invoke_ns > from_ns && done.return_ns.is_some_and(|done_ns| done_ns < split.to_ns);
+            let from_ns = split.whole_ns.start + lease.as_nanos() as u64;
+            let is_within = |done_ns: u64| done.invoke_ns > from_ns && done_ns < split.whole_ns.end;
+            let is_within = done.return_ns.is_some_and(is_within);
             is_cut_off && is_within
         })
     };
     history.iter().filter(|done| done.outcome == Outcome::Ok).filter(is_alone).count() as u64
 }
-
-/// How long it takes to cut off one host after the other, on a busy machine.
-const SPLIT_TAKES: Duration = Duration::from_millis(300);
 
 /// A put that may have happened.
 #[derive(Clone, Copy)]
@@ -206,17 +204,19 @@ mod tests {
     #[test]
     fn a_minority_is_not_to_answer_and_comes_back() {
         const MS: u64 = 1_000_000;
-        let split =
-            Happened { fault: Fault::Split, led: false, host: 2, from_ns: 0, to_ns: 2000 * MS, cut_off: vec![2] };
+        let whole_ns = 300 * MS..2000 * MS;
+        let (from_ns, to_ns, cut_off) = (0, 2300 * MS, vec![2]);
+        let split = Happened { fault: Fault::Split, led: false, host: 2, from_ns, to_ns, whole_ns, cut_off };
         let here = |number: u64| Some(number as u16 + 1);
         let lease = Duration::from_millis(1000);
         let at = |from: u64, to: u64| [read((from * MS, to * MS), 0)];
         let alone = |history: &[Operation]| answered_alone(history, std::slice::from_ref(&split), lease, here);
         assert_eq!((alone(&at(900, 950)), alone(&at(1400, 1500)), alone(&at(1400, 2100))), (0, 1, 0));
+        assert_eq!(alone(&at(1250, 1260)), 0, "until 300 ms not all were cut off");
         let back = |history: &[Operation]| returns(history, std::slice::from_ref(&split), here)[0];
-        assert_eq!(back(&at(2100, 2300)).after, Some(Duration::from_millis(300)));
+        assert_eq!(back(&at(2400, 2600)).after, Some(Duration::from_millis(300)));
         assert_eq!(back(&at(1900, 2300)).after, None);
-        assert!(back(&[]).is_missed(2100 * MS).is_none() && back(&[]).is_missed(20_000 * MS).is_some());
+        assert!(back(&[]).is_missed(2400 * MS).is_none() && back(&[]).is_missed(20_000 * MS).is_some());
         let next = Happened { fault: Fault::DiskFull, from_ns: 2500 * MS, to_ns: 3000 * MS, ..split.clone() };
         let back = returns(&[], &[split.clone(), next], here)[0];
         assert!(back.is_missed(20_000 * MS).is_none(), "it had half a second until its next fault");

@@ -113,6 +113,7 @@ mod tests {
             host: 2,
             from_ns: SLICE_NS,
             to_ns: 2 * SLICE_NS,
+            whole_ns: SLICE_NS..2 * SLICE_NS,
             cut_off: Vec::new(),
         };
         assert_eq!(sparkline(&[8, 4, 0, 1], std::slice::from_ref(&fault)), "█▄ ▁\n cc");

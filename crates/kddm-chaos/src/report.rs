@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use kddm_history::Verdict;
@@ -27,6 +28,9 @@ pub struct Happened {
     pub from_ns: u64,
     /// Until when.
     pub to_ns: u64,
+    /// From when until when it was there as a whole: to bring it about on several hosts takes long on a busy machine, and so
+    /// does to undo it.
+    pub whole_ns: Range<u64>,
     /// The hosts that were cut off together, if the network was split.
     pub cut_off: Vec<u16>,
 }
@@ -265,6 +269,7 @@ mod tests {
                 host: 2,
                 from_ns: 5,
                 to_ns: 9,
+                whole_ns: 6..8,
                 cut_off: Vec::new(),
             }],
             operations: 7,

@@ -353,6 +353,7 @@ impl Run<'_> {
         let (from_ns, begun) = (self.clock.now_ns(), Instant::now());
         self.in_trouble = Some(drawn.host);
         drawn.begin(&mut self.hosts[at], self.network)?;
+        let whole_from_ns = self.clock.now_ns();
         self.kills += u64::from(drawn.fault == Fault::Kill);
         let is_elsewhere = |host: &&Host| host.number() != drawn.host && !drawn.is_cut_off(host.number());
         let elsewhere = self.hosts.iter().filter(is_elsewhere).find(|host| host.is_member());
@@ -365,11 +366,13 @@ impl Run<'_> {
         }
         let waited = self.wait(drawn.lasts);
         self.started[at] = Instant::now();
+        let whole_ns = whole_from_ns..self.clock.now_ns();
         self.dropped_packets += drawn.end(&mut self.hosts[at], self.network, self.programs)?;
         self.in_trouble = None;
         let to_ns = self.clock.now_ns();
         let cut_off = (1..=self.options.nodes).filter(|host| drawn.is_cut_off(*host)).collect();
-        self.faults.push(Happened { fault: drawn.fault, led, host: drawn.host, from_ns, to_ns, cut_off });
+        let (fault, host) = (drawn.fault, drawn.host);
+        self.faults.push(Happened { fault, led, host, from_ns, to_ns, whole_ns, cut_off });
         self.bar.set_message("");
         waited
     }
