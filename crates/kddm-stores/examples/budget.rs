@@ -102,7 +102,8 @@ fn beside(
     threads: usize,
 ) -> Result<serde_json::Value, Failed> {
     let node = Node::local_cluster(1)?.remove(0);
-    let builder = node.set("rows").linker("redb", store.clone()).replicas(0).memory_budget(DATA_BYTES / 10);
+    let builder =
+        node.set("rows").linker("redb", store.clone()).quick_linker().replicas(0).memory_budget(DATA_BYTES / 10);
     let set: Set<Raw> = builder.open().wait()?;
     let picks = Picks::of(objects(size), picked);
     let mut all = Vec::new();

@@ -113,6 +113,7 @@ pub struct SetBuilder<T: Value> {
     pub(crate) linker: Option<Given<T>>,
     pub(crate) write_policy: Option<WritePolicy>,
     pub(crate) linker_limit: Option<Duration>,
+    pub(crate) is_linker_quick: bool,
     pub(crate) memory_budget: Option<usize>,
 }
 
@@ -130,6 +131,7 @@ impl<T: Value> SetBuilder<T> {
             linker: None,
             write_policy: None,
             linker_limit: None,
+            is_linker_quick: false,
             memory_budget: None,
         }
     }

@@ -65,4 +65,22 @@ impl<T: Value> SetBuilder<T> {
         self.linker_limit = Some(limit);
         self
     }
+
+    /// The linker reads in microseconds, as one that keeps what it has in memory, or a database within this process: whoever
+    /// wants an object reads it himself, on his own thread and before the call returns, instead of having a thread of the
+    /// linker do so and be woken by it. The first handle on this node that names a linker decides. Writes are as before.
+    ///
+    /// *No limit ends such a read*: a method that hangs keeps its caller, also a task's thread. Not for what is behind a network.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let store = kddm::linker::Memory::default();
+    /// let rows: kddm::Set<u64> = nodes[0].set("rows").linker("rows", store).quick_linker().open().wait()?;
+    /// assert!(rows.get(7).is_ready(), "it was read by this thread");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn quick_linker(mut self) -> SetBuilder<T> {
+        self.is_linker_quick = true;
+        self
+    }
 }

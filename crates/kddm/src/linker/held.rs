@@ -13,7 +13,7 @@ use crate::cell::{Told, WriteHold};
 use crate::error::{Error, MembershipError};
 use crate::runtime::told::{Lanes, SetHere};
 use crate::runtime::turn::{AlarmKey, Alarmed};
-use crate::runtime::wait::{Op, Outcome, deadline_in};
+use crate::runtime::wait::{Op, Outcome, as_part_of_node, deadline_in, may_block};
 use crate::sync::now;
 use crate::value::Value;
 
@@ -41,7 +41,8 @@ pub(super) struct Held<T: Value> {
 }
 
 impl<T: Value> Held<T> {
-    /// Has a thread of the linker do that. What it answers is waited for at `op`; no thread is noted for the hold.
+    /// Has a thread of the linker do that, or this one where the linker is quick. What it answers is waited for at `op`; no
+    /// thread is noted for the hold.
     pub fn begin(
         (linked, here): (&Arc<Linked<T>>, &SetHere),
         mut hold: Hold<T>,
@@ -61,6 +62,12 @@ impl<T: Value> Held<T> {
             deadline: deadline_in(linked.limit),
             alarm: Mutex::default(),
         });
+        if what == What::Read && linked.is_quick && may_block() {
+            if let Err(why) = linked.pool.run_here(|| as_part_of_node(|| work(&held))) {
+                held.fail(linked.not_taken(why));
+            }
+            return op;
+        }
         let whom = Arc::downgrade(&held);
         // At once where the lane has stopped.
         *held.alarm.lock() = here.lane(object).wake_at(held.deadline, whom);

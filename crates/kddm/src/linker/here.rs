@@ -34,6 +34,8 @@ pub struct LinkerInfo {
     pub write_policy: WritePolicy,
     /// What [`Linker::claim`](super::Linker::claim) answered when the set was made.
     pub term: u64,
+    /// Whoever wants an object reads it himself: see [`SetBuilder::quick_linker`](crate::SetBuilder::quick_linker).
+    pub is_quick: bool,
     /// What has happened here.
     pub counts: LinkerCounts,
 }

@@ -37,6 +37,8 @@ pub(crate) struct Linked<T: Value> {
     pub(super) of: LinkerOf,
     pub(super) linker: Arc<dyn Linker<T>>,
     pub(super) limit: Duration,
+    /// Whoever wants an object reads it himself.
+    pub(super) is_quick: bool,
     pub(super) pool: Arc<Pool>,
     pub(super) absent: Mutex<Absent>,
     pub(super) counts: Counts,
@@ -66,10 +68,10 @@ impl<T: Value> Linked<T> {
     pub fn new(
         me: Weak<Linked<T>>,
         of: LinkerOf,
-        given: (Arc<dyn Linker<T>>, Duration),
+        given: (Arc<dyn Linker<T>>, Duration, bool),
         first_touch: Make<T>,
     ) -> Linked<T> {
-        let (linker, limit) = given;
+        let (linker, limit, is_quick) = given;
         let (absent, counts, only_here) = Default::default();
         let behind = match of.policy {
             WritePolicy::Behind { lag, bytes } => Behind::new(lag, bytes),
@@ -80,7 +82,8 @@ impl<T: Value> Linked<T> {
             Hears::default()
         });
         let telling = Telling::new(hears);
-        Linked { me, of, linker, limit, pool: pool(), absent, counts, behind, telling, first_touch, only_here }
+        let pool = pool();
+        Linked { me, of, linker, limit, is_quick, pool, absent, counts, behind, telling, first_touch, only_here }
     }
 
     pub(super) fn name(&self) -> String {
@@ -158,6 +161,7 @@ impl<T: Value> AnyLinked for Linked<T> {
             linker: self.name(),
             write_policy: self.of.policy,
             term: self.of.term,
+            is_quick: self.is_quick,
             counts: self.counts.now(self.behind.waits(), self.behind.oldest(), self.pool.waiting()),
         }
     }

@@ -50,7 +50,8 @@ impl<T: Value> SetBuilder<T> {
             None => linkers.of(set),
             Some(given) => linkers.of_or(set, &description.name, |me| {
                 let limit = self.linker_limit.unwrap_or(LINKER_LIMIT);
-                Linked::new(me, of.clone(), (Arc::clone(&given.linker), limit), Arc::clone(first_touch))
+                let given = (Arc::clone(&given.linker), limit, self.is_linker_quick);
+                Linked::new(me, of.clone(), given, Arc::clone(first_touch))
             }),
         };
         linked.map(Some).ok_or_else(|| missing(description, of))

@@ -1,7 +1,7 @@
 //! Threads for work that may block: there are some while there is something to do, and a while longer.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ struct Inside {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// Threads of others that do work of their own here.
+    guests: usize,
     is_closed: bool,
 }
 
@@ -77,6 +79,25 @@ impl Pool {
         left.map_or(Ok(()), |_not_run| Err(NotTaken::NoThread(error.to_string())))
     }
 
+    /// Does that on this thread; the end of the pool waits for it as for a thread of its own.
+    pub fn run_here(&self, job: impl FnOnce()) -> Result<(), NotTaken> {
+        let mut inside = self.inside.lock();
+        if inside.is_closed {
+            return Err(NotTaken::Closed);
+        }
+        inside.guests += 1;
+        drop(inside);
+        let ended = catch_unwind(AssertUnwindSafe(job));
+        let mut inside = self.inside.lock();
+        inside.guests -= 1;
+        if inside.is_closed {
+            self.news.notify_all();
+        }
+        drop(inside);
+        ended.unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(())
+    }
+
     /// Jobs that wait for a thread.
     pub fn waiting(&self) -> usize {
         self.inside.lock().jobs.len()
@@ -116,12 +137,12 @@ impl Pool {
         let mut inside = self.inside.lock();
         inside.is_closed = true;
         self.news.notify_all();
-        while inside.threads > 0 {
+        while inside.threads + inside.guests > 0 {
             if self.news.wait_until(&mut inside, deadline).timed_out() {
                 break;
             }
         }
-        inside.threads == 0
+        inside.threads + inside.guests == 0
     }
 }
 

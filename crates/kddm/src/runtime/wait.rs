@@ -296,10 +296,15 @@ pub(crate) fn mark_part_of_node() {
 
 /// Does something that the node itself needs: nothing in it waits.
 pub(crate) fn as_part_of_node<R>(work: impl FnOnce() -> R) -> R {
-    let before = PART_OF_NODE.with(|part| part.replace(true));
-    let done = work();
-    PART_OF_NODE.with(|part| part.set(before));
-    done
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            PART_OF_NODE.with(|part| part.set(self.0));
+        }
+    }
+    // Also if it panics: the thread may be one of the user's, which waits again afterwards.
+    let _before = Before(PART_OF_NODE.with(|part| part.replace(true)));
+    work()
 }
 
 /// Whether a wait on this thread cannot stop the node or an async executor.

@@ -15,6 +15,7 @@ mod hooks;
 mod losses;
 mod memory;
 mod placed;
+mod quick;
 mod settings;
 
 use memory::Memory;

@@ -45,6 +45,7 @@ fn linker(node: u16, info: &LinkerInfo) -> Json {
         "lag_ms": lag_ms,
         "limit_bytes": limit_bytes,
         "term": info.term,
+        "quick": info.is_quick,
         "reads": counts.reads,
         "absent": counts.absent,
         "known_absent": counts.known_absent,
