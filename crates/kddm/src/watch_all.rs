@@ -49,7 +49,7 @@ pub enum Change {
     Removed {
         /// The object.
         object: u64,
-        /// The tenure in which it was there last.
+        /// The tenure in which it was there last; or one after it, if it was passed on to be removed.
         tenure: u64,
     },
     /// Something was left out that may have been the last that there was to say of an object: what is to be
