@@ -110,7 +110,7 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `Idle` if a member does not answer within the limit of the set; `Overloaded` if a member serves 256
-    /// watchers already, and in an attached program beyond 64 watches of all programs of its node; what ends the set or the node.
+    /// watchers already, or 256 streams to it are open, and in an attached program beyond 64 watches of all programs of its node; what ends the set or the node.
     pub fn watch_all(&self) -> Pending<WatchAll> {
         self.begin(None, None)
     }

@@ -319,6 +319,33 @@ fn a_watch_of_one_object_hears_of_that_alone() {
     }
 }
 
+/// As where a member serves as many watchers as it may: it is said at once, and is over once there is one again.
+#[test]
+fn a_watch_for_which_no_stream_is_left_says_so() {
+    let (nodes, [here, there]) = two("crowded");
+    let taken = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::clone(&taken);
+    let _service = nodes[1]
+        .rpc()
+        .register_stream_owned::<u64, u64>("keep", move |_, from, to| kept.lock().expect("no panic").push((from, to)))
+        .expect("nobody else has registered it");
+    let open = || nodes[0].rpc().open_stream::<u64, u64>(nodes[1].id(), "keep", LIMIT);
+    let mut streams: Vec<_> = (0..256).map(|_| open().expect("so many may be open")).collect();
+    let refused = here.watch_all().wait_for(LIMIT).err().expect("there is no stream for it");
+    assert!(matches!(refused, Error::Access(AccessError::Overloaded { limit: 256, .. })), "{refused}");
+    streams.truncate(200);
+    taken.lock().expect("no panic").clear();
+    let mut changes = loop {
+        match here.watch_all().wait_for(LIMIT) {
+            Ok(changes) => break changes,
+            Err(Error::Access(AccessError::Overloaded { .. })) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    put(&there, 1, 1);
+    until_heard(&mut changes, 1, seen(&there, 1));
+}
+
 /// Whoever owns an object tells of it, also if nobody there has ever used it: as where a member has left it behind.
 #[test]
 fn what_a_member_has_handed_over_is_told_by_whoever_has_it_now() {
