@@ -49,7 +49,7 @@ pub enum Change {
     Removed {
         /// The object.
         object: u64,
-        /// The tenure in which it was there last.
+        /// The tenure in which it was there last; or one after it, if it was passed on to be removed.
         tenure: u64,
     },
     /// Something was left out that may have been the last that there was to say of an object: what is to be
@@ -110,7 +110,7 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `Idle` if a member does not answer within the limit of the set; `Overloaded` if a member serves 256
-    /// watchers already, and in an attached program beyond 64 watches of all programs of its node; what ends the set or the node.
+    /// watchers already, or 256 streams to it are open, and in an attached program beyond 64 watches of all programs of its node; what ends the set or the node.
     pub fn watch_all(&self) -> Pending<WatchAll> {
         self.begin(None, None)
     }

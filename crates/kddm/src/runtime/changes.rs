@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId, SetId};
+use kddm_core::io::Access;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -98,13 +99,14 @@ impl Feeds {
 }
 
 impl LaneState {
-    /// From now on changes of objects of that set that are owned here go there.
-    fn watch_set(&mut self, set: SetId, feed: &Arc<Feed>) {
+    /// From now on changes of objects of that set that are owned here go there. Who `wants_all` is told of what is owned
+    /// here and was not looked at yet: a copy that has become the object after a loss says so to nobody.
+    fn watch_set(&mut self, set: SetId, feed: &Arc<Feed>, wants_all: bool) {
         if self.stopped || self.fenced || self.destroyed.contains(set) {
             return feed.end(&SetError::Destroyed.into());
         }
         let before = self.watchers.sets.insert(set, Arc::clone(feed));
-        if before.is_some_and(|before| Arc::ptr_eq(&before, feed)) {
+        if before.is_some_and(|before| Arc::ptr_eq(&before, feed)) && !wants_all {
             return;
         }
         let cells = self.stores.get(&set).map(|store| store.cells()).unwrap_or_default();
@@ -113,23 +115,27 @@ impl LaneState {
             if let Some(store) = self.stores.get(&set) {
                 store.set_watched(cell, true);
             }
-            if let Some(owned) = self.owned_here(set, ObjectId(object)) {
+            if let (_, Some(owned)) = self.owned_here(set, ObjectId(object)) {
                 feed.begins_with(ObjectId(object), owned);
             }
         }
     }
 
-    /// An object with a value that this node owns.
-    fn owned_here(&self, set: SetId, object: ObjectId) -> Option<Owned> {
-        let Main::Owner { tenure, born, .. } = self.core.inspect(set, object)?.main else { return None };
-        Some(Owned { tenure: tenure.0, born: born.0, version: self.version_here(set, object)? })
+    /// What this node is to the object, and what it owns of it, if that has a value.
+    fn owned_here(&self, set: SetId, object: ObjectId) -> (Main, Option<Owned>) {
+        let Some(seen) = self.core.inspect(set, object) else { return (Main::None, None) };
+        let Main::Owner { tenure, born, version } = seen.main else { return (seen.main, None) };
+        // One that nobody here may use is as it has come: handed over by a member that leaves, or kept as a replica.
+        let is_unused = seen.access == Access::None && seen.has_value;
+        let version = if is_unused { Some(version.0) } else { self.version_here(set, object) };
+        (seen.main, version.map(|version| Owned { tenure: tenure.0, born: born.0, version }))
     }
 
     /// Something may have become of an object: whoever watches its set hears of it, if this node is who tells.
     pub(super) fn tell_set_watchers(&mut self, set: SetId, object: ObjectId) {
         let Some(feed) = self.watchers.sets.get(&set) else { return };
-        let main = self.core.inspect(set, object).map(|seen| seen.main).unwrap_or_default();
-        feed.looked_at(object, self.owned_here(set, object), main);
+        let (main, owned) = self.owned_here(set, object);
+        feed.looked_at(object, owned, main);
     }
 
     /// Nobody watches the set any more.
@@ -172,7 +178,7 @@ impl Runtime {
             let (set, (feed, outbox, is_whole)) = (SetId(ask.set), here.feeds.join(&ask));
             for lane in &here.lanes {
                 let mut state = lane.lock();
-                state.watch_set(set, &feed);
+                state.watch_set(set, &feed, !is_whole);
                 lane.finish(state);
             }
             drop(here);

@@ -9,7 +9,7 @@ use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use kddm_core::Main;
-use kddm_core::id::{Mixer, ObjectId};
+use kddm_core::id::{Mixer, ObjectId, Tenure};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
@@ -346,9 +346,12 @@ impl Feed {
         Some((outbox, is_whole))
     }
 
-    /// A lane that knew nothing of the feed owns that object: nothing has become of it.
+    /// A lane owns that object, of which the feed may not have heard yet: nothing has become of it.
     pub fn begins_with(&self, object: ObjectId, owned: Owned) {
         let mut known = self.known.lock();
+        if known.told.contains_key(&object) {
+            return;
+        }
         let mark = self.next();
         known.told.insert(object, Told { owned, mark });
         for outbox in known.outboxes.iter().filter_map(Weak::upgrade) {
@@ -386,7 +389,15 @@ impl Feed {
                 known.past.note(object, ObjectFate::Removed, last);
                 News::Removed { object: object.0, tenure: last.tenure }
             }
-            (None, None) => return,
+            // It went before it was looked at. Whoever owned it before has told of it, and nobody else tells of its end.
+            (None, None) => match main {
+                Main::Tombstone { tenure, .. } if !known.has_told_end(object, tenure) => {
+                    let last = Owned { tenure: tenure.0.saturating_sub(1), born: 0, version: 0 };
+                    known.past.note(object, ObjectFate::Removed, last);
+                    News::Removed { object: object.0, tenure: last.tenure }
+                }
+                _ => return,
+            },
         };
         let mark = self.next();
         match (owned, news) {
@@ -457,6 +468,12 @@ impl Known {
         missed
     }
 
+    /// Whether that removal was told already, which took the tenure that it is in.
+    fn has_told_end(&self, object: ObjectId, tenure: Tenure) -> bool {
+        let last = self.removed.iter().rev().find(|(_, of, _)| *of == object.0);
+        last.is_some_and(|(.., last)| Tenure(*last).n() + 1 >= tenure.n())
+    }
+
     fn is_watched(&self) -> bool {
         self.outboxes.iter().any(|outbox| outbox.strong_count() > 0)
     }
@@ -474,6 +491,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kddm_core::id::Epoch;
 
     fn put(object: u64, version: u64) -> News {
         News::Put { object, tenure: 1, version }
@@ -687,6 +705,25 @@ mod tests {
         assert_eq!(all(&outbox).0, [put(1, 1)], "it is another one");
         feed.looked_at(ObjectId(1), Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None);
         assert_eq!(all(&outbox).0, []);
+    }
+
+    /// As where it has come with whoever wants to remove it, or a copy of it has become the object after a loss.
+    #[test]
+    fn the_end_of_an_object_is_told_once_though_nobody_has_seen_it() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        let at = |n| Tenure::new(Epoch(1), n).0;
+        let gone = |n| Main::Tombstone { tenure: Tenure(at(n)), requester: Default::default() };
+        (0..2).for_each(|_| feed.looked_at(ObjectId(1), None, gone(5)));
+        assert_eq!(all(&outbox).0, [News::Removed { object: 1, tenure: at(4) }]);
+        feed.looked_at(ObjectId(1), Some(Owned { tenure: at(6), born: at(6), version: 1 }), Main::None);
+        (0..2).for_each(|_| feed.looked_at(ObjectId(1), None, gone(7)));
+        assert_eq!(all(&outbox).0, [News::Removed { object: 1, tenure: at(6) }], "the newest of it");
+        feed.looked_at(ObjectId(1), None, Main::None);
+        assert_eq!(all(&outbox).0, []);
+        let (again, _) = join(&feed, Since::Mark(feed.marks.load(Ordering::Relaxed) - 3));
+        let last = News::Removed { object: 1, tenure: at(6) };
+        assert_eq!(all(&again).0, [last], "who comes back is told of the last one");
     }
 
     #[test]

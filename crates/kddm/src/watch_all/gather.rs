@@ -72,6 +72,13 @@ struct Gathering {
     full: BTreeMap<u16, (Instant, Duration)>,
 }
 
+/// Whom that could be asked.
+struct Asked {
+    all_asked: bool,
+    /// Too much is under way to a member.
+    is_refused: bool,
+}
+
 /// How a round has gone.
 #[derive(Default)]
 struct Heed {
@@ -99,11 +106,11 @@ pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>
         if runtime.lanes[0].lock().destroyed.contains(gathering.set) {
             return inbox.fail(SetError::Destroyed.into());
         }
-        let all_asked = gathering.ask_members(&runtime, inbox);
+        let Asked { all_asked, is_refused: none_left } = gathering.ask_members(&runtime, inbox);
         drop(runtime);
         let asked = gathering.sources.len();
         let Heed { is_news, is_lost, is_refused } = gathering.hear(inbox);
-        if is_refused && !gathering.has_begun {
+        if (is_refused || none_left) && !gathering.has_begun {
             let (outstanding, limit) = (WATCHERS_LIMIT, WATCHERS_LIMIT);
             return inbox.fail(AccessError::Overloaded { outstanding, limit }.into());
         }
@@ -162,8 +169,8 @@ impl Gathering {
         }
     }
 
-    /// Asks members that are not asked yet. False if one of them could not be.
-    fn ask_members(&mut self, runtime: &Arc<Runtime>, inbox: &Inbox) -> bool {
+    /// Asks members that are not asked yet.
+    fn ask_members(&mut self, runtime: &Arc<Runtime>, inbox: &Inbox) -> Asked {
         let now = Membership::of(&runtime.view());
         // Whoever is gone may have had something to tell, and so may one that came and went.
         if self.members.as_ref().is_some_and(|before| !now.follows(before)) {
@@ -175,7 +182,7 @@ impl Gathering {
         self.heard.retain(|node, heard| is_member(*node, heard.incarnation));
         self.begun_at.retain(|node, heard| is_member(*node, heard.incarnation));
         self.full.retain(|node, _| now.members.iter().any(|(member, _)| member == node));
-        let mut all_asked = true;
+        let (mut all_asked, mut is_refused) = (true, false);
         for (node, incarnation) in &now.members {
             if self.sources.iter().any(|source| source.node == *node) {
                 continue;
@@ -193,15 +200,24 @@ impl Gathering {
             // Writing to memory does not fail.
             let ask = postcard::to_stdvec(&ask).unwrap_or_default();
             let manner = Manner { sort: Sort::Stream, at_once: true, ..Manner::default() };
-            let Ok((keeps, mut tells)) = runtime.open_stream(*node, WATCH_SERVICE, &ask, FOREVER, manner) else {
-                all_asked = false;
-                continue;
+            let (keeps, mut tells) = match runtime.open_stream(*node, WATCH_SERVICE, &ask, FOREVER, manner) {
+                Ok(ends) => ends,
+                Err(error) => {
+                    all_asked = false;
+                    if is_refusal(&error) {
+                        is_refused = true;
+                        if self.refused(*node, inbox) {
+                            inbox.seat.tell();
+                        }
+                    }
+                    continue;
+                }
             };
             let (node, incarnation, next) = (*node, *incarnation, tells.receive());
             self.sources.push(Source { node, incarnation, has_begun: false, _keeps: keeps, tells, next });
         }
         self.members = Some(now);
-        all_asked
+        Asked { all_asked, is_refused }
     }
 
     /// If all members tell, they are those of the position.
@@ -235,7 +251,7 @@ impl Gathering {
                         source.next = source.tells.receive();
                     }
                     Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => source.next = source.tells.receive(),
-                    Poll::Ready(Err(Error::Rpc(RpcError::Failed { reason, .. }))) if reason == FULL => {
+                    Poll::Ready(Err(error)) if is_refusal(&error) => {
                         heed.is_refused = true;
                         heed.is_news |= self.refused(source.node, inbox);
                         return false;
@@ -251,7 +267,7 @@ impl Gathering {
         heed
     }
 
-    /// A member serves as many watchers as it may. It is asked again after a pause, and a longer one after that; what it
+    /// A member serves as many watchers as it may, or as much is under way to it as may be. It is asked again after a pause, and a longer one after that; what it
     /// has to tell meanwhile may be forgotten by then. Whether that is news.
     fn refused(&mut self, node: u16, inbox: &Inbox) -> bool {
         let pause = self.full.get(&node).map(|(_, pause)| *pause);
@@ -290,6 +306,15 @@ impl Gathering {
         news.into_iter().for_each(|(news, upto)| inbox.push(change_of(news), mark(upto)));
         self.heard.insert(node, heard(upto));
         is_news
+    }
+}
+
+/// Whether there is no room for one more watch, there or on the way.
+fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::Rpc(RpcError::Failed { reason, .. }) => reason == FULL,
+        Error::Rpc(RpcError::Overloaded { .. }) => true,
+        _ => false,
     }
 }
 

@@ -319,6 +319,75 @@ fn a_watch_of_one_object_hears_of_that_alone() {
     }
 }
 
+/// As where a member serves as many watchers as it may: it is said at once, and is over once there is one again.
+#[test]
+fn a_watch_for_which_no_stream_is_left_says_so() {
+    let (nodes, [here, there]) = two("crowded");
+    let taken = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::clone(&taken);
+    let _service = nodes[1]
+        .rpc()
+        .register_stream_owned::<u64, u64>("keep", move |_, from, to| kept.lock().expect("no panic").push((from, to)))
+        .expect("nobody else has registered it");
+    let open = || nodes[0].rpc().open_stream::<u64, u64>(nodes[1].id(), "keep", LIMIT);
+    let mut streams: Vec<_> = (0..256).map(|_| open().expect("so many may be open")).collect();
+    let refused = here.watch_all().wait_for(LIMIT).err().expect("there is no stream for it");
+    assert!(matches!(refused, Error::Access(AccessError::Overloaded { limit: 256, .. })), "{refused}");
+    streams.truncate(200);
+    taken.lock().expect("no panic").clear();
+    let mut changes = loop {
+        match here.watch_all().wait_for(LIMIT) {
+            Ok(changes) => break changes,
+            Err(Error::Access(AccessError::Overloaded { .. })) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    put(&there, 1, 1);
+    until_heard(&mut changes, 1, seen(&there, 1));
+}
+
+/// Whoever owns an object tells of it, also if nobody there has ever used it: as where a member has left it behind.
+#[test]
+fn what_a_member_has_handed_over_is_told_by_whoever_has_it_now() {
+    const OBJECTS: u64 = 24;
+    let first = Node::join(crate::unhurried()).wait_for(LIMIT).expect("it begins");
+    let join = || Node::join(crate::unhurried().contact(first.address().clone())).wait_for(LIMIT).expect("it joins");
+    let open = |node: &Node| -> Set<u64> { node.set("left").open().wait_for(LIMIT).expect("the set opens") };
+    let second = join();
+    let sets = [open(&first), open(&second)];
+    let mut changes = watch(&sets[0]);
+    let third = join();
+    let there = open(&third);
+    (0..OBJECTS).for_each(|object| put(&there, object, 1));
+    drop(there);
+    third.stop();
+    // It was told by the member that has gone, and by whoever has it now.
+    let (mut told, mut skipped) = (HashMap::new(), 0);
+    while told.values().filter(|times| **times > 1).count() < OBJECTS as usize || skipped < 2 {
+        match changes.receive().wait_for(LIMIT).expect("it is told") {
+            Change::Put { object, .. } => *told.entry(object).or_insert(0) += 1,
+            Change::Skipped { count: None } => skipped += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let nobody_knows =
+        format!("{}:", changes.position().to_string().rsplit_once(':').expect("the members stand last").0);
+    let nobody_knows: Position = nobody_knows.parse().expect("it is well-formed");
+    let mut everything = sets[1].watch_from(None, &nobody_knows).wait_for(LIMIT).expect("it begins");
+    let mut later = watch(&sets[1]);
+    (0..OBJECTS).for_each(|object| sets[object as usize % 2].remove(object).wait_for(LIMIT).expect("it is removed"));
+    for watch in [&mut changes, &mut everything, &mut later] {
+        let mut left: Vec<u64> = (0..OBJECTS).collect();
+        while !left.is_empty() {
+            match watch.receive().wait_for(LIMIT).unwrap_or_else(|error| panic!("{error}, {left:?} are left")) {
+                Change::Removed { object, .. } => left.retain(|other| *other != object),
+                Change::Put { .. } | Change::Skipped { count: None } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
 /// Whoever reads again what is told to have changed, and everything where something was skipped, knows in the end what there
 /// is: while members join and leave, objects are made and removed, and the watch ends and goes on elsewhere.
 #[test]
@@ -413,6 +482,15 @@ fn whoever_heeds_what_is_told_knows_what_there_is() {
             states.sort_unstable();
             states
         };
+        // That the visitor has gone, and with it what it had to tell, may be said behind what the others told.
+        let begin = Instant::now();
+        while is_joined && states(&known) != states(&truth) && begin.elapsed() < LIMIT {
+            match changes.receive().wait_for(Duration::from_millis(100)) {
+                Ok(Change::Skipped { .. }) => (0..OBJECTS).for_each(|object| read(&mut known, object)),
+                Ok(_) | Err(Error::Rpc(RpcError::Idle { .. })) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
         assert_eq!(states(&known), states(&truth), "round {round}");
     }
 }
