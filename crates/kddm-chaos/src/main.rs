@@ -152,8 +152,9 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         .map_err(|error| format!("cannot make {}: {error}", arguments.output.display()))?;
     // Logs of an earlier run would be gone on with.
     for entry in std::fs::read_dir(&arguments.output).into_iter().flatten().flatten() {
-        if entry.path().extension().is_some_and(|ending| ending == "log") {
-            let _already_gone = std::fs::remove_file(entry.path());
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ending == "log") || path.ends_with("faults.jsonl") {
+            let _already_gone = std::fs::remove_file(path);
         }
     }
     Ok(Options {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kddm_history::Verdict;
 use serde_json::{Value as Json, json};
@@ -33,6 +33,20 @@ pub struct Happened {
     pub whole_ns: Range<u64>,
     /// The hosts that were cut off together, if the network was split.
     pub cut_off: Vec<u16>,
+}
+
+impl Happened {
+    /// A line of `faults.jsonl`, which stands beside the logs of the daemons: so with the time of day, too.
+    pub fn line(&self, wall: SystemTime) -> String {
+        let wall_ms = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let ms = |ns: u64| ns / 1_000_000;
+        json!({
+            "fault": self.fault.name(), "host": self.host, "led": self.led, "cut_off": self.cut_off,
+            "from_ms": ms(self.from_ns), "whole_from_ms": ms(self.whole_ns.start),
+            "whole_to_ms": ms(self.whole_ns.end), "to_ms": ms(self.to_ns), "ended_at_unix_ms": wall_ms,
+        })
+        .to_string()
+    }
 }
 
 /// All of it.

@@ -1,10 +1,11 @@
 //! One run, from an empty network to a report.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kddm_history::{BUDGET, Operation, Outcome};
@@ -372,9 +373,20 @@ impl Run<'_> {
         let to_ns = self.clock.now_ns();
         let cut_off = (1..=self.options.nodes).filter(|host| drawn.is_cut_off(*host)).collect();
         let (fault, host) = (drawn.fault, drawn.host);
-        self.faults.push(Happened { fault, led, host, from_ns, to_ns, whole_ns, cut_off });
+        let happened = Happened { fault, led, host, from_ns, to_ns, whole_ns, cut_off };
+        self.note(&happened)?;
+        self.faults.push(happened);
         self.bar.set_message("");
         waited
+    }
+
+    /// Writes it beside the logs at once: what a log says is understood by what was done then.
+    fn note(&self, happened: &Happened) -> Result<(), String> {
+        let path = self.options.output.join("faults.jsonl");
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        let line = happened.line(SystemTime::now());
+        let written = file.and_then(|mut file| writeln!(file, "{line}"));
+        written.map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
     /// Waits, and starts daemons again that have ended.
