@@ -44,7 +44,7 @@ mod tests;
 
 pub use account::Account;
 pub(crate) use account::SAMPLED;
-pub use aged::{Aged, Looked};
+pub use aged::{Aged, Looked, Marks};
 pub use cold::Swept;
 pub(crate) use content::encoded_len;
 pub use handle::Handle;

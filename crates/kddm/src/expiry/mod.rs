@@ -46,6 +46,27 @@ impl<T: Value> SetBuilder<T> {
         self
     }
 
+    /// Objects leave that long after they were used last: read or put at the node that owns them. What may be read elsewhere is
+    /// taken back after half of that, unless somebody holds it, and whoever fetches it again uses it; so a use anywhere counts,
+    /// and an object that was read elsewhere stays up to half as long again. A grab that puts nothing is no use. Part of the set as
+    /// [`expire_after`](SetBuilder::expire_after), whose granularity it has; with both an object leaves by the one that is over
+    /// first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let cache: kddm::Set<String> = nodes[0].set("cache").expire_idle(Duration::from_secs(600)).open().wait()?;
+    /// assert_eq!(nodes[0].set_info("cache")?.expire_idle, Some(Duration::from_secs(600)));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`expire_after`](SetBuilder::expire_after).
+    pub fn expire_idle(mut self, time: Duration) -> SetBuilder<T> {
+        self.expiry.idle = Some(time);
+        self
+    }
+
     /// What becomes of an expired object behind the set. [`OnExpiry::Evict`] by default. Compared with an existing set only if
     /// given.
     ///

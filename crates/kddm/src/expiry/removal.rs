@@ -32,6 +32,8 @@ pub(super) struct Put {
     pub version: u64,
     /// An ownership in which it was there.
     pub tenure: u64,
+    /// It goes because nobody has used it, in that very ownership.
+    pub is_unused: bool,
 }
 
 /// Counts among those that are about to go.
@@ -44,12 +46,24 @@ impl Drop for UnderWay {
 }
 
 /// The object is asked for, under the lock of its lane. Whoever had asked for it before has it first. To be gone on with
-/// once the lane has been given up.
-pub(super) fn ask(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object: u64) -> Arc<Op> {
+/// once the lane has been given up. What goes because nobody uses it waits for nobody: `None` if it would.
+pub(super) fn ask(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object: u64, put: Put) -> Option<Arc<Op>> {
     let op = Arc::new(Op::new(Arc::clone(lane)));
     op.claim();
-    state.ask(set, ObjectId(object), GRAB, Arc::clone(&op));
-    op
+    let object = ObjectId(object);
+    state.ask(set, object, GRAB, Arc::clone(&op));
+    if put.is_unused && !op.is_done() {
+        state.cancel(set, object, &op);
+        return None;
+    }
+    Some(op)
+}
+
+/// Takes an object back from nodes that have copies of it, and from programs, if nobody holds it: whoever uses it there
+/// asks for it again.
+pub(super) fn recall(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object: u64) {
+    let op = Arc::new(Op::new(Arc::clone(lane)));
+    state.ask(set, ObjectId(object), Wish::Request(RequestKind::TryGrab), op);
 }
 
 /// It goes when it is held.
@@ -120,7 +134,8 @@ impl LaneState {
         let cell = store.find(object)?;
         let Main::Owner { tenure, born, .. } = self.core.inspect(set, ObjectId(object))?.main else { return None };
         let is_it = store.has_value(cell) && store.version(cell) == put.version && put.is(set, tenure.0, born.0);
-        is_it.then(|| Arc::clone(store))
+        let is_unused = tenure.0 == put.tenure && !store.is_used(cell);
+        (is_it && (!put.is_unused || is_unused)).then(|| Arc::clone(store))
     }
 }
 

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use kddm_core::id::SetId;
+use kddm_core::io::Access;
 use serde::{Deserialize, Serialize};
 
 use super::{LEAST_EXPIRY, MOST_EXPIRY};
+use crate::cell::{Looked, Marks};
 use crate::error::{ConfigurationError, Error, SetError};
 
 /// What becomes of an expired object where a [linker](crate::SetBuilder::linker) stands behind the set.
@@ -114,6 +116,22 @@ impl WantedExpiry {
 }
 
 impl Expiry {
+    /// Whether a put is as old as that.
+    pub fn is_over(self, age: Duration) -> bool {
+        self.after.is_some_and(|after| age >= after)
+    }
+
+    /// Whether an object that was not used for so long leaves, or is to be taken back from where it may be used.
+    pub fn is_idle(self, unused: Duration, looked: &Looked) -> bool {
+        let is_elsewhere = looked.access < Access::Write || looked.is_held;
+        self.idle.is_some_and(|idle| unused >= if is_elsewhere { idle / 2 } else { idle })
+    }
+
+    /// Whether it matters who reads.
+    pub fn marks(self) -> Marks {
+        if self.idle.is_some() { Marks::Yes } else { Marks::No }
+    }
+
     /// How long there is between two looks at an object.
     pub fn period(self) -> Duration {
         let shortest = [self.after, self.idle].into_iter().flatten().min().unwrap_or(MOST_EXPIRY);

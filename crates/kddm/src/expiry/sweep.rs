@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId, SetId};
+use kddm_core::io::Access;
 
 use super::here::Expiring;
 use super::removal::{self, Put};
@@ -39,6 +40,10 @@ struct Age {
     /// The ownership of which the copy was that was seen first.
     tenure: u64,
     since: Instant,
+    /// It was used then, or may have been.
+    used: Instant,
+    /// The ownership in which it was here then; none where this node has only a copy.
+    owned: Option<u64>,
     /// The round that saw it last.
     round: u64,
 }
@@ -88,7 +93,7 @@ impl Sweep {
         if of.under_way.load(Ordering::Acquire) >= UNDER_WAY {
             return Step::Waits;
         }
-        let (looked, next) = store.look(self.next, CELLS);
+        let (looked, next) = store.look(self.next, CELLS, of.rule.marks());
         let to_look_at: Vec<Looked> = looked.into_iter().filter(|looked| !self.stays(of, looked, now)).collect();
         for lane in lanes {
             let of_lane = || to_look_at.iter().filter(|looked| Arc::ptr_eq(here.lane(looked.object), lane));
@@ -96,9 +101,16 @@ impl Sweep {
                 continue;
             }
             let mut state = lane.lock();
-            let look = |looked: &Looked| {
-                let put = self.look_at(of, here.set, &state, looked, now)?;
-                Some((looked.object, put, removal::ask(lane, &mut state, here.set, looked.object)))
+            let look = |looked: &Looked| match self.look_at(of, here.set, &state, looked, now) {
+                Fate::Stays => None,
+                Fate::IsRecalled => {
+                    removal::recall(lane, &mut state, here.set, looked.object);
+                    None
+                }
+                Fate::Goes(put) => {
+                    let op = removal::ask(lane, &mut state, here.set, looked.object, put)?;
+                    Some((looked.object, put, op))
+                }
             };
             let begun: Vec<_> = of_lane().filter_map(look).collect();
             lane.finish_fair(state);
@@ -131,35 +143,64 @@ impl Sweep {
             return false;
         };
         age.round = self.round;
-        of.rule.after.is_none_or(|after| now - age.since < after)
+        if looked.is_used {
+            age.used = now;
+        }
+        !of.rule.is_over(now - age.since) && !of.rule.is_idle(now - age.used, looked)
     }
 
-    /// One that is new, or whose time is over: under its lane, so that it stays what it is. Which put is to go.
-    fn look_at(&mut self, of: &Expiring, set: SetId, state: &LaneState, looked: &Looked, now: Instant) -> Option<Put> {
+    /// One that is new, or whose time is over: under its lane, so that it stays what it is.
+    fn look_at(&mut self, of: &Expiring, set: SetId, state: &LaneState, looked: &Looked, now: Instant) -> Fate {
         let object = ObjectId(looked.object);
-        let seen = state.core.inspect(set, object)?;
+        let Some(seen) = state.core.inspect(set, object) else { return Fate::Stays };
         let (tenure, born) = match seen.main {
             Main::Owner { tenure, born, .. } => (tenure.0, Some(born.0)),
             Main::Sharer { tenure, .. } => (tenure.0, None),
-            _ => return None,
+            _ => return Fate::Stays,
         };
         let round = self.round;
-        let begins = || Age { version: looked.version, tenure, since: now, round };
+        let begins =
+            || Age { version: looked.version, tenure, since: now, used: now, owned: born.map(|_| tenure), round };
         let age = self.ages.entry(looked.object).or_insert_with(begins);
         if age.version != looked.version {
             *age = begins();
         }
-        // Whoever owns it has it go.
-        let born = born.filter(|_| of.rule.after.is_some_and(|after| now - age.since >= after))?;
-        let put = Put { version: age.version, tenure: age.tenure };
-        if !put.is(set, tenure, born) {
+        // Whoever owns it has it go. One that moves is used.
+        let owned = born.map(|_| tenure);
+        if born.is_none() || age.owned != owned {
+            (age.used, age.owned) = (now, owned);
+        }
+        let is_over = of.rule.is_over(now - age.since);
+        let Some(born) = born.filter(|_| is_over || of.rule.is_idle(now - age.used, looked)) else {
+            return Fate::Stays;
+        };
+        let put = Put { version: age.version, tenure: age.tenure, is_unused: !is_over };
+        if is_over && !put.is(set, tenure, born) {
             *age = begins();
-            return None;
+            return Fate::Stays;
         }
         let is_busy = state.locals.contains_key(&(set, object)) || seen.wanting || state.is_a_peer_full();
-        let may_begin = !is_busy && !state.is_frozen(set) && !state.fenced && !state.stopped;
-        may_begin.then_some(put)
+        if is_busy || state.is_frozen(set) || state.fenced || state.stopped {
+            return Fate::Stays;
+        }
+        if is_over {
+            return Fate::Goes(put);
+        }
+        let is_elsewhere = seen.access < Access::Write || looked.is_held;
+        if is_elsewhere {
+            age.used = now;
+            return Fate::IsRecalled;
+        }
+        Fate::Goes(Put { tenure, ..put })
     }
+}
+
+/// What is to be done with an object.
+enum Fate {
+    Stays,
+    /// It may be in use where this node does not see it: it is taken back, if nobody holds it.
+    IsRecalled,
+    Goes(Put),
 }
 
 impl Put {

@@ -1,5 +1,7 @@
 //! Objects that leave by themselves, on real clusters: when, never too soon, whoever owns them, and what is behind them.
 
+mod idle;
+
 use std::time::{Duration, Instant};
 
 use kddm::linker::{Memory, WritePolicy};
@@ -28,6 +30,12 @@ fn members(nodes: u16) -> Vec<Node> {
         |id| Node::join(Config::new().node_id(id).contact(contact.clone())).wait_for(LIMIT).expect("it is let in");
     let others: Vec<Node> = (2..=nodes).map(join).collect();
     std::iter::once(first).chain(others).collect()
+}
+
+fn attached(node: &Node, name: &str) -> Node {
+    let socket = std::env::temp_dir().join(format!("kddm-expiry-{}-{name}.sock", std::process::id()));
+    node.accept_programs(&socket).expect("programs may come");
+    Node::attach(&socket).wait_for(LIMIT).expect("it is let in")
 }
 
 fn open(node: &Node, time: Duration, replicas: u8) -> Set<u64> {
@@ -233,9 +241,7 @@ fn what_is_frozen_stays_until_it_is_thawed() {
 #[test]
 fn programs_open_such_sets_and_their_node_has_objects_leave() {
     let node = cluster(1).remove(0);
-    let socket = std::env::temp_dir().join(format!("kddm-expiry-{}.sock", std::process::id()));
-    node.accept_programs(&socket).expect("programs may come");
-    let program = Node::attach(&socket).wait_for(LIMIT).expect("it is let in");
+    let program = attached(&node, "after");
     let set = open(&program, TIME, 0);
     let begun = put(&set, 1, 7);
     assert!(info(&node).after == Some(TIME) && program.expiries().is_empty());
