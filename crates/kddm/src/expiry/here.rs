@@ -125,6 +125,12 @@ impl Expiries {
         known.sets.remove(&set.0);
     }
 
+    /// When an object of which something is here leaves, at the soonest. Not under the lock of a lane.
+    pub fn leaves_in(&self, set: SetId, object: u64) -> Option<Duration> {
+        let known = self.known.lock().sets.get(&set.0).cloned()?;
+        known.sweep.lock().leaves_in(known.rule, object)
+    }
+
     fn infos(&self) -> Vec<ExpiryInfo> {
         let mut infos: Vec<ExpiryInfo> = self.known.lock().sets.values().map(|set| set.info()).collect();
         infos.sort_by(|one, other| one.set.cmp(&other.set));

@@ -1,4 +1,10 @@
 //! Objects that leave by themselves: how long they stay, who notices that their time is over, and how they go.
+//! See `docs/expiry.md`.
+
+/// The page for users, whose example is tried.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/expiry.md")]
+struct Page;
 
 mod here;
 mod keeper;

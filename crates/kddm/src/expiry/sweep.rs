@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId, SetId};
@@ -13,6 +13,7 @@ use kddm_core::io::Access;
 
 use super::here::Expiring;
 use super::removal::{self, Put};
+use super::rule::Expiry;
 use crate::cell::{CellNumber, Looked, Store};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::told::SetHere;
@@ -123,6 +124,13 @@ impl Sweep {
             None => (self.lane, self.next) = (self.lane + 1, 0),
         }
         Step::GoesOn
+    }
+
+    /// When that object leaves, at the soonest, if it was seen already.
+    pub fn leaves_in(&self, rule: Expiry, object: u64) -> Option<Duration> {
+        let age = self.ages.get(&object)?;
+        let left = |limit: Option<Duration>, since: Instant| limit.map(|limit| limit.saturating_sub(since.elapsed()));
+        [left(rule.after, age.since), left(rule.idle, age.used)].into_iter().flatten().min()
     }
 
     fn end_of_round(&mut self, of: &Expiring, now: Instant) -> Step {
