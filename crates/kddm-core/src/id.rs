@@ -140,8 +140,8 @@ impl Time {
 /// The cluster-wide number of a set. It carries the placement policy, so that every member can
 /// compute every home without looking anything up.
 ///
-/// Bit 63 whether what is lost has never existed, 62-60 replicas, 59 whether an older version takes the place of what is lost, 58-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is never
-/// reused.
+/// Bit 63 whether what is lost has never existed, 62-60 replicas, 59 whether an older version takes the place of what is lost, 58 whether objects leave by themselves, 57-56 policy, 55-40 the node of a fixed placement, 39-0 a counter that is
+/// never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SetId(pub u64);
 
@@ -209,12 +209,22 @@ impl SetId {
         self.0 >> 59 & 1 == 1
     }
 
+    /// The same set, of which objects leave by themselves after some time.
+    pub const fn expiring(self) -> SetId {
+        SetId(self.0 | (1 << 58))
+    }
+
+    /// Whether that is so. The core does not look at it: whoever embeds it asks for what times.
+    pub const fn expires(self) -> bool {
+        self.0 >> 58 & 1 == 1
+    }
+
     /// The placement policy, or `None` for a number that no member gives out.
     pub const fn policy(self) -> Option<PlacementPolicy> {
         if self.forgives_loss() && self.rolls_back() {
             return None;
         }
-        match self.0 >> 56 & 7 {
+        match self.0 >> 56 & 3 {
             0 => Some(PlacementPolicy::Hash),
             1 => Some(PlacementPolicy::Fixed(NodeId((self.0 >> 40) as u16))),
             2 => Some(PlacementPolicy::Embedded),

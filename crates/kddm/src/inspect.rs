@@ -9,12 +9,13 @@ use kddm_core::message::Message;
 
 use crate::cell::HeldBy;
 use crate::error::{Error, SetError};
+use crate::expiry::OnExpiry;
 use crate::linker::WritePolicy;
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::placed_by::PlacedBy;
 use crate::runtime::statistics::Statistics;
-use crate::system::{described, find_described};
+use crate::system::{Description, described, find_described};
 
 /// What the cluster remembers of a set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,12 +43,45 @@ pub struct SetInfo {
     pub write_policy: Option<WritePolicy>,
     /// The nodes that have [frozen](crate::Freeze) it, in the order in which they did. Empty in a program that is attached.
     pub frozen_by: Vec<u16>,
+    /// How long after its last put an object leaves by itself, if it does.
+    pub expire_after: Option<Duration>,
+    /// How long after its last use.
+    pub expire_idle: Option<Duration>,
+    /// What becomes of an expired object behind the set.
+    pub on_expiry: Option<OnExpiry>,
 }
 
 impl SetInfo {
     fn frozen(mut self, by: &BTreeMap<u64, Vec<NodeId>>) -> SetInfo {
         self.frozen_by = by.get(&self.id).into_iter().flatten().map(|node| node.0).collect();
         self
+    }
+}
+
+impl From<Description> for SetInfo {
+    fn from(description: Description) -> Self {
+        let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending, linker, expiry } =
+            description;
+        let (linker, write_policy) = linker.map(|linker| (linker.name, linker.policy)).unzip();
+        let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id), write_policy));
+        let (frozen_by, on_expiry) = (Vec::new(), expiry.map(|expiry| expiry.on_expiry));
+        let (expire_after, expire_idle) = expiry.map_or((None, None), |expiry| (expiry.after, expiry.idle));
+        Self {
+            name,
+            id,
+            codec,
+            type_name,
+            placed_by,
+            replicas,
+            on_loss,
+            is_ending,
+            linker,
+            write_policy,
+            frozen_by,
+            expire_after,
+            expire_idle,
+            on_expiry,
+        }
     }
 }
 

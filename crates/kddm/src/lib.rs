@@ -25,6 +25,7 @@ mod chain;
 mod coordination;
 mod cow;
 pub mod error;
+pub mod expiry;
 mod freeze;
 mod guard;
 #[doc(hidden)]
@@ -68,6 +69,7 @@ pub use coordination::{
     Names, Parties, Party, Passed, UniqueIds, WhyBroken,
 };
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
+pub use expiry::{ExpiryInfo, OnExpiry};
 pub use freeze::{Freeze, FreezeError};
 pub use guard::{ReadGuard, WriteGuard};
 pub use health::{Health, SetHealth};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Store;
 use crate::chain::chain;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError, SetError};
+use crate::expiry::{Expiry, WantedExpiry};
 use crate::linker::{Given, LinkerOf, Opener, WritePolicy};
 use crate::node::Node;
 use crate::on_loss::OnLoss;
@@ -54,6 +55,7 @@ pub(crate) struct Description {
     pub placed_by: PlacedBy,
     pub destroying: bool,
     pub linker: Option<LinkerOf>,
+    pub expiry: Option<Expiry>,
 }
 
 /// An object of the system set: the sets whose names hash to it, or the counter.
@@ -115,6 +117,7 @@ pub struct SetBuilder<T: Value> {
     pub(crate) linker_limit: Option<Duration>,
     pub(crate) is_linker_quick: bool,
     pub(crate) memory_budget: Option<usize>,
+    pub(crate) expiry: WantedExpiry,
 }
 
 impl<T: Value> SetBuilder<T> {
@@ -133,6 +136,7 @@ impl<T: Value> SetBuilder<T> {
             linker_limit: None,
             is_linker_quick: false,
             memory_budget: None,
+            expiry: WantedExpiry::default(),
         }
     }
 
@@ -233,6 +237,7 @@ impl<T: Value> SetBuilder<T> {
             create,
             linker: self.linker.as_ref().map(|given| given.name.clone()),
             write_policy: self.write_policy,
+            expiry: self.expiry,
         };
         let node = self.node.clone();
         let found = match node.runtime().lender {
@@ -281,6 +286,7 @@ pub(crate) struct Wanted {
     /// The name of the linker that it is opened with.
     pub linker: Option<String>,
     pub write_policy: Option<WritePolicy>,
+    pub expiry: WantedExpiry,
 }
 
 impl Wanted {
@@ -298,7 +304,8 @@ impl Wanted {
     pub fn find_or_create(self, node: &Node, opener: Opener) -> Pending<Description> {
         let is_for_it = || crate::coordination::check_may_open(&self.name, &self.type_name);
         let checked = check_name(&self.name).and_then(|()| is_for_it()).and_then(|()| self.check_linker(&opener));
-        if let Err(error) = checked.and_then(|()| self.check_on_loss()) {
+        let checked = checked.and_then(|()| self.check_on_loss()).and_then(|()| self.expiry.check(self.create));
+        if let Err(error) = checked {
             return Pending::ready(Err(error));
         }
         let (names, runtime, node) = (bucket(&self.name), Arc::clone(node.runtime()), node.clone());
@@ -323,8 +330,10 @@ impl Wanted {
             };
             self.compare(&description)?;
             self.compare_linker(&description, node.runtime(), &opener)?;
+            self.expiry.compare(&self.name, description.expiry)?;
             node.runtime().numbers.note(SetId(description.set).counter());
             node.runtime().set_is_born(SetId(description.set), born);
+            node.runtime().signals.expiries.know(&description);
             Ok(description)
         };
         chain(steps, late)
@@ -355,12 +364,13 @@ impl Wanted {
         let set = SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS));
         let description = Description {
             name: self.name.clone(),
-            set: self.on_loss.unwrap_or_default().apply(set).0,
+            set: self.expiry.apply(self.on_loss.unwrap_or_default().apply(set)).0,
             codec: self.codec.clone(),
             type_name: self.type_name.clone(),
             placed_by,
             destroying: false,
             linker,
+            expiry: self.expiry.made(),
         };
         // Listed before it exists, so that no set is missing from the list.
         let listed = description.clone();
@@ -445,16 +455,6 @@ pub(crate) fn find_described(system: &Set<SystemObject>, name: &str) -> Result<D
         Ok(names) => names.sets.iter().find(|d| d.name == name).cloned().ok_or_else(|| unknown(name)),
         Err(Error::Access(AccessError::NotFound)) => Err(unknown(name)),
         Err(error) => Err(error),
-    }
-}
-
-impl From<Description> for crate::inspect::SetInfo {
-    fn from(description: Description) -> Self {
-        let Description { name, set: id, codec, type_name, placed_by, destroying: is_ending, linker } = description;
-        let (linker, write_policy) = linker.map(|linker| (linker.name, linker.policy)).unzip();
-        let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id), write_policy));
-        let frozen_by = Vec::new();
-        Self { name, id, codec, type_name, placed_by, replicas, on_loss, is_ending, linker, write_policy, frozen_by }
     }
 }
 

@@ -271,6 +271,17 @@ fn budgets(page: &mut Page, budgets: &[kddm::BudgetInfo]) {
     }
 }
 
+/// What of the sets whose objects leave by themselves has left here; nothing where there is none.
+fn expiries(page: &mut Page, expiries: &[kddm::ExpiryInfo]) {
+    type Read = fn(&kddm::ExpiryInfo) -> u64;
+    let counters: [(&str, &str, &str, Read); 3] = [
+        ("kddm_expired_total", "counter", "Objects whose time was over, and that left here.", |set| set.expired),
+        ("kddm_expiry_failed_total", "counter", "Those that were to, and stayed for then.", |set| set.failed),
+        ("kddm_expiry_watched", "gauge", "Objects whose time is kept here.", |set| set.watched),
+    ];
+    of_sets(page, expiries, &counters, |set| set.set_id, |set, read| read(set));
+}
+
 /// The page.
 pub fn render(subject: &Subject) -> String {
     let node = &subject.node;
@@ -287,6 +298,7 @@ pub fn render(subject: &Subject) -> String {
     watches(&mut page, node.watch_counts());
     linkers(&mut page, &node.linkers());
     budgets(&mut page, &node.budgets());
+    expiries(&mut page, &node.expiries());
     leases(&mut page, node.lease());
     members(&mut page, node);
     voting(&mut page, &node.voting());
@@ -331,7 +343,8 @@ mod tests {
         set.grab(1).wait().expect("granted").put().wait().expect("put");
         let number = node.set_info("counted").expect("it is there").id;
         let builder = node.set("linked").linker("memory", kddm::linker::Memory::default());
-        let linked = builder.memory_budget(1 << 20).open();
+        let builder = builder.memory_budget(1 << 20).expire_after(std::time::Duration::from_secs(3600));
+        let linked = builder.open();
         let linked: kddm::Set<String> = linked.wait().expect("a set");
         linked.grab(1).wait().expect("granted").put().wait().expect("put");
         let of_linked = format!("{{set=\"{}\"}}", node.set_info("linked").expect("it is there").id);
@@ -343,6 +356,9 @@ mod tests {
             let (name, value) = line.rsplit_once(' ').expect("a name and a value");
             assert!(value.parse::<f64>().is_ok(), "{line}");
             assert!(families.contains(&name.split('{').next().expect("a name")), "{line}");
+        }
+        for what in ["kddm_expired_total", "kddm_expiry_failed_total"] {
+            assert!(samples.contains(&format!("{what}{of_linked} 0").as_str()), "{what}");
         }
         assert!(samples.contains(&"kddm_members{state=\"possible\"} 1"));
         let of_set = format!("{{set=\"{number}\"}}");

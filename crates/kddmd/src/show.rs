@@ -178,14 +178,27 @@ pub fn sets(answer: &Json) -> String {
         ("LOST HERE", "lost_here"),
         ("ENDING", "ending"),
         ("FROZEN BY", "frozen_by"),
+        ("EXPIRE AFTER", "expire_after_ms"),
+        ("IDLE", "expire_idle_ms"),
+        ("EXPIRED HERE", "expired_here"),
         ("BUDGET HERE", "budget_bytes_here"),
         ("COUNTED HERE", "counted_bytes_here"),
         ("HIT RATIO", "hit_ratio_here"),
     ];
-    let has_budget = |set: &Json| !set["budget_bytes_here"].is_null();
-    let has_budget = answer["sets"].as_array().is_some_and(|sets| sets.iter().any(has_budget));
-    let columns = if has_budget { &columns[..] } else { &columns[..columns.len() - 3] };
-    list(&answer["sets"], "no sets", columns, |set| {
+    let has = |name: &str| answer["sets"].as_array().is_some_and(|sets| sets.iter().any(|set| !set[name].is_null()));
+    let (has_budget, has_expiry) = (has("budget_bytes_here"), has("on_expiry"));
+    let is_shown = |name: &str| match name {
+        "expire_after_ms" | "expire_idle_ms" | "expired_here" => has_expiry,
+        "budget_bytes_here" | "counted_bytes_here" | "hit_ratio_here" => has_budget,
+        _ => true,
+    };
+    let columns: Vec<_> = columns.into_iter().filter(|(_, name)| is_shown(name)).collect();
+    list(&answer["sets"], "no sets", &columns, |set| {
+        for name in ["expire_after_ms", "expire_idle_ms"] {
+            if let Some(milliseconds) = set[name].as_u64() {
+                set[name] = format!("{:?}", std::time::Duration::from_millis(milliseconds)).into();
+            }
+        }
         let by = set["frozen_by"].as_array().into_iter().flatten().map(Json::to_string);
         set["frozen_by"] = by.collect::<Vec<_>>().join(", ").into();
     })
@@ -413,6 +426,19 @@ mod tests {
         let rows = json!([{"name": "a\u{1b}[31mb\n"}, {"name": "Straße"}]);
         let shown = table(&rows, &[("NAME", "name")]);
         assert!(shown.contains(r"a\u{1b}[31mb\n") && shown.contains("Straße") && !shown.contains('\u{1b}'), "{shown}");
+    }
+
+    #[test]
+    fn when_objects_leave_is_shown_where_some_do() {
+        let stays = json!({"name": "notes", "frozen_by": []});
+        let text = sets(&json!({"sets": [stays]}));
+        assert!(text.contains("FROZEN BY") && !text.contains("EXPIRE") && !text.contains("BUDGET"), "{text}");
+        let leaves = json!({
+            "name": "sessions", "frozen_by": [], "expire_after_ms": 1500, "expire_idle_ms": null, "on_expiry": "evict",
+            "expired_here": 7,
+        });
+        let text = sets(&json!({"sets": [stays, leaves]}));
+        assert!(text.contains("EXPIRED HERE") && text.contains("1.5s") && !text.contains("BUDGET"), "{text}");
     }
 
     #[test]

@@ -21,10 +21,28 @@ pub(crate) const SAMPLED: u64 = 64;
 /// What a node spends on an object besides its value, rounded up: `bytes_per_owned` of docs/numbers.md.
 const BESIDES_BYTES: usize = 120;
 
-/// An entry: bytes, a bit for what is here and does not count, and the low bits of the version.
-const BYTES: u64 = (1 << 39) - 1;
+/// An entry: bytes, two bits for what hands have found, a bit for what is here and does not count, and the low bits of the
+/// version.
+const BYTES: u64 = (1 << 37) - 1;
 const KEPT: u64 = 1 << 39;
 const VERSION_SHIFT: u32 = 40;
+
+/// The hands that look whether objects were used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hand {
+    OfBudget,
+    OfAges,
+}
+
+impl Hand {
+    /// That the other one has found that the object was used.
+    fn word(self) -> u64 {
+        match self {
+            Hand::OfBudget => 1 << 37,
+            Hand::OfAges => 1 << 38,
+        }
+    }
+}
 
 /// What is counted against the budget of a set, cell by cell. An entry is written by whoever has the lane of the object, or
 /// holds it to write.
@@ -111,6 +129,21 @@ impl Account {
     /// Whether that was said of what is in that cell.
     pub fn keeps(&self, cell: CellNumber) -> bool {
         self.entry(cell).is_some_and(|entry| entry.load(Ordering::Relaxed) & KEPT != 0)
+    }
+
+    /// The object in that cell was used, which that hand is to know when it comes by.
+    pub(super) fn leave_word(&self, cell: CellNumber, hand: Hand) {
+        let Some(entry) = self.entry(cell) else { return };
+        // What has no entry yet has none to be kept.
+        let with_word = |entry: u64| (entry != 0).then_some(entry | hand.word());
+        let _none_yet = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_word);
+    }
+
+    /// Whether that was said to that hand.
+    pub(super) fn take_word(&self, cell: CellNumber, hand: Hand) -> bool {
+        let Some(entry) = self.entry(cell) else { return false };
+        let is_said = |entry: u64| entry & hand.word() != 0;
+        is_said(entry.load(Ordering::Relaxed)) && is_said(entry.fetch_and(!hand.word(), Ordering::Relaxed))
     }
 
     /// Nothing is in that cell.

@@ -2,11 +2,13 @@
 //! reads the object next takes that away: once for each round of the hand, and not on the path of other hits, which look at
 //! that bit together with those that they look at anyway. Puts are known by their version, or are noted.
 //!
+//! Where there are two hands, one for a budget and one for the age of objects, what one finds it leaves for the other.
+//!
 //! A sample stays COLD, so that each of its reads comes here and is counted; that it was read says USED.
 
 use std::sync::Arc;
 
-use super::account::{Account, Known};
+use super::account::{Account, Hand, Known};
 use super::arena::Cell;
 use super::sync::Ordering;
 use super::table::{Table, is, refused};
@@ -63,12 +65,14 @@ impl<T: Value> Table<T> {
     /// A reader was not counted as others are.
     #[cold]
     pub(super) fn count_cold(&self, cell: &Cell, id: u64, slow: Slow) -> Result<(), Slow> {
-        let Some(account) = self.account() else { return Err(refused(cell, Refusal::Slow(slow))) };
-        let is_sample = account.samples(id);
-        let (set, clear) = if is_sample { (USED, 0) } else { (0, COLD) };
+        let account = self.account();
+        if account.is_none() && !cell.word.load().has(COLD) {
+            return Err(refused(cell, Refusal::Slow(slow)));
+        }
+        let sampling = account.filter(|account| account.samples(id));
+        let (set, clear) = if sampling.is_some() { (USED, 0) } else { (0, COLD) };
         match cell.word.count_cold_reader(|| is(cell, id), set, clear) {
-            Ok(()) if is_sample => account.hit(),
-            Ok(()) => {}
+            Ok(()) => sampling.into_iter().for_each(|account| account.hit()),
             Err(slow) => return Err(refused(cell, Refusal::Slow(slow))),
         }
         Ok(())
@@ -101,6 +105,17 @@ impl<T: Value> Table<T> {
         }
     }
 
+    /// The hand of those passes that looks which objects are in use. Whether this one was.
+    pub(super) fn mark(&self, number: CellNumber, cell: &Cell) -> bool {
+        // Not `||`: it is cold from here on in any case.
+        let is_used = cell.word.make_cold() | cell.word.take_used();
+        let Some(account) = self.account() else { return is_used };
+        if is_used {
+            account.leave_word(number, Hand::OfBudget);
+        }
+        is_used | account.take_word(number, Hand::OfAges)
+    }
+
     /// Whether the value is here as it came, which nobody can hold.
     pub fn is_undecoded(&self, number: CellNumber) -> bool {
         self.live(number).is_some_and(|cell| content::is_bytes(cell.value.load(Ordering::Acquire)))
@@ -121,7 +136,11 @@ impl<T: Value> Table<T> {
             account.note(number, bytes, version);
         }
         // Not `||`: it is cold from here on in any case. It may have been a sample until now.
-        if cell.word.make_cold() | cell.word.take_used() || known == Known::Another {
+        let is_used = cell.word.make_cold() | cell.word.take_used();
+        if is_used {
+            account.leave_word(number, Hand::OfAges);
+        }
+        if is_used | account.take_word(number, Hand::OfBudget) || known == Known::Another {
             Swept::Used
         } else {
             Swept::Unused

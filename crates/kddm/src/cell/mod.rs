@@ -13,6 +13,7 @@
 
 mod account;
 mod adopt;
+mod aged;
 mod arena;
 mod changed;
 mod cold;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use account::Account;
 pub(crate) use account::SAMPLED;
+pub use aged::{Aged, Looked, Marks};
 pub use cold::Swept;
 pub(crate) use content::encoded_len;
 pub use handle::Handle;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kddm_core::io::Access;
 
+use super::aged::Aged;
 use super::arena::{Cell, is_in_cell};
 use super::head::Ended;
 use super::hold::{Hold, Note};
@@ -58,7 +59,7 @@ pub struct HeldBy {
 /// **Contract: the caller holds the lane of the object**, so that one thread at a time calls these
 /// for a cell; memory safety rests on it. Cell numbers are those given by this store for objects that
 /// have not been released. A number that was never given does nothing.
-pub trait Store: Any + Send + Sync + Written {
+pub trait Store: Any + Send + Sync + Written + Aged {
     /// The type of the values.
     fn type_name(&self) -> &'static str;
 

@@ -628,3 +628,35 @@ fn whoever_is_to_make_room_is_told_when_there_is_too_much() {
     account.forget(5_000);
     assert_eq!(account.bytes(), 320);
 }
+
+/// A hand for a budget and one for the age of objects: what one finds the other hears of.
+#[test]
+fn two_hands_see_each_use_once() {
+    use super::{Aged, Marks};
+    let ages: Table<Pod<u64>> = Table::new();
+    for id in 0..200 {
+        let cell = ages.find_or_insert(id);
+        ages.install(cell, 1, Some(&bytes_of(&Pod(7u64)))).expect("it decodes");
+        ages.grant(cell, Access::Write);
+        assert!(!ages.take_read(cell).expect("it decodes").release());
+    }
+    for table in [&with_account(&Pod(7u64), 0..200), &ages] {
+        let has_budget = table.account().is_some();
+        let looked = |id: u64| {
+            let (found, _) = table.look(0, 1000, Marks::Yes);
+            found.into_iter().find(|found| found.object == id).expect("it has a value").is_used
+        };
+        let swept = |id: u64| has_budget && pass(table, id) == Swept::Used;
+        for id in 0..200 {
+            _ = (looked(id), swept(id), looked(id));
+            assert!(!looked(id) && !swept(id), "nobody has used {id}");
+            assert!(!table.try_read(id).expect("marks are in no reader's way").release());
+            let first = if id % 2 == 0 { swept(id) } else { looked(id) };
+            let second = if id % 2 == 0 { looked(id) } else { swept(id) };
+            assert_eq!((first, second), (has_budget || id % 2 == 1, has_budget || id % 2 == 0), "a read of {id}");
+            assert!(!looked(id) && !swept(id), "that of {id} is known already");
+            assert_eq!(table.pod_read(id), Some(Pod(7)));
+            assert!(looked(id), "a copy of {id} leaves a trace then");
+        }
+    }
+}

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::behind::Waiting;
 use super::linked::{AnyLinked, Linked};
 use super::policy::WritePolicy;
+use crate::cell::{Hold, Store};
+use crate::expiry::OnExpiry;
 use crate::node::Node;
 use crate::runtime::told::SetHere;
-use crate::runtime::wait::deadline_in;
+use crate::runtime::wait::{Op, deadline_in};
 use crate::value::Value;
 
 /// How long the end of a node waits for methods of linkers that have not returned.
@@ -200,6 +202,24 @@ impl Linkers {
                 .collect();
             left.into_iter().for_each(close);
         });
+    }
+
+    /// The time of an object is over, which is held: it leaves the cluster, and with [`OnExpiry::Remove`] what stands behind
+    /// it. `None`: it stays.
+    ///
+    /// # Errors
+    /// The hold, if the set has no linker here.
+    pub fn expire(
+        &self,
+        here: &SetHere,
+        store: &Arc<dyn Store>,
+        (object, hold): (u64, Hold),
+        to: OnExpiry,
+    ) -> Result<Option<Arc<Op>>, Hold> {
+        match self.named(here.set) {
+            Some((_, linked)) => Ok(linked.expire(here, store, (object, hold), to)),
+            None => Err(hold),
+        }
     }
 
     /// That of a set here, whatever its type, and the name of the set.

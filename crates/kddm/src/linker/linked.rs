@@ -18,12 +18,14 @@ use super::placing::OnlyHere;
 use super::policy::{LinkerOf, WritePolicy};
 use super::pool::pool;
 use super::store::Stamp;
-use crate::cell::WriteHold;
+use crate::cell::{Hold, Store, Table, Told, WriteHold};
 use crate::error::{Error, MembershipError};
+use crate::expiry::OnExpiry;
 use crate::operation::Make;
 use crate::runtime::Runtime;
 use crate::runtime::pool::{NotTaken, Pool};
 use crate::runtime::told::SetHere;
+use crate::runtime::wait::Op;
 use crate::value::Value;
 
 /// Writes of this process, in whichever life of its node: each has a number of its own, greater than those before, so that
@@ -58,6 +60,15 @@ pub(crate) trait AnyLinked: Send + Sync {
     fn close(&self, rest: Duration, patience: Duration) -> bool;
     /// How long a method may take.
     fn limit(&self) -> Duration;
+    /// The time of an object is over, which is held: it leaves the cluster, and with [`OnExpiry::Remove`] what stands behind it.
+    /// `None`: it stays.
+    fn expire(
+        self: Arc<Self>,
+        here: &SetHere,
+        store: &Arc<dyn Store>,
+        of: (u64, Hold),
+        to: OnExpiry,
+    ) -> Option<Arc<Op>>;
     /// Another node asks.
     fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer);
     fn as_any(self: Arc<Self>) -> Arc<dyn std::any::Any + Send + Sync>;
@@ -176,6 +187,26 @@ impl<T: Value> AnyLinked for Linked<T> {
 
     fn limit(&self) -> Duration {
         self.limit
+    }
+
+    fn expire(
+        self: Arc<Self>,
+        here: &SetHere,
+        store: &Arc<dyn Store>,
+        of: (u64, Hold),
+        to: OnExpiry,
+    ) -> Option<Arc<Op>> {
+        let (object, hold) = of;
+        let hold = Table::<T>::from_store(store).and_then(|table| table.adopt_write(hold).ok());
+        let Some(hold) = hold else {
+            // It does not fit the type, and has ended.
+            here.released(object);
+            return None;
+        };
+        Some(match to {
+            OnExpiry::Evict => self.evict(here, Told::new(hold)),
+            OnExpiry::Remove => self.remove(here, Told::new(hold)),
+        })
     }
 
     fn asked_for(self: Arc<Self>, runtime: &Arc<Runtime>, name: String, asked: Asked, answer: Answer) {

@@ -52,6 +52,7 @@ pub(crate) use policy::LinkerOf;
 pub use policy::WritePolicy;
 pub(crate) use shared::REMOVE;
 pub use store::{Durability, MOST_STORED_BYTES, Stamp, Store, Stored, Written};
+pub(crate) use task::drive;
 pub use verdict::Verdict;
 pub(crate) use wanted::{Opener, not_attached};
 

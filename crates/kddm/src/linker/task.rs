@@ -25,7 +25,7 @@ struct Task {
 }
 
 /// Goes through the steps, now as far as it can, then whenever something is there for them. Each of their waits must end.
-pub(super) fn drive(steps: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn drive(steps: impl Future<Output = ()> + Send + 'static) {
     Arc::new(Task { steps: Mutex::new(Some(Box::pin(steps))), state: AtomicU8::new(IDLE) }).wake();
 }
 

@@ -140,6 +140,7 @@ impl Runtime {
             }
         }
         self.budgets.forget(set);
+        self.signals.expiries.forget(set);
         self.linkers.forget(set);
     }
 }

@@ -256,6 +256,7 @@ fn start(
         lease,
     }));
     runtime.rpc.serves_objects_of(&runtime);
+    runtime.signals.expiries.belong_to(&runtime);
     runtime.leases_follow(&mut runtime.membership.lock());
     runtime.follow_freezes(&mut runtime.membership.lock());
     runtime.install(&first);

@@ -154,7 +154,11 @@ impl LaneState {
     /// The memory of a set here. A set that nobody has opened here is kept as raw bytes: this node
     /// may be its home, or be handed an object.
     pub fn store(&mut self, set: SetId) -> Arc<dyn Store> {
-        Arc::clone(self.stores.entry(set).or_insert_with(|| Arc::new(Table::<Raw>::new())))
+        let signals = &self.signals;
+        Arc::clone(self.stores.entry(set).or_insert_with(|| {
+            signals.expiries.hear_of(set);
+            Arc::new(Table::<Raw>::new())
+        }))
     }
 
     /// Who is waited for by whoever wants an object here.

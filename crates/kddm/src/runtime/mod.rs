@@ -350,6 +350,7 @@ impl Runtime {
                 let _ended = thread.join();
             }
         }
+        self.signals.expiries.close();
         self.budgets.close();
         self.linkers.close(drain);
         // The sockets go, so that nobody waits for an answer there, and the next life can listen: whoever keeps this one

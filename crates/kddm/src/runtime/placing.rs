@@ -51,6 +51,8 @@ pub(crate) struct Signals {
     pub names: Arc<Names>,
     /// Programs that are not attached any more.
     pub parted: Arc<Parted>,
+    /// Sets whose objects leave by themselves.
+    pub expiries: Arc<crate::expiry::Expiries>,
 }
 
 impl Signal {

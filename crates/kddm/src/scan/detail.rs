@@ -47,6 +47,9 @@ pub struct AtOwner {
     pub waiting: Vec<u16>,
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
+    /// When it leaves by itself, at the soonest, as far as the owner knows by now: whoever puts it, or uses it in a set with
+    /// [`expire_idle`](crate::SetBuilder::expire_idle), keeps it.
+    pub leaves_in: Option<Duration>,
 }
 
 /// What members remember of an object: [`Node::history_of`].
@@ -185,7 +188,7 @@ impl Node {
 }
 
 fn at_owner(detail: Detail) -> AtOwner {
-    let Detail { tenure: _, bytes, holders, waiting_here, waiting, in_the_way_ms } = detail;
+    let Detail { tenure: _, bytes, holders, waiting_here, waiting, in_the_way_ms, leaves_in_ms } = detail;
     let holder = |Holder { who, is_write }: Holder| HeldBy { who: who.into(), is_write };
     AtOwner {
         bytes,
@@ -193,6 +196,7 @@ fn at_owner(detail: Detail) -> AtOwner {
         waiting_here,
         waiting,
         in_the_way_for: in_the_way_ms.map(Duration::from_millis),
+        leaves_in: leaves_in_ms.map(Duration::from_millis),
     }
 }
 
@@ -205,6 +209,8 @@ fn remembered(node: u16, event: Remembered) -> ObjectEvent {
 impl Runtime {
     /// What this node, as the owner, says of an object. `None`: it is not that, or answers for nothing.
     pub(super) fn detail_of(&self, set: SetId, object: ObjectId) -> Option<Detail> {
+        // Before the lane: whoever looks at ages takes lanes.
+        let leaves_in = self.signals.expiries.leaves_in(set, object.0);
         let lane = self.lane(set, object).lock();
         if lane.fenced || lane.stopped {
             return None;
@@ -222,6 +228,7 @@ impl Runtime {
             waiting_here: local.map_or(0, |local| local.waiters.len() as u32),
             waiting: lane.core.waiting_for(set, object).iter().map(|node| node.0).collect(),
             in_the_way_ms: held_up.map(|held_up| held_up.since.elapsed().as_millis() as u64),
+            leaves_in_ms: leaves_in.map(|time| time.as_millis() as u64),
         })
     }
 

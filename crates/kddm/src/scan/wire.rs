@@ -103,4 +103,6 @@ pub(super) struct Detail {
     /// Nodes that wait.
     pub waiting: Vec<u16>,
     pub in_the_way_ms: Option<u64>,
+    /// When the object leaves by itself, at the soonest.
+    pub leaves_in_ms: Option<u64>,
 }

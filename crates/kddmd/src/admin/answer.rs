@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kddm::{BudgetInfo, Error, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
+use kddm::{BudgetInfo, Error, ExpiryInfo, HeldBy, Node, NodeState, SetInfo, SetUsage, ShardUsage};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
@@ -139,7 +139,8 @@ impl Subject {
             Command::Sets => self.sets(),
             Command::Set { name } => {
                 let info = self.node.set_info(name)?;
-                let mut shown = set(&info, self.node.usage().get(&info.id), &self.node.budgets());
+                let mut shown =
+                    set(&info, self.node.usage().get(&info.id), &self.node.budgets(), &self.node.expiries());
                 let shards = self.node.shards(info.id);
                 shown["busiest_shards"] = shards.iter().take(BUSIEST).map(shard).collect();
                 Ok(shown)
@@ -239,9 +240,9 @@ impl Subject {
 
     fn sets(&self) -> Result<Json, Failure> {
         let usage = self.node.usage();
-        let budgets = self.node.budgets();
+        let (budgets, expiries) = (self.node.budgets(), self.node.expiries());
         let sets = self.node.sets()?;
-        let sets: Vec<Json> = sets.iter().map(|info| set(info, usage.get(&info.id), &budgets)).collect();
+        let sets: Vec<Json> = sets.iter().map(|info| set(info, usage.get(&info.id), &budgets, &expiries)).collect();
         Ok(json!({"answered_by": self.node.id(), "sets": sets}))
     }
 
@@ -378,9 +379,11 @@ fn held_by(holder: &HeldBy) -> String {
     format!("{} ({})", holder.who, if holder.is_write { "write" } else { "read" })
 }
 
-fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo]) -> Json {
+fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo], expiries: &[ExpiryInfo]) -> Json {
     let usage = usage.copied().unwrap_or_default();
     let budget = budgets.iter().find(|budget| budget.set_id == info.id);
+    let expiry = expiries.iter().find(|expiry| expiry.set_id == info.id);
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     json!({
         "name": info.name,
         "id": info.id,
@@ -393,6 +396,10 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo]) -> Json
         "write_policy": info.write_policy.map(kddm::linker::WritePolicy::word),
         "ending": info.is_ending,
         "frozen_by": info.frozen_by,
+        "expire_after_ms": info.expire_after.map(milliseconds),
+        "expire_idle_ms": info.expire_idle.map(milliseconds),
+        "on_expiry": info.on_expiry.map(kddm::OnExpiry::word),
+        "expired_here": expiry.map(|expiry| expiry.expired),
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,
         "metadata_bytes_here": usage.metadata_bytes,

@@ -40,6 +40,7 @@ pub fn show(node: &Node, set: &str, id: u64) -> Result<Json, Failure> {
         shown["waiting_nodes"] = json!(at.waiting);
         shown["waiting_at_owner"] = json!(at.waiting_here);
         shown["in_the_way_ms"] = json!(at.in_the_way_for.map(milliseconds));
+        shown["leaves_in_ms"] = json!(at.leaves_in.map(milliseconds));
     }
     Ok(shown)
 }

@@ -243,6 +243,7 @@ fn liar_of<T: Value>(socket: &Path, name: &str) -> (Stream, SetId) {
         create: true,
         linker: None,
         write_policy: None,
+        expiry: Default::default(),
     };
     let (session, secret) = (welcome.session, welcome.secret);
     let question = Question::Open(wanted);

@@ -1,0 +1,166 @@
+//! How an object goes whose time is over: its owner grabs it as any writer does, looks once more whether it is still the same
+//! put, and removes it before anybody else has it. So no put is lost that comes between, and nobody sees it come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kddm_core::Main;
+use kddm_core::id::{ObjectId, SetId};
+use kddm_core::message::RequestKind;
+
+use super::here::Expiring;
+use super::rule::OnExpiry;
+use crate::cell::{Hold, Store};
+use crate::error::{AccessError, Error};
+use crate::linker::{WritePolicy, drive};
+use crate::operation::{Plain, Request};
+use crate::pending::{Operation, Pending};
+use crate::runtime::lane::{Lane, LaneState};
+use crate::runtime::local::Wish;
+use crate::runtime::told::SetHere;
+use crate::runtime::wait::{Op, Outcome};
+
+/// It is not made if it does not exist by then.
+const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: true });
+
+const REMOVE: Wish = Wish::Request(RequestKind::Remove);
+
+/// Which put it was whose time is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Put {
+    pub version: u64,
+    /// An ownership in which it was there.
+    pub tenure: u64,
+    /// It goes because nobody has used it, in that very ownership.
+    pub is_unused: bool,
+}
+
+/// Counts among those that are about to go.
+struct UnderWay(Arc<Expiring>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The object is asked for, under the lock of its lane. Whoever had asked for it before has it first. To be gone on with
+/// once the lane has been given up. What goes because nobody uses it waits for nobody: `None` if it would.
+pub(super) fn ask(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object: u64, put: Put) -> Option<Arc<Op>> {
+    let op = Arc::new(Op::new(Arc::clone(lane)));
+    op.claim();
+    let object = ObjectId(object);
+    state.ask(set, object, GRAB, Arc::clone(&op));
+    if put.is_unused && !op.is_done() {
+        state.cancel(set, object, &op);
+        return None;
+    }
+    Some(op)
+}
+
+/// Takes an object back from nodes that have copies of it, and from programs, if nobody holds it: whoever uses it there
+/// asks for it again.
+pub(super) fn recall(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object: u64) {
+    let op = Arc::new(Op::new(Arc::clone(lane)));
+    state.ask(set, ObjectId(object), Wish::Request(RequestKind::TryGrab), op);
+}
+
+/// It goes when it is held.
+pub(super) fn begin(of: &Arc<Expiring>, here: &SetHere, object: u64, put: Put, op: Arc<Op>) {
+    of.under_way.fetch_add(1, Ordering::AcqRel);
+    drive(go(UnderWay(Arc::clone(of)), here.clone(), object, put, op));
+}
+
+async fn go(under_way: UnderWay, here: SetHere, object: u64, put: Put, op: Arc<Op>) {
+    let (of, limit) = (&under_way.0, here.runtime.config.wait_limit);
+    let request = Request::under_way(here.clone(), object, GRAB, op, limit);
+    let hold = match Pending::asked(Granted(request)).await {
+        Ok(Some(hold)) => hold,
+        Ok(None) => return,
+        // Somebody else has removed it.
+        Err(Error::Access(AccessError::NotFound)) => return,
+        Err(error) => return of.stays(object, &error),
+    };
+    let Some(op) = of.remove(&here, object, put, hold) else { return };
+    let request = Request::under_way(here, object, REMOVE, op, limit);
+    match Pending::asked(Plain(request)).await {
+        Ok(()) => _ = of.expired.fetch_add(1, Ordering::Relaxed),
+        Err(error) => of.stays(object, &error),
+    }
+}
+
+impl Expiring {
+    fn stays(&self, object: u64, error: &Error) {
+        count(&self.failed);
+        tracing::debug!(set = self.name, object, %error, "the time of an object is over, and it stays for now");
+    }
+
+    /// Removes what is held, if it is still that put. `None`: it is not, or must stay.
+    fn remove(&self, here: &SetHere, object: u64, put: Put, hold: Hold) -> Option<Arc<Op>> {
+        let store = here.lane(object).lock().store_of(here.set, object, put);
+        let Some(store) = store else {
+            if hold.release() {
+                here.released(object);
+            }
+            return None;
+        };
+        let hold = match (self.write_policy, self.rule.on_expiry) {
+            (None | Some(WritePolicy::Around), _) | (Some(WritePolicy::Through), OnExpiry::Evict) => {
+                return Some(here.remove_held(object, || _ = hold.release()));
+            }
+            (_, to) => match here.runtime.linkers.expire(here, &store, (object, hold), to) {
+                Ok(goes) => return goes,
+                Err(hold) => hold,
+            },
+        };
+        // Only a node that has the linker can write what waits, and remove there.
+        count(&self.failed);
+        if hold.release() {
+            here.released(object);
+        }
+        None
+    }
+}
+
+fn count(what: &AtomicU64) {
+    what.fetch_add(1, Ordering::Relaxed);
+}
+
+impl LaneState {
+    /// Where the object is, which is held, if it is still that put.
+    fn store_of(&self, set: SetId, object: u64, put: Put) -> Option<Arc<dyn Store>> {
+        let store = self.stores.get(&set)?;
+        let cell = store.find(object)?;
+        let Main::Owner { tenure, born, .. } = self.core.inspect(set, ObjectId(object))?.main else { return None };
+        let is_it = store.has_value(cell) && store.version(cell) == put.version && put.is(set, tenure.0, born.0);
+        let is_unused = tenure.0 == put.tenure && !store.is_used(cell);
+        (is_it && (!put.is_unused || is_unused)).then(|| Arc::clone(store))
+    }
+}
+
+/// A grab that ends with the bare hold, whatever type the set has here.
+struct Granted(Request);
+
+impl Operation<Option<Hold>> for Granted {
+    fn finish(&mut self) -> Option<Result<Option<Hold>, Error>> {
+        match self.0.op.take()? {
+            Outcome::Write(hold) => Some(Ok(Some(hold))),
+            Outcome::Failed(error) => Some(Err(error)),
+            // It was taken back meanwhile: the next look finds the object again.
+            _ => Some(Ok(None)),
+        }
+    }
+
+    fn op(&self) -> &Arc<Op> {
+        &self.0.op
+    }
+
+    fn give_up(&mut self, limit: Duration) -> Error {
+        self.0.timed_out(limit)
+    }
+
+    fn limit(&self) -> Duration {
+        self.0.limit
+    }
+}

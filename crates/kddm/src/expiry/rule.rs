@@ -1,0 +1,146 @@
+//! What is said of a set: when its objects leave, the same at each node.
+
+use std::time::Duration;
+
+use kddm_core::id::SetId;
+use kddm_core::io::Access;
+use serde::{Deserialize, Serialize};
+
+use super::{LEAST_EXPIRY, MOST_EXPIRY};
+use crate::cell::{Looked, Marks};
+use crate::error::{ConfigurationError, Error, SetError};
+
+/// What becomes of an expired object where a [linker](crate::SetBuilder::linker) stands behind the set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum OnExpiry {
+    /// It leaves the cluster, and stays there: the next access reads it again.
+    #[default]
+    Evict,
+    /// It is removed there, too.
+    Remove,
+}
+
+impl OnExpiry {
+    /// The word for it, in text and JSON.
+    ///
+    /// ```
+    /// assert_eq!(kddm::expiry::OnExpiry::Evict.word(), "evict");
+    /// ```
+    pub fn word(self) -> &'static str {
+        match self {
+            OnExpiry::Evict => "evict",
+            OnExpiry::Remove => "remove",
+        }
+    }
+}
+
+/// What the cluster remembers of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Expiry {
+    /// Since the last put.
+    pub after: Option<Duration>,
+    /// Since the last use.
+    pub idle: Option<Duration>,
+    pub on_expiry: OnExpiry,
+}
+
+/// The same, as whoever opens a set wants it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct WantedExpiry {
+    pub after: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub on_expiry: Option<OnExpiry>,
+}
+
+fn said(time: Option<Duration>) -> String {
+    time.map_or_else(|| "none".into(), |time| format!("{time:?}"))
+}
+
+impl WantedExpiry {
+    /// Of a set that is made with it.
+    pub fn made(self) -> Option<Expiry> {
+        let WantedExpiry { after, idle, on_expiry } = self;
+        (after.is_some() || idle.is_some()).then(|| Expiry { after, idle, on_expiry: on_expiry.unwrap_or_default() })
+    }
+
+    /// The number of a set that is made with it.
+    pub fn apply(self, set: SetId) -> SetId {
+        if self.made().is_some() { set.expiring() } else { set }
+    }
+
+    /// What cannot be, in a set that would be made (`create`) or is there.
+    pub fn check(self, create: bool) -> Result<(), Error> {
+        let out_of_range =
+            |setting, value: String, rule| Err(ConfigurationError::OutOfRange { setting, value, rule }.into());
+        for (setting, time) in [("expire_after", self.after), ("expire_idle", self.idle)] {
+            let Some(time) = time else { continue };
+            if time < LEAST_EXPIRY {
+                let rule = "it is at least 20 ms; leave it out for objects that stay";
+                return out_of_range(setting, format!("{time:?}"), rule);
+            }
+            if time > MOST_EXPIRY {
+                let rule = "it is at most 366 days; leave it out for objects that stay";
+                return out_of_range(setting, format!("{time:?}"), rule);
+            }
+        }
+        match self.on_expiry {
+            Some(on_expiry) if create && self.made().is_none() => {
+                let rule = "it needs `.expire_after(..)` or `.expire_idle(..)`";
+                out_of_range("on_expiry", on_expiry.word().into(), rule)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Only what was given explicitly is compared.
+    pub fn compare(self, name: &str, has: Option<Expiry>) -> Result<(), Error> {
+        let differs =
+            |setting, has, wanted| Err(SetError::SettingsDiffer { name: name.into(), setting, has, wanted }.into());
+        let times = [
+            ("expire_after", has.and_then(|has| has.after), self.after),
+            ("expire_idle", has.and_then(|has| has.idle), self.idle),
+        ];
+        for (setting, has, wanted) in times {
+            if wanted.is_some() && wanted != has {
+                return differs(setting, said(has), said(wanted));
+            }
+        }
+        let has = has.map(|has| has.on_expiry);
+        match self.on_expiry {
+            Some(wanted) if has != Some(wanted) => {
+                differs("on_expiry", has.map_or("none", OnExpiry::word).into(), wanted.word().into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Expiry {
+    /// Whether a put is as old as that.
+    pub fn is_over(self, age: Duration) -> bool {
+        self.after.is_some_and(|after| age >= after)
+    }
+
+    /// Whether an object that was not used for so long leaves, or is to be taken back from where it may be used.
+    pub fn is_idle(self, unused: Duration, looked: &Looked) -> bool {
+        let is_elsewhere = looked.access < Access::Write || looked.is_held;
+        self.idle.is_some_and(|idle| unused >= if is_elsewhere { idle / 2 } else { idle })
+    }
+
+    /// Whether it matters who reads.
+    pub fn marks(self) -> Marks {
+        if self.idle.is_some() { Marks::Yes } else { Marks::No }
+    }
+
+    /// How long there is between two looks at an object.
+    pub fn period(self) -> Duration {
+        let shortest = [self.after, self.idle].into_iter().flatten().min().unwrap_or(MOST_EXPIRY);
+        (shortest / LOOKS).clamp(PERIODS[0], PERIODS[1])
+    }
+}
+
+/// So often an object is looked at before it goes.
+const LOOKS: u32 = 16;
+
+/// From one look to the next: often enough for the shortest time; and where days are meant nobody counts minutes.
+const PERIODS: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(60)];
