@@ -23,9 +23,11 @@ mod recover;
 mod revalidate;
 mod room;
 mod scan;
+mod sides;
 
 pub use inspect::Inspection;
 pub use room::Room;
+use sides::Sides;
 
 /// Hints that a shard keeps of objects it no longer has. A forgotten hint costs one message.
 pub const HINTS_PER_SHARD: u32 = 256;
@@ -122,7 +124,7 @@ type Map<V> = HashMap<ObjectId, V, Mixer>;
 #[derive(Clone, Default, Debug)]
 pub struct Shard {
     objects: Table<Packed>,
-    sides: Map<Side>,
+    sides: Sides,
     directory: Table<Entry>,
     parked: Map<VecDeque<Request>>,
     replicas: Table<Slot>,

@@ -93,6 +93,17 @@ impl<E: Keyed> Table<E> {
         self.entries.get(self.find(key)?.1)
     }
 
+    pub fn get_mut(&mut self, key: ObjectId) -> Option<&mut E> {
+        let (_, position) = self.find(key)?;
+        self.entries.get_mut(position)
+    }
+
+    /// Whether one more entry needs no more memory.
+    pub fn has_room(&self) -> bool {
+        let len = self.entries.len();
+        len < self.entries.capacity() && self.index.len() >= places_for(len + 1)
+    }
+
     /// The position of an entry, until one is removed.
     pub fn position(&self, key: ObjectId) -> Option<usize> {
         Some(self.find(key)?.1)
@@ -122,6 +133,11 @@ impl<E: Keyed> Table<E> {
     }
 
     pub fn remove(&mut self, key: ObjectId) {
+        self.remove_beyond(key, 0);
+    }
+
+    /// As [`remove`](Self::remove); what had room for no more than that keeps its memory.
+    pub fn remove_beyond(&mut self, key: ObjectId, kept: usize) {
         let Some((place, position)) = self.find(key) else { return };
         let last = self.entries.len() - 1;
         if position != last {
@@ -133,7 +149,9 @@ impl<E: Keyed> Table<E> {
         }
         self.entries.swap_remove(position);
         self.close(place);
-        self.shrink();
+        if self.entries.capacity() > kept {
+            self.shrink();
+        }
     }
 
     /// Empties a place of the index: later entries of the run move up, so that no probe ends early.

@@ -113,7 +113,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "survives one of three",
-        systems: &[System::KddmReplicated, System::Etcd],
+        systems: &[System::KddmReplicated, System::Etcd, System::ZooKeeper, System::RedisSentinel],
         cases: WITH_COPIES,
         stale_reads: false,
     },

@@ -1,7 +1,7 @@
 //! What a kill -9 costs: how long nobody gets through, and what is lost of that which was acknowledged.
 //!
 //! One client writes one key all the time, and writes to a file what was acknowledged. Then the process that has the
-//! value is killed: of KDDM the client itself, which is the node that owns the object; of etcd the member that leads.
+//! value is killed: of KDDM the client itself, which is the node that owns the object; of the others whatever leads.
 //! At once another client tries to read the key and to write it, until both have succeeded.
 
 use std::path::{Path, PathBuf};
@@ -29,15 +29,18 @@ enum Victim {
     Leader,
     /// The node that owns the object; without a guardian its lease must run out.
     OwnerUnproven,
-    /// The member of etcd that leads.
-    EtcdLeader,
+    /// What leads of another system, with all that is on its host.
+    LeaderOf(System),
 }
 
 const VICTIMS: &[(Victim, &str)] = &[
     (Victim::Owner, "kddm-replica: the owner"),
     (Victim::Leader, "kddm-replica: the owner, which leads"),
     (Victim::OwnerUnproven, "kddm-replica: the owner, without a guardian"),
-    (Victim::EtcdLeader, "etcd: the leader"),
+    (Victim::LeaderOf(System::Etcd), "etcd: the leader"),
+    (Victim::LeaderOf(System::ZooKeeper), "zookeeper: the leader"),
+    (Victim::LeaderOf(System::RedisSentinel), "redis-sentinel: the server and its sentinel"),
+    (Victim::LeaderOf(System::RedisSentinelAsync), "redis-sentinel-async: the server and its sentinel"),
 ];
 
 /// All kills of all systems.
@@ -52,7 +55,7 @@ pub fn measure(missing: &mut Vec<String>) -> Result<Vec<Loss>, Failure> {
         let load = crate::report::load_average();
         for number in 0..KILLS {
             let outcome = match victim {
-                Victim::EtcdLeader => kill_etcd(number),
+                Victim::LeaderOf(system) => kill_leader(*system, number),
                 _ => kill_node(*victim, number),
             };
             match outcome {
@@ -113,21 +116,19 @@ fn kill_node(victim: Victim, number: usize) -> Result<(Duration, u64), Failure> 
     take_over(&mut nodes[other], Vec::new(), &file, start)
 }
 
-fn kill_etcd(number: usize) -> Result<(Duration, u64), Failure> {
-    let mut servers = Servers::new(&format!("kill-etcd-{number}"))?;
-    let leader = servers.address(System::Etcd)?;
+fn kill_leader(system: System, number: usize) -> Result<(Duration, u64), Failure> {
+    let mut servers = Servers::new(&format!("kill-{}-{number}", system.name()))?;
+    let leader = servers.address(system)?;
     let file = servers.folder().join("acknowledged");
     worker::stale_file(&file)?;
-    let members = servers.members().to_vec();
-    let (others, led): (Vec<_>, Vec<_>) = members.into_iter().partition(|(address, _)| *address != leader);
-    let others: Vec<String> = others.into_iter().map(|(address, _)| address).collect();
-    let mut writer = Worker::start(System::Etcd, &leader)?;
-    let mut other = Worker::start(System::Etcd, &others[0])?;
+    let quorum = servers.take_quorum()?;
+    let mut writer = Worker::start(system, &leader)?;
+    let mut other = Worker::start(system, &quorum.others[0])?;
     writer.order(&Order::WriteForKill { file: file.clone() })?;
     std::thread::sleep(BEFORE);
     let start = Instant::now();
-    led.iter().for_each(|(_, child)| servers.kill(*child));
-    take_over(&mut other, others, &file, start)
+    quorum.leader.iter().for_each(|process| servers.kill(*process));
+    take_over(&mut other, quorum.others, &file, start)
 }
 
 /// What another client finds, and when.

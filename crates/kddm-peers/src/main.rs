@@ -39,7 +39,7 @@ struct Arguments {
     /// How often each system has its turn.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     rounds: u32,
-    /// Only systems whose name contains this, or, if there is none, only such cases.
+    /// Only systems whose name contains this, or, if there is none, only such groups of systems, or such cases.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// All processes on one processor: what it costs in instructions, without wake-ups of another one.

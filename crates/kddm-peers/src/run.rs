@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Failure;
-use crate::case::{Case, Group};
+use crate::case::{Case, GROUPS, Group};
 use crate::report::{Report, Row, Slice, Stale};
 use crate::servers::Servers;
 use crate::system::System;
@@ -25,7 +25,7 @@ pub struct Options {
     pub slice: Duration,
     /// Slices of each system in each case.
     pub rounds: u32,
-    /// Only systems whose name contains this, or, if none does, only such cases.
+    /// Only systems whose name contains this, or, if none does, only such groups, or such cases.
     pub only: Option<String>,
 }
 
@@ -40,10 +40,22 @@ impl Options {
         self.only.as_ref().is_none_or(|only| "kill".contains(only.as_str()))
     }
 
+    /// All, if what was chosen names none.
+    fn wants_group(&self, name: &str) -> bool {
+        name_of_group(self.only.as_deref()).is_none_or(|only| name.contains(only))
+    }
+
     fn wants_case(&self, name: &str) -> bool {
         let Some(only) = &self.only else { return true };
-        name.contains(only.as_str()) || System::ALL.iter().any(|any| any.name().contains(only.as_str()))
+        name.contains(only.as_str())
+            || name_of_group(Some(only)).is_some()
+            || System::ALL.iter().any(|any| any.name().contains(only.as_str()))
     }
+}
+
+/// What was chosen, if it is in the name of a group.
+fn name_of_group(only: Option<&str>) -> Option<&str> {
+    only.filter(|only| GROUPS.iter().any(|group| group.name.contains(only)))
 }
 
 /// Measures everything that is there.
@@ -52,7 +64,7 @@ impl Options {
 /// A system that had come up failed.
 pub fn run(options: &Options, groups: &[Group]) -> Result<Report, Failure> {
     let mut report = Report::new(options.slice, options.rounds);
-    for group in groups {
+    for group in groups.iter().filter(|group| options.wants_group(group.name)) {
         measure(options, group, &mut report)?;
     }
     if options.wants_kills() {
@@ -203,4 +215,21 @@ fn stale_reads(system: System, address: &str, folder: &Path) -> Result<Stale, Fa
         other => return Err(format!("a client said {other:?}").into()),
     };
     Ok(Stale { system: system.name().into(), reads, stale, writes: writer.done()?.operations })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_chosen_is_a_system_a_group_or_a_case() {
+        let only = |only: &str| Options { slice: Duration::ZERO, rounds: 1, only: Some(only.into()) };
+        let (system, group, case) = (only("zookeeper"), only("survives"), only("lock_2"));
+        assert!(system.wants_system(System::ZooKeeper) && !system.wants_system(System::Etcd));
+        assert!(system.wants_case("lock_2") && system.wants_group("one copy"));
+        assert!(group.wants_system(System::Etcd) && group.wants_case("lock_2"));
+        assert!(group.wants_group("survives one of three") && !group.wants_group("one copy"));
+        assert!(case.wants_system(System::Etcd) && case.wants_case("lock_2") && !case.wants_case("lock_1"));
+        assert!([system, group, case].iter().all(|options| !options.wants_kills()) && only("kill").wants_kills());
+    }
 }

@@ -7,12 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::Failure;
-use crate::store::{self, Etcd, START_LIMIT, TRY_AGAIN};
+use crate::store::{self, START_LIMIT, TRY_AGAIN};
 use crate::system::System;
 
+mod quorum;
+
+pub use self::quorum::Quorum;
+
 /// Programs and what to install where they are missing.
-const PROGRAMS: &[(&str, &str)] =
-    &[("redis-server", "redis-server"), ("memcached", "memcached"), ("etcd", "etcd-server")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("redis-server", "redis-server"),
+    ("memcached", "memcached"),
+    ("etcd", "etcd-server"),
+    ("java", "zookeeper default-jre-headless"),
+];
 
 /// Where a program lies.
 fn found(program: &str) -> Option<PathBuf> {
@@ -37,8 +45,8 @@ pub struct Servers {
     children: Vec<Child>,
     /// Where one Redis answers, over TCP and on its socket: the same one for all who do not need another.
     redis: Option<[String; 2]>,
-    /// Where the members of etcd answer, and which processes they are.
-    members: Vec<(String, usize)>,
+    /// Of what was started last and survives the loss of a host: whom to kill, and whom to ask then.
+    quorum: Option<Quorum>,
 }
 
 impl Servers {
@@ -51,7 +59,7 @@ impl Servers {
         let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
         let folder = parent.join(format!("kddm-peers-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        Ok(Servers { folder, children: Vec::new(), redis: None, members: Vec::new() })
+        Ok(Servers { folder, children: Vec::new(), redis: None, quorum: None })
     }
 
     /// Where their files are.
@@ -80,9 +88,12 @@ impl Servers {
         Ok(self.children.len() - 1)
     }
 
-    /// Where the members of etcd answer, and their numbers here.
-    pub fn members(&self) -> &[(String, usize)] {
-        &self.members
+    /// Whom to kill, and whom to ask then, of what was started last and survives the loss of a host.
+    ///
+    /// # Errors
+    /// Nothing here does.
+    pub fn take_quorum(&mut self) -> Result<Quorum, Failure> {
+        self.quorum.take().ok_or_else(|| "nothing here survives the loss of a host".into())
     }
 
     /// Kills that one, as if its host had failed.
@@ -105,6 +116,8 @@ impl Servers {
             System::RedisWait => self.redis_with_replica(),
             System::Memcached => self.memcached(),
             System::Etcd => self.etcd(),
+            System::ZooKeeper => self.zookeeper(),
+            System::RedisSentinel | System::RedisSentinelAsync => self.redis_with_sentinels(system),
         }
     }
 
@@ -143,33 +156,6 @@ impl Servers {
         let address = format!("127.0.0.1:{port}");
         await_answer(System::Memcached, &address)?;
         Ok(address)
-    }
-
-    /// Three members of etcd; the address of the one that leads.
-    fn etcd(&mut self) -> Result<String, Failure> {
-        let mut members = Vec::new();
-        for name in ["a", "b", "c"] {
-            members.push((name, format!("127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?)));
-        }
-        let cluster: Vec<String> = members.iter().map(|(name, _, peer)| format!("{name}={peer}")).collect();
-        let cluster = cluster.join(",");
-        for (name, client, peer) in &members {
-            let client = format!("http://{client}");
-            let words = ["--name", name, "--data-dir", name, "--initial-cluster", &cluster];
-            let peers = ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer];
-            let clients = ["--listen-client-urls", &client, "--advertise-client-urls", &client];
-            let number = self.start("etcd", &[&words[..], &peers, &clients].concat())?;
-            self.members.push((client.trim_start_matches("http://").to_owned(), number));
-        }
-        for (_, client, _) in &members {
-            await_answer(System::Etcd, client)?;
-        }
-        for (_, client, _) in &members {
-            if Etcd::connect(client)?.leads()? {
-                return Ok(client.clone());
-            }
-        }
-        Err("no member of etcd leads".into())
     }
 }
 

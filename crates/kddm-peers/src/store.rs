@@ -2,13 +2,16 @@
 
 mod etcd;
 mod grpc;
+mod jute;
 mod kddm;
 mod memcached;
 mod protobuf;
 mod redis;
 mod redis_thread;
 mod resp;
+pub mod sentinel;
 mod stream;
+pub mod zookeeper;
 
 use std::time::Duration;
 
@@ -79,7 +82,10 @@ pub fn connect(system: System, address: &str) -> Result<Box<dyn Store>, Failure>
         System::Redis | System::RedisSocket => Box::new(redis::Redis::connect(address)?),
         System::RedisWait => Box::new(redis::Redis::connect(address)?.waiting()),
         System::RedisCached => Box::new(redis::Cached::connect(address)?),
+        System::RedisSentinel => Box::new(sentinel::connect(address)?.waiting()),
+        System::RedisSentinelAsync => Box::new(sentinel::connect(address)?),
         System::Etcd => Box::new(Etcd::connect(address)?),
+        System::ZooKeeper => Box::new(zookeeper::ZooKeeper::connect(address)?),
         System::RedisCachedByThread => Box::new(redis_thread::Threaded::connect(address)?),
         System::Memcached => Box::new(memcached::Memcached::connect(address)?),
     })

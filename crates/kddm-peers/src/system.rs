@@ -23,6 +23,12 @@ pub enum System {
     Memcached,
     /// Three members; clients ask the one that leads.
     Etcd,
+    /// Three members; clients ask the one that leads, and read what it has.
+    ZooKeeper,
+    /// A server with two replicas, and a sentinel beside each; a write is done when one replica has it.
+    RedisSentinel,
+    /// The same, and a write is done when the server has it.
+    RedisSentinelAsync,
 }
 
 impl System {
@@ -37,6 +43,9 @@ impl System {
         System::RedisWait,
         System::Memcached,
         System::Etcd,
+        System::ZooKeeper,
+        System::RedisSentinel,
+        System::RedisSentinelAsync,
     ];
 
     /// Its name in tables and arguments.
@@ -51,6 +60,9 @@ impl System {
             System::RedisWait => "redis-wait",
             System::Memcached => "memcached",
             System::Etcd => "etcd",
+            System::ZooKeeper => "zookeeper",
+            System::RedisSentinel => "redis-sentinel",
+            System::RedisSentinelAsync => "redis-sentinel-async",
         }
     }
 

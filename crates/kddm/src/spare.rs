@@ -2,9 +2,9 @@
 //!
 //! An allocator gives large memory back to the system at once, which then has to find and clear a page at
 //! a time of it for the next value: that takes longer than the value takes to arrive. So what large values
-//! leave behind is kept here, up to a limit.
+//! leave behind is kept here, up to a limit while such values come and go, and up to a lower one afterwards.
 
-use std::collections::TryReserveError;
+use std::collections::{TryReserveError, VecDeque};
 
 use parking_lot::Mutex;
 
@@ -13,12 +13,20 @@ use ahead::Ahead;
 
 mod ahead;
 
-/// The smallest buffer that is kept: below this an allocator keeps memory itself.
-pub const LEAST_BYTES: usize = 128 << 10;
+/// The smallest buffer that is kept. An allocator keeps smaller ones itself; of these it gives back what lies at the
+/// end of its memory, as soon as there are some.
+const LEAST_BYTES: usize = 32 << 10;
 
-/// What is kept at most, in bytes of a process: some large values, and little beside what a node that has
-/// such values holds of them.
-const MOST_BYTES: usize = 16 << 20;
+/// The smallest one whose pages are found ahead.
+const LEAST_AHEAD_BYTES: usize = 128 << 10;
+
+/// What is kept at most, in bytes of a process, while such values come and go: so much that whoever fetches many anew
+/// finds the memory of the old ones, of which all are gone before the first new one has come.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What is still kept when no large value has come or gone for a while: some of them, and little beside what a node
+/// that has such values holds.
+const MOST_IDLE_BYTES: usize = 16 << 20;
 
 /// A buffer without content.
 pub struct Spare {
@@ -30,7 +38,7 @@ pub struct Spare {
 
 /// What is kept. The last one is used first: it is the likeliest to be in a cache.
 struct Kept {
-    spares: Vec<Vec<u8>>,
+    spares: VecDeque<Vec<u8>>,
     kept_bytes: usize,
     ahead: Ahead,
 }
@@ -48,8 +56,12 @@ pub fn take(length: usize) -> Result<Spare, TryReserveError> {
             let found = bytes.capacity();
             return Ok(Spare { bytes, found });
         }
-        let ahead = kept.ahead.take(length);
-        let begins = kept.ahead.begins();
+        let mut ahead = None;
+        let mut begins = false;
+        if length >= LEAST_AHEAD_BYTES {
+            ahead = kept.ahead.take(length);
+            begins = kept.ahead.begins();
+        }
         drop(kept);
         if begins {
             ahead::begin();
@@ -74,7 +86,13 @@ pub fn copy_of(value: &[u8]) -> Vec<u8> {
 /// Keeps the memory of a value that is gone, if it is large.
 pub fn give(bytes: Vec<u8>) {
     if (LEAST_BYTES..=MOST_BYTES).contains(&bytes.capacity()) {
-        let too_much = KEPT.lock().give(bytes);
+        let mut kept = KEPT.lock();
+        let too_much = kept.give(bytes);
+        let begins = kept.kept_bytes > MOST_IDLE_BYTES && kept.ahead.needs_thread();
+        drop(kept);
+        if begins {
+            ahead::begin();
+        }
         // The system takes its time, and nobody has to wait for that.
         drop(too_much);
     }
@@ -87,24 +105,32 @@ fn fits(length: usize, buffer: &Vec<u8>) -> bool {
 
 impl Kept {
     const fn new() -> Kept {
-        Kept { spares: Vec::new(), kept_bytes: 0, ahead: Ahead::new() }
+        Kept { spares: VecDeque::new(), kept_bytes: 0, ahead: Ahead::new() }
     }
 
     fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        self.ahead.is_asked = true;
         let at = self.spares.iter().rposition(|spare| fits(length, spare))?;
-        let spare = self.spares.remove(at);
+        let spare = self.spares.remove(at)?;
         self.kept_bytes -= spare.capacity();
         Some(spare)
     }
 
     /// Keeps one more. What is too much is handed out: the oldest first.
     fn give(&mut self, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        self.ahead.is_asked = true;
         bytes.clear();
         self.kept_bytes += bytes.capacity();
-        self.spares.push(bytes);
+        self.spares.push_back(bytes);
+        self.beyond(MOST_BYTES)
+    }
+
+    /// Takes out what is more than that: the oldest first.
+    fn beyond(&mut self, most_bytes: usize) -> Vec<Vec<u8>> {
         let mut too_much = Vec::new();
-        while self.kept_bytes > MOST_BYTES {
-            let oldest = self.spares.remove(0);
+        while self.kept_bytes > most_bytes
+            && let Some(oldest) = self.spares.pop_front()
+        {
             self.kept_bytes -= oldest.capacity();
             too_much.push(oldest);
         }
@@ -146,13 +172,34 @@ mod tests {
     fn no_more_is_kept_than_the_limit_and_the_oldest_goes_first() {
         let mut kept = Kept::new();
         let mut dropped = 0;
-        for count in 1..=40 {
+        for count in 1..=100 {
             dropped += kept.give(value(MIB)).len();
             assert_eq!(kept.spares.len() + dropped, count);
             assert!(kept.kept_bytes <= MOST_BYTES);
         }
-        assert_eq!((kept.spares.len(), kept.kept_bytes), (16, 16 * MIB));
+        assert_eq!((kept.spares.len(), kept.kept_bytes), (64, 64 * MIB));
         assert_eq!(kept.give(value(3 * MIB)).len(), 3);
+        assert_eq!((kept.beyond(MOST_IDLE_BYTES).len(), kept.kept_bytes), (48, 16 * MIB));
+        assert_eq!((kept.beyond(0).len(), kept.kept_bytes), (14, 0));
+    }
+
+    #[test]
+    fn what_is_kept_beyond_the_lower_limit_goes_when_nobody_comes() {
+        // Other tests take none of these: they are too large.
+        for _ in 0..3 {
+            give(value(9 * MIB));
+        }
+        assert!(take(9 * MIB).is_ok_and(|spare| spare.found > 0), "it is kept while they come and go");
+        let begin = std::time::Instant::now();
+        loop {
+            let kept = KEPT.lock();
+            if kept.kept_bytes <= MOST_IDLE_BYTES {
+                break;
+            }
+            drop(kept);
+            assert!(begin.elapsed() < std::time::Duration::from_secs(120), "it never goes");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

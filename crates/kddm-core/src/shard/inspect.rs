@@ -162,7 +162,7 @@ impl Shard {
 
     /// Bytes of memory held by records, directory and their indexes.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Shard>() + self.objects.memory_bytes() + self.directory.memory_bytes() + self.sides.allocation_size()
+        size_of::<Shard>() + self.objects.memory_bytes() + self.directory.memory_bytes() + self.sides.memory_bytes()
     }
 }
 

@@ -38,7 +38,7 @@ impl Shard {
             let Some(side) = self.sides.get_mut(&copy.object) else { return Ok(false) };
             return if side.serves_others() { side.note_sharer(node, counter) } else { Ok(false) };
         }
-        self.sides.try_reserve(1).map_err(|_| NoMemory)?;
+        self.sides.reserve_one()?;
         let mut side = Side::default();
         let noted = side.note_sharer(node, counter)?;
         packed.has_side = !side.is_trivial();

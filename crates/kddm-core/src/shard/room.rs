@@ -23,9 +23,6 @@ impl Shard {
             }
             if !has_side {
                 self.sides.remove(&object);
-                if self.sides.is_empty() && self.sides.capacity() > 64 {
-                    self.sides = Map::default();
-                }
             }
         } else if has_side {
             let mut side = core::mem::take(spare);
@@ -101,7 +98,7 @@ impl Shard {
         if keeps || may_keep_replica {
             self.replicas.reserve_one()?;
         }
-        self.sides.try_reserve(1).map_err(|_| NoMemory)?;
+        self.sides.reserve_one()?;
         self.parked.try_reserve(1).map_err(|_| NoMemory)?;
         room.calls.try_reserve(8 + bound).map_err(refused)?;
         outputs.reserve(16 + 4 * bound)

@@ -49,7 +49,7 @@ impl Redis {
         expect(self.ask(&[b"CLIENT", b"TRACKING", b"ON", b"REDIRECT", other.as_bytes()])?, &ok())
     }
 
-    fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
+    pub(super) fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, Failure> {
         self.request.clear();
         command(&mut self.request, words);
         self.stream.send(&self.request)?;

@@ -1,6 +1,6 @@
 //! A connection over TCP or a Unix socket, with what has been read of it and not been used yet.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -46,6 +46,18 @@ impl Stream {
             Socket::Tcp(socket)
         };
         Ok(Stream { socket, received: Vec::with_capacity(4096), used: 0 })
+    }
+
+    /// [`wait`](Stream::wait) waits no longer than that; what it says then [`is_silence`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_limit(&self, limit: Duration) -> Result<(), Failure> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.set_read_timeout(Some(limit))?,
+            Socket::Unix(socket) => socket.set_read_timeout(Some(limit))?,
+        }
+        Ok(())
     }
 
     /// Sends all of it.
@@ -114,11 +126,34 @@ impl Stream {
     }
 }
 
+/// Whether nothing came for too long, and nothing else is wrong.
+pub fn is_silence(failure: &Failure) -> bool {
+    failure.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Socket::Tcp(socket) => socket.as_fd(),
             Socket::Unix(socket) => socket.as_fd(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_told_from_an_end() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut stream = Stream { socket: Socket::Unix(ours), received: Vec::new(), used: 0 };
+        stream.set_limit(Duration::from_millis(1)).unwrap();
+        assert!(is_silence(&stream.wait().unwrap_err()));
+        (&theirs).write_all(b"more").unwrap();
+        stream.wait().unwrap();
+        assert_eq!(stream.rest(), b"more");
+        drop(theirs);
+        assert!(!is_silence(&stream.wait().unwrap_err()));
     }
 }

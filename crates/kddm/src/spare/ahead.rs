@@ -2,13 +2,14 @@
 //!
 //! The system takes longer to find new memory than a large value takes to arrive. While values of one size
 //! arrive that stay, one after the other, a thread has it find the memory of the next ones, on a processor
-//! that has nothing better to do: it steps back after each piece. It ends when no more come.
+//! that has nothing better to do: it steps back after each piece. It ends when no more come, and gives back then what
+//! is kept beyond the lower limit.
 
 use std::time::Duration;
 
 use parking_lot::Condvar;
 
-use super::{KEPT, LEAST_BYTES, Spare, fits};
+use super::{KEPT, LEAST_AHEAD_BYTES, MOST_IDLE_BYTES, Spare, fits};
 use crate::pages::{LARGE_PAGES_FROM, find_pages_at};
 
 /// What is ready at most, in bytes of a process: as much as the largest buffer for which it is done. From
@@ -18,7 +19,7 @@ const MOST_AHEAD_BYTES: usize = LARGE_PAGES_FROM;
 /// For so much pages are found at once: some 20 µs, the longest that anybody has to wait for it.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// When no large value has come for so long, what is ready goes.
+/// When no large value has come or gone for so long, what is ready goes.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// What is ready, and what is to be.
@@ -31,8 +32,8 @@ pub(super) struct Ahead {
     /// The size that was asked for last, and whether the one before it was the same.
     asked: usize,
     repeats: bool,
-    /// Somebody has asked since the thread looked last.
-    is_asked: bool,
+    /// A large value has come or gone since the thread looked last.
+    pub is_asked: bool,
     has_thread: bool,
 }
 
@@ -56,7 +57,6 @@ impl Ahead {
     pub fn take(&mut self, length: usize) -> Option<Spare> {
         self.repeats = self.asked == length;
         self.asked = length;
-        self.is_asked = true;
         if let Some(at) = self.ready.iter().rposition(|bytes| fits(length, bytes)) {
             let bytes = self.ready.remove(at);
             self.ready_bytes -= bytes.capacity();
@@ -68,15 +68,18 @@ impl Ahead {
 
     /// Whether there is something to do for a thread, and none that does it: the caller is to begin one.
     pub fn begins(&mut self) -> bool {
-        if !self.repeats || !(LEAST_BYTES..MOST_AHEAD_BYTES).contains(&self.asked) {
+        if !self.repeats || !(LEAST_AHEAD_BYTES..MOST_AHEAD_BYTES).contains(&self.asked) {
             return false;
         }
         if self.has_thread {
             ASKED.notify_one();
-            return false;
         }
-        self.has_thread = true;
-        true
+        self.needs_thread()
+    }
+
+    /// Whether there is no thread: the caller is to begin one.
+    pub fn needs_thread(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_thread, true)
     }
 
     /// What is ready for a size that nobody asks for any more.
@@ -141,8 +144,9 @@ fn run() {
         let nobody_came = ASKED.wait_for(&mut kept, IDLE).timed_out() && !kept.ahead.is_asked;
         if nobody_came {
             let ready = std::mem::replace(&mut kept.ahead, Ahead::new());
+            let beyond = kept.beyond(MOST_IDLE_BYTES);
             drop(kept);
-            return drop(ready);
+            return drop((ready, beyond));
         }
     }
 }
@@ -175,7 +179,7 @@ mod tests {
         let spare = ahead.take(2 * MIB).expect("it is ready");
         assert_eq!((spare.found, spare.bytes.len()), (2 * MIB, 0));
         assert_eq!(find_all(&mut ahead), MOST_AHEAD_BYTES / (2 * MIB), "in its place");
-        for length in [LEAST_BYTES - 1, MOST_AHEAD_BYTES] {
+        for length in [LEAST_AHEAD_BYTES - 1, MOST_AHEAD_BYTES] {
             assert!(ahead.take(length).is_none() && ahead.take(length).is_none() && !ahead.begins());
         }
     }
