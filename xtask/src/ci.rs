@@ -17,6 +17,8 @@ pub const BESIDE_COMMAND: &str = "ci-beside";
 /// What changes must pass, one after the other.
 enum Work {
     Cargo(&'static [&'static str]),
+    /// Some tests once more, of nodes with two lanes.
+    Lanes,
     /// Documentation, where a warning is an error.
     Docs,
     Tidy,
@@ -40,6 +42,7 @@ const CI: &[(&str, Work)] = &[
     ("compile", Work::Cargo(&["test", "--workspace", "--no-run", "--quiet"])),
     ("begin", Work::Begin),
     ("tests", Work::Cargo(&["test", "--workspace"])),
+    ("lanes", Work::Lanes),
     ("etcd", Work::Etcd),
     ("beside", Work::Join),
     ("chaos", Work::Chaos),
@@ -100,6 +103,7 @@ fn take(steps: &[(&str, Work)], neighbour: &mut Option<Child>) -> bool {
         let start = Instant::now();
         let passed = match work {
             Work::Cargo(arguments) => cargo(arguments, &[]),
+            Work::Lanes => lanes(),
             Work::Docs => docs(),
             Work::Tidy => tidy::check(),
             Work::MemoryModel => memory_model::run(),
@@ -137,6 +141,14 @@ fn join(mut neighbour: Child) -> bool {
         Err(error) => eprintln!("{SAID}: {error}"),
     }
     passed
+}
+
+/// What is the same for any number of lanes, and says most about them: all of it would take as long as with one.
+fn lanes() -> bool {
+    let tests = ["attached", "membership", "freeze", "recovery"].iter().flat_map(|name| ["--test", *name]);
+    let mut command = Command::new("cargo");
+    command.args(["test", "--quiet", "-p", "kddm", "--lib"]).args(tests).env("KDDM_LANES", "2");
+    command.status().is_ok_and(|status| status.success())
 }
 
 fn docs() -> bool {

@@ -106,7 +106,7 @@ impl Runtime {
                 health.lost += state.core.lost_count(set);
             }
         }
-        let shards = || (0..SHARDS_PER_SET).map(|at| (&self.lanes[usize::from(at) % self.lanes.len()], ShardIndex(at)));
+        let shards = || (0..SHARDS_PER_SET).map(|at| (self.lane_of_shard(ShardIndex(at)), ShardIndex(at)));
         if may_have_lost {
             health.in_doubt = shards().filter(|(lane, at)| lane.lock().core.is_in_doubt(set, *at)).count();
         }

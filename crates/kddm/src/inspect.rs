@@ -2,6 +2,7 @@
 //! and who is in whose way. Nothing here is on the path of an operation, and nothing changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
@@ -273,7 +274,8 @@ impl Node {
     /// looked at, but of sets that may have lost some.
     pub fn usage(&self) -> BTreeMap<u64, SetUsage> {
         let mut usage: BTreeMap<u64, SetUsage> = BTreeMap::new();
-        for (at, lane) in self.runtime().lanes.iter().enumerate() {
+        let mut counted = BTreeSet::new();
+        for lane in &self.runtime().lanes {
             let state = lane.lock();
             // Replicas are kept also of sets that were never used here.
             let known: BTreeSet<SetId> = state.core.sets().into_iter().chain(state.stores.keys().copied()).collect();
@@ -288,7 +290,7 @@ impl Node {
                 sum.lost += if state.core.may_have_lost(*set) { state.core.lost_count(*set) } else { 0 };
                 sum.metadata_bytes += state.core.memory_bytes(*set);
                 // All lanes share one table.
-                let store = state.stores.get(set).filter(|_| at == 0);
+                let store = state.stores.get(set).filter(|_| counted.insert(*set));
                 sum.metadata_bytes += store.map_or(0, |store| store.metadata_bytes());
             }
         }
@@ -412,7 +414,8 @@ impl Node {
                 let cells = store.cells();
                 is_complete &= cells.len() <= limit;
                 // The lane is let go between objects: this must not stand in anybody's way.
-                for (object, cell) in cells.into_iter().take(limit) {
+                let is_its = |object| Arc::ptr_eq(self.runtime().lane(set, ObjectId(object)), lane);
+                for (object, cell) in cells.into_iter().take(limit).filter(|(object, _)| is_its(*object)) {
                     let driver = lane.lock();
                     // A loan that nobody waits for is in nobody's way.
                     let is_lent = driver.is_lent(set, ObjectId(object));

@@ -157,6 +157,11 @@ impl Node {
     /// # Errors
     /// As [`join`](Node::join).
     pub fn local_cluster(count: usize) -> Result<Vec<Node>, Error> {
+        Node::local_cluster_with(count, |config| config)
+    }
+
+    /// The same, of nodes that are made otherwise.
+    pub(crate) fn local_cluster_with(count: usize, with: impl Fn(Config) -> Config) -> Result<Vec<Node>, Error> {
         static CLUSTERS: AtomicU64 = AtomicU64::new(0);
         let cluster = CLUSTERS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut nodes: Vec<Node> = Vec::new();
@@ -168,7 +173,7 @@ impl Node {
             if let Some(first) = nodes.first() {
                 config = config.contact(first.address().clone());
             }
-            nodes.push(Node::join(config).wait()?);
+            nodes.push(Node::join(with(config)).wait()?);
         }
         Ok(nodes)
     }
@@ -180,6 +185,17 @@ impl Node {
     /// This node's number; in an attached program that of the node that lends to it.
     pub fn id(&self) -> u16 {
         self.runtime().identity.id.0
+    }
+
+    /// How many [lanes](Config::lanes) this node has, or the one that lends to this program.
+    ///
+    /// ```
+    /// let node = kddm::Node::join(kddm::Config::new().lanes(2)).wait()?;
+    /// assert_eq!(node.lanes(), 2);
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    pub fn lanes(&self) -> usize {
+        self.runtime().lanes.len()
     }
 
     /// How long a lease of this cluster is and what is left of this node's, how many members were lost,

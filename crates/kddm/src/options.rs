@@ -37,11 +37,14 @@ pub struct Config {
     pub join_limit: Duration,
     /// Largest encoded object that may be put at this node. What others have put is always taken.
     pub object_limit_bytes: usize,
-    /// Requests of this node that may wait for an answer at one time.
+    /// Requests of this node that may wait for an answer at one time; each lane has its share.
     pub outstanding_limit: usize,
-    /// Bytes that may wait for one peer to take them before its own requests wait here. Beyond twice
-    /// this and the largest object, requests to it are refused.
+    /// Bytes that may wait for one peer to take them before its own requests wait here, of which each lane has its
+    /// share. Beyond twice this and the largest object, requests to it are refused.
     pub peer_buffer_limit_bytes: usize,
+    /// Lanes of this node, 1 to 16: the threads that serve objects, each with some of them, its own lock, and a
+    /// link to each member. All nodes of a cluster need the same number. Default: what `KDDM_LANES` says, or one.
+    pub lanes: usize,
     /// How long a notifier may run before it is reported. It is waited for all the same.
     pub notifier_limit: Duration,
     /// How long a stop may take to hand over what this node holds. Zero: it goes at once, and what it
@@ -108,6 +111,21 @@ pub const DEFAULT_OUTSTANDING: usize = 65_536;
 /// Default bound on bytes waiting for one peer: four objects of the largest default size.
 pub const DEFAULT_PEER_BUFFER_BYTES: usize = 64 << 20;
 
+/// The most lanes of a node: so many threads and links to each member cost more than they bring on any machine of today.
+pub const MOST_LANES: usize = 16;
+
+/// Names the number of lanes of nodes whose configuration does not.
+pub const LANES_VARIABLE: &str = "KDDM_LANES";
+
+/// Default number of lanes: one thread keeps up with one processor's worth of messages. What the environment says and is no
+/// number is none, which is refused where the node begins.
+fn default_lanes() -> usize {
+    match std::env::var_os(LANES_VARIABLE).filter(|said| !said.is_empty()) {
+        Some(said) => said.to_str().and_then(|said| said.parse().ok()).unwrap_or(0),
+        None => 1,
+    }
+}
+
 /// Default limit of a notifier, 1 s: as long as a hold before it is warned about.
 pub const DEFAULT_NOTIFIER_LIMIT: Duration = Duration::from_nanos(kddm_view::NOTIFIER_LIMIT_NS);
 
@@ -124,6 +142,7 @@ impl Default for Config {
             object_limit_bytes: DEFAULT_OBJECT_LIMIT_BYTES,
             outstanding_limit: DEFAULT_OUTSTANDING,
             peer_buffer_limit_bytes: DEFAULT_PEER_BUFFER_BYTES,
+            lanes: default_lanes(),
             notifier_limit: DEFAULT_NOTIFIER_LIMIT,
             drain_limit: DEFAULT_DRAIN,
             lease: DEFAULT_LEASE,
@@ -262,6 +281,26 @@ impl Config {
     /// Sets how many requests may wait for an answer at one time.
     pub fn outstanding_limit(mut self, limit: usize) -> Config {
         self.outstanding_limit = limit;
+        self
+    }
+
+    /// Serves objects by so many threads, 1 to 16, which share nothing but their memory: an object is served by the one that
+    /// its number falls to. It is worth while where one thread does not keep up with what other nodes ask for, and there are
+    /// processors for more. All nodes of a cluster need the same number; a program that attaches to one takes what that
+    /// has.
+    ///
+    /// ```
+    /// let first = kddm::Node::join(kddm::Config::new().lanes(2)).wait()?;
+    /// let other = kddm::Config::new().lanes(3).contact(first.address().clone());
+    /// let refused = kddm::Node::join(other).wait().unwrap_err();
+    /// assert!(refused.to_string().contains("has 2 lanes, not 3"), "{refused}");
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the node joins: `OutOfRange` for another number, `Refused` if the cluster has another one.
+    pub fn lanes(mut self, lanes: usize) -> Config {
+        self.lanes = lanes;
         self
     }
 

@@ -22,6 +22,9 @@ const MOST_LIMIT_MS: u64 = 24 * 3600 * 1000;
 /// Leases that can be set; on a host that is virtual the library wants more.
 const LEASES_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
 
+/// Lanes that a node can have, as the library has it.
+const LANES: std::ops::RangeInclusive<usize> = 1..=16;
+
 /// Largest object that can be set, 1 GiB.
 const MOST_OBJECT_BYTES: usize = 1 << 30;
 
@@ -114,6 +117,10 @@ pub struct Layer {
     /// Bytes that may wait for one peer [default: 64 MiB].
     #[arg(long, value_name = "BYTES")]
     pub peer_buffer_limit_bytes: Option<usize>,
+    /// Threads that serve objects, each with its share of them, 1 to 16; all nodes of a cluster need the same number
+    /// [default: 1].
+    #[arg(long, value_name = "COUNT")]
+    pub lanes: Option<usize>,
 }
 
 /// Where a layer comes from, and how it names its keys.
@@ -213,6 +220,7 @@ impl Layer {
             object_limit_bytes: number("object_limit_bytes", get("object_limit_bytes"), count)?,
             outstanding_limit: number("outstanding_limit", get("outstanding_limit"), count)?,
             peer_buffer_limit_bytes: number("peer_buffer_limit_bytes", get("peer_buffer_limit_bytes"), count)?,
+            lanes: number("lanes", get("lanes"), "it must be a number from 1 to 16")?,
         };
         layer.check(&Source::Environment)?;
         Ok(layer)
@@ -267,6 +275,10 @@ impl Layer {
         if let Some(limit) = self.object_limit_bytes.filter(|limit| !(1..=MOST_OBJECT_BYTES).contains(limit)) {
             return wrong("object_limit_bytes", limit.to_string(), "it must be from 1 to 1073741824, which is 1 GiB");
         }
+        if let Some(lanes) = self.lanes.filter(|lanes| !LANES.contains(lanes)) {
+            let rule = "it must be from 1 to 16, and the same for all nodes of the cluster";
+            return wrong("lanes", lanes.to_string(), rule);
+        }
         let counts =
             [("outstanding_limit", self.outstanding_limit), ("peer_buffer_limit_bytes", self.peer_buffer_limit_bytes)];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
@@ -299,6 +311,7 @@ impl Layer {
             object_limit_bytes: self.object_limit_bytes.or(below.object_limit_bytes),
             outstanding_limit: self.outstanding_limit.or(below.outstanding_limit),
             peer_buffer_limit_bytes: self.peer_buffer_limit_bytes.or(below.peer_buffer_limit_bytes),
+            lanes: self.lanes.or(below.lanes),
         }
     }
 }
@@ -426,6 +439,9 @@ impl Settings {
         }
         if let Some(limit) = self.layer.peer_buffer_limit_bytes {
             config.peer_buffer_limit_bytes = limit;
+        }
+        if let Some(lanes) = self.layer.lanes {
+            config = config.lanes(lanes);
         }
         config
     }

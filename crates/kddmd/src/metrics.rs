@@ -300,6 +300,8 @@ pub fn render(subject: &Subject) -> String {
     budgets(&mut page, &node.budgets());
     expiries(&mut page, &node.expiries());
     leases(&mut page, node.lease());
+    let help = "Threads of this node that serve objects, each with its share of them.";
+    page.single("kddm_lanes", "gauge", help, node.lanes());
     members(&mut page, node);
     voting(&mut page, &node.voting());
     let programs = node.programs();

@@ -39,8 +39,12 @@ fn table(rows: &Json, columns: &[(&str, &str)]) -> String {
 
 /// `cluster status`.
 pub fn status(answer: &Json) -> String {
+    let lanes = match answer["lanes"].as_u64() {
+        None | Some(0 | 1) => String::new(),
+        Some(many) => format!(", {many} lanes"),
+    };
     let head = format!(
-        "session {}, epoch {}, cluster {}, seen by node {}",
+        "session {}, epoch {}, cluster {}{lanes}, seen by node {}",
         answer["session"],
         answer["epoch"],
         text(&answer["cluster"]),

@@ -170,9 +170,9 @@ pub trait Store: Any + Send + Sync + Written + Aged {
     /// As [`Self::release_cell`], only if there is no value and nobody waits.
     fn release_cell_if_empty(&self, cell: CellNumber) -> bool;
 
-    /// Takes all access back. New holds wait, and those that are left are not waited for.
-    fn close(&self) {
-        for (_, cell) in self.cells() {
+    /// Takes all access to the objects that are meant back. New holds wait, and those that are left are not waited for.
+    fn close(&self, is_meant: &dyn Fn(u64) -> bool) {
+        for (_, cell) in self.cells().into_iter().filter(|(object, _)| is_meant(*object)) {
             let _holders_keep_what_they_have = self.revoke(cell, Access::None);
         }
     }

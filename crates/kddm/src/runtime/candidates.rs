@@ -230,8 +230,7 @@ mod tests {
             put(&here, object, object + 1);
         }
         let reader = reader.rejoin(LIMIT).wait().expect("it comes back");
-        let lane = &reader.runtime().lanes[0];
-        while !lane.lock().candidates.is_empty() {
+        while !reader.runtime().lanes.iter().all(|lane| lane.lock().candidates.is_empty()) {
             assert!(begin.elapsed() < LIMIT, "not all is answered");
             std::thread::yield_now();
         }

@@ -109,8 +109,7 @@ impl LaneState {
         if before.is_some_and(|before| Arc::ptr_eq(&before, feed)) && !wants_all {
             return;
         }
-        let cells = self.stores.get(&set).map(|store| store.cells()).unwrap_or_default();
-        for (object, cell) in cells {
+        for (object, cell) in self.own_cells(set) {
             // First, so that a put that this does not see yet is told.
             if let Some(store) = self.stores.get(&set) {
                 store.set_watched(cell, true);
@@ -144,8 +143,7 @@ impl LaneState {
             return;
         }
         self.watchers.sets.remove(&set);
-        let cells = self.stores.get(&set).map(|store| store.cells()).unwrap_or_default();
-        for (object, _) in cells {
+        for (object, _) in self.own_cells(set) {
             let object = ObjectId(object);
             if !self.is_watched(set, object) {
                 self.set_watched(set, object, false);

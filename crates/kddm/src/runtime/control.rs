@@ -13,6 +13,7 @@ use crate::guardian::Secret;
 use crate::node::{MemberInfo, NodeState};
 use crate::runtime::Runtime;
 use crate::runtime::deciding::NotAdmitted;
+use crate::runtime::lane::Lane;
 use crate::transport::address::AddressError;
 use crate::transport::greeting::{self, Hello, PROTOCOL, Purpose, Reply};
 use crate::transport::{Address, Stream};
@@ -31,7 +32,15 @@ const LEARN_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// Let me in. For the voter.
-    Join { wanted: Option<u16>, address: String, nonce: u64, zone: Option<String>, witness: bool, preferred: bool },
+    Join {
+        wanted: Option<u16>,
+        address: String,
+        nonce: u64,
+        zone: Option<String>,
+        witness: bool,
+        preferred: bool,
+        lanes: u8,
+    },
     /// A message of the view log.
     Log(Vec<u8>),
     /// The whole state. For the voter.
@@ -179,12 +188,18 @@ impl Runtime {
         if let Purpose::Link { lane, lanes, .. } = hello.purpose
             && (usize::from(lanes) != self.lanes.len() || lane >= lanes)
         {
-            return Err(format!(
-                "this node has {} lanes, not {lanes}; all nodes need the same number",
-                self.lanes.len()
-            ));
+            return Err(self.has_other_lanes(lanes));
         }
         if self.knows(hello) { Ok(()) } else { Err(not_a_member(hello)) }
+    }
+
+    /// Why a node with so many lanes is not let in.
+    fn has_other_lanes(&self, theirs: u8) -> String {
+        let (ours, id) = (self.lanes.len(), self.identity.id);
+        let s = if ours == 1 { "" } else { "s" };
+        format!(
+            "node {id} has {ours} lane{s}, not {theirs}; all nodes of a cluster need the same number: set `lanes` to {ours}"
+        )
     }
 
     /// Whether the caller is a member. One that has just been let in may be ahead of the news of it.
@@ -222,7 +237,10 @@ impl Runtime {
                     "the log of this cluster's views is in {place}, and not with its members: tell this node where"
                 ))
             }
-            Question::Join { wanted, address, nonce, zone, witness, preferred } => {
+            Question::Join { lanes, .. } if usize::from(lanes) != self.lanes.len() => {
+                Answer::No(self.has_other_lanes(lanes))
+            }
+            Question::Join { wanted, address, nonce, zone, witness, preferred, .. } => {
                 let (node, site) = (wanted.map(NodeId), Site { zone, witness, preferred });
                 self.answer_join(&Change::Join { node, address, nonce, site }, nonce)
             }
@@ -332,8 +350,9 @@ impl Runtime {
 
     pub fn members(&self) -> Vec<MemberInfo> {
         let members = self.membership.lock().state.clone();
-        let state = self.lanes[0].lock();
-        let answers = |node| state.peers.get(&node).is_some_and(|peer| peer.answers(node, &self.silence));
+        let answers =
+            |lane: &Arc<Lane>, node| lane.lock().peers.get(&node).is_some_and(|peer| peer.answers(node, &self.silence));
+        let answers = |node| self.lanes.iter().all(|lane| answers(lane, node));
         let info = |(node, entry): (NodeId, &MemberEntry)| MemberInfo {
             id: node.0,
             incarnation: entry.incarnation.0,

@@ -9,6 +9,7 @@ use kddm_view::{Cause, Change, ENTRIES_PER_MESSAGE, choose_voters};
 
 use crate::runtime::Runtime;
 use crate::runtime::membership::{Guard, Membership};
+use crate::runtime::peer::Peer;
 
 /// How long a new node may leave a gap between its admission and its first connection before it is
 /// taken for dead when another process asks for its number: the default limit of a join.
@@ -181,8 +182,8 @@ impl Runtime {
 
     /// Whether a member had a connection with this node and has none any more.
     fn is_gone(&self, node: NodeId) -> bool {
-        let state = self.lanes[0].lock();
-        node != self.identity.id && state.peers.get(&node).is_none_or(|peer| peer.is_gone(FIRST_CONNECTION))
+        let is_gone = |peer: &Peer| peer.is_gone(FIRST_CONNECTION);
+        node != self.identity.id && self.lanes.iter().all(|lane| lane.lock().peers.get(&node).is_none_or(is_gone))
     }
 }
 

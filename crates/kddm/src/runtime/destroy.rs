@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::SetId;
+use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::Access;
 
 use crate::cell::{CellNumber, Ended, RevokeResult, Store};
@@ -72,7 +72,7 @@ impl LaneState {
     /// does, and where the next slice begins.
     fn close_slice(&self, set: SetId, first: CellNumber) -> (bool, Option<CellNumber>) {
         let Some(store) = self.stores.get(&set) else { return (false, None) };
-        let (cells, next) = store.cells_from(first, SLICE);
+        let (cells, next) = self.own_cells_from(set, first, SLICE);
         let mut is_held = false;
         for (_, cell) in cells {
             is_held |= store.revoke(cell, Access::None) == RevokeResult::Held;
@@ -92,6 +92,7 @@ impl LaneState {
             hooks.end();
         }
         let store = self.stores.remove(&set)?;
+        self.part.forget(set);
         // Whoever holds one of its objects still asks its table first.
         told::forget(store.table());
         Some(store)
@@ -104,8 +105,9 @@ impl LaneState {
     pub fn end_set(&mut self, set: SetId) {
         self.begin_destroy(set);
         if let Some(store) = self.forget_set(set) {
-            store.close();
-            discard_all(&*store);
+            let is_own = |object| self.part.has(set, ObjectId(object));
+            store.close(&is_own);
+            discard_all(&*store, &is_own);
         }
     }
 }
@@ -129,15 +131,19 @@ impl Runtime {
                     self.wait_for_change(&mut membership, Instant::now() + HOLDER_CHECK);
                 }
             }
+        }
+        // All lanes have one memory of it, and each has ended with its objects.
+        let mut left = None;
+        for lane in &self.lanes {
             let mut state = lane.lock();
-            let store = state.forget_set(set);
+            left = state.forget_set(set).or(left);
             let records = (state.core.destroy(set), state.forget_candidates(set));
             lane.finish(state);
             // Nobody else knows them any more: freeing them keeps nobody waiting.
             drop(records);
-            if let Some(store) = store {
-                discard_all(&*store);
-            }
+        }
+        if let Some(store) = left {
+            discard_all(&*store, &|_| true);
         }
         self.budgets.forget(set);
         self.signals.expiries.forget(set);
@@ -161,9 +167,9 @@ fn close(lane: &Lane, set: SetId) -> Vec<CellNumber> {
     held
 }
 
-fn discard_all(store: &dyn Store) {
+fn discard_all(store: &dyn Store, is_meant: &dyn Fn(u64) -> bool) {
     store.end(Ended::Destroyed);
-    for (_, cell) in store.cells() {
+    for (_, cell) in store.cells().into_iter().filter(|(object, _)| is_meant(*object)) {
         if store.revoke(cell, Access::None) != RevokeResult::Held {
             store.discard(cell);
         }

@@ -298,6 +298,7 @@ impl Runtime {
         }
         let now = Instant::now();
         let mut unlinked: Vec<u16> = self.lanes.iter().flat_map(|lane| lane.lock().unlinked()).collect();
+        unlinked.sort_unstable();
         unlinked.dedup();
         let since = if unlinked.is_empty() { None } else { until.unlinked_since.get().or(Some(now)) };
         until.unlinked_since.set(since);

@@ -21,13 +21,15 @@ impl LaneState {
         // First of all what the fast path looks at.
         self.lease.set_deadline_ns(Lease::ENDED);
         self.note_lent();
+        self.close_stores();
         for store in self.stores.values() {
-            store.close();
             store.end(Ended::Fenced);
         }
         self.end_hooks();
         self.fail_waiters(None, &AccessError::Fenced.into());
         self.desk.is_to_end = true;
+        // What waits in the other lanes ends too: whoever keeps the links sees to that.
+        self.signals.links.raise();
     }
 
     /// A node whose lease has ended handles nothing more: whoever takes the lane looks.

@@ -286,7 +286,7 @@ impl LaneState {
         if self.frozen.in_force(set).is_none_or(|frozen| frozen.is_closed) {
             return None;
         }
-        let (cells, next) = self.stores.get(&set)?.cells_from(first, most);
+        let (cells, next) = self.own_cells_from(set, first, most);
         for (object, _) in cells {
             let object = ObjectId(object);
             self.lower_cell(set, object);

@@ -144,13 +144,8 @@ impl Runtime {
             let mut next = Some(0).filter(|_| is_new);
             while let Some(first) = next {
                 let mut state = lane.lock();
-                let Some(store) = state.stores.get(&set).cloned() else { break };
-                let (cells, after) = store.cells_from(first, SLICE);
-                for (object, _) in cells {
-                    if Arc::ptr_eq(self.lane(set, ObjectId(object)), lane) {
-                        state.look_at_hooks(set, ObjectId(object));
-                    }
-                }
+                let (cells, after) = state.own_cells_from(set, first, SLICE);
+                cells.into_iter().for_each(|(object, _)| state.look_at_hooks(set, ObjectId(object)));
                 lane.finish_fair(state);
                 next = after;
             }

@@ -31,9 +31,11 @@ impl Runtime {
         let (mut at, mut is_recovering) = (None, false);
         for lane in &self.lanes {
             let state = lane.lock();
-            is_recovering |= state.core.is_recovering() || state.fenced;
             let view = state.core.view();
-            at = Some((view.epoch, view.placement, is_healed));
+            let seen = Some((view.epoch, view.placement, is_healed));
+            // One that is not there yet is about to be.
+            is_recovering |= state.core.is_recovering() || state.fenced || at.is_some_and(|_| at != seen);
+            at = seen;
         }
         if is_recovering || at == judged.at {
             return;

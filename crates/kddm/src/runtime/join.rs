@@ -11,7 +11,7 @@ use kddm_view::{Change, ClusterId, Identity as ClusterIdentity, SessionId, Site,
 use crate::cell::Lease;
 use crate::error::{AccessError, ConfigurationError, Error, MembershipError};
 use crate::guardian::Secret;
-use crate::options::{Config, MOST_OBJECT_LIMIT_BYTES};
+use crate::options::{Config, MOST_LANES, MOST_OBJECT_LIMIT_BYTES};
 use crate::runtime::control::{Answer, CONTROL_LIMIT, Question};
 use crate::runtime::elsewhere;
 use crate::runtime::lane::{Lane, LaneState, Limits};
@@ -19,14 +19,12 @@ use crate::runtime::leasing::check_length;
 use crate::runtime::lending::TAKES_NOTHING;
 use crate::runtime::membership::{Founder, Membership};
 use crate::runtime::notify::Notify;
+use crate::runtime::part::Part;
 use crate::runtime::placing::Signals;
 use crate::runtime::reviving::{self, Kept};
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
 use crate::transport::{Address, Listener, Poller};
-
-/// Lanes of a node. One thread keeps up with one processor's worth of messages.
-const LANES: usize = 1;
 
 /// How soon a cluster that cannot decide just now is asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -123,6 +121,13 @@ fn check(config: &Config) -> Result<SessionId, Error> {
     if config.peer_buffer_limit_bytes == 0 {
         return out("peer_buffer_limit_bytes", "0".into(), "it must be at least 1 byte");
     }
+    if !(1..=MOST_LANES).contains(&config.lanes) {
+        return out(
+            "lanes",
+            config.lanes.to_string(),
+            "it must be from 1 to 16, and the same for all nodes of the cluster",
+        );
+    }
     if config.wait_limit.is_zero() {
         return out("wait_limit", "0".into(), "it must be longer than nothing; single waits may have less");
     }
@@ -183,7 +188,8 @@ pub(crate) fn ask_all(
         }
         let (wanted, address, site) = (config.node_id, address.into(), config.site.clone());
         let Site { zone, witness, preferred } = site;
-        let question = Question::Join { wanted, address, nonce, zone, witness, preferred };
+        let lanes = config.lanes as u8;
+        let question = Question::Join { wanted, address, nonce, zone, witness, preferred, lanes };
         // The lease of who is let in counts from before it has asked.
         let asked = Time(Lease::now_ns());
         match call(&contact, &hello, &question, limit) {
@@ -223,17 +229,19 @@ fn start(
 ) -> Result<Arc<Runtime>, Error> {
     let system = |what| move |error: std::io::Error| ConfigurationError::System { what, reason: error.to_string() };
     let limits = Limits {
-        outstanding: config.outstanding_limit,
+        // Each lane has its share.
+        outstanding: config.outstanding_limit.div_ceil(config.lanes),
         object_bytes: config.object_limit_bytes,
-        peer_buffer_bytes: config.peer_buffer_limit_bytes,
+        peer_buffer_bytes: config.peer_buffer_limit_bytes.div_ceil(config.lanes),
         program_takes_nothing: TAKES_NOTHING,
     };
     let mut lanes = Vec::new();
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
-    for number in 0..LANES {
+    for (number, part) in (0..).zip(Part::all(config.lanes)) {
         let poller = Poller::new().map_err(system("polling"))?;
-        let core = Core::new(identity.id, identity.incarnation, number as u8);
-        lanes.push(Arc::new(Lane::new(poller, LaneState::new(core, limits, signals.clone(), Arc::clone(&lease)))));
+        let core = Core::new(identity.id, identity.incarnation, number);
+        let lane = LaneState::new(core, part, limits, signals.clone(), Arc::clone(&lease));
+        lanes.push(Arc::new(Lane::new(poller, lane)));
     }
     let notify = Notify::new(config.notifier_limit, identity.id.0, &config.notifiers)?;
     let first = membership.state.view();
@@ -299,7 +307,10 @@ pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Du
             let reason = match runtime.notify.running() {
                 Some(name) => format!("the notifier `{name}` has not returned"),
                 None if missing.is_empty() => "the first node has not agreed; is it alive?".into(),
-                None => format!("no connection with nodes {missing:?}"),
+                None => match &*runtime.link_refused.lock() {
+                    Some(why) => format!("no connection with nodes {missing:?}: {why}"),
+                    None => format!("no connection with nodes {missing:?}"),
+                },
             };
             return Err(MembershipError::JoinTimedOut { limit_ms: limit.as_millis() as u64, reason }.into());
         }

@@ -10,7 +10,7 @@ use kddm_core::id::{Mixer, NodeId, ObjectId, Placement, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::node::Node as Core;
 
-use crate::cell::{Ended, Lease, Store, Table};
+use crate::cell::{Ended, Lease, Store};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::acceptance::LostAndSettled;
 use crate::runtime::backlog::FullPeers;
@@ -22,6 +22,7 @@ use crate::runtime::lending::{Desk, LENDER, Link, program_of};
 use crate::runtime::local::Local;
 use crate::runtime::memory::Lent;
 use crate::runtime::overdue::Overdue;
+use crate::runtime::part::Part;
 use crate::runtime::peer::Peer;
 use crate::runtime::placing::Signals;
 use crate::runtime::refusals::Refusals;
@@ -34,7 +35,6 @@ use crate::runtime::watching::Watchers;
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, Slip, now, slips};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
-use crate::value::Raw;
 
 /// Limits of a lane, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,7 @@ pub(crate) struct Limits {
 /// What the lock of a lane protects.
 pub(crate) struct LaneState {
     pub core: Core,
+    pub part: Part,
     pub outputs: Outputs,
     /// Inputs that follow from one input; empty between two.
     pub todo: VecDeque<Input>,
@@ -107,9 +108,10 @@ pub(crate) struct LaneState {
 }
 
 impl LaneState {
-    pub fn new(core: Core, limits: Limits, signals: Signals, lease: Arc<Lease>) -> LaneState {
+    pub fn new(core: Core, part: Part, limits: Limits, signals: Signals, lease: Arc<Lease>) -> LaneState {
         LaneState {
             core,
+            part,
             outputs: Outputs::new(),
             todo: VecDeque::new(),
             stores: HashMap::default(),
@@ -151,16 +153,6 @@ impl LaneState {
         }
     }
 
-    /// The memory of a set here. A set that nobody has opened here is kept as raw bytes: this node
-    /// may be its home, or be handed an object.
-    pub fn store(&mut self, set: SetId) -> Arc<dyn Store> {
-        let signals = &self.signals;
-        Arc::clone(self.stores.entry(set).or_insert_with(|| {
-            signals.expiries.hear_of(set);
-            Arc::new(Table::<Raw>::new())
-        }))
-    }
-
     /// Who is waited for by whoever wants an object here.
     pub fn waiting_for(&self, set: SetId, object: ObjectId, silence: &Silence) -> WaitingFor {
         if let Some(lender) = self.asked_lender(set, object) {
@@ -191,8 +183,8 @@ impl LaneState {
     pub fn stop(&mut self, poller: &Poller) {
         self.stopped = true;
         self.end_hooks();
+        self.close_stores();
         for store in self.stores.values() {
-            store.close();
             // What is fenced stays so.
             if !self.fenced {
                 store.end(Ended::Stopped);
@@ -297,6 +289,12 @@ impl Lane {
     pub fn finish_fair(&self, mut state: Turn<'_>) {
         self.wind_up(&mut state);
         state.yield_fairly();
+    }
+
+    /// As [`Self::finish`], for who has all lanes: nobody is woken before he has given up the last one.
+    pub fn finish_in_silence(&self, mut state: Turn<'_>) -> ToWake {
+        self.wind_up(&mut state);
+        state.give_up()
     }
 
     fn wind_up(&self, state: &mut LaneState) {

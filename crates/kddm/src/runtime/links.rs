@@ -8,12 +8,14 @@ use kddm_core::id::NodeId;
 use kddm_view::MemberEntry;
 use parking_lot::Mutex;
 
+use crate::cell::Lease;
 use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
+use crate::runtime::lane::Lane;
 use crate::runtime::peer::Peer;
 use crate::runtime::places::Places;
 use crate::runtime::silence::LOOK_INTERVAL;
-use crate::transport::greeting::{Purpose, greet};
+use crate::transport::greeting::{GreetError, Purpose, greet};
 use crate::transport::{Address, Stream};
 
 /// How often a link that is missing is tried again.
@@ -108,6 +110,10 @@ impl Runtime {
         // Each dial has a thread of its own, so that a silent member keeps no other waiting.
         std::thread::scope(|scope| {
             while !self.is_stopping() {
+                if self.lease.deadline_ns() == Lease::ENDED {
+                    // One lane may have found out by itself.
+                    self.lease_is_over("its lease has ended, or another of its lanes has fenced itself");
+                }
                 let state = self.membership.lock().state.clone();
                 self.listen_for_silence(&state, &mut looked);
                 let mut is_missing_one = false;
@@ -162,7 +168,12 @@ impl Runtime {
                     lane.finish(state);
                     self.changed.notify_all();
                 }
-                Err(error) => tracing::debug!(peer = id.0, %error, "no link yet"),
+                Err(error) => {
+                    tracing::debug!(peer = id.0, %error, "no link yet");
+                    if let GreetError::Refused(reason) = error {
+                        *self.link_refused.lock() = Some(reason);
+                    }
+                }
             }
         }
     }
@@ -170,9 +181,9 @@ impl Runtime {
     /// Members with which this node has no link now.
     pub fn unlinked(&self) -> Vec<u16> {
         let members = self.membership.lock().state.clone();
-        let state = self.lanes[0].lock();
-        let linked = |id: NodeId| id == self.identity.id || state.peers.get(&id).is_some_and(Peer::is_connected);
-        members.members().map(|(id, _)| id).filter(|id| !linked(*id)).map(|id| id.0).collect()
+        let is_linked = |lane: &Arc<Lane>, id| lane.lock().peers.get(&id).is_some_and(Peer::is_connected);
+        let linked = |id: &NodeId| *id == self.identity.id || self.lanes.iter().all(|lane| is_linked(lane, *id));
+        members.members().map(|(id, _)| id).filter(|id| !linked(id)).map(|id| id.0).collect()
     }
 }
 

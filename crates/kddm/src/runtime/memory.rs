@@ -13,6 +13,7 @@ use kddm_view::Change;
 use crate::runtime::Runtime;
 use crate::runtime::candidates::Batch;
 use crate::runtime::lane::LaneState;
+use crate::runtime::part::lane_of;
 use crate::runtime::placing::Follows;
 
 /// Objects that are remembered before others get the lane: some milliseconds.
@@ -29,8 +30,8 @@ pub(crate) struct Memories {
     directories: Vec<Directory>,
     /// What it had to read, lane by lane.
     copies: Vec<Vec<Batch>>,
-    /// The first epoch in which it did nothing; 0 if there is nothing that it could vouch for.
-    left: Epoch,
+    /// The first epoch in which it did nothing, lane by lane; nothing if there is nothing that it could vouch for.
+    left: Vec<Epoch>,
 }
 
 /// Objects that programs had to write when the node was fenced: what they have put since is not here.
@@ -115,7 +116,7 @@ impl Runtime {
             return Memories::default();
         }
         let owned = self.lanes.iter().flat_map(|lane| lane.lock().memories()).collect();
-        let left = self.lanes.iter().map(|lane| lane.lock().core.leaves()).max().unwrap_or_default();
+        let left = self.lanes.iter().map(|lane| lane.lock().core.leaves()).collect();
         let directories = self.lanes.iter().flat_map(|lane| lane.lock().core.directories()).collect();
         Memories { owned, directories, copies: self.lanes.iter().map(|lane| lane.lock().copies()).collect(), left }
     }
@@ -124,8 +125,8 @@ impl Runtime {
     /// `deadline` is decided later. Then it begins to ask which of its read copies are the newest.
     pub fn recall(self: &Arc<Self>, kept: Memories, deadline: Instant) {
         // First: the epoch that it needs would end all questions.
-        if kept.left > Epoch(0) {
-            self.recall_owned(kept.owned, kept.directories, kept.left, deadline);
+        if !kept.left.is_empty() {
+            self.recall_owned(kept.owned, kept.directories, &kept.left, deadline);
         }
         // Who has begun anew since then gives out no tenure of before, so that none of these is taken for another.
         for (lane, copies) in self.lanes.iter().zip(kept.copies) {
@@ -139,7 +140,7 @@ impl Runtime {
         self: &Arc<Self>,
         mut kept: Vec<Kept>,
         directories: Vec<Directory>,
-        left: Epoch,
+        left: &[Epoch],
         deadline: Instant,
     ) {
         // Sets were named and numbered anew since then: an object of that number may be another one's.
@@ -150,27 +151,28 @@ impl Runtime {
             let objects = count - kept.len();
             tracing::warn!(objects, "all who shared had lost their leases, and began anew: what was owned is gone");
         }
-        if left <= anew {
+        if left.iter().all(|left| *left <= anew) {
             return;
         }
         let mut of_lanes: Vec<Vec<Kept>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for one in kept {
             let shard = one.0.object.shard(one.0.set.policy().unwrap_or_default());
-            let at = usize::from(shard.0) % self.lanes.len();
-            of_lanes[at].push(one);
+            of_lanes[lane_of(shard, self.lanes.len())].push(one);
         }
         for directory in directories.into_iter().filter(|directory| directory.left() > anew) {
-            let lane = &self.lanes[usize::from(directory.shard.0) % self.lanes.len()];
+            let lane = self.lane_of_shard(directory.shard);
             let mut state = lane.lock();
             state.remember_directory(directory);
             lane.finish_fair(state);
         }
         // The last one is the first in which all of it can be said.
         let mut epoch = Epoch(0);
-        for (lane, mut kept) in self.lanes.iter().zip(of_lanes) {
+        for ((lane, left), mut kept) in self.lanes.iter().zip(left).zip(of_lanes) {
             loop {
                 let mut state = lane.lock();
-                state.core.remember_leaving(left);
+                if *left > anew {
+                    state.core.remember_leaving(*left);
+                }
                 state.remember(&mut kept);
                 epoch = epoch.max(state.core.epoch());
                 lane.finish_fair(state);

@@ -31,6 +31,7 @@ pub(crate) mod notify;
 pub(crate) mod numbers;
 pub(crate) mod objects;
 pub(crate) mod overdue;
+pub(crate) mod part;
 pub(crate) mod peer;
 pub(crate) mod per_kind;
 pub(crate) mod places;
@@ -60,7 +61,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
+use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId, ShardIndex};
 use kddm_core::view::View;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -77,9 +78,11 @@ use crate::runtime::lane::{Lane, Limits};
 use crate::runtime::lending::attach::Lender;
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
+use crate::runtime::part::lane_of;
 use crate::runtime::placing::Signals;
 use crate::runtime::silence::Silence;
 use crate::runtime::statistics::Statistics;
+use crate::runtime::turn::Turn;
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -131,6 +134,8 @@ pub(crate) struct Runtime {
     pub is_guarded: AtomicBool,
     /// The numbers of sets that it was told of.
     pub numbers: numbers::Numbers,
+    /// Why a member has refused a link last.
+    pub link_refused: Mutex<Option<String>>,
     /// A stop has begun.
     leaving: AtomicBool,
     /// Everything is being taken down.
@@ -189,6 +194,7 @@ impl Runtime {
             silence: Silence::default(),
             is_guarded: AtomicBool::new(false),
             numbers: numbers::Numbers::default(),
+            link_refused: Mutex::default(),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             listener: Mutex::new(parts.listener),
@@ -201,35 +207,23 @@ impl Runtime {
 
     /// The lane that handles an object: by its shard, so that all messages of an object keep one order.
     pub fn lane(&self, set: SetId, object: ObjectId) -> &Arc<Lane> {
-        let shard = object.shard(set.policy().unwrap_or_default());
-        &self.lanes[usize::from(shard.0) % self.lanes.len()]
+        self.lane_of_shard(object.shard(set.policy().unwrap_or_default()))
+    }
+
+    /// The lane of a shard.
+    pub fn lane_of_shard(&self, shard: ShardIndex) -> &Arc<Lane> {
+        &self.lanes[lane_of(shard, self.lanes.len())]
     }
 
     /// The table of a set with values of type `T`.
     pub fn table<T: Value>(&self, set: SetId) -> Result<Arc<Table<T>>, Error> {
         // All lanes are taken in order: none may hand an object to the old table meanwhile.
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
-        if states[0].fenced {
-            return Err(AccessError::Fenced.into());
-        }
-        if states[0].stopped {
-            return Err(MembershipError::Stopped.into());
-        }
-        if states[0].destroyed.contains(set) {
-            return Err(crate::error::SetError::Destroyed.into());
-        }
-        // What programs have been lent is no reason not to give the set a type.
-        let is_typed = states[0].stores.get(&set).is_some_and(|old| Table::<T>::from_store(old).is_some());
-        if !is_typed {
-            states.iter_mut().for_each(|state| state.park_loans(set));
-        }
-        let table = typed_store::<T>(states[0].stores.get(&set));
-        for state in &mut states {
-            if let Ok(table) = &table {
-                state.stores.insert(set, Arc::clone(table) as _);
-            }
-            state.unpark_loans(set);
-        }
+        let table = table_in(&mut states, set);
+        // A task that is woken may take any lane at once.
+        let to_wake: Vec<_> =
+            self.lanes.iter().zip(states).map(|(lane, state)| lane.finish_in_silence(state)).collect();
+        drop(to_wake);
         table
     }
 
@@ -258,10 +252,10 @@ impl Runtime {
             return Some(not_a_member(node.0));
         }
         let answers = |peer: &peer::Peer| peer.answers(node, &self.silence);
-        let reached = |lane: &Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
-        let reached = node == self.identity.id || self.lanes.iter().all(reached);
-        let why = self.lanes[0].lock().why_unreachable(node);
-        (!reached).then(|| AccessError::Unreachable { node: node.0, limit_ms: 0, why }.into())
+        let reached = |lane: &&Arc<Lane>| lane.lock().peers.get(&node).is_some_and(answers);
+        let missed = self.lanes.iter().find(|lane| !reached(lane)).filter(|_| node != self.identity.id)?;
+        let why = missed.lock().why_unreachable(node);
+        Some(AccessError::Unreachable { node: node.0, limit_ms: 0, why }.into())
     }
 
     pub fn statistics(&self) -> Statistics {
@@ -271,6 +265,8 @@ impl Runtime {
             sum.add(&state.statistics);
             sum.frames_sent += state.frames_to_programs() + state.frames_to_lender();
         }
+        // All lanes fence themselves then, and it is one node.
+        sum.fences = sum.fences.min(1);
         sum.malformed += self.rpc.malformed();
         sum.invoking = self.invoking.counted();
         sum.names = self.coordination.names.counted();
@@ -360,6 +356,34 @@ impl Runtime {
         // Handlers that waited for objects have been told by the lanes.
         self.rpc.join();
     }
+}
+
+/// The table of a set, by whoever has all lanes.
+fn table_in<T: Value>(states: &mut [Turn<'_>], set: SetId) -> Result<Arc<Table<T>>, Error> {
+    if states.iter().any(|state| state.fenced) {
+        return Err(AccessError::Fenced.into());
+    }
+    if states.iter().any(|state| state.stopped) {
+        return Err(MembershipError::Stopped.into());
+    }
+    if states.iter().any(|state| state.destroyed.contains(set)) {
+        return Err(crate::error::SetError::Destroyed.into());
+    }
+    let known = states.first().and_then(|state| state.part.known(set));
+    // What programs have been lent is no reason not to give the set a type.
+    let is_typed = known.as_ref().is_some_and(|old| Table::<T>::from_store(old).is_some());
+    if !is_typed {
+        states.iter_mut().for_each(|state| state.park_loans(set));
+    }
+    let table = typed_store::<T>(known.as_ref());
+    for state in states {
+        if let Ok(table) = &table {
+            state.part.replace(set, Arc::clone(table) as _);
+            state.stores.insert(set, Arc::clone(table) as _);
+        }
+        state.unpark_loans(set);
+    }
+    table
 }
 
 /// A node was named to which nothing can be moved.

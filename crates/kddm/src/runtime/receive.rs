@@ -316,6 +316,9 @@ impl LaneState {
         if head.envelope.from != id {
             return Err(Trouble::Malformed("a frame that names another sender"));
         }
+        if !self.part.may_hear(head.envelope.set, head.envelope.object, message) {
+            return Err(Trouble::Malformed("a frame about an object of another lane"));
+        }
         // Before it is accepted: what is not received is written again on the next connection.
         if checksum != head.seal.checksum {
             return Err(Trouble::Malformed("a body with a wrong checksum"));

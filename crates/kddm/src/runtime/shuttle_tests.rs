@@ -89,7 +89,8 @@ fn node(state: &State, id: NodeId) -> Node {
     let limits = Limits { outstanding, object_bytes, peer_buffer_bytes, program_takes_nothing };
     let (signals, lease) = (Signals::default(), Arc::<Lease>::default());
     let core = Core::new(id, identity.incarnation, 0);
-    let lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
+    let part = Part::all(1).next().expect("one lane");
+    let lane = LaneState::new(core, part, limits, signals.clone(), Arc::clone(&lease));
     let lane = Lane::new(Poller::new().expect("a poller"), lane);
     let runtime = Runtime::new(Parts {
         secret: None,

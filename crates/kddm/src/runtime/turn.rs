@@ -44,6 +44,11 @@ impl<'a> Turn<'a> {
         Turn { state, to_wake: ToWake::default(), was_panicking: std::thread::panicking() }
     }
 
+    /// Gives up the lane; what was to be woken is woken when that is dropped.
+    pub fn give_up(mut self) -> ToWake {
+        std::mem::take(&mut self.state.to_wake)
+    }
+
     /// Whoever waits for the lane gets it before this thread does again.
     pub fn yield_fairly(&mut self) {
         MutexGuard::bump(&mut self.state);

@@ -14,7 +14,6 @@ use super::{Found, ObjectState, PAGE_LIMIT};
 use crate::rpc::Incoming;
 use crate::rpc::frame::Fault;
 use crate::runtime::Runtime;
-use crate::runtime::lane::Lane;
 use crate::runtime::told::SetHere;
 
 /// Pages that are got for programs at one time: each has a thread.
@@ -106,10 +105,6 @@ impl Runtime {
         };
         // The lease is looked at after what it vouches for.
         told.filter(|_| self.lease.is_valid()).unwrap_or(Told::Away)
-    }
-
-    pub(super) fn lane_of_shard(&self, shard: ShardIndex) -> &Arc<Lane> {
-        &self.lanes[usize::from(shard.0) % self.lanes.len()]
     }
 
     /// `None`: this node answers for nothing.

@@ -132,3 +132,74 @@ fn a_port_in_use_is_named() {
     let text = error.to_string();
     assert!(text.contains(&first.address().to_string()) && text.contains("in use"), "{text}");
 }
+
+/// A node with another number of lanes could not talk to all of each other one: it is not let in, and hears why.
+#[test]
+fn nodes_with_other_lanes_are_not_let_in() {
+    let first = Node::join(crate::unhurried().lanes(2)).wait().expect("a free port");
+    for (lanes, said) in [(1, "has 2 lanes, not 1"), (16, "has 2 lanes, not 16")] {
+        let other = crate::unhurried().contact(first.address().clone()).lanes(lanes);
+        match Node::join(other).wait() {
+            Err(Error::Membership(MembershipError::Refused { reason })) => {
+                assert!(reason.contains(said) && reason.contains("set `lanes` to 2"), "{reason}");
+            }
+            other => panic!("{:?}", other.map(|node| node.id())),
+        }
+    }
+    assert_eq!(first.members().len(), 1, "it was no member for a moment either");
+    let second = crate::unhurried().contact(first.address().clone()).lanes(2);
+    let second = Node::join(second).wait().expect("it has as many");
+    assert!(second.members().iter().all(|member| member.reachable));
+    for wrong in [0, 17, usize::MAX] {
+        let refused = Node::join(crate::unhurried().lanes(wrong)).wait().map(|node| node.id());
+        let is_named = matches!(
+            &refused,
+            Err(Error::Configuration(ConfigurationError::OutOfRange { setting: "lanes", value, .. }))
+                if *value == wrong.to_string()
+        );
+        assert!(is_named, "{refused:?}");
+    }
+}
+
+/// One that comes by itself, by a log that says nothing of lanes: its links are refused, and it is told so.
+#[test]
+fn a_link_for_another_number_of_lanes_is_refused() {
+    let first = Node::join(crate::unhurried().lanes(3)).wait().expect("a free port");
+    let purpose = Purpose::Link { lane: 0, lanes: 2, received: 0 };
+    let hello = Hello { protocol: PROTOCOL, session: 4711, cluster: 0, node: 9, incarnation: 9, nonce: 9, purpose };
+    match greet(first.address(), &hello, LIMIT) {
+        Err(GreetError::Refused(reason)) => assert!(reason.contains("has 3 lanes, not 2"), "{reason}"),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}
+
+/// Objects of every lane at once, by two nodes and all their threads.
+#[test]
+fn many_lanes_lose_no_increment() {
+    const OBJECTS: u64 = 48;
+    const ROUNDS: u64 = 10;
+    let first = Node::join(crate::unhurried().lanes(5)).wait().expect("a free port");
+    let second = Node::join(crate::unhurried().contact(first.address().clone()).lanes(5)).wait().expect("it is let in");
+    let sets = [&first, &second].map(|node| -> Set<u64> { node.set("lanes").open().wait().expect("the set opens") });
+    let add = |number: &mut u64| {
+        *number += 1;
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        for set in sets.iter().chain(&sets) {
+            scope.spawn(move || {
+                for object in (0..ROUNDS).flat_map(|_| 0..OBJECTS) {
+                    set.update(object, add).wait_for(LIMIT).expect("the owner is alive");
+                }
+            });
+        }
+    });
+    for object in 0..OBJECTS {
+        assert_eq!(*sets[1].get(object).wait_for(LIMIT).expect("a copy"), 4 * ROUNDS);
+    }
+    second.stop();
+    for object in 0..OBJECTS {
+        assert_eq!(*sets[0].get(object).wait_for(LIMIT).expect("it was handed over"), 4 * ROUNDS);
+    }
+    assert_eq!(first.statistics().faults, 0);
+}

@@ -207,6 +207,7 @@ impl Subject {
             "lost_here": recovery.lost,
             "replicas_here": recovery.replicas,
             "epoch": self.node.epoch(),
+            "lanes": self.node.lanes(),
             "session": self.node.session(),
             "cluster": format!("{:016x}", self.node.cluster_id()),
             "voters": voting.voters,

@@ -38,7 +38,7 @@ fn the_defaults_are_those_that_are_promised() {
 fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     let text = "node_id = 3\nlisten = \"7601\"\ninsecure = true\ncontacts = [\"a:1\", \"b:2\"]\nfound = false\nautostart = false\n\
                 session = 12\nzone = \"rack 7\"\nwitness = true\npreferred = false\ndata_dir = \"/d\"\nhttp = \"7680\"\nlog = \"debug\"\nwait_limit_ms = 1\njoin_limit_ms = 2\n\
-                drain_limit_ms = 3\nlease_ms = 300\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nguardian = \"/g\"\n";
+                drain_limit_ms = 3\nlease_ms = 300\nobject_limit_bytes = 4\noutstanding_limit = 5\npeer_buffer_limit_bytes = 6\nlanes = 7\nguardian = \"/g\"\n";
     let from_file = file(text).expect("good");
     let from_environment = environment(&[
         ("KDDM_NODE_ID", "3"),
@@ -61,6 +61,7 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
         ("KDDM_OBJECT_LIMIT_BYTES", "4"),
         ("KDDM_OUTSTANDING_LIMIT", "5"),
         ("KDDM_PEER_BUFFER_LIMIT_BYTES", "6"),
+        ("KDDM_LANES", "7"),
         ("KDDM_GUARDIAN", "/g"),
     ])
     .expect("good");
@@ -68,7 +69,8 @@ fn every_key_can_be_set_in_the_file_and_in_the_environment() {
     assert!(!format!("{from_file:?}").contains("None"), "a key is missing above: {from_file:?}");
     assert_eq!(from_file.clone().over(Layer::default()), from_file);
     assert_eq!(Layer::default().over(from_file.clone()), from_file);
-    assert_eq!(resolve(from_file).expect("good").listen.to_string(), "127.0.0.1:7601");
+    let settings = resolve(from_file).expect("good");
+    assert_eq!((settings.listen.to_string().as_str(), settings.node_config(None).lanes), ("127.0.0.1:7601", 7));
 }
 
 #[test]
@@ -83,6 +85,8 @@ fn what_is_wrong_in_a_file_is_named_with_its_line() {
         ("session = \n", &["line 1"]),
         ("drain_limit_ms = 0\n", &["`drain_limit_ms` is 0"]),
         ("lease_ms = 49\n", &["`lease_ms` is 49", "50 to 60000"]),
+        ("lanes = 0\n", &["`lanes` is 0", "from 1 to 16", "same for all nodes"]),
+        ("lanes = 17\n", &["`lanes` is 17"]),
         ("object_limit_bytes = 2000000000\n", &["`object_limit_bytes`", "1 GiB"]),
     ] {
         let error = file(text).expect_err(text).to_string();

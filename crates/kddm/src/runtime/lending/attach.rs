@@ -24,6 +24,7 @@ use crate::runtime::join::identity_of;
 use crate::runtime::lane::{Lane, LaneState, Limits};
 use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
+use crate::runtime::part::Part;
 use crate::runtime::placing::Signals;
 use crate::runtime::{Parts, Runtime};
 use crate::system::{Description, Wanted};
@@ -113,11 +114,11 @@ fn start(socket: &Path, welcome: &Welcome, reading: Reading, streams: Vec<Stream
     // What is lent here is used no longer than by the node that lends it.
     lease.set_deadline_ns(reading.here_ns(welcome.lease_until_ns));
     let mut lanes = Vec::new();
-    for (number, stream) in (0..).zip(streams) {
+    for ((number, part), stream) in (0..).zip(Part::all(streams.len())).zip(streams) {
         let poller = Poller::new().map_err(system("polling"))?;
         // Nothing is ever handed to this core: the link stands in its place.
         let core = Core::new(identity.id, identity.incarnation, number);
-        let mut lane = LaneState::new(core, limits, signals.clone(), Arc::clone(&lease));
+        let mut lane = LaneState::new(core, part, limits, signals.clone(), Arc::clone(&lease));
         lane.link =
             Some(Box::new(Link::new(stream, &poller, Arc::clone(&notify), reading).map_err(system("the socket"))?));
         lane.shares = true;

@@ -278,20 +278,7 @@ fn serve(owner: &Weak<Owner>, stream: Stream, greeting: Place, asking: &Places) 
     };
     match purpose {
         Purpose::Attach { name } => let_in(runtime, stream, name),
-        Purpose::Lane { session, secret, lane } => {
-            let Some(found) = runtime.lanes.get(usize::from(lane)).filter(|_| lane > 0) else {
-                return refuse(runtime, &stream, "it has no such lane".into());
-            };
-            let Some(name) = runtime.name_of(session, secret) else {
-                return refuse(runtime, &stream, NOT_ATTACHED.into());
-            };
-            greeting::send(&stream, &Reply::Lane)?;
-            let pid = pid_of(&stream);
-            let mut state = found.lock();
-            let connected = state.connect_program(session, Session::new(stream, name, pid, secret), &found.poller);
-            found.finish(state);
-            connected
-        }
+        Purpose::Lane { session, secret, lane } => let_in_lane(runtime, stream, (session, secret), lane),
         Purpose::Calls { session, secret, node } => {
             if runtime.name_of(session, secret).is_none() {
                 return refuse(runtime, &stream, NOT_ATTACHED.into());
@@ -381,10 +368,42 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     if state.stopped || state.fenced {
         return Err(io::Error::other("this node has stopped"));
     }
+    runtime.signals.parted.is_attached(session);
     let connected = state.connect_program(session, program, &lane.poller);
     state.tell_program_of_view(session);
     state.desk.make_dirty(session);
     lane.finish(state);
+    if connected.is_err() {
+        runtime.signals.parted.add(session, false);
+    }
+    connected
+}
+
+/// Another lane of a program that is let in.
+fn let_in_lane(runtime: &Runtime, stream: Stream, (session, secret): (u32, u64), lane: u8) -> io::Result<()> {
+    let Some(found) = runtime.lanes.get(usize::from(lane)).filter(|_| lane > 0) else {
+        return refuse(runtime, &stream, "it has no such lane".into());
+    };
+    let Some(name) = runtime.name_of(session, secret) else {
+        return refuse(runtime, &stream, NOT_ATTACHED.into());
+    };
+    let pid = pid_of(&stream);
+    let mut program = Session::new(stream, name, pid, secret);
+    // Written once it is known here, as with the first lane: then it may open sets.
+    program.outbox.push_greeting(&greeting::bytes_of(&Reply::Lane)?);
+    let mut state = found.lock();
+    if state.stopped || state.fenced || state.program_name(session, secret).is_some() {
+        return Err(io::Error::other("this node has stopped, or the program has that lane already"));
+    }
+    let connected = state.connect_program(session, program, &found.poller);
+    state.desk.make_dirty(session);
+    found.finish(state);
+    if runtime.name_of(session, secret).is_none() {
+        // It has ended meanwhile, and its other lanes with it.
+        let mut state = found.lock();
+        state.hear_program_out(session, &found.poller);
+        found.finish(state);
+    }
     connected
 }
 

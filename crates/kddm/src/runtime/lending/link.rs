@@ -270,6 +270,16 @@ impl LaneState {
 
     fn lender_says(&mut self, head: &Head, body: &[u8], poller: &Poller) -> bool {
         let (set, object) = (head.set, head.object);
+        let is_of_all = matches!(
+            head.word,
+            Word::SetEnding | Word::SetEnded | Word::View | Word::Lease { .. } | Word::Ended { .. }
+        );
+        if !is_of_all && !self.part.has(set, object) {
+            self.statistics.malformed += 1;
+            tracing::warn!("the daemon says something of an object of another lane: detaching");
+            self.detach(poller);
+            return false;
+        }
         match head.word {
             Word::Granted { level, bytes, number, version, tenure } => {
                 self.granted((set, object), level, (bytes, body), number, (version, tenure));
@@ -404,8 +414,8 @@ impl LaneState {
         let taken = std::mem::take(&mut link.unsafe_puts);
         let ended = if self.stopped { MembershipError::Stopped } else { MembershipError::Detached };
         let error: Error = ended.into();
+        self.close_stores();
         for store in self.stores.values() {
-            store.close();
             if !self.fenced && !self.stopped {
                 store.end(Ended::Detached);
             }

@@ -1,6 +1,6 @@
 //! Programs that are not attached any more: whoever waits for them at barriers and latches hears of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 
 use parking_lot::{Condvar, Mutex};
@@ -21,14 +21,26 @@ pub(crate) struct Parted {
 
 #[derive(Default)]
 struct Kept {
-    sessions: BTreeSet<u32>,
+    /// Those that are attached.
+    attached: BTreeSet<u32>,
+    /// Each with whether it took part in anything.
+    ended: BTreeMap<u32, bool>,
     is_closed: bool,
 }
 
 impl Parted {
-    pub fn add(&self, session: u32) {
-        self.kept.lock().sessions.insert(session);
-        self.news.notify_all();
+    /// A program is let in.
+    pub fn is_attached(&self, session: u32) {
+        self.kept.lock().attached.insert(session);
+    }
+
+    /// A lane has seen the end of a program: it is over for all lanes. What the first one says counts.
+    pub fn add(&self, session: u32, took_part: bool) {
+        let mut kept = self.kept.lock();
+        if kept.attached.remove(&session) {
+            kept.ended.insert(session, took_part);
+            self.news.notify_all();
+        }
     }
 
     /// The node stops.
@@ -38,19 +50,28 @@ impl Parted {
     }
 
     /// Waits for some. `None` when the node stops.
-    fn wait(&self) -> Option<BTreeSet<u32>> {
+    fn wait(&self) -> Option<BTreeMap<u32, bool>> {
         let mut kept = self.kept.lock();
-        while kept.sessions.is_empty() && !kept.is_closed {
+        while kept.ended.is_empty() && !kept.is_closed {
             self.news.wait(&mut kept);
         }
-        if kept.is_closed { None } else { Some(std::mem::take(&mut kept.sessions)) }
+        if kept.is_closed { None } else { Some(std::mem::take(&mut kept.ended)) }
     }
 }
 
 /// The thread that tells of them.
 pub(super) fn tell_of(parted: &Parted, runtime: &Weak<Runtime>) {
-    while let Some(sessions) = parted.wait() {
+    while let Some(ended) = parted.wait() {
         let Some(runtime) = runtime.upgrade().filter(|runtime| !runtime.is_stopping()) else { return };
+        for lane in &runtime.lanes {
+            let mut state = lane.lock();
+            ended.keys().for_each(|session| state.hear_program_out(*session, &lane.poller));
+            lane.finish(state);
+        }
+        let sessions: BTreeSet<u32> = ended.into_iter().filter(|(_, took_part)| *took_part).map(|(it, _)| it).collect();
+        if sessions.is_empty() {
+            continue;
+        }
         let node = Node(Owner::guest(runtime));
         for attempt in 1..=ATTEMPTS {
             match programs_have_ended(&node, &sessions) {

@@ -64,8 +64,11 @@ impl Runtime {
         // Looked at before each wait, too: the signal of a stop may have ended a pause between two attempts.
         while !self.is_stopping() {
             self.signals.links.wait();
-            if self.is_stopping() || self.lanes.iter().any(|lane| lane.lock().fenced) {
+            if self.is_stopping() {
                 return;
+            }
+            if self.lanes.iter().any(|lane| lane.lock().fenced) {
+                return self.lease_is_over("another of its lanes has fenced itself");
             }
             if !self.lanes.iter().any(|lane| lane.lock().is_detached()) {
                 continue;
@@ -119,8 +122,11 @@ impl Runtime {
         if state.identity() != self.identity.cluster {
             return Err(Trouble::ForGood("the daemon is in another cluster now"));
         }
-        if (identity.id, streams.len()) != (self.identity.id, self.lanes.len()) {
+        if identity.id != self.identity.id {
             return Err(Trouble::ForGood("it is another node of the cluster now"));
+        }
+        if streams.len() != self.lanes.len() {
+            return Err(Trouble::ForGood("the daemon has another number of lanes now: start this program again"));
         }
         let Ok(view) = views::decode(&welcome.view) else { return Err(Trouble::ForGood("it speaks another language")) };
         // Before what its new life says.
@@ -234,7 +240,7 @@ impl LaneState {
             }
         }
         (self.link, self.core) = (Some(link), core);
-        self.statistics.reconnects += 1;
+        self.statistics.reconnects += u64::from(self.part.is_first());
         Ok(())
     }
 
@@ -242,7 +248,7 @@ impl LaneState {
     fn let_go(&self, set: SetId) -> HashSet<Place> {
         let Some(store) = self.stores.get(&set) else { return HashSet::new() };
         let mut held = HashSet::new();
-        for (object, cell) in store.cells() {
+        for (object, cell) in self.own_cells(set) {
             store.set_waiters(cell, false);
             match store.revoke(cell, Access::None) {
                 RevokeResult::Held => _ = held.insert((set, ObjectId(object))),
@@ -270,6 +276,6 @@ impl LaneState {
     /// What is wrong with the hold of a guard whose object the node does not lend any more.
     pub fn hold_is_of_before(&self, set: SetId, object: ObjectId) -> Option<Error> {
         let link = self.link.as_ref()?;
-        (!link.still_lends((set, object))).then(|| MembershipError::Detached.into())
+        (link.is_ended || !link.still_lends((set, object))).then(|| MembershipError::Detached.into())
     }
 }

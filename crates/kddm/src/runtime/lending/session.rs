@@ -190,6 +190,9 @@ impl LaneState {
 
     fn program_says(&mut self, session: u32, head: &Head, body: &[u8]) -> Result<(), &'static str> {
         let place = (head.set, head.object);
+        if !self.part.has(head.set, head.object) {
+            return Err("a word about an object of another lane");
+        }
         match head.word {
             Word::Want { kind, number } => self.program_wants(session, place, kind, number),
             Word::Cancel { number } => {
@@ -395,13 +398,11 @@ impl LaneState {
         let Some(session) = self.desk.sessions.remove(&number) else { return };
         poller.remove(&*session.stream);
         session.stream.shutdown();
-        self.statistics.detached += 1;
+        self.statistics.detached += u64::from(self.part.is_first());
         self.statistics.frames_sent += session.outbox.frames;
         tracing::debug!(program = number, pid = session.pid, name = session.name, "a program is not attached any more");
         // One that has opened no set took part in nothing.
-        if !session.sets.is_empty() {
-            self.signals.parted.add(number);
-        }
+        self.signals.parted.add(number, !session.sets.is_empty());
         for place in session.waits.into_keys() {
             self.withdraw_program(number, place);
         }
@@ -410,6 +411,13 @@ impl LaneState {
             self.release_after_put(number, place, loan.and_then(|loan| loan.hold));
             self.returned(place.0, place.1);
         }
+    }
+
+    /// Another lane has seen the end of a program: what it has said here before counts, and nothing more.
+    pub fn hear_program_out(&mut self, number: u32, poller: &Poller) {
+        let Some(session) = self.desk.sessions.get(&number) else { return };
+        session.stream.shutdown();
+        self.read_program(number, true, poller);
     }
 
     /// All programs hear for how long they may use what they were lent.

@@ -54,7 +54,16 @@ fn a_program_that_ends_while_it_attaches_again_leaves_no_thread() {
 
 /// Two nodes, the first of which accepts programs, and then so many programs.
 fn house_at(socket: &Path, programs: usize) -> Vec<Node> {
-    let mut all = Node::local_cluster(2).expect("two nodes");
+    house_of(Node::local_cluster(2), socket, programs)
+}
+
+/// The same where nodes have so many lanes: who attaches by hand does so at the first one only.
+fn house_with(lanes: usize, socket: &Path, programs: usize) -> Vec<Node> {
+    house_of(Node::local_cluster_with(2, |config| config.lanes(lanes)), socket, programs)
+}
+
+fn house_of(nodes: Result<Vec<Node>, Error>, socket: &Path, programs: usize) -> Vec<Node> {
+    let mut all = nodes.expect("two nodes");
     all[0].accept_programs(socket).expect("the path is free");
     all.extend((0..programs).map(|_| Node::attach(socket).wait().expect("it accepts programs")));
     all
@@ -155,12 +164,13 @@ fn an_update_that_waits_for_the_socket_stops_no_executor() {
     let mut context = Context::from_waker(Waker::noop());
     let mut waiting: Vec<_> = {
         // The node reads nothing meanwhile.
-        let nodes_lane = all[0].runtime().lanes[0].lock();
+        let lock = || -> Vec<_> { all[0].runtime().lanes.iter().map(|lane| lane.lock()).collect() };
+        let nodes_lanes = lock();
         let mut first = Box::pin(set.update(1, |_| Ok(0)));
         assert!(first.as_mut().poll(&mut context).is_pending());
-        drop(nodes_lane);
+        drop(nodes_lanes);
         assert_eq!(block_on(first).expect("granted"), 0);
-        let _nodes_lane = all[0].runtime().lanes[0].lock();
+        let _nodes_lanes = lock();
         // If it blocked, its answer would be that the put is not confirmed.
         let mut updates = vec![Box::pin(set.update(1, grow))];
         assert!(updates[0].as_mut().poll(&mut context).is_pending(), "the socket is full");
@@ -270,7 +280,7 @@ fn says(mut stream: &Stream, set: SetId, object: u64, word: Word, body: &[u8]) {
 #[test]
 fn a_program_that_closes_its_ears_is_detached() {
     let socket = socket();
-    let all = house_at(&socket, 0);
+    let all = house_with(1, &socket, 0);
     let there: Set<u64> = all[1].set("deaf").open().wait().expect("a set");
     let (stream, set) = liar(&socket, "deaf");
     says(&stream, set, 1, Word::Want { kind: RequestKind::Grab { existing: false }, number: 1 }, &[]);
@@ -287,7 +297,7 @@ fn a_program_that_closes_its_ears_is_detached() {
 fn a_program_that_takes_nothing_is_detached() {
     const LARGE: usize = 1 << 20;
     let socket = socket();
-    let all = house_at(&socket, 0);
+    let all = house_with(1, &socket, 0);
     let sets = [0, 1].map(|at: usize| all[at].set("full").open().wait().expect("a set"));
     for lane in &all[0].runtime().lanes {
         lane.lock().limits.program_takes_nothing = Duration::from_millis(50);
@@ -361,9 +371,11 @@ fn guards_of_an_earlier_attachment_put_nothing() {
     for object in 1..=3 {
         assert_eq!(*sets[2].get(object).wait_for(LIMIT).expect("nobody is in the way"), 10);
     }
-    let program = all[2].runtime().lanes[0].lock();
-    assert!(program.link.as_ref().is_some_and(|link| link.stale.is_empty()));
-    assert_eq!((program.statistics.faults, program.statistics.undecodable, program.statistics.reconnects), (0, 0, 1));
+    for lane in &all[2].runtime().lanes {
+        assert!(lane.lock().link.as_ref().is_some_and(|link| link.stale.is_empty()));
+    }
+    let seen = all[2].statistics();
+    assert_eq!((seen.faults, seen.undecodable, seen.reconnects), (0, 0, 1));
 }
 
 /// Sets come and go, and nothing is remembered of each.
@@ -383,20 +395,91 @@ fn sets_that_are_gone_are_forgotten() {
         all[1].destroy_set(&name, LIMIT).wait().expect("destroyed");
         last = Some(set);
     }
-    // Heard of behind all that was said before.
+    // Heard of behind all that was said before, in each lane.
     let left: Set<u64> = all[2].set("left").open().wait().expect("a set");
-    left.update(1, add).wait_for(LIMIT).expect("granted");
+    for object in 0..64 {
+        left.update(object, add).wait_for(LIMIT).expect("granted");
+    }
     let refused = last.expect("there were some").get(1).wait_for(LIMIT);
     assert!(matches!(refused, Err(Error::Set(crate::SetError::Destroyed))), "{refused:?}");
     let runtime = all[0].runtime();
     let known = |node: &Node| node.runtime().lanes[0].lock().stores.len();
     assert!(all.iter().all(|node| known(node) <= 2), "no more than the sets' own and the one that is left");
-    let lane = runtime.lanes[0].lock();
-    assert!(lane.desk.sessions.values().all(|session| session.sets.len() == 1));
-    assert_eq!(lane.destroyed.stretches(), 1);
-    drop(lane);
-    let program = all[2].runtime().lanes[0].lock();
-    assert_eq!(program.link.as_ref().map(|link| link.sets_ending()), Some(0));
+    for lane in &runtime.lanes {
+        let lane = lane.lock();
+        assert!(lane.desk.sessions.values().all(|session| session.sets.len() == 1));
+        assert_eq!(lane.destroyed.stretches(), 1);
+    }
+    for lane in &all[2].runtime().lanes {
+        assert_eq!(lane.lock().link.as_ref().map(|link| link.sets_ending()), Some(0));
+    }
+}
+
+/// Each lane of a program speaks of its own objects, to the same lane of the node, once; and the end of one is the end of
+/// all, so that nobody waits for half a program.
+#[test]
+fn lanes_of_programs_keep_to_their_objects_and_end_together() {
+    let socket = socket();
+    let all = house_with(2, &socket, 1);
+    let there: Set<u64> = all[1].set("lanes").open().wait().expect("a set");
+    let set = SetId(all[1].set_info("lanes").expect("it is there").id);
+    let of_lane = |lane: usize| {
+        let is_its = |object: &u64| {
+            std::sync::Arc::ptr_eq(all[0].runtime().lane(set, ObjectId(*object)), &all[0].runtime().lanes[lane])
+        };
+        (0..).find(is_its).expect("there are many")
+    };
+    let (stream, Reply::Welcome(welcome)) = say(&socket, &Purpose::Attach { name: "liar".into() }) else {
+        panic!("it is let in")
+    };
+    assert_eq!(welcome.lanes, 2);
+    let (session, secret) = (welcome.session, welcome.secret);
+    let lane = |lane| say(&socket, &Purpose::Lane { session, secret, lane });
+    for wrong in [0, 2] {
+        assert!(matches!(lane(wrong).1, Reply::Refused(_)), "lane {wrong}");
+    }
+    let (second, Reply::Lane) = lane(1) else { panic!("it has a second lane") };
+    let again = dialled(&socket, &Purpose::Lane { session, secret, lane: 1 });
+    assert_eq!((&again).read(&mut [0; 1]).unwrap_or(0), 0, "it has that lane already");
+    let wanted = Wanted {
+        name: "lanes".into(),
+        codec: u64::CODEC.into(),
+        type_name: u64::type_name().into(),
+        placed_by: None,
+        replicas: None,
+        on_loss: None,
+        create: false,
+        linker: None,
+        write_policy: None,
+        expiry: Default::default(),
+    };
+    let question = Question::Open(wanted);
+    assert!(matches!(say(&socket, &Purpose::Ask { session, secret, question }).1, Reply::Told(Told::Set(_))));
+    let grab = |number| Word::Want { kind: RequestKind::Grab { existing: false }, number };
+    says(&second, set, of_lane(1), grab(1), &[]);
+    assert!(second.wait_readable(LIMIT), "it is granted");
+    assert_eq!(all[0].programs().len(), 2);
+    let malformed = all[0].statistics().malformed;
+    says(&stream, set, of_lane(1), grab(2), &[]);
+    drop(there.grab(of_lane(1)).wait_for(LIMIT).expect("what its other lane had is free"));
+    let begin = std::time::Instant::now();
+    while all[0].programs().len() > 1 {
+        assert!(begin.elapsed() < LIMIT, "{:?}", all[0].programs());
+        std::thread::yield_now();
+    }
+    let seen = all[0].statistics();
+    assert_eq!((seen.malformed, seen.detached, seen.faults), (malformed + 1, 1, 0));
+    // Others go on in both.
+    let honest: Set<u64> = all[2].set("lanes").open().wait().expect("a set");
+    for object in [of_lane(0), of_lane(1)] {
+        honest
+            .update(object, |count| {
+                *count += 1;
+                Ok(())
+            })
+            .wait_for(LIMIT)
+            .expect("nobody has it");
+    }
 }
 
 struct Dice(u64);
@@ -444,7 +527,7 @@ impl Dice {
 fn liars_hurt_nobody_but_what_they_may_write() {
     const OF_OTHERS: u64 = 10;
     let socket = socket();
-    let all = house_at(&socket, 1);
+    let all = house_with(1, &socket, 1);
     let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("lies").open().wait().expect("a set")).collect();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {

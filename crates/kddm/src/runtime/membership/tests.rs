@@ -45,8 +45,7 @@ fn a_node_that_was_replaced_stops() {
     let join =
         Change::Join { node: Some(NodeId(2)), address: "127.0.0.1:1".into(), nonce: 1, site: Default::default() };
     let replaced = || {
-        let lane = &voter.lanes[0];
-        lane.lock().disconnect(NodeId(2), &lane.poller);
+        voter.lanes.iter().for_each(|lane| lane.lock().disconnect(NodeId(2), &lane.poller));
         // It may have come back already.
         voter.let_in(&mut voter.membership.lock(), &join, 1).is_ok()
     };
