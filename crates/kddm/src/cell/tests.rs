@@ -624,7 +624,7 @@ fn whoever_is_to_make_room_is_told_when_there_is_too_much() {
     account.forget(0);
     assert_eq!((account.bytes(), told()), (320, 1), "less is no news");
     account.note(5_000, usize::MAX, 1);
-    assert!(account.bytes() > 1 << 38 && told() == 2, "whatever a type says of itself");
+    assert!(account.bytes() > 1 << 36 && told() == 2, "whatever a type says of itself");
     account.forget(5_000);
     assert_eq!(account.bytes(), 320);
 }

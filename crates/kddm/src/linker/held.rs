@@ -42,15 +42,20 @@ pub(super) struct Held<T: Value> {
 
 impl<T: Value> Held<T> {
     /// Has a thread of the linker do that, or this one where the linker is quick. What it answers is waited for at `op`; no
-    /// thread is noted for the hold.
+    /// thread but this one is noted for the hold.
     pub fn begin(
         (linked, here): (&Arc<Linked<T>>, &SetHere),
         mut hold: Hold<T>,
         what: What,
         work: impl FnOnce(&Arc<Held<T>>) + Send + 'static,
     ) -> Arc<Op> {
-        hold.forget_note();
         let object = hold.id();
+        // What waits to be written is written first, which may take long.
+        let is_quick =
+            what == What::Read && linked.is_quick && may_block() && linked.behind.waiting_of(object).is_none();
+        if !is_quick {
+            hold.forget_note();
+        }
         let op = Arc::new(Op::new(Arc::clone(here.lane(object))));
         let held = Arc::new(Held {
             linked: Arc::clone(linked),
@@ -62,7 +67,7 @@ impl<T: Value> Held<T> {
             deadline: deadline_in(linked.limit),
             alarm: Mutex::default(),
         });
-        if what == What::Read && linked.is_quick && may_block() {
+        if is_quick {
             if let Err(why) = linked.pool.run_here(|| as_part_of_node(|| work(&held))) {
                 held.fail(linked.not_taken(why));
             }

@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ThreadId;
+use std::time::Duration;
 
-use kddm::linker::{Linker, LinkerError};
+use kddm::linker::{Linker, LinkerError, Stamp, WritePolicy, Written};
 use kddm::{AccessError, Error, Node, Set};
 
 use crate::{LIMIT, cluster, counts, is_not_found, linker_error};
@@ -99,4 +100,45 @@ fn none_is_read_behind_the_end_of_the_node() {
     });
     assert!(set.get(5000).wait_for(LIMIT).is_err());
     assert!(threads.try_recv().is_err(), "it was not asked");
+}
+
+/// A write may take long: it is none of the thread's that reads.
+#[test]
+fn what_waits_to_be_written_is_written_by_a_thread_of_the_linker() {
+    /// Keeps what is written last, and says which threads write and read.
+    struct Keeps(Mutex<u64>, Mutex<Sender<(&'static str, ThreadId)>>);
+    impl Keeps {
+        fn say(&self, what: &'static str) {
+            let said = self.1.lock().expect("nobody panics here").send((what, std::thread::current().id()));
+            said.expect("the test listens");
+        }
+    }
+    impl Linker<u64> for Keeps {
+        fn first_touch(&self, _: u64) -> Result<Option<u64>, LinkerError> {
+            self.say("read");
+            Ok(Some(*self.0.lock().expect("nobody panics here")))
+        }
+        fn write_back(&self, _: u64, _: Stamp, value: &u64) -> Result<Written, LinkerError> {
+            self.say("write");
+            *self.0.lock().expect("nobody panics here") = *value;
+            Ok(Written::Kept)
+        }
+    }
+    let node = cluster(1).remove(0);
+    let (sender, said) = channel();
+    let long = WritePolicy::Behind { lag: Duration::from_secs(3_000), bytes: 1 << 20 };
+    let builder = node.set("quick").linker("keeps", Keeps(Mutex::new(0), Mutex::new(sender))).quick_linker();
+    let set: Set<u64> = builder.write_policy(long).replicas(0).open().wait_for(LIMIT).expect("the set opens");
+    set.update(7, |value| {
+        *value = 5;
+        Ok(())
+    })
+    .wait_for(LIMIT)
+    .expect("it is put");
+    set.evict(7).wait_for(LIMIT).expect("it leaves");
+    assert_eq!(*set.get(7).wait_for(LIMIT).expect("it is read again"), 5);
+    let me = std::thread::current().id();
+    let all: Vec<_> = said.try_iter().collect();
+    assert_eq!(all.iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["read", "write", "read"]);
+    assert!(all[1].1 != me && all[2].1 == me, "{all:?}");
 }
