@@ -48,6 +48,8 @@ pub struct SetInfo {
     pub expire_after: Option<Duration>,
     /// How long after its last use.
     pub expire_idle: Option<Duration>,
+    /// Objects may have times of their own.
+    pub expire_each: bool,
     /// What becomes of an expired object behind the set.
     pub on_expiry: Option<OnExpiry>,
 }
@@ -67,6 +69,7 @@ impl From<Description> for SetInfo {
         let (replicas, on_loss) = (SetId(id).replicas() as u8, OnLoss::of(SetId(id), write_policy));
         let (frozen_by, on_expiry) = (Vec::new(), expiry.map(|expiry| expiry.on_expiry));
         let (expire_after, expire_idle) = expiry.map_or((None, None), |expiry| (expiry.after, expiry.idle));
+        let expire_each = expiry.is_some_and(|expiry| expiry.each);
         Self {
             name,
             id,
@@ -81,6 +84,7 @@ impl From<Description> for SetInfo {
             frozen_by,
             expire_after,
             expire_idle,
+            expire_each,
             on_expiry,
         }
     }

@@ -69,7 +69,7 @@ pub use coordination::{
     Names, Parties, Party, Passed, UniqueIds, WhyBroken,
 };
 pub use error::{AccessError, ConfigurationError, Error, Fate, MembershipError, SetError, WaitingFor, WhyUnreachable};
-pub use expiry::{ExpiryInfo, OnExpiry};
+pub use expiry::{Expire, ExpiryInfo, OnExpiry};
 pub use freeze::{Freeze, FreezeError};
 pub use guard::{ReadGuard, WriteGuard};
 pub use health::{Health, SetHealth};

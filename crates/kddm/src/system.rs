@@ -362,9 +362,14 @@ impl Wanted {
         node.runtime().numbers.note(counter);
         count.put().await?;
         let set = SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS));
+        let set = self.expiry.apply(self.on_loss.unwrap_or_default().apply(set));
+        if self.expiry.each {
+            // Before anybody can open the set.
+            crate::expiry::make_beside(node, set).await?;
+        }
         let description = Description {
             name: self.name.clone(),
-            set: self.expiry.apply(self.on_loss.unwrap_or_default().apply(set)).0,
+            set: set.0,
             codec: self.codec.clone(),
             type_name: self.type_name.clone(),
             placed_by,

@@ -130,6 +130,7 @@ fn infos<S: Kept, I>(node: &Node, info: impl Fn(&S, &str) -> I) -> Result<Vec<I>
 
 /// An error for a set that is kept for what is here: without it ids would be given again.
 pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
+    crate::expiry::check_may_go(set)?;
     if ![BarrierState::SET, LatchState::SET, IdsState::SET].contains(&set) && !set.starts_with(names::PREFIX) {
         return Ok(());
     }
@@ -139,6 +140,7 @@ pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
 
 /// An error for whoever would keep something else in such a set: nobody could destroy it, nor have what it is for.
 pub(crate) fn check_may_open(set: &str, type_name: &str) -> Result<(), Error> {
+    crate::expiry::check_may_open(set, type_name)?;
     fn is_of<S: Kept>(set: &str, type_name: &str) -> bool {
         set == S::SET && type_name != <Shelf<S> as Value>::type_name()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kddm_core::id::SetId;
 use parking_lot::{Condvar, Mutex};
 
+use super::each::Times;
 use super::rule::{Expiry, OnExpiry};
 use super::sweep::Sweep;
 use crate::linker::WritePolicy;
@@ -27,6 +28,8 @@ pub struct ExpiryInfo {
     pub after: Option<Duration>,
     /// How long after its last use.
     pub idle: Option<Duration>,
+    /// Objects may have times of their own.
+    pub each: bool,
     /// What becomes of it behind the set.
     pub on_expiry: OnExpiry,
     /// Objects that have left because their time was over, while this node owned them.
@@ -51,14 +54,25 @@ pub(super) struct Expiring {
     /// Objects that are about to go.
     pub under_way: AtomicUsize,
     pub sweep: Mutex<Sweep>,
+    pub times: Times,
 }
 
 impl Expiring {
     fn info(&self) -> ExpiryInfo {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Expiry { after, idle, on_expiry } = self.rule;
+        let Expiry { after, idle, on_expiry, each } = self.rule;
         let (expired, failed, watched) = (of(&self.expired), of(&self.failed), of(&self.watched));
-        ExpiryInfo { set: self.name.clone(), set_id: self.set.0, after, idle, on_expiry, expired, failed, watched }
+        ExpiryInfo {
+            set: self.name.clone(),
+            set_id: self.set.0,
+            after,
+            idle,
+            each,
+            on_expiry,
+            expired,
+            failed,
+            watched,
+        }
     }
 }
 
@@ -98,9 +112,9 @@ impl Expiries {
         known.unknown.remove(&description.set);
         known.sets.entry(description.set).or_insert_with(|| {
             let write_policy = description.linker.as_ref().map(|linker| linker.policy);
-            let (expired, failed, watched, under_way, sweep) = Default::default();
+            let (expired, failed, watched, under_way, sweep, times) = Default::default();
             let (set, name) = (SetId(description.set), description.name.clone());
-            Arc::new(Expiring { set, name, rule, write_policy, expired, failed, watched, under_way, sweep })
+            Arc::new(Expiring { set, name, rule, write_policy, expired, failed, watched, under_way, sweep, times })
         });
         self.begin(&mut known);
     }
@@ -128,7 +142,8 @@ impl Expiries {
     /// When an object of which something is here leaves, at the soonest. Not under the lock of a lane.
     pub fn leaves_in(&self, set: SetId, object: u64) -> Option<Duration> {
         let known = self.known.lock().sets.get(&set.0).cloned()?;
-        known.sweep.lock().leaves_in(known.rule, object)
+        let (rule, _own) = known.rule_of(object)?;
+        known.sweep.lock().leaves_in(rule, object)
     }
 
     fn infos(&self) -> Vec<ExpiryInfo> {

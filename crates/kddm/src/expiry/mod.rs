@@ -6,6 +6,7 @@
 #[doc = include_str!("../../../../docs/expiry.md")]
 struct Page;
 
+mod each;
 mod here;
 mod keeper;
 mod removal;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use crate::system::SetBuilder;
 use crate::value::Value;
 
+pub use each::{Expire, PART_LIMIT};
+pub(crate) use each::{beside, check_may_go, check_may_open, make_beside};
 pub(crate) use here::Expiries;
 pub use here::ExpiryInfo;
 pub use rule::OnExpiry;
@@ -70,6 +73,26 @@ impl<T: Value> SetBuilder<T> {
     /// As [`expire_after`](SetBuilder::expire_after).
     pub fn expire_idle(mut self, time: Duration) -> SetBuilder<T> {
         self.expiry.idle = Some(time);
+        self
+    }
+
+    /// Objects may have times of their own: [`Set::expire`](crate::Set::expire). The others have those of the set, or stay if it has
+    /// none. Part of the set; compared with an existing set only if given.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let nodes = kddm::Node::local_cluster(1)?;
+    /// let notes: kddm::Set<String> = nodes[0].set("notes").expires().open().wait()?;
+    /// notes.update(7, |text| Ok(text.push_str("for now"))).wait()?;
+    /// assert!(notes.expire(7, kddm::Expire::After(Duration::from_millis(20))).wait()?);
+    /// while notes.len().wait()? > 0 {}
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `SettingsDiffer`, when it is opened.
+    pub fn expires(mut self) -> SetBuilder<T> {
+        self.expiry.each = true;
         self
     }
 

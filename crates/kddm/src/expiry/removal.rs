@@ -9,6 +9,7 @@ use kddm_core::Main;
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::message::RequestKind;
 
+use super::each::Own;
 use super::here::Expiring;
 use super::rule::OnExpiry;
 use crate::cell::{Hold, Store};
@@ -34,6 +35,8 @@ pub(super) struct Put {
     pub tenure: u64,
     /// It goes because nobody has used it, in that very ownership.
     pub is_unused: bool,
+    /// The time of its own that was over, if it had one.
+    pub own: Option<Own>,
 }
 
 /// Counts among those that are about to go.
@@ -82,11 +85,21 @@ async fn go(under_way: UnderWay, here: SetHere, object: u64, put: Put, op: Arc<O
         Err(Error::Access(AccessError::NotFound)) => return,
         Err(error) => return of.stays(object, &error),
     };
+    let is_own = of.is_own(&here, object, put.own).await;
+    if !matches!(is_own, Ok(true)) {
+        if hold.release() {
+            here.released(object);
+        }
+        return is_own.err().map_or((), |error| of.stays(object, &error));
+    }
     let Some(op) = of.remove(&here, object, put, hold) else { return };
-    let request = Request::under_way(here, object, REMOVE, op, limit);
+    let request = Request::under_way(here.clone(), object, REMOVE, op, limit);
     match Pending::asked(Plain(request)).await {
         Ok(()) => _ = of.expired.fetch_add(1, Ordering::Relaxed),
-        Err(error) => of.stays(object, &error),
+        Err(error) => return of.stays(object, &error),
+    }
+    if let Some(own) = put.own {
+        of.forget_own(&here, object, own).await;
     }
 }
 

@@ -6,7 +6,7 @@ use kddm_core::id::SetId;
 use kddm_core::io::Access;
 use serde::{Deserialize, Serialize};
 
-use super::{LEAST_EXPIRY, MOST_EXPIRY};
+use super::{Expire, LEAST_EXPIRY, MOST_EXPIRY};
 use crate::cell::{Looked, Marks};
 use crate::error::{ConfigurationError, Error, SetError};
 
@@ -42,6 +42,8 @@ pub(crate) struct Expiry {
     /// Since the last use.
     pub idle: Option<Duration>,
     pub on_expiry: OnExpiry,
+    /// Objects may have times of their own.
+    pub each: bool,
 }
 
 /// The same, as whoever opens a set wants it.
@@ -50,17 +52,37 @@ pub(crate) struct WantedExpiry {
     pub after: Option<Duration>,
     pub idle: Option<Duration>,
     pub on_expiry: Option<OnExpiry>,
+    /// Objects are to have times of their own.
+    pub each: bool,
 }
 
 fn said(time: Option<Duration>) -> String {
     time.map_or_else(|| "none".into(), |time| format!("{time:?}"))
 }
 
+fn out_of_range(setting: &'static str, value: String, rule: &'static str) -> Result<(), Error> {
+    Err(ConfigurationError::OutOfRange { setting, value, rule }.into())
+}
+
+/// Whether a time can be that.
+pub(super) fn check_time(setting: &'static str, time: Duration) -> Result<(), Error> {
+    if time < LEAST_EXPIRY {
+        let rule = "it is at least 20 ms; leave it out for objects that stay";
+        return out_of_range(setting, format!("{time:?}"), rule);
+    }
+    if time > MOST_EXPIRY {
+        let rule = "it is at most 366 days; leave it out for objects that stay";
+        return out_of_range(setting, format!("{time:?}"), rule);
+    }
+    Ok(())
+}
+
 impl WantedExpiry {
     /// Of a set that is made with it.
     pub fn made(self) -> Option<Expiry> {
-        let WantedExpiry { after, idle, on_expiry } = self;
-        (after.is_some() || idle.is_some()).then(|| Expiry { after, idle, on_expiry: on_expiry.unwrap_or_default() })
+        let WantedExpiry { after, idle, on_expiry, each } = self;
+        let leaves = after.is_some() || idle.is_some() || each;
+        leaves.then(|| Expiry { after, idle, on_expiry: on_expiry.unwrap_or_default(), each })
     }
 
     /// The number of a set that is made with it.
@@ -70,22 +92,12 @@ impl WantedExpiry {
 
     /// What cannot be, in a set that would be made (`create`) or is there.
     pub fn check(self, create: bool) -> Result<(), Error> {
-        let out_of_range =
-            |setting, value: String, rule| Err(ConfigurationError::OutOfRange { setting, value, rule }.into());
         for (setting, time) in [("expire_after", self.after), ("expire_idle", self.idle)] {
-            let Some(time) = time else { continue };
-            if time < LEAST_EXPIRY {
-                let rule = "it is at least 20 ms; leave it out for objects that stay";
-                return out_of_range(setting, format!("{time:?}"), rule);
-            }
-            if time > MOST_EXPIRY {
-                let rule = "it is at most 366 days; leave it out for objects that stay";
-                return out_of_range(setting, format!("{time:?}"), rule);
-            }
+            time.map_or(Ok(()), |time| check_time(setting, time))?;
         }
         match self.on_expiry {
             Some(on_expiry) if create && self.made().is_none() => {
-                let rule = "it needs `.expire_after(..)` or `.expire_idle(..)`";
+                let rule = "it needs `.expire_after(..)`, `.expire_idle(..)` or `.expires()`";
                 out_of_range("on_expiry", on_expiry.word().into(), rule)
             }
             _ => Ok(()),
@@ -104,6 +116,9 @@ impl WantedExpiry {
             if wanted.is_some() && wanted != has {
                 return differs(setting, said(has), said(wanted));
             }
+        }
+        if self.each && !has.is_some_and(|has| has.each) {
+            return differs("expires", "no times of single objects".into(), "them".into());
         }
         let has = has.map(|has| has.on_expiry);
         match self.on_expiry {
@@ -129,13 +144,25 @@ impl Expiry {
 
     /// Whether it matters who reads.
     pub fn marks(self) -> Marks {
-        if self.idle.is_some() { Marks::Yes } else { Marks::No }
+        if self.idle.is_some() || self.each { Marks::Yes } else { Marks::No }
     }
 
-    /// How long there is between two looks at an object.
-    pub fn period(self) -> Duration {
-        let shortest = [self.after, self.idle].into_iter().flatten().min().unwrap_or(MOST_EXPIRY);
-        (shortest / LOOKS).clamp(PERIODS[0], PERIODS[1])
+    /// How long there is between two looks at an object, if the shortest time of a single one is that.
+    pub fn period(self, own: Option<Duration>) -> Duration {
+        let shortest = [self.after, self.idle, own].into_iter().flatten().min().unwrap_or(MOST_EXPIRY);
+        let most = if self.each { NOTICE } else { PERIODS[1] };
+        (shortest / LOOKS).clamp(PERIODS[0], most)
+    }
+
+    /// That of one object which has a time of its own.
+    pub fn with(self, own: Expire) -> Expiry {
+        let (after, idle) = match own {
+            Expire::After(time) => (Some(time), None),
+            Expire::Idle(time) => (None, Some(time)),
+            Expire::Never => (None, None),
+            Expire::AsTheSet => (self.after, self.idle),
+        };
+        Expiry { after, idle, ..self }
     }
 }
 
@@ -144,3 +171,6 @@ const LOOKS: u32 = 16;
 
 /// From one look to the next: often enough for the shortest time; and where days are meant nobody counts minutes.
 const PERIODS: [Duration; 2] = [Duration::from_millis(2), Duration::from_secs(60)];
+
+/// Where single objects may have shorter times than the set: so late a new one is noticed.
+const NOTICE: Duration = Duration::from_secs(1);

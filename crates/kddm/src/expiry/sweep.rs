@@ -11,6 +11,7 @@ use kddm_core::Main;
 use kddm_core::id::{Mixer, ObjectId, SetId};
 use kddm_core::io::Access;
 
+use super::each::Own;
 use super::here::Expiring;
 use super::removal::{self, Put};
 use super::rule::Expiry;
@@ -45,6 +46,8 @@ struct Age {
     used: Instant,
     /// The ownership in which it was here then; none where this node has only a copy.
     owned: Option<u64>,
+    /// The time of its own, which counts from then on.
+    own: Option<Own>,
     /// The round that saw it last.
     round: u64,
 }
@@ -95,6 +98,9 @@ impl Sweep {
             return Step::Waits;
         }
         let (looked, next) = store.look(self.next, CELLS, of.rule.marks());
+        if of.rule.each {
+            of.times.learn(of, here, self.round, looked.iter().map(|looked| looked.object));
+        }
         let to_look_at: Vec<Looked> = looked.into_iter().filter(|looked| !self.stays(of, looked, now)).collect();
         for lane in lanes {
             let of_lane = || to_look_at.iter().filter(|looked| Arc::ptr_eq(here.lane(looked.object), lane));
@@ -139,22 +145,27 @@ impl Sweep {
         if self.ages.capacity() > 4 * self.ages.len() + 1024 {
             self.ages.shrink_to_fit();
         }
+        of.times.end_of_round(round);
         of.watched.store(self.ages.len() as u64, Ordering::Relaxed);
-        self.round_began = (self.round_began + of.rule.period()).max(now);
+        self.round_began = (self.round_began + of.period()).max(now);
         (self.round, self.lane, self.next) = (round + 1, 0, 0);
         Step::At(self.round_began)
     }
 
     /// Whether an object is as it was, and its time is not over.
     fn stays(&mut self, of: &Expiring, looked: &Looked, now: Instant) -> bool {
-        let Some(age) = self.ages.get_mut(&looked.object).filter(|age| age.version == looked.version) else {
-            return false;
+        let age = self.ages.get_mut(&looked.object);
+        let Some((rule, own)) = of.rule_of(looked.object) else {
+            // It stays until its time is known, and counts on.
+            age.into_iter().for_each(|age| age.round = self.round);
+            return true;
         };
+        let Some(age) = age.filter(|age| age.version == looked.version && age.own == own) else { return false };
         age.round = self.round;
         if looked.is_used {
             age.used = now;
         }
-        !of.rule.is_over(now - age.since) && !of.rule.is_idle(now - age.used, looked)
+        !rule.is_over(now - age.since) && !rule.is_idle(now - age.used, looked)
     }
 
     /// One that is new, or whose time is over: under its lane, so that it stays what it is.
@@ -166,23 +177,22 @@ impl Sweep {
             Main::Sharer { tenure, .. } => (tenure.0, None),
             _ => return Fate::Stays,
         };
-        let round = self.round;
-        let begins =
-            || Age { version: looked.version, tenure, since: now, used: now, owned: born.map(|_| tenure), round };
+        let Some((rule, own)) = of.rule_of(looked.object) else { return Fate::Stays };
+        let (round, version, owned) = (self.round, looked.version, born.map(|_| tenure));
+        let begins = || Age { version, tenure, since: now, used: now, owned, own, round };
         let age = self.ages.entry(looked.object).or_insert_with(begins);
-        if age.version != looked.version {
+        if age.version != version || age.own != own {
             *age = begins();
         }
         // Whoever owns it has it go. One that moves is used.
-        let owned = born.map(|_| tenure);
         if born.is_none() || age.owned != owned {
             (age.used, age.owned) = (now, owned);
         }
-        let is_over = of.rule.is_over(now - age.since);
-        let Some(born) = born.filter(|_| is_over || of.rule.is_idle(now - age.used, looked)) else {
+        let is_over = rule.is_over(now - age.since);
+        let Some(born) = born.filter(|_| is_over || rule.is_idle(now - age.used, looked)) else {
             return Fate::Stays;
         };
-        let put = Put { version: age.version, tenure: age.tenure, is_unused: !is_over };
+        let put = Put { version: age.version, tenure: age.tenure, is_unused: !is_over, own };
         if is_over && !put.is(set, tenure, born) {
             *age = begins();
             return Fate::Stays;

@@ -45,6 +45,10 @@ impl Node {
     /// Says to all who open it from now on that the set ends.
     pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
         check_name(name).and_then(|()| crate::coordination::check_may_go(name))?;
+        self.begin_destroy_any(name)
+    }
+
+    fn begin_destroy_any(&self, name: &str) -> Result<SetId, Error> {
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {
@@ -65,6 +69,17 @@ impl Node {
 
     /// The set is no more: its name is free.
     pub(crate) fn end_destroy(&self, set: SetId, name: &str) -> Result<(), Error> {
+        if let Some(beside) = crate::expiry::beside(set) {
+            // It keeps the times of the objects, which are gone. Before the name: whoever is cut short here goes on.
+            match self.begin_destroy_any(&beside) {
+                Ok(times) => {
+                    self.runtime().destroy_everywhere(times, &beside, self.runtime().config.wait_limit)?;
+                    self.end_destroy(times, &beside)?;
+                }
+                Err(Error::Set(SetError::Unknown { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let system = self.system()?;
         let mut names = system.grab(bucket(name)).wait()?;
         names.sets.retain(|d| d.name != name);

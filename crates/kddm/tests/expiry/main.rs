@@ -1,5 +1,6 @@
 //! Objects that leave by themselves, on real clusters: when, never too soon, whoever owns them, and what is behind them.
 
+mod each;
 mod idle;
 
 use std::time::{Duration, Instant};

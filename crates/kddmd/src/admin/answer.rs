@@ -399,6 +399,7 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo], expirie
         "frozen_by": info.frozen_by,
         "expire_after_ms": info.expire_after.map(milliseconds),
         "expire_idle_ms": info.expire_idle.map(milliseconds),
+        "expire_each": info.expire_each,
         "on_expiry": info.on_expiry.map(kddm::OnExpiry::word),
         "expired_here": expiry.map(|expiry| expiry.expired),
         "objects_here": usage.objects,
