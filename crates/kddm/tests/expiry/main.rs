@@ -1,6 +1,7 @@
 //! Objects that leave by themselves, on real clusters: when, never too soon, whoever owns them, and what is behind them.
 
 mod idle;
+mod linked;
 
 use std::time::{Duration, Instant};
 
