@@ -428,8 +428,12 @@ impl Node {
     /// The system set of this node's cluster. Even to look for a name makes objects of it, so that
     /// homes must not move from here on.
     pub(crate) fn system(&self) -> Result<Set<SystemObject>, Error> {
+        self.system_within(self.runtime().config.wait_limit)
+    }
+
+    /// The same, for whoever waits so long at most for each of its objects.
+    pub(crate) fn system_within(&self, limit: std::time::Duration) -> Result<Set<SystemObject>, Error> {
         self.runtime().seal()?;
-        let limit = self.runtime().config.wait_limit;
         let first_touch: Make<SystemObject> = Arc::new(|_| SystemObject::default());
         self.open_here(SetId::SYSTEM, SYSTEM_NAME.into(), (first_touch, None), limit)
     }

@@ -102,7 +102,11 @@ impl Account {
 
     fn replace(&self, cell: CellNumber, new: u64) {
         let Some(entry) = self.entry(cell) else { return };
-        let (was, is) = (counted(entry.swap(new, Ordering::Relaxed)), counted(new));
+        // What hands have found of the object stays, as long as it is there.
+        let kept = if new == 0 { 0 } else { Hand::OfBudget.word() | Hand::OfAges.word() };
+        let replace = |was: u64| Some(new | (was & kept));
+        let (Ok(was) | Err(was)) = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, replace);
+        let (was, is) = (counted(was), counted(new));
         if is <= was {
             self.bytes.fetch_sub(was - is, Ordering::Relaxed);
         } else if self.bytes.fetch_add(is - was, Ordering::Relaxed) + is - was > self.limit_bytes() {
@@ -144,6 +148,11 @@ impl Account {
         let Some(entry) = self.entry(cell) else { return false };
         let is_said = |entry: u64| entry & hand.word() != 0;
         is_said(entry.load(Ordering::Relaxed)) && is_said(entry.fetch_and(!hand.word(), Ordering::Relaxed))
+    }
+
+    /// The same, and it stays said.
+    pub(super) fn has_word(&self, cell: CellNumber, hand: Hand) -> bool {
+        self.entry(cell).is_some_and(|entry| entry.load(Ordering::Relaxed) & hand.word() != 0)
     }
 
     /// Nothing is in that cell.

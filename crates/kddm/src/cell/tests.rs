@@ -563,6 +563,34 @@ fn a_hand_finds_what_nobody_has_used_since_it_was_there_last() {
 }
 
 #[test]
+fn what_one_hand_has_found_the_other_hears_whatever_is_counted_meanwhile() {
+    const IDS: u64 = 200;
+    let table = with_account(&String::from("seven"), 0..IDS);
+    let account = table.account().expect("it has one");
+    let look = || table.look(0, 2 * IDS as u32, Marks::Yes).0;
+    assert!(look().iter().all(|looked| looked.is_used) && look().iter().all(|looked| !looked.is_used));
+    for id in 0..IDS {
+        let cell = table.find_cell(id).expect("it is there");
+        assert_eq!((pass(&table, id), pass(&table, id)), (Swept::Used, Swept::Unused), "{id}");
+        assert!(!table.is_used(cell));
+        assert!(!table.try_read(id).expect("readable").release());
+        assert_eq!(pass(&table, id), Swept::Used);
+        account.note(cell, 100, 1);
+        assert!(table.is_used(cell), "the hand of the budget has taken the mark: {id}");
+    }
+    assert!(look().iter().all(|looked| looked.is_used) && look().iter().all(|looked| !looked.is_used));
+    for id in 0..IDS {
+        table.uses(table.find_cell(id).expect("it is there"));
+    }
+    assert!(look().iter().all(|looked| looked.is_used), "whoever has waited for it");
+    let written = table.try_write(7).expect("writable");
+    assert!(
+        look().iter().all(|looked| looked.is_written == (looked.object == 7) && looked.is_held == looked.is_written)
+    );
+    assert!(!written.release());
+}
+
+#[test]
 fn copies_that_leave_no_trace_are_seen_by_the_hand_too() {
     const IDS: u64 = 500;
     let table = with_account(&Pod([7u64; 8]), 0..IDS);

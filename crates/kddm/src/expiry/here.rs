@@ -79,6 +79,9 @@ impl Expiring {
 /// Sets of which the rule is asked for at one time: more are there only where somebody makes numbers up.
 const UNKNOWN_LIMIT: usize = 1024;
 
+/// How long whoever asks when an object leaves waits for a look that is just going on.
+const LOOK_LIMIT: Duration = Duration::from_millis(1);
+
 /// See the module. Lanes know it, too: they are the first to hear of a set.
 #[derive(Default)]
 pub(crate) struct Expiries {
@@ -92,6 +95,8 @@ pub(super) struct Known {
     pub sets: HashMap<u64, Arc<Expiring>>,
     /// Sets that nobody has opened here, and of which something is here all the same.
     pub unknown: BTreeSet<u64>,
+    /// Of some more something may be here: they are too many, or nothing was said of them.
+    pub is_incomplete: bool,
     /// The thread.
     pub is_there: bool,
     /// There is something new for it.
@@ -107,9 +112,9 @@ impl Expiries {
 
     /// A set is here, and what is said of it.
     pub fn know(self: &Arc<Self>, description: &Description) {
-        let Some(rule) = description.expiry else { return };
         let mut known = self.known.lock();
         known.unknown.remove(&description.set);
+        let Some(rule) = description.expiry else { return };
         known.sets.entry(description.set).or_insert_with(|| {
             let write_policy = description.linker.as_ref().map(|linker| linker.policy);
             let (expired, failed, watched, under_way, sweep, times) = Default::default();
@@ -125,10 +130,14 @@ impl Expiries {
             return;
         }
         let mut known = self.known.lock();
-        if known.sets.contains_key(&set.0) || known.unknown.len() >= UNKNOWN_LIMIT {
+        if known.sets.contains_key(&set.0) {
             return;
         }
-        known.unknown.insert(set.0);
+        if known.unknown.len() >= UNKNOWN_LIMIT {
+            known.is_incomplete = true;
+        } else {
+            known.unknown.insert(set.0);
+        }
         self.begin(&mut known);
     }
 
@@ -136,14 +145,18 @@ impl Expiries {
     pub fn forget(&self, set: SetId) {
         let mut known = self.known.lock();
         known.unknown.remove(&set.0);
-        known.sets.remove(&set.0);
+        let gone = known.sets.remove(&set.0);
+        drop(known);
+        // Without the lock: it remembers each of its objects.
+        drop(gone);
     }
 
-    /// When an object of which something is here leaves, at the soonest. Not under the lock of a lane.
+    /// When an object of which something is here leaves, at the soonest. Not under the lock of a lane. `None` also where a look
+    /// goes on, which may be one that has called whoever asks.
     pub fn leaves_in(&self, set: SetId, object: u64) -> Option<Duration> {
         let known = self.known.lock().sets.get(&set.0).cloned()?;
         let (rule, _own) = known.rule_of(object)?;
-        known.sweep.lock().leaves_in(rule, object)
+        known.sweep.try_lock_for(LOOK_LIMIT)?.leaves_in(rule, object)
     }
 
     fn infos(&self) -> Vec<ExpiryInfo> {

@@ -1,8 +1,8 @@
 //! How an object goes whose time is over: its owner grabs it as any writer does, looks once more whether it is still the same
 //! put, and removes it before anybody else has it. So no put is lost that comes between, and nobody sees it come back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kddm_core::Main;
@@ -40,7 +40,7 @@ pub(super) struct Put {
 }
 
 /// Counts among those that are about to go.
-struct UnderWay(Arc<Expiring>);
+pub(super) struct UnderWay(Arc<Expiring>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -69,13 +69,33 @@ pub(super) fn recall(lane: &Arc<Lane>, state: &mut LaneState, set: SetId, object
     state.ask(set, ObjectId(object), Wish::Request(RequestKind::TryGrab), op);
 }
 
-/// It goes when it is held.
-pub(super) fn begin(of: &Arc<Expiring>, here: &SetHere, object: u64, put: Put, op: Arc<Op>) {
-    of.under_way.fetch_add(1, Ordering::AcqRel);
-    drive(go(UnderWay(Arc::clone(of)), here.clone(), object, put, op));
+/// An object that was asked for, to be removed.
+pub(super) struct Going {
+    under_way: Arc<UnderWay>,
+    object: u64,
+    put: Put,
+    op: Arc<Op>,
 }
 
-async fn go(under_way: UnderWay, here: SetHere, object: u64, put: Put, op: Arc<Op>) {
+impl Going {
+    pub fn new(of: &Arc<Expiring>, object: u64, put: Put, op: Arc<Op>) -> Going {
+        of.under_way.fetch_add(1, Ordering::AcqRel);
+        Going { under_way: Arc::new(UnderWay(Arc::clone(of))), object, put, op }
+    }
+
+    /// What is there until it has gone, or not.
+    pub fn under_way(&self) -> Weak<UnderWay> {
+        Arc::downgrade(&self.under_way)
+    }
+
+    /// It goes when it is held.
+    pub fn begin(self, here: &SetHere) {
+        drive(go(self, here.clone()));
+    }
+}
+
+async fn go(going: Going, here: SetHere) {
+    let Going { under_way, object, put, op } = going;
     let (of, limit) = (&under_way.0, here.runtime.config.wait_limit);
     let request = Request::under_way(here.clone(), object, GRAB, op, limit);
     let hold = match Pending::asked(Granted(request)).await {
@@ -118,21 +138,30 @@ impl Expiring {
             }
             return None;
         };
-        let hold = match (self.write_policy, self.rule.on_expiry) {
-            (None | Some(WritePolicy::Around), _) | (Some(WritePolicy::Through), OnExpiry::Evict) => {
-                return Some(here.remove_held(object, || _ = hold.release()));
-            }
-            (_, to) => match here.runtime.linkers.expire(here, &store, (object, hold), to) {
-                Ok(goes) => return goes,
-                Err(hold) => hold,
-            },
-        };
-        // Only a node that has the linker can write what waits, and remove there.
-        count(&self.failed);
-        if hold.release() {
-            here.released(object);
+        if !self.needs_linker() {
+            return Some(here.remove_held(object, || _ = hold.release()));
         }
-        None
+        let goes = match here.runtime.linkers.expire(here, &store, (object, hold), self.rule.on_expiry) {
+            Ok(goes) => goes,
+            Err(hold) => {
+                if hold.release() {
+                    here.released(object);
+                }
+                None
+            }
+        };
+        if goes.is_none() {
+            count(&self.failed);
+        }
+        goes
+    }
+
+    /// Only a node that has the linker can write what waits, and remove there.
+    pub fn needs_linker(&self) -> bool {
+        match (self.write_policy, self.rule.on_expiry) {
+            (None | Some(WritePolicy::Around), _) | (Some(WritePolicy::Through), OnExpiry::Evict) => false,
+            (Some(WritePolicy::Through), OnExpiry::Remove) | (Some(WritePolicy::Behind { .. }), _) => true,
+        }
     }
 }
 
@@ -147,7 +176,9 @@ impl LaneState {
         let cell = store.find(object)?;
         let Main::Owner { tenure, born, .. } = self.core.inspect(set, ObjectId(object))?.main else { return None };
         let is_it = store.has_value(cell) && store.version(cell) == put.version && put.is(set, tenure.0, born.0);
-        let is_unused = tenure.0 == put.tenure && !store.is_used(cell);
+        // Who waits for it uses it, too.
+        let is_wanted = self.locals.get(&(set, ObjectId(object))).is_some_and(|local| !local.waiters.is_empty());
+        let is_unused = tenure.0 == put.tenure && !is_wanted && !store.is_used(cell);
         (is_it && (!put.is_unused || is_unused)).then(|| Arc::clone(store))
     }
 }

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use kddm_core::id::SetId;
-use kddm_core::io::Access;
 use serde::{Deserialize, Serialize};
 
 use super::{Expire, LEAST_EXPIRY, MOST_EXPIRY};
-use crate::cell::{Looked, Marks};
+use crate::cell::Marks;
 use crate::error::{ConfigurationError, Error, SetError};
 
 /// What becomes of an expired object where a [linker](crate::SetBuilder::linker) stands behind the set.
@@ -136,9 +135,8 @@ impl Expiry {
         self.after.is_some_and(|after| age >= after)
     }
 
-    /// Whether an object that was not used for so long leaves, or is to be taken back from where it may be used.
-    pub fn is_idle(self, unused: Duration, looked: &Looked) -> bool {
-        let is_elsewhere = looked.access < Access::Write || looked.is_held;
+    /// Whether an object that was not used for so long leaves, or is to be taken back from elsewhere, where it may be used.
+    pub fn is_idle(self, unused: Duration, is_elsewhere: bool) -> bool {
         self.idle.is_some_and(|idle| unused >= if is_elsewhere { idle / 2 } else { idle })
     }
 

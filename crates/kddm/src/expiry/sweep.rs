@@ -3,8 +3,8 @@
 //! it had a copy of the same put before; so an object never goes too soon, and one that moves at most by its time too late.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kddm_core::Main;
@@ -13,7 +13,7 @@ use kddm_core::io::Access;
 
 use super::each::Own;
 use super::here::Expiring;
-use super::removal::{self, Put};
+use super::removal::{self, Going, Put, UnderWay};
 use super::rule::Expiry;
 use crate::cell::{CellNumber, Looked, Store};
 use crate::runtime::lane::{Lane, LaneState};
@@ -24,6 +24,12 @@ const CELLS: u32 = 256;
 
 /// Objects that may be about to go, of one set on one node: as many as go within a millisecond or two.
 const UNDER_WAY: usize = 1024;
+
+/// Objects that are asked for before a lane is given up once: what is grabbed may have to be decoded.
+const GRABS: usize = 16;
+
+/// What could not go is tried again after that at the latest.
+const MOST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What comes next.
 pub(super) enum Step {
@@ -48,8 +54,22 @@ struct Age {
     owned: Option<u64>,
     /// The time of its own, which counts from then on.
     own: Option<Own>,
+    /// The put that has made it was not done yet when it was seen last: it counts from then on.
+    is_unfinished: bool,
+    /// As long as it is held: by a program which keeps it, and does not use it all the time.
+    is_lent: bool,
+    trial: Option<Box<Trial>>,
     /// The round that saw it last.
     round: u64,
+}
+
+/// That it was to go.
+struct Trial {
+    /// It is about to, while that is there.
+    under_way: Weak<UnderWay>,
+    /// When that has come to nothing it is tried again then, and after twice the pause the next time.
+    next: Instant,
+    pause: Duration,
 }
 
 /// See the module.
@@ -59,17 +79,20 @@ pub(super) struct Sweep {
     round_began: Instant,
     lane: usize,
     next: CellNumber,
+    /// As much has been about to go since then as may be.
+    full_since: Option<Instant>,
 }
 
 impl Default for Sweep {
     fn default() -> Sweep {
-        Sweep { ages: HashMap::default(), round: 1, round_began: Instant::now(), lane: 0, next: 0 }
+        Sweep { ages: HashMap::default(), round: 1, round_began: Instant::now(), lane: 0, next: 0, full_since: None }
     }
 }
 
 impl Sweep {
-    /// Looks at a few cells, and has those objects go whose time is over.
-    pub fn step(&mut self, of: &Arc<Expiring>, here: &SetHere) -> Step {
+    /// Looks at a few cells, and grabs those objects whose time is over: the caller begins with them, when nobody else who looks
+    /// at ages has to wait for that.
+    pub fn step(&mut self, of: &Arc<Expiring>, here: &SetHere, goes: &mut Vec<Going>) -> Step {
         let now = Instant::now();
         if now < self.round_began {
             return Step::At(self.round_began);
@@ -94,42 +117,87 @@ impl Sweep {
             (self.lane, self.next) = (self.lane + 1, 0);
             return Step::GoesOn;
         };
-        if of.under_way.load(Ordering::Acquire) >= UNDER_WAY {
+        let is_full = of.under_way.load(Ordering::Acquire) >= UNDER_WAY;
+        if self.waits_for_room(of, is_full, now) {
             return Step::Waits;
         }
         let (looked, next) = store.look(self.next, CELLS, of.rule.marks());
         if of.rule.each {
             of.times.learn(of, here, self.round, looked.iter().map(|looked| looked.object));
         }
-        let to_look_at: Vec<Looked> = looked.into_iter().filter(|looked| !self.stays(of, looked, now)).collect();
-        for lane in lanes {
-            let of_lane = || to_look_at.iter().filter(|looked| Arc::ptr_eq(here.lane(looked.object), lane));
-            if of_lane().next().is_none() {
-                continue;
-            }
-            let mut state = lane.lock();
-            let look = |looked: &Looked| match self.look_at(of, here.set, &state, looked, now) {
-                Fate::Stays => None,
-                Fate::IsRecalled => {
-                    removal::recall(lane, &mut state, here.set, looked.object);
-                    None
-                }
-                Fate::Goes(put) => {
-                    let op = removal::ask(lane, &mut state, here.set, looked.object, put)?;
-                    Some((looked.object, put, op))
-                }
-            };
-            let begun: Vec<_> = of_lane().filter_map(look).collect();
-            lane.finish_fair(state);
-            for (object, put, op) in begun {
-                removal::begin(of, here, object, put, op);
-            }
-        }
+        // What is found may have come just before the look ended: it counts from here on, and is compared with `now`.
+        let seen = Instant::now();
+        let to_look_at: Vec<Looked> =
+            looked.into_iter().filter(|looked| !self.stays(of, looked, (now, seen))).collect();
+        let may_go = !is_full && (!of.needs_linker() || here.runtime.linkers.has(here.set));
+        self.look_closer(of, here, &to_look_at, (now, may_go), goes);
         match next {
             Some(next) => self.next = next,
             None => (self.lane, self.next) = (self.lane + 1, 0),
         }
         Step::GoesOn
+    }
+
+    /// As much is about to go as may be: that is waited for as long as there is between two looks. Then the rest of the round
+    /// has nothing go, so that uses and puts are noticed all the same.
+    fn waits_for_room(&mut self, of: &Expiring, is_full: bool, now: Instant) -> bool {
+        if !is_full {
+            self.full_since = None;
+            return false;
+        }
+        now - *self.full_since.get_or_insert(now) < of.period()
+    }
+
+    /// At those that are new, or whose time may be over, under their lanes.
+    fn look_closer(
+        &mut self,
+        of: &Arc<Expiring>,
+        here: &SetHere,
+        to_look_at: &[Looked],
+        (now, may_go): (Instant, bool),
+        goes: &mut Vec<Going>,
+    ) {
+        for lane in &here.runtime.lanes {
+            let is_of_lane = |looked: &&Looked| Arc::ptr_eq(here.lane(looked.object), lane);
+            let mut of_lane = to_look_at.iter().filter(is_of_lane).peekable();
+            while of_lane.peek().is_some() {
+                let mut state = lane.lock();
+                let mut asked = 0;
+                while asked < GRABS
+                    && let Some(looked) = of_lane.next()
+                {
+                    match self.look_at(of, &state, looked, (now, may_go)) {
+                        Fate::Stays => continue,
+                        Fate::IsRecalled => removal::recall(lane, &mut state, of.set, looked.object),
+                        Fate::Goes(put) => goes.extend(self.grab(of, (lane, &mut state), looked.object, put)),
+                    }
+                    asked += 1;
+                }
+                lane.finish_fair(state);
+            }
+        }
+    }
+
+    /// `None`: it stays for now.
+    fn grab(
+        &mut self,
+        of: &Arc<Expiring>,
+        (lane, state): (&Arc<Lane>, &mut LaneState),
+        object: u64,
+        put: Put,
+    ) -> Option<Going> {
+        let age = self.ages.get_mut(&object)?;
+        let op = removal::ask(lane, state, of.set, object, put);
+        let now = Instant::now();
+        let Some(op) = op else {
+            // Somebody holds it where a look does not see that: it is used.
+            age.used = now;
+            return None;
+        };
+        let going = Going::new(of, object, put, op);
+        let pause = age.trial.as_ref().map_or(of.period(), |trial| (2 * trial.pause).min(MOST_PAUSE));
+        age.trial = Some(Box::new(Trial { under_way: going.under_way(), next: now + pause, pause }));
+        Some(going)
     }
 
     /// When that object leaves, at the soonest, if it was seen already.
@@ -148,12 +216,12 @@ impl Sweep {
         of.times.end_of_round(round);
         of.watched.store(self.ages.len() as u64, Ordering::Relaxed);
         self.round_began = (self.round_began + of.period()).max(now);
-        (self.round, self.lane, self.next) = (round + 1, 0, 0);
+        (self.round, self.lane, self.next, self.full_since) = (round + 1, 0, 0, None);
         Step::At(self.round_began)
     }
 
     /// Whether an object is as it was, and its time is not over.
-    fn stays(&mut self, of: &Expiring, looked: &Looked, now: Instant) -> bool {
+    fn stays(&mut self, of: &Expiring, looked: &Looked, (now, seen): (Instant, Instant)) -> bool {
         let age = self.ages.get_mut(&looked.object);
         let Some((rule, own)) = of.rule_of(looked.object) else {
             // It stays until its time is known, and counts on.
@@ -163,14 +231,21 @@ impl Sweep {
         let Some(age) = age.filter(|age| age.version == looked.version && age.own == own) else { return false };
         age.round = self.round;
         if looked.is_used {
-            age.used = now;
+            age.used = seen;
         }
-        !rule.is_over(now - age.since) && !rule.is_idle(now - age.used, looked)
+        age.is_lent &= looked.is_held;
+        let is_in_use = looked.is_held && !age.is_lent && rule.idle.is_some();
+        if age.is_unfinished || is_in_use {
+            return false;
+        }
+        // As the cell says it: after a freeze the core may know better.
+        let is_elsewhere = looked.access < Access::Write || looked.is_held;
+        !rule.is_over(now - age.since) && !rule.is_idle(now - age.used, is_elsewhere)
     }
 
-    /// One that is new, or whose time is over: under its lane, so that it stays what it is.
-    fn look_at(&mut self, of: &Expiring, set: SetId, state: &LaneState, looked: &Looked, now: Instant) -> Fate {
-        let object = ObjectId(looked.object);
+    /// One that is new, or whose time may be over: under its lane, so that it stays what it is.
+    fn look_at(&mut self, of: &Expiring, state: &LaneState, looked: &Looked, (now, may_go): (Instant, bool)) -> Fate {
+        let (set, object) = (of.set, ObjectId(looked.object));
         let Some(seen) = state.core.inspect(set, object) else { return Fate::Stays };
         let (tenure, born) = match seen.main {
             Main::Owner { tenure, born, .. } => (tenure.0, Some(born.0)),
@@ -178,38 +253,59 @@ impl Sweep {
             _ => return Fate::Stays,
         };
         let Some((rule, own)) = of.rule_of(looked.object) else { return Fate::Stays };
-        let (round, version, owned) = (self.round, looked.version, born.map(|_| tenure));
-        let begins = || Age { version, tenure, since: now, used: now, owned, own, round };
+        // Whatever there is now has come before that.
+        let late = Instant::now();
+        let (local, is_lent) = (state.locals.get(&(set, object)), state.is_lent(set, object));
+        // Whoever puts holds it until the replicas have it. A program keeps it, and says when it has put.
+        let is_unfinished = looked.is_written && !is_lent || local.is_some_and(|local| local.putting.is_some());
+        let (owned, round, version) = (born.map(|_| tenure), self.round, looked.version);
+        let begins =
+            || Age { version, tenure, since: late, used: late, owned, own, is_unfinished, is_lent, trial: None, round };
         let age = self.ages.entry(looked.object).or_insert_with(begins);
         if age.version != version || age.own != own {
             *age = begins();
         }
-        // Whoever owns it has it go. One that moves is used.
-        if born.is_none() || age.owned != owned {
-            (age.used, age.owned) = (now, owned);
+        if age.is_unfinished {
+            (age.since, age.used, age.is_unfinished) = (late, late, is_unfinished);
         }
+        // Whoever owns it has it go. One that moves is used.
+        if born.is_none() || age.owned != owned || (looked.is_held && !is_lent) {
+            (age.used, age.owned) = (late, owned);
+        }
+        age.is_lent = is_lent && looked.is_held;
         let is_over = rule.is_over(now - age.since);
-        let Some(born) = born.filter(|_| is_over || rule.is_idle(now - age.used, looked)) else {
-            return Fate::Stays;
-        };
-        let put = Put { version: age.version, tenure: age.tenure, is_unused: !is_over, own };
+        let is_elsewhere = seen.access < Access::Write || looked.is_held;
+        let is_idle = rule.is_idle(now - age.used, is_elsewhere);
+        let Some(born) = born.filter(|_| is_over || is_idle) else { return Fate::Stays };
+        let put = Put { version, tenure: age.tenure, is_unused: !is_over, own };
         if is_over && !put.is(set, tenure, born) {
             *age = begins();
             return Fate::Stays;
         }
-        let is_busy = state.locals.contains_key(&(set, object)) || seen.wanting || state.is_a_peer_full();
-        if is_busy || state.is_frozen(set) || state.fenced || state.stopped {
+        let is_kept = state.is_frozen(set) || state.fenced || state.stopped || !state.shares;
+        let is_busy = local.is_some() || seen.wanting || state.is_a_peer_full();
+        if !may_go || is_kept || is_busy || age.trial.as_mut().is_some_and(|trial| trial.waits(late)) {
             return Fate::Stays;
         }
         if is_over {
             return Fate::Goes(put);
         }
-        let is_elsewhere = seen.access < Access::Write || looked.is_held;
         if is_elsewhere {
-            age.used = now;
+            age.used = late;
             return Fate::IsRecalled;
         }
         Fate::Goes(Put { tenure, ..put })
+    }
+}
+
+impl Trial {
+    /// Whether it is not to be tried again yet.
+    fn waits(&mut self, now: Instant) -> bool {
+        if self.under_way.strong_count() > 0 {
+            // The pause begins when that has ended.
+            self.next = now + self.pause;
+        }
+        now < self.next
     }
 }
 

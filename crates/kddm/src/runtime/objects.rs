@@ -120,7 +120,8 @@ impl LaneState {
             return None;
         }
         let store = self.stores.get(&set)?;
-        store.take_read(store.find(object.0)?)
+        let cell = store.find(object.0)?;
+        store.take_read(cell).inspect(|_| store.uses(cell))
     }
 
     /// A hold was released while somebody waited or access was being taken back.

@@ -122,7 +122,7 @@ fn serve_one(store: &dyn Store, cell: CellNumber, wish: Wish, claimed: bool) -> 
     }
     let outcome = match level {
         Access::Write => store.take_write(cell).map(Outcome::Write),
-        _ => store.take_read(cell).map(Outcome::Read),
+        _ => store.take_read(cell).inspect(|_| store.uses(cell)).map(Outcome::Read),
     };
     outcome.map_or(Served::Waits, Served::Yes)
 }

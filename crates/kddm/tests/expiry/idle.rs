@@ -65,6 +65,21 @@ fn what_a_program_reads_stays() {
     assert_eq!(find(&there, 1), None);
 }
 
+/// Its owner only has it to read at first, which is no sign of somebody elsewhere.
+#[test]
+fn what_was_frozen_has_all_its_time_again() {
+    let nodes = cluster(2);
+    let sets = [0, 1].map(|at: usize| open(&nodes[at], 2 * TIME, 0));
+    put(&sets[0], 1, 7);
+    let freeze = sets[1].freeze().wait_for(LIMIT).expect("it is frozen");
+    freeze.thaw().wait_for(LIMIT).expect("it is thawed");
+    let last = Instant::now();
+    let found = find(&sets[0], 1);
+    until("it has left", || is_empty(&sets[0]));
+    assert!(found.is_none() || last.elapsed() >= 2 * TIME, "it left {:?} after it was read", last.elapsed());
+    assert!(nodes.iter().all(|node| node.statistics().faults == 0));
+}
+
 #[test]
 fn what_is_held_stays() {
     let nodes = cluster(2);

@@ -2,6 +2,7 @@
 
 mod each;
 mod idle;
+mod linked;
 
 use std::time::{Duration, Instant};
 
