@@ -39,6 +39,13 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
     found(name).ok_or_else(|| format!("{name} is not here; apt-get install {package}"))
 }
 
+/// A process that is killed when whoever starts it ends, however that happens.
+pub fn mortal(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
 /// Servers of one group of systems.
 pub struct Servers {
     folder: PathBuf,
@@ -81,8 +88,8 @@ impl Servers {
     /// It does not start.
     pub fn start_at(&mut self, program: &Path, words: &[&str]) -> Result<usize, Failure> {
         let log = File::create(self.folder.join(format!("log-{}", self.children.len())))?;
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program).args(words).current_dir(&self.folder);
+        let mut command = mortal(program);
+        command.args(words).current_dir(&self.folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.children.push(command.spawn()?);
         Ok(self.children.len() - 1)

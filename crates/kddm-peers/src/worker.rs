@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+use crate::servers;
 use crate::store::{self, KEYS, Kddm, Store, Survival};
 use crate::system::System;
 use crate::workload::{self, Done, Workload};
@@ -71,7 +72,9 @@ pub fn main(words: &[String]) -> Result<(), Failure> {
         let mut store = store::connect(system, address)?;
         say(&Answer::Ready { address: String::new() })?;
         return listen(|order| match order {
-            Order::TakeOver { addresses } => take_over(|number| at_any(system, &addresses, number)),
+            Order::TakeOver { addresses } => take_over(|said, number| {
+                at_any(&addresses, |address| read_and_write(&mut *store::connect(system, address)?, said, number))
+            }),
             order => obey(&mut *store, order),
         });
     }
@@ -86,7 +89,7 @@ pub fn main(words: &[String]) -> Result<(), Failure> {
     say(&Answer::Ready { address: node.address() })?;
     listen(|order| match order {
         Order::AwaitVoters => node.await_voters().map(|()| Answer::Done(Done::default())),
-        Order::TakeOver { .. } => take_over(|number| read_and_write(&mut node, number)),
+        Order::TakeOver { .. } => take_over(|said, number| read_and_write(&mut node, said, number)),
         order => obey(&mut node, order),
     })
 }
@@ -183,28 +186,34 @@ fn write_for_kill(store: &mut dyn Store, file: &Path) -> Result<Done, Failure> {
     Ok(Done { operations, ..Done::default() })
 }
 
-/// Tries until it has succeeded.
-fn take_over(mut attempt: impl FnMut(u64) -> Result<u64, Failure>) -> Result<Answer, Failure> {
+/// Tries until it has succeeded. What the key said first counts: a write that failed may have been done, and is not to
+/// be read back as what was there.
+fn take_over(mut attempt: impl FnMut(&mut Option<u64>, u64) -> Result<(), Failure>) -> Result<Answer, Failure> {
     let start = std::time::Instant::now();
+    let mut said = None;
     loop {
-        match attempt(u64::MAX) {
-            Ok(number) => return Ok(Answer::TookOver { number }),
-            Err(error) if start.elapsed() > store::START_LIMIT => return Err(error),
-            Err(_) => {}
+        match (attempt(&mut said, u64::MAX), said) {
+            (Ok(()), Some(number)) => return Ok(Answer::TookOver { number }),
+            (Ok(()), None) => return Err("nothing was read".into()),
+            (Err(error), _) if start.elapsed() > store::START_LIMIT => return Err(error),
+            (Err(_), _) => {}
         }
     }
 }
 
-/// What the key said; then it is that number.
-fn read_and_write(store: &mut dyn Store, number: u64) -> Result<u64, Failure> {
-    let said = store.read(0)?;
-    store.write(0, number).map(|()| said)
+/// What the key says, unless it has been read already; then it is that number.
+fn read_and_write(store: &mut dyn Store, said: &mut Option<u64>, number: u64) -> Result<(), Failure> {
+    if said.is_none() {
+        *said = Some(store.read(0)?);
+    }
+    store.write(0, number)
 }
 
-fn at_any(system: System, addresses: &[String], number: u64) -> Result<u64, Failure> {
+/// At the first of these servers where it succeeds.
+fn at_any(addresses: &[String], mut attempt: impl FnMut(&str) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut outcome = Err("no address was given".into());
     for address in addresses {
-        outcome = store::connect(system, address).and_then(|mut store| read_and_write(&mut *store, number));
+        outcome = attempt(address);
         if outcome.is_ok() {
             break;
         }
@@ -235,7 +244,7 @@ impl Worker {
     /// # Errors
     /// As [`start`](Worker::start).
     pub fn start_with(system: System, address: &str, more: &[&str]) -> Result<Worker, Failure> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = servers::mortal(&std::env::current_exe()?);
         command.args([WORKER, system.name(), address]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let orders = child.stdin.take();
@@ -331,6 +340,43 @@ mod tests {
         }
     }
 
+    /// Does what it is told, and says a few times that it has not.
+    struct Unheard {
+        value: u64,
+        failures: u32,
+    }
+
+    impl Store for Unheard {
+        fn read(&mut self, _key: u64) -> Result<u64, Failure> {
+            Ok(self.value)
+        }
+
+        fn write(&mut self, _key: u64, number: u64) -> Result<(), Failure> {
+            self.value = number;
+            if self.failures == 0 {
+                return Ok(());
+            }
+            self.failures -= 1;
+            Err("no answer".into())
+        }
+
+        fn increment(&mut self) -> Result<(), Failure> {
+            Err("nobody asks for that".into())
+        }
+
+        fn count(&mut self) -> Result<u64, Failure> {
+            Err("nobody asks for that".into())
+        }
+
+        fn lock(&mut self) -> Result<(), Failure> {
+            Err("nobody asks for that".into())
+        }
+
+        fn unlock(&mut self) -> Result<(), Failure> {
+            Err("nobody asks for that".into())
+        }
+    }
+
     #[test]
     fn a_read_of_less_than_what_is_complete_is_stale() {
         let file = std::env::temp_dir().join(format!("kddm-peers-stale-{}", std::process::id()));
@@ -351,14 +397,23 @@ mod tests {
     #[test]
     fn whoever_takes_over_tries_again_and_says_what_it_found() {
         let mut failures = 3;
-        let answer = take_over(|_| {
+        let answer = take_over(|said, _| {
             failures -= 1;
-            if failures > 0 { Err("not yet".into()) } else { Ok(17) }
+            *said = Some(17);
+            if failures > 0 { Err("not yet".into()) } else { Ok(()) }
         });
         assert_eq!((answer.unwrap(), failures), (Answer::TookOver { number: 17 }, 0));
-        assert!(at_any(System::Memcached, &[], 0).is_err());
-        let mut store = Forgetful { value: 9, reads: 0 };
-        assert_eq!(read_and_write(&mut store, 1).unwrap(), 9);
+        assert!(at_any(&[], |_| Ok(())).is_err());
+    }
+
+    /// As where the server is lost between the write and its answer.
+    #[test]
+    fn a_write_that_is_done_without_an_answer_is_not_read_back() {
+        let mut unheard = Unheard { value: 9, failures: 2 };
+        let answer = take_over(|said, number| {
+            at_any(&["first".into(), "second".into()], |_| read_and_write(&mut unheard, said, number))
+        });
+        assert_eq!((answer.unwrap(), unheard.value), (Answer::TookOver { number: 9 }, u64::MAX));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A client of ZooKeeper, in its own protocol.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Failure;
 
@@ -41,6 +41,9 @@ const PING_AFTER: Duration = Duration::from_millis(100);
 /// Pings in vain, one after the other, until it is given up: 30 seconds.
 const PINGS_LIMIT: u32 = 300;
 
+/// The longest wait for one answer of a server that lives, as where others have the lock for long.
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
+
 /// A session may be silent for so long: longer than any run, so that nobody has to say that he lives.
 pub const SESSION_MS: i32 = 3_600_000;
 
@@ -73,6 +76,30 @@ impl Refusal {
 
 /// The body of an answer, or why there is none.
 type Outcome = Result<Vec<u8>, Refusal>;
+
+/// How long a server is waited for.
+struct Patience {
+    begin: Instant,
+    /// Pings that it has not answered.
+    pings: u32,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { begin: Instant::now(), pings: 0 }
+    }
+
+    /// It answers pings.
+    fn lives(&mut self) {
+        self.pings = 0;
+    }
+
+    /// Whether it is asked once more whether it lives.
+    fn goes_on(&mut self, now: Instant) -> bool {
+        self.pings += 1;
+        self.pings <= PINGS_LIMIT && now.duration_since(self.begin) < WAIT_LIMIT
+    }
+}
 
 /// One session with one member.
 pub struct ZooKeeper {
@@ -127,7 +154,7 @@ impl ZooKeeper {
 
     /// The next answer or event.
     fn next(&mut self) -> Result<(i32, Outcome), Failure> {
-        let mut pings = 0;
+        let mut patience = Patience::new();
         loop {
             match receive(&mut self.stream) {
                 Ok(message) => {
@@ -135,9 +162,9 @@ impl ZooKeeper {
                     if number != PONG {
                         return Ok((number, outcome));
                     }
+                    patience.lives();
                 }
-                Err(failure) if is_silence(&failure) && pings < PINGS_LIMIT => {
-                    pings += 1;
+                Err(failure) if is_silence(&failure) && patience.goes_on(Instant::now()) => {
                     Message::default().int(PONG).int(PING).send(&mut self.stream)?;
                 }
                 Err(failure) => return Err(failure),
@@ -311,6 +338,19 @@ mod tests {
         for end in 0..header(3, 0).len() {
             assert!(answer(&header(3, 0)[..end]).is_err(), "after {end} bytes");
         }
+    }
+
+    #[test]
+    fn a_server_that_lives_is_waited_for_longer_and_not_for_ever() {
+        let mut patience = Patience::new();
+        let begin = patience.begin;
+        for _ in 0..3 {
+            assert!((0..PINGS_LIMIT).all(|_| patience.goes_on(begin)));
+            patience.lives();
+        }
+        assert!((0..PINGS_LIMIT).all(|_| patience.goes_on(begin)) && !patience.goes_on(begin), "it is silent");
+        patience.lives();
+        assert!(!patience.goes_on(begin + WAIT_LIMIT), "it lives, and that is all");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::Side;
-use super::engine::STREAMS_LIMIT;
+use super::engine::{STREAMS_LIMIT, STREAMS_OF};
 use super::error::RpcError;
 use super::frame::{self, Fault, Frame, Manner, Sort};
 use super::relay::Forward;
@@ -87,7 +87,7 @@ impl State {
                 Some((Fault::NoService, String::new()))
             }
             Sort::Stream if connection.flows.len() >= STREAMS_LIMIT => {
-                Some((Fault::Overloaded, format!("{STREAMS_LIMIT} streams of this caller are open")))
+                Some((Fault::Overloaded, STREAMS_OF.to_string()))
             }
             Sort::Stream if *service == *changes::WATCH_SERVICE => None,
             Sort::Stream | Sort::Cast if super::is_ours(&service) => Some((Fault::NoService, String::new())),

@@ -29,6 +29,10 @@ pub(crate) const OUTSTANDING_LIMIT: usize = super::connection::RUNNING_LIMIT;
 /// Streams to one node, or from one, that may be open: each may have a window of bytes on its way.
 pub(crate) const STREAMS_LIMIT: usize = 256;
 
+/// What is said of that limit by who has it, and by whom he asks.
+pub(super) const STREAMS_TO: &str = "256 streams to that node are open";
+pub(super) const STREAMS_OF: &str = "256 streams of this caller are open";
+
 /// Bytes that wait for a connection to come about: some of the largest calls.
 const EARLY_LIMIT_BYTES: usize = super::connection::UNSENT_LIMIT_BYTES;
 
@@ -122,7 +126,7 @@ impl Engine {
             return full(format!("{OUTSTANDING_LIMIT} calls to that node are outstanding"));
         }
         if question.manner.sort == Sort::Stream && streams >= STREAMS_LIMIT {
-            return full(format!("{STREAMS_LIMIT} streams to that node are open"));
+            return full(STREAMS_TO.into());
         }
         let connection = callee.connection.and_then(|number| state.connections.get_mut(&number));
         let mut connection = match (callee.connection, connection) {

@@ -1,6 +1,7 @@
 //! Why a call has no answer, and whether its handler may have run.
 
 use crate::error::Fate;
+use crate::rpc::engine::{STREAMS_OF, STREAMS_TO};
 
 /// Why a call to another node has no answer. Each variant says whether the handler may have run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,6 +127,11 @@ pub enum RpcError {
 }
 
 impl RpcError {
+    /// Whether as many streams are open as may be: that ends with one of them, and not by itself.
+    pub(crate) fn has_no_stream_left(&self) -> bool {
+        matches!(self, RpcError::Overloaded { what, .. } if what == STREAMS_TO || what == STREAMS_OF)
+    }
+
     pub(crate) fn fate(&self) -> Fate {
         match self {
             RpcError::Gone { .. } | RpcError::TimedOut { .. } | RpcError::Failed { .. } => Fate::Unknown,

@@ -77,7 +77,7 @@ pub use state::CallCounts;
 pub use stream::{StreamReceiver, StreamSender};
 
 pub(crate) use calling::answered_here;
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Engine, STREAMS_LIMIT};
 pub(crate) use reply::Answers;
 pub(crate) use seat::Seat;
 pub(crate) use service::{Incoming, ReplyTo};

@@ -16,12 +16,13 @@ use kddm_core::io::Access;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::cell::CellNumber;
 use crate::error::{Error, SetError};
 use crate::rpc::{RpcError, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
 use crate::runtime::feed::{Batch, Feed, Outbox, Owned, Since};
 use crate::runtime::join::random;
-use crate::runtime::lane::LaneState;
+use crate::runtime::lane::{Lane, LaneState};
 
 /// The name under which nodes watch each other's sets; no service can be registered under it.
 pub(crate) const WATCH_SERVICE: &str = "kddm/watch";
@@ -38,6 +39,9 @@ const LINGER: Duration = Duration::from_secs(120);
 
 /// Such sets, each with a thread that waits: of more nothing is known at once.
 const LINGERING_LIMIT: usize = 64;
+
+/// Cells that are looked at under the lock of their lane: others wait for it.
+const SLICE: u32 = 1024;
 
 /// What a watcher asks an owner for.
 #[derive(Serialize, Deserialize, Debug)]
@@ -99,25 +103,35 @@ impl Feeds {
 }
 
 impl LaneState {
-    /// From now on changes of objects of that set that are owned here go there. Who `wants_all` is told of what is owned
-    /// here and was not looked at yet: a copy that has become the object after a loss says so to nobody.
-    fn watch_set(&mut self, set: SetId, feed: &Arc<Feed>, wants_all: bool) {
+    /// From now on changes of objects of that set that are owned here go there. Whether that is so: a set that is no
+    /// more, or this node, tells why not.
+    fn is_told_of(&mut self, set: SetId, feed: &Arc<Feed>) -> bool {
         if self.stopped || self.fenced || self.destroyed.contains(set) {
-            return feed.end(&SetError::Destroyed.into());
+            feed.end(&SetError::Destroyed.into());
+            return false;
         }
-        let before = self.watchers.sets.insert(set, Arc::clone(feed));
-        if before.is_some_and(|before| Arc::ptr_eq(&before, feed)) && !wants_all {
-            return;
+        self.watchers.sets.insert(set, Arc::clone(feed));
+        true
+    }
+
+    /// What is owned here in some cells from that one on goes to the feed, if it was not looked at yet. Where the rest
+    /// begins, unless there is none, or the feed is over.
+    fn look_at_some(&self, set: SetId, feed: &Arc<Feed>, first: CellNumber, is_walked: bool) -> Option<CellNumber> {
+        if !self.watchers.sets.get(&set).is_some_and(|known| Arc::ptr_eq(known, feed)) {
+            return None;
         }
-        for (object, cell) in self.own_cells(set) {
-            // First, so that a put that this does not see yet is told.
-            if let Some(store) = self.stores.get(&set) {
+        let store = self.stores.get(&set)?;
+        let (cells, next) = self.own_cells_from(set, first, SLICE);
+        for (object, cell) in cells {
+            if !is_walked {
+                // First, so that a put that this does not see yet is told.
                 store.set_watched(cell, true);
             }
             if let (_, Some(owned)) = self.owned_here(set, ObjectId(object)) {
                 feed.begins_with(ObjectId(object), owned);
             }
         }
+        next
     }
 
     /// What this node is to the object, and what it owns of it, if that has a value.
@@ -134,21 +148,37 @@ impl LaneState {
     pub(super) fn tell_set_watchers(&mut self, set: SetId, object: ObjectId) {
         let Some(feed) = self.watchers.sets.get(&set) else { return };
         let (main, owned) = self.owned_here(set, object);
-        feed.looked_at(object, owned, main);
+        let has_ended = self.watchers.ended.remove(&(set, object));
+        feed.looked_at(object, owned, main, has_ended);
     }
 
-    /// Nobody watches the set any more.
-    fn forget_feed(&mut self, set: SetId, feed: &Arc<Feed>) {
-        if !self.watchers.sets.get(&set).is_some_and(|known| Arc::ptr_eq(known, feed)) {
-            return;
+    /// What is here of an object goes. Whether there was a value is known now alone.
+    pub(super) fn note_end(&mut self, set: SetId, object: ObjectId, has_value: bool) {
+        if has_value && self.watchers.sets.contains_key(&set) {
+            self.watchers.ended.insert((set, object));
         }
-        self.watchers.sets.remove(&set);
-        for (object, _) in self.own_cells(set) {
+    }
+
+    /// Nobody watches the set any more. Whether it was this feed that was told.
+    fn forget_feed(&mut self, set: SetId, feed: &Arc<Feed>) -> bool {
+        let is_it = self.watchers.sets.get(&set).is_some_and(|known| Arc::ptr_eq(known, feed));
+        if is_it {
+            self.watchers.sets.remove(&set);
+        }
+        is_it
+    }
+
+    /// The ends of writes are not told any more in some cells from that one on, unless somebody else waits for them.
+    /// Where the rest begins, if there is one.
+    fn unwatch_some(&self, set: SetId, first: CellNumber) -> Option<CellNumber> {
+        let (cells, next) = self.own_cells_from(set, first, SLICE);
+        for (object, _) in cells {
             let object = ObjectId(object);
             if !self.is_watched(set, object) {
                 self.set_watched(set, object, false);
             }
         }
+        next
     }
 
     /// Those who watch that set, or any, are told why they hear no more.
@@ -160,7 +190,32 @@ impl LaneState {
     }
 }
 
+/// Goes through the cells of a set, with the lock of the lane for some of them at a time.
+fn in_slices(lane: &Lane, begins: bool, mut some: impl FnMut(&mut LaneState, CellNumber) -> Option<CellNumber>) {
+    let mut next = begins.then_some(0);
+    while let Some(first) = next {
+        let mut state = lane.lock();
+        next = some(&mut state, first);
+        lane.finish_fair(state);
+    }
+}
+
 impl Runtime {
+    /// From now on changes of objects of that set that are owned here go there. Who `wants_all` is told of what is owned
+    /// here and was not looked at yet: a copy that has become the object after a loss says so to nobody. What changes
+    /// meanwhile is told, or need not be: whoever watches hears that it begins when this has returned.
+    fn watch_set(&self, set: SetId, feed: &Arc<Feed>, wants_all: bool) {
+        let is_walked = feed.is_walked();
+        for lane in &self.lanes {
+            let mut state = lane.lock();
+            let is_told = state.is_told_of(set, feed);
+            lane.finish(state);
+            let begins = is_told && (wants_all || !is_walked);
+            in_slices(lane, begins, |state, first| state.look_at_some(set, feed, first, is_walked));
+        }
+        feed.walked();
+    }
+
     /// Another node, or this one, watches a set.
     pub(crate) fn asked_to_watch(self: &Arc<Self>, ask: Ask, from: StreamReceiver<()>, to: StreamSender<Batch>) {
         if SetId(ask.set).policy().is_none() {
@@ -174,11 +229,7 @@ impl Runtime {
         let spawned = self.rpc.spawn("kddm-watch", move || {
             let Some(here) = runtime.upgrade() else { return };
             let (set, (feed, outbox, is_whole)) = (SetId(ask.set), here.feeds.join(&ask));
-            for lane in &here.lanes {
-                let mut state = lane.lock();
-                state.watch_set(set, &feed, !is_whole);
-                lane.finish(state);
-            }
+            here.watch_set(set, &feed, !is_whole);
             drop(here);
             serve(&outbox, is_whole, from, to);
             drop(outbox);
@@ -257,7 +308,41 @@ fn linger(runtime: &Weak<Runtime>, set: SetId, feed: &Arc<Feed>) {
     here.feeds.forget(set, feed);
     for lane in &here.lanes {
         let mut state = lane.lock();
-        state.forget_feed(set, feed);
+        let is_it = state.forget_feed(set, feed);
         lane.finish(state);
+        in_slices(lane, is_it, |state, first| state.unwatch_some(set, first));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Node, Set};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Others have the lane between the parts; what they do meanwhile is told, or need not be, and nothing is left out.
+    #[test]
+    fn a_set_that_somebody_begins_to_watch_is_looked_at_in_parts() {
+        const OBJECTS: u64 = 2 * SLICE as u64 + 100;
+        let node = Node::local_cluster(1).expect("a node").remove(0);
+        let open: Set<u64> = node.set("parts").open().wait_for(LIMIT).expect("the set opens");
+        let put = |object: u64| {
+            let guard = open.grab(object).wait_for(LIMIT).expect("nobody keeps it");
+            guard.put().wait_for(LIMIT).expect("it is put");
+        };
+        (0..OBJECTS).for_each(put);
+        let set = SetId(node.set_info("parts").expect("it is there").id);
+        let feed = Arc::new(Feed::new(&Arc::default()));
+        let lane = &node.runtime().lanes[0];
+        let mut state = lane.lock();
+        assert!(state.is_told_of(set, &feed));
+        let next = state.look_at_some(set, &feed, 0, false).expect("there is more");
+        lane.finish(state);
+        assert_eq!((next, feed.known()), (SLICE, SLICE as usize));
+        put(OBJECTS);
+        node.runtime().watch_set(set, &feed, false);
+        assert_eq!((feed.is_walked(), feed.known()), (true, OBJECTS as usize + 1));
     }
 }

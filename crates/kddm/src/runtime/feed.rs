@@ -9,7 +9,7 @@ use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use kddm_core::Main;
-use kddm_core::id::{Mixer, ObjectId, Tenure};
+use kddm_core::id::{Mixer, ObjectId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
@@ -254,6 +254,8 @@ struct Known {
     past: Past,
     /// Before that number something may have been removed of which nothing is known.
     whole_from: u64,
+    /// All that was owned here was looked at once. Before that nobody was told that a watch begins.
+    is_walked: bool,
     is_over: bool,
     /// Nobody watches, and a thread waits until then for one who comes back.
     kept_until: Option<Instant>,
@@ -299,6 +301,7 @@ impl Feed {
             removed: VecDeque::new(),
             past: Past::begin(),
             whole_from,
+            is_walked: false,
             is_over: false,
             kept_until: None,
         };
@@ -346,6 +349,22 @@ impl Feed {
         Some((outbox, is_whole))
     }
 
+    /// Whether all that was owned here was looked at once.
+    pub fn is_walked(&self) -> bool {
+        self.known.lock().is_walked
+    }
+
+    /// Of how many objects it is known that they are owned here.
+    #[cfg(test)]
+    pub fn known(&self) -> usize {
+        self.known.lock().told.len()
+    }
+
+    /// All that was owned here was looked at.
+    pub fn walked(&self) {
+        self.known.lock().is_walked = true;
+    }
+
     /// A lane owns that object, of which the feed may not have heard yet: nothing has become of it.
     pub fn begins_with(&self, object: ObjectId, owned: Owned) {
         let mut known = self.known.lock();
@@ -363,10 +382,12 @@ impl Feed {
         }
     }
 
-    /// What is known of an object by now.
-    pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main) {
+    /// What is known of an object by now; and whether a value of it has gone just now.
+    pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main, has_ended: bool) {
         let mut known = self.known.lock();
         let known = &mut *known;
+        // It may have been here before anybody watched.
+        let begins = !known.is_walked && owned.is_some() && !known.told.contains_key(&object);
         let news = match (owned, known.told.get_mut(&object)) {
             // Another tenure of the same owner, as after a loss, changes nothing.
             (Some(now), Some(Told { owned, .. })) if (owned.version, owned.born) == (now.version, now.born) => {
@@ -390,8 +411,9 @@ impl Feed {
                 News::Removed { object: object.0, tenure: last.tenure }
             }
             // It went before it was looked at. Whoever owned it before has told of it, and nobody else tells of its end.
+            // One that never had a value was never there.
             (None, None) => match main {
-                Main::Tombstone { tenure, .. } if !known.has_told_end(object, tenure) => {
+                Main::Tombstone { tenure, .. } if has_ended => {
                     let last = Owned { tenure: tenure.0.saturating_sub(1), born: 0, version: 0 };
                     known.past.note(object, ObjectFate::Removed, last);
                     News::Removed { object: object.0, tenure: last.tenure }
@@ -405,7 +427,13 @@ impl Feed {
             (None, News::Removed { tenure, .. }) => known.remember_removed(mark, object.0, tenure),
             (None, _) => {}
         }
-        known.outboxes.iter().filter_map(Weak::upgrade).for_each(|outbox| outbox.push(mark, object.0, news));
+        for outbox in known.outboxes.iter().filter_map(Weak::upgrade) {
+            if begins && !outbox.wants_all {
+                outbox.passes(mark);
+            } else {
+                outbox.push(mark, object.0, news);
+            }
+        }
     }
 
     /// For how long this is remembered, and what has become of that object.
@@ -468,12 +496,6 @@ impl Known {
         missed
     }
 
-    /// Whether that removal was told already, which took the tenure that it is in.
-    fn has_told_end(&self, object: ObjectId, tenure: Tenure) -> bool {
-        let last = self.removed.iter().rev().find(|(_, of, _)| *of == object.0);
-        last.is_some_and(|(.., last)| Tenure(*last).n() + 1 >= tenure.n())
-    }
-
     fn is_watched(&self) -> bool {
         self.outboxes.iter().any(|outbox| outbox.strong_count() > 0)
     }
@@ -491,7 +513,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kddm_core::id::Epoch;
+    use kddm_core::id::{Epoch, Tenure};
 
     fn put(object: u64, version: u64) -> News {
         News::Put { object, tenure: 1, version }
@@ -502,16 +524,18 @@ mod tests {
     }
 
     fn feed() -> Feed {
-        Feed::new(&Arc::default())
+        let feed = Feed::new(&Arc::default());
+        feed.walked();
+        feed
     }
 
     fn is_put(feed: &Feed, object: u64, version: u64) {
         let owned = Owned { tenure: 1, born: 1, version };
-        feed.looked_at(ObjectId(object), Some(owned), Main::None);
+        feed.looked_at(ObjectId(object), Some(owned), Main::None, false);
     }
 
     fn is_removed(feed: &Feed, object: u64) {
-        feed.looked_at(ObjectId(object), None, Main::None);
+        feed.looked_at(ObjectId(object), None, Main::None, true);
     }
 
     #[track_caller]
@@ -665,6 +689,7 @@ mod tests {
     fn what_is_not_known_any_more_is_said() {
         let marks = Arc::default();
         let feed = Feed::new(&marks);
+        feed.walked();
         is_put(&feed, 1, 1);
         let upto = all(&join(&feed, Since::Now).0).1;
         for object in 0..=REMOVED_LIMIT as u64 {
@@ -692,18 +717,20 @@ mod tests {
             ObjectId(1),
             None,
             Main::Owner { tenure: Default::default(), version: Default::default(), born: Default::default() },
+            false,
         );
         feed.looked_at(
             ObjectId(1),
             None,
             Main::Sharer { tenure: Default::default(), version: Default::default(), counter: 0 },
+            true,
         );
         assert_eq!(all(&outbox).0, [put(1, 1)]);
         is_put(&feed, 1, 1);
         assert_eq!(all(&outbox).0, [put(1, 1)], "it is back");
-        feed.looked_at(ObjectId(1), Some(Owned { tenure: 1, born: 2, version: 1 }), Main::None);
+        feed.looked_at(ObjectId(1), Some(Owned { tenure: 1, born: 2, version: 1 }), Main::None, false);
         assert_eq!(all(&outbox).0, [put(1, 1)], "it is another one");
-        feed.looked_at(ObjectId(1), Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None);
+        feed.looked_at(ObjectId(1), Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None, false);
         assert_eq!(all(&outbox).0, []);
     }
 
@@ -712,18 +739,45 @@ mod tests {
     fn the_end_of_an_object_is_told_once_though_nobody_has_seen_it() {
         let feed = feed();
         let (outbox, _) = join(&feed, Since::Now);
-        let at = |n| Tenure::new(Epoch(1), n).0;
-        let gone = |n| Main::Tombstone { tenure: Tenure(at(n)), requester: Default::default() };
-        (0..2).for_each(|_| feed.looked_at(ObjectId(1), None, gone(5)));
-        assert_eq!(all(&outbox).0, [News::Removed { object: 1, tenure: at(4) }]);
-        feed.looked_at(ObjectId(1), Some(Owned { tenure: at(6), born: at(6), version: 1 }), Main::None);
-        (0..2).for_each(|_| feed.looked_at(ObjectId(1), None, gone(7)));
-        assert_eq!(all(&outbox).0, [News::Removed { object: 1, tenure: at(6) }], "the newest of it");
-        feed.looked_at(ObjectId(1), None, Main::None);
+        let tenure = |epoch, n| Tenure::new(Epoch(epoch), n);
+        let ends = |tenure| {
+            let gone = Main::Tombstone { tenure, requester: Default::default() };
+            // It is looked at again as often as something comes for it.
+            [true, false].into_iter().for_each(|has_ended| feed.looked_at(ObjectId(1), None, gone, has_ended));
+            all(&outbox).0
+        };
+        let removed = |epoch, n| News::Removed { object: 1, tenure: tenure(epoch, n).0 };
+        assert_eq!(ends(tenure(1, 5)), [removed(1, 4)]);
+        let owned = Owned { tenure: tenure(1, 6).0, born: tenure(1, 6).0, version: 1 };
+        feed.looked_at(ObjectId(1), Some(owned), Main::None, false);
+        assert_eq!(ends(tenure(1, 7)), [removed(1, 6)], "the newest of it");
+        feed.looked_at(ObjectId(1), None, Main::None, false);
         assert_eq!(all(&outbox).0, []);
-        let (again, _) = join(&feed, Since::Mark(feed.marks.load(Ordering::Relaxed) - 3));
-        let last = News::Removed { object: 1, tenure: at(6) };
-        assert_eq!(all(&again).0, [last], "who comes back is told of the last one");
+        assert_eq!(ends(tenure(2, 3)), [removed(2, 2)], "another one, of an epoch that numbers anew");
+        let (again, _) = join(&feed, Since::Mark(feed.marks.load(Ordering::Relaxed) - 4));
+        assert_eq!(all(&again).0, [removed(2, 2)], "who comes back is told of the last one");
+    }
+
+    #[test]
+    fn what_never_had_a_value_does_not_end() {
+        let feed = feed();
+        let (outbox, _) = join(&feed, Since::Now);
+        let gone = Main::Tombstone { tenure: Tenure::new(Epoch(1), 2), requester: Default::default() };
+        feed.looked_at(ObjectId(1), None, gone, false);
+        assert_eq!(all(&outbox).0, []);
+    }
+
+    /// Whoever watches from now on has not begun, and need not hear of what somebody looks at meanwhile.
+    #[test]
+    fn what_was_there_before_is_no_news_while_it_is_looked_at() {
+        let feed = Feed::new(&Arc::default());
+        let (outbox, everything) = (join(&feed, Since::Now).0, join(&feed, Since::All).0);
+        is_put(&feed, 1, 1);
+        feed.walked();
+        assert_eq!((all(&outbox).0, all(&everything).0), (vec![], vec![put(1, 1)]));
+        is_put(&feed, 1, 2);
+        is_put(&feed, 2, 1);
+        assert_eq!((all(&outbox).0, all(&everything).0), (vec![put(1, 2), put(2, 1)], vec![put(1, 2), put(2, 1)]));
     }
 
     #[test]

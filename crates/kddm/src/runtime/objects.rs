@@ -356,6 +356,7 @@ impl LaneState {
             Output::Discard { object } => {
                 let store = self.store(set);
                 if let Some(cell) = store.find(object.0) {
+                    self.note_end(set, object, store.has_value(cell));
                     store.discard(cell);
                 }
             }

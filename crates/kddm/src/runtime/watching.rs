@@ -2,7 +2,7 @@
 //! elsewhere takes the copy away first, and a write here is told by the end of its hold. Both end the wait, and
 //! then the object is read again. So nothing is sent for a wait, and none is left without its copy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kddm_core::id::{Mixer, ObjectId, SetId};
@@ -25,6 +25,8 @@ pub(crate) struct Watchers {
     members_heard: u64,
     /// Where those hear of changes who watch whole sets.
     pub(super) sets: HashMap<SetId, Arc<Feed>, Mixer>,
+    /// Objects of those sets of which a value has gone, until it is looked at what has become of them: a turn.
+    pub(super) ended: HashSet<(SetId, ObjectId), Mixer>,
 }
 
 struct Watcher {

@@ -5,11 +5,11 @@
 //! that has nothing better to do: it steps back after each piece. It ends when no more come, and gives back then what
 //! is kept beyond the lower limit.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Condvar;
 
-use super::{KEPT, LEAST_AHEAD_BYTES, MOST_IDLE_BYTES, Spare, fits};
+use super::{KEPT, Kept, LEAST_AHEAD_BYTES, MOST_IDLE_BYTES, Spare, fits};
 use crate::pages::{LARGE_PAGES_FROM, find_pages_at};
 
 /// What is ready at most, in bytes of a process: as much as the largest buffer for which it is done. From
@@ -21,6 +21,9 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// When no large value has come or gone for so long, what is ready goes.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Where no thread could be started, the next one is tried after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is ready, and what is to be.
 pub(super) struct Ahead {
@@ -35,6 +38,8 @@ pub(super) struct Ahead {
     /// A large value has come or gone since the thread looked last.
     pub is_asked: bool,
     has_thread: bool,
+    /// When the system refused one last.
+    refused_at: Option<Instant>,
 }
 
 static ASKED: Condvar = Condvar::new();
@@ -49,6 +54,7 @@ impl Ahead {
             repeats: false,
             is_asked: false,
             has_thread: false,
+            refused_at: None,
         }
     }
 
@@ -77,9 +83,17 @@ impl Ahead {
         self.needs_thread()
     }
 
-    /// Whether there is no thread: the caller is to begin one.
+    /// Whether there is no thread: the caller is to begin one. Not for a while where the system has refused one.
     pub fn needs_thread(&mut self) -> bool {
+        if self.is_refused(Instant::now()) {
+            return false;
+        }
         !std::mem::replace(&mut self.has_thread, true)
+    }
+
+    /// Whether the system has refused a thread a moment ago, so that it is not asked again.
+    pub fn is_refused(&self, now: Instant) -> bool {
+        self.refused_at.is_some_and(|at| now.duration_since(at) < TRY_AGAIN)
     }
 
     /// What is ready for a size that nobody asks for any more.
@@ -121,10 +135,24 @@ impl Ahead {
     }
 }
 
-/// Begins the thread that finds pages ahead. Without one they are found later.
+/// Begins the thread that finds pages ahead, and gives back what is kept beyond the lower limit. Without one pages are
+/// found later, and that is given back at once.
 pub(super) fn begin() {
-    if std::thread::Builder::new().name("kddm-memory".into()).spawn(run).is_err() {
-        KEPT.lock().ahead.has_thread = false;
+    if std::thread::Builder::new().name("kddm-memory".into()).spawn(run).is_ok() {
+        return;
+    }
+    let mut kept = KEPT.lock();
+    let too_much = kept.goes_without_thread(Instant::now());
+    drop(kept);
+    drop(too_much);
+}
+
+impl Kept {
+    /// No thread could be started. What nobody would give back later is handed out.
+    pub(super) fn goes_without_thread(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        self.ahead.has_thread = false;
+        self.ahead.refused_at = Some(now);
+        self.beyond(MOST_IDLE_BYTES)
     }
 }
 
@@ -153,10 +181,9 @@ fn run() {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::spare::take;
+    use crate::spare::tests::LOOK_AGAIN;
 
     const MIB: usize = 1 << 20;
 
@@ -210,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_thread_no_more_is_kept_than_the_lower_limit_and_the_next_one_waits() {
+        let mut kept = Kept::new();
+        let value = || Vec::with_capacity(MIB);
+        assert!((0..20).all(|_| kept.give(value()).is_empty()) && kept.ahead.needs_thread());
+        let now = Instant::now();
+        assert_eq!(kept.goes_without_thread(now).len(), 4);
+        assert!(kept.ahead.is_refused(now) && !kept.ahead.is_refused(now + TRY_AGAIN));
+        assert!(!kept.ahead.needs_thread(), "it is not tried at once");
+        assert_eq!((kept.give(value()).len(), kept.kept_bytes), (1, MOST_IDLE_BYTES), "nobody would give it back");
+    }
+
+    #[test]
     fn a_thread_finds_them_and_ends() {
         // A length that no other test has.
         const LENGTH: usize = 3 * MIB + 13;
@@ -218,11 +257,11 @@ mod tests {
         while !is_found {
             assert!(begin.elapsed() < Duration::from_secs(60), "nothing is ever ready");
             is_found = take(LENGTH).is_ok_and(|spare| spare.found >= LENGTH);
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_AGAIN);
         }
         while KEPT.lock().ahead.has_thread {
             assert!(begin.elapsed() < Duration::from_secs(120), "it never ends");
-            std::thread::yield_now();
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::position::{Heard, Mark, Membership, Position};
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::pending::Pending;
 use crate::rpc::frame::{Manner, Sort};
-use crate::rpc::{RpcError, StreamReceiver, StreamSender};
+use crate::rpc::{RpcError, STREAMS_LIMIT, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
 use crate::runtime::changes::{Ask, FULL, WATCH_SERVICE, WATCHERS_LIMIT};
 use crate::runtime::feed::{Batch, News, Since};
@@ -68,15 +68,15 @@ struct Gathering {
     /// Before all did, something may have been missed.
     is_gap: bool,
     sources: Vec<Source>,
-    /// Those that serve as many watchers as they may: when each is asked again, and the pause after that.
+    /// Those that serve as many watchers as they may, or to which no stream is left: when each is asked again, and the pause after that.
     full: BTreeMap<u16, (Instant, Duration)>,
 }
 
 /// Whom that could be asked.
 struct Asked {
     all_asked: bool,
-    /// Too much is under way to a member.
-    is_refused: bool,
+    /// No stream to a member is left, or it serves as many watchers as it may: so many.
+    refused_at: Option<usize>,
 }
 
 /// How a round has gone.
@@ -84,8 +84,8 @@ struct Asked {
 struct Heed {
     is_news: bool,
     is_lost: bool,
-    /// One serves as many watchers as it may.
-    is_refused: bool,
+    /// One serves as many watchers as it may, or has as many streams of this node: so many.
+    refused_at: Option<usize>,
 }
 
 /// See the module.
@@ -106,13 +106,12 @@ pub(super) fn gather(runtime: &Weak<Runtime>, wanted: Wanted, inbox: &Arc<Inbox>
         if runtime.lanes[0].lock().destroyed.contains(gathering.set) {
             return inbox.fail(SetError::Destroyed.into());
         }
-        let Asked { all_asked, is_refused: none_left } = gathering.ask_members(&runtime, inbox);
+        let Asked { all_asked, refused_at: none_left } = gathering.ask_members(&runtime, inbox);
         drop(runtime);
         let asked = gathering.sources.len();
-        let Heed { is_news, is_lost, is_refused } = gathering.hear(inbox);
-        if (is_refused || none_left) && !gathering.has_begun {
-            let (outstanding, limit) = (WATCHERS_LIMIT, WATCHERS_LIMIT);
-            return inbox.fail(AccessError::Overloaded { outstanding, limit }.into());
+        let Heed { is_news, is_lost, refused_at } = gathering.hear(inbox);
+        if let Some(limit) = refused_at.or(none_left).filter(|_| !gathering.has_begun) {
+            return inbox.fail(AccessError::Overloaded { outstanding: limit, limit }.into());
         }
         let all_asked = all_asked && gathering.sources.len() == asked;
         if all_asked {
@@ -182,7 +181,7 @@ impl Gathering {
         self.heard.retain(|node, heard| is_member(*node, heard.incarnation));
         self.begun_at.retain(|node, heard| is_member(*node, heard.incarnation));
         self.full.retain(|node, _| now.members.iter().any(|(member, _)| member == node));
-        let (mut all_asked, mut is_refused) = (true, false);
+        let (mut all_asked, mut refused_at) = (true, None);
         for (node, incarnation) in &now.members {
             if self.sources.iter().any(|source| source.node == *node) {
                 continue;
@@ -204,8 +203,8 @@ impl Gathering {
                 Ok(ends) => ends,
                 Err(error) => {
                     all_asked = false;
-                    if is_refusal(&error) {
-                        is_refused = true;
+                    if let Some(limit) = limit_of(&error) {
+                        refused_at = Some(limit);
                         if self.refused(*node, inbox) {
                             inbox.seat.tell();
                         }
@@ -217,7 +216,7 @@ impl Gathering {
             self.sources.push(Source { node, incarnation, has_begun: false, _keeps: keeps, tells, next });
         }
         self.members = Some(now);
-        Asked { all_asked, is_refused }
+        Asked { all_asked, refused_at }
     }
 
     /// If all members tell, they are those of the position.
@@ -251,8 +250,8 @@ impl Gathering {
                         source.next = source.tells.receive();
                     }
                     Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => source.next = source.tells.receive(),
-                    Poll::Ready(Err(error)) if is_refusal(&error) => {
-                        heed.is_refused = true;
+                    Poll::Ready(Err(error)) if limit_of(&error).is_some() => {
+                        heed.refused_at = limit_of(&error);
                         heed.is_news |= self.refused(source.node, inbox);
                         return false;
                     }
@@ -267,8 +266,8 @@ impl Gathering {
         heed
     }
 
-    /// A member serves as many watchers as it may, or as much is under way to it as may be. It is asked again after a pause, and a longer one after that; what it
-    /// has to tell meanwhile may be forgotten by then. Whether that is news.
+    /// A member serves as many watchers as it may, or no stream to it is left. It is asked again after a pause, and a
+    /// longer one after that; what it has to tell meanwhile may be forgotten by then. Whether that is news.
     fn refused(&mut self, node: u16, inbox: &Inbox) -> bool {
         let pause = self.full.get(&node).map(|(_, pause)| *pause);
         let next = pause.map_or(ASK_AGAIN, |pause| (2 * pause).min(LONGEST_PAUSE));
@@ -309,12 +308,13 @@ impl Gathering {
     }
 }
 
-/// Whether there is no room for one more watch, there or on the way.
-fn is_refusal(error: &Error) -> bool {
+/// The limit because of which there is no room for one more watch, there or on the way. What is full for a moment alone,
+/// as where many calls are outstanding, is none.
+fn limit_of(error: &Error) -> Option<usize> {
     match error {
-        Error::Rpc(RpcError::Failed { reason, .. }) => reason == FULL,
-        Error::Rpc(RpcError::Overloaded { .. }) => true,
-        _ => false,
+        Error::Rpc(RpcError::Failed { reason, .. }) if reason == FULL => Some(WATCHERS_LIMIT),
+        Error::Rpc(error) if error.has_no_stream_left() => Some(STREAMS_LIMIT),
+        _ => None,
     }
 }
 
@@ -323,5 +323,26 @@ fn change_of(news: News) -> Change {
         News::Put { object, tenure, version } => Change::Put { object, seen: Seen { tenure, version } },
         News::Removed { object, tenure } => Change::Removed { object, tenure },
         News::Skipped { count } => Change::Skipped { count: Some(count) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_full_for_a_moment_alone_is_no_refusal() {
+        let service = || WATCH_SERVICE.to_string();
+        let overloaded = |what: &str| RpcError::Overloaded { node: 2, service: service(), what: what.into() }.into();
+        let failed = |reason: &str| RpcError::Failed { node: 2, service: service(), reason: reason.into() }.into();
+        assert_eq!(limit_of(&failed(FULL)), Some(WATCHERS_LIMIT));
+        assert_eq!(limit_of(&failed("that is no number of a set")), None);
+        for what in ["256 streams to that node are open", "256 streams of this caller are open"] {
+            assert!(what.starts_with(&STREAMS_LIMIT.to_string()));
+            assert_eq!(limit_of(&overloaded(what)), Some(STREAMS_LIMIT));
+        }
+        for what in ["4096 calls to that node are outstanding", "that node has yet to take what was sent before"] {
+            assert_eq!(limit_of(&overloaded(what)), None);
+        }
     }
 }
