@@ -20,9 +20,10 @@ use crate::cell::CellNumber;
 use crate::error::{Error, SetError};
 use crate::rpc::{RpcError, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
-use crate::runtime::feed::{Batch, Feed, Outbox, Owned, Since};
+use crate::runtime::feed::{Feed, Owned, Since};
 use crate::runtime::join::random;
 use crate::runtime::lane::{Lane, LaneState};
+use crate::runtime::outbox::{Batch, Outbox};
 
 /// The name under which nodes watch each other's sets; no service can be registered under it.
 pub(crate) const WATCH_SERVICE: &str = "kddm/watch";

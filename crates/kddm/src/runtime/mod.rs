@@ -30,6 +30,7 @@ pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod numbers;
 pub(crate) mod objects;
+pub(crate) mod outbox;
 pub(crate) mod overdue;
 pub(crate) mod part;
 pub(crate) mod peer;

@@ -18,7 +18,8 @@ use crate::rpc::frame::{Manner, Sort};
 use crate::rpc::{RpcError, STREAMS_LIMIT, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
 use crate::runtime::changes::{Ask, FULL, WATCH_SERVICE, WATCHERS_LIMIT};
-use crate::runtime::feed::{Batch, News, Since};
+use crate::runtime::feed::{News, Since};
+use crate::runtime::outbox::Batch;
 use crate::watch::Seen;
 
 /// After how long a member that could not be asked is asked again.
