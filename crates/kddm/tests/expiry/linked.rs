@@ -1,13 +1,13 @@
 //! What stands behind the set fails, or is not where an object is owned.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kddm::linker::{LinkerError, Memory, Stamp, Store, Stored, WritePolicy, Written};
-use kddm::{OnExpiry, Set};
+use kddm::{Node, OnExpiry, Set};
 use parking_lot::Mutex;
 
-use crate::{LIMIT, TIME, cluster, expired, info, until};
+use crate::{LIMIT, TIME, cluster, expired, info, members, until};
 
 /// Takes what is put and refuses to remove it, and says when it was asked to.
 #[derive(Clone, Default)]
@@ -65,4 +65,32 @@ fn what_is_not_taken_is_tried_again_less_and_less_often() {
     assert!(took >= TIME, "six tries within {took:?}");
     until("it is counted", || info(&nodes[0]).failed >= 5);
     assert_eq!((expired(&nodes), set.get(7).wait_for(LIMIT).expect("it stays").as_str()), (0, "kept"));
+}
+
+/// The nodes that are left have no linker: they leave the objects alone until one of them has.
+#[test]
+fn what_is_owned_where_no_linker_is_stays_until_one_is_there() {
+    // So that its first owner is gone before.
+    const AFTER: Duration = Duration::from_secs(3);
+    let store = Memory::default();
+    let never = WritePolicy::Behind { lag: Duration::from_secs(3600), bytes: 1 << 20 };
+    let open = |node: &Node| -> Set<String> {
+        let builder = node.set("leaving").linker("memory", store.clone()).write_policy(never).replicas(2);
+        builder.expire_after(AFTER).wait_limit(LIMIT).open().wait_for(LIMIT).expect("the set opens")
+    };
+    let mut nodes = members(3);
+    let set = open(&nodes[2]);
+    kept(&set, 7);
+    drop(set);
+    nodes.remove(2).stop_within(Duration::ZERO);
+    until("its next owner counts", || {
+        let seen = nodes[0].object_of("leaving", 7);
+        seen.is_ok_and(|seen| seen.at_owner.is_some_and(|at| at.leaves_in.is_some()))
+    });
+    let begun = Instant::now();
+    until("its time has been over for long", || begun.elapsed() > 2 * AFTER);
+    assert_eq!((expired(&nodes), nodes.iter().flat_map(Node::expiries).map(|set| set.failed).sum::<u64>()), (0, 0));
+    let sets = [open(&nodes[0]), open(&nodes[1])];
+    until("it has left", || sets[0].len().wait_for(LIMIT).expect("it is counted") == 0);
+    assert!(nodes.iter().all(|node| node.statistics().faults == 0));
 }
