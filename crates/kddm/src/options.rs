@@ -292,7 +292,7 @@ impl Config {
     /// ```
     /// let first = kddm::Node::join(kddm::Config::new().lanes(2)).wait()?;
     /// let other = kddm::Config::new().lanes(3).contact(first.address().clone());
-    /// let refused = kddm::Node::join(other).wait().unwrap_err();
+    /// let refused = kddm::Node::join(other).wait().err().expect("all need the same number");
     /// assert!(refused.to_string().contains("has 2 lanes, not 3"), "{refused}");
     /// # Ok::<(), kddm::Error>(())
     /// ```

@@ -205,6 +205,9 @@ const LINK_KEEPALIVE: Duration = Duration::from_secs(1);
 /// A host that loses its power or its network says nothing, and TCP alone waits a quarter of an hour.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    // With a packet or two under way, as with leases and votes, TCP asks again at the same pace, and does not wait twice as
+    // long after each loss: a few in a row would outlast a short lease. Without it all goes on, more slowly.
+    let _as_before = sockopt::set_tcp_thin_linear_timeouts(stream, true);
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
