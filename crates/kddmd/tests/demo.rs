@@ -205,7 +205,9 @@ fn a_stopped_counting_process_does_not_stay() {
     signal("STOP", first);
     let (code, errors) = running.ends();
     assert_eq!(code, Some(1), "{errors}");
-    assert!(errors.contains("counting process") && !errors.contains("panicked"), "{errors}");
+    // Stopped before the cluster was whole for the first time it takes along what nobody else had yet, which is said then.
+    let is_said = errors.contains("counting process") || errors.contains("is lost");
+    assert!(is_said && !errors.contains("panicked"), "{errors}");
     for process in [first, second] {
         assert!(!Path::new(&format!("/proc/{process}")).exists(), "process {process} has ended");
     }
