@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn a_set_that_somebody_begins_to_watch_is_looked_at_in_parts() {
         const OBJECTS: u64 = 2 * SLICE as u64 + 100;
-        let node = Node::local_cluster(1).expect("a node").remove(0);
+        let node = Node::local_cluster_with(1, |config| config.lanes(1)).expect("a node").remove(0);
         let open: Set<u64> = node.set("parts").open().wait_for(LIMIT).expect("the set opens");
         let put = |object: u64| {
             let guard = open.grab(object).wait_for(LIMIT).expect("nobody keeps it");
