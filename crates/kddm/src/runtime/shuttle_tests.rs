@@ -26,6 +26,7 @@ use super::lending::TAKES_NOTHING;
 use super::membership::Membership;
 use super::notify::Notify;
 use super::placing::Signals;
+use super::part::Part;
 use super::{Parts, Runtime};
 use crate::cell::Lease;
 use crate::error::{AccessError, Error};
