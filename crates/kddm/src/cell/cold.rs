@@ -131,7 +131,7 @@ impl<T: Value> Table<T> {
         let version = cell.version.load(Ordering::Acquire);
         let known = account.knows(number, version);
         if known != Known::This
-            && let Some(bytes) = self.measure(number)
+            && let Some(bytes) = self.length(number, usize::MAX)
         {
             account.note(number, bytes, version);
         }

@@ -114,7 +114,7 @@ pub(super) fn encode<T: Value>(value: &T, bytes: &mut Vec<u8>) -> Result<(), Enc
 
 /// How many bytes a value has, as it is encoded, if its type's own code says so.
 pub(crate) fn encoded_len<T: Value>(value: &T) -> Option<usize> {
-    catch_unwind(AssertUnwindSafe(|| value.encoded_len(usize::MAX))).ok()?.ok()
+    counted_len(value, usize::MAX)
 }
 
 /// As [`encoded_len`]; `None` also if there are more than that, and they do not lie in memory as they are encoded.

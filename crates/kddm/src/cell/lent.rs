@@ -79,25 +79,6 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// How many bytes the value has, as it is encoded. `None`: there is none, or somebody writes, or it does not encode.
-    ///
-    /// The caller is the driver.
-    pub(super) fn measure(&self, number: CellNumber) -> Option<usize> {
-        let pointer = self.arena.pointer(number)?;
-        let cell = self.live(number)?;
-        let _kept_out = self.keep_writers_out(pointer, cell)?;
-        let value = cell.value.load(Ordering::Acquire);
-        if content::is_bytes(value) {
-            // SAFETY: bytes are replaced by the driver only, and this is the driver.
-            return Some(unsafe { content::bytes(value) }.bytes.len());
-        }
-        if is_in_cell::<T>() {
-            return Some(size_of::<T>());
-        }
-        // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
-        content::encoded_len(unsafe { value.cast::<T>().as_ref() }?)
-    }
-
     /// How many bytes [`encode_kept`](Self::encode_kept) would append. `None`: there is no value, or somebody writes, or it does not
     /// encode; or there are more than that, where they would have to be encoded to be counted.
     ///
@@ -112,8 +93,7 @@ impl<T: Value> Table<T> {
             return Some(unsafe { content::bytes(value) }.bytes.len());
         }
         if is_in_cell::<T>() && cell.word.load().has(READY) {
-            // SAFETY: the pointer is from this table's arena, the value is there, and writers are kept out.
-            return content::counted_len(&unsafe { load_value::<T>(pointer) }, limit_bytes);
+            return Some(size_of::<T>());
         }
         // SAFETY: nobody writes and the driver is here, so that the cell's count of the `Arc` stays.
         content::counted_len(unsafe { value.cast::<T>().as_ref() }?, limit_bytes)

@@ -15,7 +15,7 @@ use super::each::Own;
 use super::here::Expiring;
 use super::removal::{self, Going, Put, UnderWay};
 use super::rule::Expiry;
-use crate::cell::{CellNumber, Looked, Store};
+use crate::cell::{CellNumber, Looked};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::told::SetHere;
 
@@ -77,7 +77,6 @@ pub(super) struct Sweep {
     ages: HashMap<u64, Age, Mixer>,
     round: u64,
     round_began: Instant,
-    lane: usize,
     next: CellNumber,
     /// As much has been about to go since then as may be.
     full_since: Option<Instant>,
@@ -85,7 +84,7 @@ pub(super) struct Sweep {
 
 impl Default for Sweep {
     fn default() -> Sweep {
-        Sweep { ages: HashMap::default(), round: 1, round_began: Instant::now(), lane: 0, next: 0, full_since: None }
+        Sweep { ages: HashMap::default(), round: 1, round_began: Instant::now(), next: 0, full_since: None }
     }
 }
 
@@ -97,26 +96,15 @@ impl Sweep {
         if now < self.round_began {
             return Step::At(self.round_began);
         }
-        let lanes = &here.runtime.lanes;
-        let Some(lane) = lanes.get(self.lane) else { return self.end_of_round(of, now) };
         let store = {
-            let state = lane.lock();
+            let state = here.runtime.lanes[0].lock();
             if state.destroyed.contains(here.set) {
                 return Step::Ended;
             }
-            state.stores.get(&here.set).cloned()
+            // All lanes have one memory of it.
+            state.part.known(here.set)
         };
-        let is_another = |store: &Arc<dyn Store>| {
-            let has = |before: &Arc<Lane>| {
-                let state = before.lock();
-                state.stores.get(&here.set).is_some_and(|other| Arc::ptr_eq(other, store))
-            };
-            self.next > 0 || !lanes[..self.lane].iter().any(has)
-        };
-        let Some(store) = store.filter(is_another) else {
-            (self.lane, self.next) = (self.lane + 1, 0);
-            return Step::GoesOn;
-        };
+        let Some(store) = store else { return self.end_of_round(of, now) };
         let is_full = of.under_way.load(Ordering::Acquire) >= UNDER_WAY;
         if self.waits_for_room(of, is_full, now) {
             return Step::Waits;
@@ -131,10 +119,8 @@ impl Sweep {
             looked.into_iter().filter(|looked| !self.stays(of, looked, (now, seen))).collect();
         let may_go = !is_full && (!of.needs_linker() || here.runtime.linkers.has(here.set));
         self.look_closer(of, here, &to_look_at, (now, may_go), goes);
-        match next {
-            Some(next) => self.next = next,
-            None => (self.lane, self.next) = (self.lane + 1, 0),
-        }
+        let Some(next) = next else { return self.end_of_round(of, now) };
+        self.next = next;
         Step::GoesOn
     }
 
@@ -216,7 +202,7 @@ impl Sweep {
         of.times.end_of_round(round);
         of.watched.store(self.ages.len() as u64, Ordering::Relaxed);
         self.round_began = (self.round_began + of.period()).max(now);
-        (self.round, self.lane, self.next, self.full_since) = (round + 1, 0, 0, None);
+        (self.round, self.next, self.full_since) = (round + 1, 0, None);
         Step::At(self.round_began)
     }
 

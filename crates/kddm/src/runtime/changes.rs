@@ -22,7 +22,7 @@ use crate::rpc::{RpcError, StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
 use crate::runtime::feed::{Feed, Owned, Since};
 use crate::runtime::join::random;
-use crate::runtime::lane::{Lane, LaneState};
+use crate::runtime::lane::LaneState;
 use crate::runtime::outbox::{Batch, Outbox};
 
 /// The name under which nodes watch each other's sets; no service can be registered under it.
@@ -191,16 +191,6 @@ impl LaneState {
     }
 }
 
-/// Goes through the cells of a set, with the lock of the lane for some of them at a time.
-fn in_slices(lane: &Lane, begins: bool, mut some: impl FnMut(&mut LaneState, CellNumber) -> Option<CellNumber>) {
-    let mut next = begins.then_some(0);
-    while let Some(first) = next {
-        let mut state = lane.lock();
-        next = some(&mut state, first);
-        lane.finish_fair(state);
-    }
-}
-
 impl Runtime {
     /// From now on changes of objects of that set that are owned here go there. Who `wants_all` is told of what is owned
     /// here and was not looked at yet: a copy that has become the object after a loss says so to nobody. What changes
@@ -211,8 +201,9 @@ impl Runtime {
             let mut state = lane.lock();
             let is_told = state.is_told_of(set, feed);
             lane.finish(state);
-            let begins = is_told && (wants_all || !is_walked);
-            in_slices(lane, begins, |state, first| state.look_at_some(set, feed, first, is_walked));
+            if is_told && (wants_all || !is_walked) {
+                lane.in_slices(|state, first| state.look_at_some(set, feed, first, is_walked));
+            }
         }
         feed.walked();
     }
@@ -311,7 +302,9 @@ fn linger(runtime: &Weak<Runtime>, set: SetId, feed: &Arc<Feed>) {
         let mut state = lane.lock();
         let is_it = state.forget_feed(set, feed);
         lane.finish(state);
-        in_slices(lane, is_it, |state, first| state.unwatch_some(set, first));
+        if is_it {
+            lane.in_slices(|state, first| state.unwatch_some(set, first));
+        }
     }
 }
 

@@ -154,16 +154,11 @@ impl Runtime {
 /// Closes all objects of a set, and says in which slices somebody holds one.
 fn close(lane: &Lane, set: SetId) -> Vec<CellNumber> {
     let mut held = Vec::new();
-    let mut next = Some(0);
-    while let Some(first) = next {
-        let state = lane.lock();
-        let is_held;
-        (is_held, next) = state.close_slice(set, first);
-        lane.finish_fair(state);
-        if is_held {
-            held.push(first);
-        }
-    }
+    lane.in_slices(|state, first| {
+        let (is_held, next) = state.close_slice(set, first);
+        held.extend(is_held.then_some(first));
+        next
+    });
     held
 }
 

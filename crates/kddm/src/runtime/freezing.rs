@@ -214,12 +214,7 @@ impl Runtime {
             }
         }
         for lane in &self.lanes {
-            let mut next = Some(0);
-            while let Some(first) = next {
-                let mut state = lane.lock();
-                next = state.close_cells(set, first, SLICE);
-                lane.finish_fair(state);
-            }
+            lane.in_slices(|state, first| state.close_cells(set, first, SLICE));
         }
         for lane in &self.lanes {
             loop {

@@ -141,13 +141,12 @@ impl Runtime {
             }
             let is_new = state.hooked.insert(set, Arc::clone(&hooks)).is_none();
             lane.finish(state);
-            let mut next = Some(0).filter(|_| is_new);
-            while let Some(first) = next {
-                let mut state = lane.lock();
-                let (cells, after) = state.own_cells_from(set, first, SLICE);
-                cells.into_iter().for_each(|(object, _)| state.look_at_hooks(set, ObjectId(object)));
-                lane.finish_fair(state);
-                next = after;
+            if is_new {
+                lane.in_slices(|state, first| {
+                    let (cells, next) = state.own_cells_from(set, first, SLICE);
+                    cells.into_iter().for_each(|(object, _)| state.look_at_hooks(set, ObjectId(object)));
+                    next
+                });
             }
         }
     }

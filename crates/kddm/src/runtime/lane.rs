@@ -10,7 +10,7 @@ use kddm_core::id::{Mixer, NodeId, ObjectId, Placement, SetId};
 use kddm_core::io::{Input, Outputs};
 use kddm_core::node::Node as Core;
 
-use crate::cell::{Ended, Lease, Store};
+use crate::cell::{CellNumber, Ended, Lease, Store};
 use crate::error::{Error, MembershipError, WaitingFor};
 use crate::runtime::acceptance::LostAndSettled;
 use crate::runtime::backlog::FullPeers;
@@ -289,6 +289,17 @@ impl Lane {
     pub fn finish_fair(&self, mut state: Turn<'_>) {
         self.wind_up(&mut state);
         state.yield_fairly();
+    }
+
+    /// Goes through the cells of a set, and gives the lane up between some and the next: `some` looks at those from that
+    /// number on, and says where the rest begins, if there is one.
+    pub fn in_slices(&self, mut some: impl FnMut(&mut LaneState, CellNumber) -> Option<CellNumber>) {
+        let mut next = Some(0);
+        while let Some(first) = next {
+            let mut state = self.lock();
+            next = some(&mut state, first);
+            self.finish_fair(state);
+        }
     }
 
     /// As [`Self::finish`], for who has all lanes: nobody is woken before he has given up the last one.
