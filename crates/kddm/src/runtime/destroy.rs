@@ -123,9 +123,10 @@ impl Runtime {
             state.begin_destroy(set);
             lane.finish_fair(state);
         }
-        for lane in &self.lanes {
-            let held = close(lane, set);
-            for first in held {
+        // All before anybody is waited for: nothing is begun in one lane while another's holders come to their end.
+        let held: Vec<_> = self.lanes.iter().map(|lane| (lane, close(lane, set))).collect();
+        for (lane, slices) in held {
+            for first in slices {
                 while lane.lock().close_slice(set, first).0 && Instant::now() < deadline && !self.is_stopping() {
                     let mut membership = self.membership.lock();
                     self.wait_for_change(&mut membership, Instant::now() + HOLDER_CHECK);
@@ -173,9 +174,42 @@ fn discard_all(store: &dyn Store, is_meant: &dyn Fn(u64) -> bool) {
 
 #[cfg(test)]
 mod tests {
-    use kddm_core::id::{PlacementPolicy, SetId};
+    use std::time::{Duration, Instant};
+
+    use kddm_core::id::{ObjectId, PlacementPolicy, SetId};
 
     use super::Destroyed;
+    use crate::{Node, Set};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Who holds an object of one lane has his time, and nobody begins anything with one of another lane meanwhile.
+    #[test]
+    fn all_lanes_close_before_any_holder_is_waited_for() {
+        let node = Node::local_cluster_with(1, |config| config.lanes(2)).expect("a node").remove(0);
+        let open: Set<u64> = node.set("ends").open().wait_for(LIMIT).expect("the set opens");
+        let id = SetId(node.set_info("ends").expect("it is there").id);
+        let runtime = node.runtime();
+        let of_lane = |number: usize| {
+            let is_its =
+                |object: &u64| std::sync::Arc::ptr_eq(runtime.lane(id, ObjectId(*object)), &runtime.lanes[number]);
+            (0..1000).find(is_its).expect("each lane has some")
+        };
+        let (first, second) = (of_lane(0), of_lane(1));
+        drop(open.grab(second).wait_for(LIMIT).expect("it is made"));
+        let guard = open.grab(first).wait_for(LIMIT).expect("it is made");
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(|| runtime.destroy_here(id, 10 * LIMIT));
+            let begin = Instant::now();
+            while open.get(second).wait_for(LIMIT).is_ok() {
+                assert!(begin.elapsed() < LIMIT, "hits go on");
+                std::thread::yield_now();
+            }
+            assert!(!ends.is_finished(), "the holder has time");
+            drop(guard);
+            ends.join().expect("it ends");
+        });
+    }
 
     fn set(number: u64) -> SetId {
         SetId::new(PlacementPolicy::Hash, number)
