@@ -9,7 +9,7 @@ use super::address::Address;
 use super::stream::{DialError, Stream, dial};
 
 /// Version of the protocol above streams: greeting, frames and rules.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// "KDDM", then the length of what follows.
 const MAGIC: [u8; 4] = *b"KDDM";
