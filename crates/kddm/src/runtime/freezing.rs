@@ -216,23 +216,34 @@ impl Runtime {
         for lane in &self.lanes {
             lane.in_slices(|state, first| state.close_cells(set, first, SLICE));
         }
-        for lane in &self.lanes {
-            loop {
-                let mut state = lane.lock();
-                let closed = state.close(set);
-                lane.finish_fair(state);
-                let Err(reason) = closed else { break };
-                let mut membership = self.membership.lock();
-                if self.is_stopping() || Instant::now() >= deadline {
-                    return Err(reason);
-                }
-                self.wait_for_change(&mut membership, deadline.min(Instant::now() + HOLDER_CHECK));
+        while let Err(reason) = self.close_all_lanes(set) {
+            let mut membership = self.membership.lock();
+            if self.is_stopping() || Instant::now() >= deadline {
+                return Err(reason);
             }
+            self.wait_for_change(&mut membership, deadline.min(Instant::now() + HOLDER_CHECK));
         }
         // All this was about a set that is still frozen.
         let membership = self.membership.lock();
         let is_frozen = membership.state.frozen().contains(frozen);
         if is_frozen { Ok(()) } else { Err("the freeze is over".into()) }
+    }
+
+    /// Closes a set in all lanes in one step: who writes an object of one lane may need another one's to come to an end. What is
+    /// in the way.
+    fn close_all_lanes(&self, set: SetId) -> Result<(), String> {
+        for lane in &self.lanes {
+            let mut state = lane.lock();
+            state.end_writers(set);
+            lane.finish_fair(state);
+        }
+        let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
+        let closable = states.iter().try_for_each(|state| state.is_closable(set));
+        if closable.is_ok() {
+            states.iter_mut().for_each(|state| state.close(set));
+        }
+        self.finish_all(states);
+        closable
     }
 
     /// Nobody wants it any more: it ends as soon as that can be decided.

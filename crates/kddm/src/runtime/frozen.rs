@@ -297,8 +297,20 @@ impl LaneState {
         next
     }
 
-    /// Closes a set of which no cell is left that has not been looked at; or says who is in the way.
-    pub fn close(&mut self, set: SetId) -> Result<(), String> {
+    /// Has those come to an end who write a set of which no cell is left that has not been looked at.
+    pub fn end_writers(&mut self, set: SetId) {
+        let Some(frozen) = self.frozen.in_force(set).filter(|frozen| !frozen.is_closed) else { return };
+        if self.fenced || self.stopped {
+            return;
+        }
+        let open: Vec<ObjectId> = frozen.open.iter().copied().collect();
+        for object in open {
+            self.run_own(set, object, None);
+        }
+    }
+
+    /// Who is in the way of closing a set, after [`Self::end_writers`].
+    pub fn is_closable(&self, set: SetId) -> Result<(), String> {
         let Some(frozen) = self.frozen.in_force(set) else { return Ok(()) };
         if self.fenced || self.stopped {
             return Ok(());
@@ -306,11 +318,6 @@ impl LaneState {
         if frozen.is_closed {
             return self.removes_nothing(set);
         }
-        let open: Vec<ObjectId> = frozen.open.iter().copied().collect();
-        for object in open {
-            self.run_own(set, object, None);
-        }
-        let Some(frozen) = self.frozen.in_force(set) else { return Ok(()) };
         if let Some(object) = frozen.open.first().copied() {
             let holders: Vec<Arc<str>> = self.holders(set, object).into_iter().map(|holder| holder.who).collect();
             return Err(format!("object {} is written by {}", object.0, holders.join(", ")));
@@ -322,11 +329,17 @@ impl LaneState {
         if let Some(((_, object), _)) = waits {
             return Err(format!("somebody waits for object {} who had asked for it before", object.0));
         }
-        self.removes_nothing(set)?;
-        if let Some(frozen) = self.frozen.0.get_mut(&set) {
+        self.removes_nothing(set)
+    }
+
+    /// Closes a set: nobody is in the way in any lane.
+    pub fn close(&mut self, set: SetId) {
+        if !self.fenced
+            && !self.stopped
+            && let Some(frozen) = self.frozen.0.get_mut(&set).filter(|frozen| !frozen.by.is_empty())
+        {
             frozen.is_closed = true;
         }
-        Ok(())
     }
 
     /// Also of who removes nothing any more, something may come: of a node that was told later.

@@ -221,11 +221,16 @@ impl Runtime {
         // All lanes are taken in order: none may hand an object to the old table meanwhile.
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
         let table = table_in(&mut states, set);
+        self.finish_all(states);
+        table
+    }
+
+    /// Ends the turn of who has all lanes.
+    fn finish_all(&self, states: Vec<Turn<'_>>) {
         // A task that is woken may take any lane at once.
         let to_wake: Vec<_> =
             self.lanes.iter().zip(states).map(|(lane, state)| lane.finish_in_silence(state)).collect();
         drop(to_wake);
-        table
     }
 
     fn close_listeners(&self) {

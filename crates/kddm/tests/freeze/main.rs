@@ -290,7 +290,7 @@ fn an_operation_of_a_frozen_set_waits_at_its_caller() {
 
 #[test]
 fn those_who_wait_aside_are_so_many_and_in_no_readers_way() {
-    let node = Node::join(Config::new().node_id(1).outstanding_limit(8)).wait_for(LIMIT).expect("a node");
+    let node = Node::join(Config::new().node_id(1).lanes(1).outstanding_limit(8)).wait_for(LIMIT).expect("a node");
     let set = open(&node, "crowded", 0);
     put(&set, 1, 1);
     let freeze = freeze(&set);
