@@ -146,7 +146,7 @@ fn join(mut neighbour: Child) -> bool {
 
 /// What says most about lanes: all of it would take as long as with one.
 fn lanes() -> bool {
-    let tests = ["attached", "membership", "recovery"].iter().flat_map(|name| ["--test", *name]);
+    let tests = ["attached", "freeze", "membership", "recovery"].iter().flat_map(|name| ["--test", *name]);
     let mut command = Command::new("cargo");
     command.args(["test", "--quiet", "-p", "kddm"]).args(tests).env("KDDM_LANES", "2");
     command.status().is_ok_and(|status| status.success())

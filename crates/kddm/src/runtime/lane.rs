@@ -143,8 +143,8 @@ impl LaneState {
             whole_in: None,
             newly_settled: HashMap::default(),
             missing: None,
+            desk: Desk::new(Arc::clone(&signals.uses)),
             signals,
-            desk: Desk::default(),
             link: None,
             #[cfg(test)]
             refuse_each: None,

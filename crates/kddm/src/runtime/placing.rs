@@ -16,7 +16,7 @@ use crate::runtime::Runtime;
 use crate::runtime::acceptance::Names;
 use crate::runtime::incidents::Judged;
 use crate::runtime::lane::LaneState;
-use crate::runtime::lending::Parted;
+use crate::runtime::lending::{Parted, Uses};
 use crate::runtime::membership::Guard;
 use crate::runtime::objects::changes_what_is_here;
 use crate::runtime::peer::Peer;
@@ -51,6 +51,8 @@ pub(crate) struct Signals {
     pub names: Arc<Names>,
     /// Programs that are not attached any more.
     pub parted: Arc<Parted>,
+    /// What programs use.
+    pub uses: Arc<Uses>,
     /// Sets whose objects leave by themselves.
     pub expiries: Arc<crate::expiry::Expiries>,
 }

@@ -364,6 +364,31 @@ fn an_attached_program_waits_too_and_says_what_to_do() {
     assert_eq!(read(&here, 2), 9);
 }
 
+/// Whichever lane has what it holds already, and what it needs beside that.
+#[test]
+fn a_program_that_holds_an_object_gets_those_of_other_lanes_too() {
+    let node = Node::join(Config::new().node_id(1).lanes(4)).wait_for(LIMIT).expect("a node");
+    let program = attached(&node, "lanes");
+    let (there, here) = (open(&program, "lanes", 0), open(&node, "lanes", 0));
+    (0..16).for_each(|object| put(&here, object, 1));
+    let mut held = there.grab(0).wait_for(LIMIT).expect("nobody has it");
+    let freezing = here.freeze();
+    until("it is decided", || !node.frozen_sets().is_empty());
+    for object in 1..16 {
+        let mut another = there.grab(object).wait_for(LIMIT).expect("who holds one is let in");
+        *another = 2;
+        another.put().wait_for(LIMIT).expect("it is put");
+    }
+    *held = 2;
+    held.put().wait_for(LIMIT).expect("it is put");
+    let freeze = freezing.wait_for(LIMIT).expect("nobody writes any more");
+    assert!((0..16).all(|object| read(&here, object) == 2));
+    let kept_out = there.grab(3).wait_for(MOMENT).map(drop);
+    assert!(matches!(kept_out, Err(Error::Access(AccessError::TimedOut { .. }))), "{kept_out:?}");
+    drop(freeze);
+    put(&there, 3, 3);
+}
+
 /// What stands behind it is read in by nobody, and a scan passes over what somebody wants.
 #[test]
 fn what_is_only_behind_a_frozen_set_stays_there() {

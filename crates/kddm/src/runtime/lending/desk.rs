@@ -5,6 +5,7 @@
 //! one loan only, and a loan needs no number.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use kddm_core::io::{Access, Input};
 use super::Place;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::session::Session;
+use super::uses::{Use, Uses};
 use crate::cell::{HeldBy, Hold};
 use crate::error::{AccessError, Error, MembershipError};
 use crate::runtime::lane::LaneState;
@@ -35,6 +37,7 @@ pub(crate) struct Desk {
     pub look_again: Option<Instant>,
     /// All sessions are to end with the turn.
     pub is_to_end: bool,
+    uses: Arc<Uses>,
 }
 
 /// An object that a program has.
@@ -48,6 +51,23 @@ pub(super) struct Loan {
     pub is_first_touch: bool,
     /// A local thread of the program holds it, says the answer that is being handled.
     pub is_declined: bool,
+    /// See [`Loan::is_used`].
+    used: Option<Use>,
+}
+
+impl Loan {
+    /// The program may be in the middle of something: it has the object to write, or was asked for it and has not given it
+    /// back. A copy that nobody there may use is none.
+    fn is_used(&self) -> bool {
+        self.level == Access::Write || self.asked.is_some()
+    }
+
+    fn note_use(&mut self, set: SetId, uses: &Arc<Uses>) {
+        let is_used = self.is_used();
+        if is_used != self.used.is_some() {
+            self.used = is_used.then(|| uses.begin(self.session, set));
+        }
+    }
 }
 
 /// What a program was asked and has not answered.
@@ -58,6 +78,26 @@ pub(super) enum Asked {
 }
 
 impl Desk {
+    pub fn new(uses: Arc<Uses>) -> Desk {
+        Desk { uses, ..Desk::default() }
+    }
+
+    /// A loan has changed.
+    pub(super) fn note_use(&mut self, session: u32, place: Place) {
+        let uses = Arc::clone(&self.uses);
+        if let Some(loan) = self.loan(session, place) {
+            loan.note_use(place.0, &uses);
+        }
+    }
+
+    /// What a program has declined was said about this one trial only.
+    pub(super) fn end_trial(&mut self, session: u32, place: Place) {
+        if let Some(loan) = self.loan(session, place) {
+            loan.is_declined = false;
+        }
+        self.note_use(session, place);
+    }
+
     pub fn has_lent_nothing(&self) -> bool {
         self.loans.is_empty()
     }
@@ -118,14 +158,9 @@ impl Desk {
         self.loans.iter().filter(move |(_, loans)| is_written(loans)).map(|(place, _)| *place)
     }
 
-    /// Whether a program may be in the middle of something with that set: it has an object to write, or was asked for one
-    /// and has not given it back. A copy that nobody there may use is none.
+    /// Whether a program may be in the middle of something with that set, in any lane.
     pub fn uses(&self, session: u32, set: SetId) -> bool {
-        let Some(borrowed) = self.sessions.get(&session).map(|session| &session.borrowed) else { return false };
-        let is_used = |loan: &Loan| loan.session == session && (loan.level == Access::Write || loan.asked.is_some());
-        let mut loans =
-            borrowed.iter().filter(|(of, _)| *of == set).filter_map(|place| self.loans.get(place)).flatten();
-        loans.any(is_used)
+        self.uses.are_there(session, set)
     }
 
     /// Programs that are attached.
@@ -241,13 +276,14 @@ impl LaneState {
         match self.desk.loan(session, place) {
             Some(loan) => (loan.level, loan.hold) = (level, hold),
             None => {
-                let loan = Loan { session, level, hold, asked, is_first_touch, is_declined };
+                let loan = Loan { session, level, hold, asked, is_first_touch, is_declined, used: None };
                 self.desk.loans.entry(place).or_default().push(loan);
                 if let Some(session) = self.desk.sessions.get_mut(&session) {
                     session.borrowed.insert(place);
                 }
             }
         }
+        self.desk.note_use(session, place);
     }
 
     /// Whether a program has that much of an object, and was not asked to give it back.
@@ -286,11 +322,13 @@ impl LaneState {
     /// been asked already is asked again when it has answered.
     pub fn ask_back(&mut self, set: SetId, object: ObjectId, to: Access, except: Option<u32>) {
         let place = (set, object);
-        let Some(loans) = self.desk.loans.get_mut(&place) else { return };
+        let Desk { loans, uses, .. } = &mut self.desk;
+        let Some(loans) = loans.get_mut(&place) else { return };
         let mut whom = Vec::new();
         for loan in loans.iter_mut().filter(|loan| loan.level > to && Some(loan.session) != except) {
             if loan.asked.is_none() {
                 loan.asked = Some(Asked::GiveBack(to));
+                loan.note_use(set, uses);
                 whom.push(loan.session);
             }
         }
@@ -311,7 +349,8 @@ impl LaneState {
     /// Asks those programs to give an object back if nobody there holds it. False if one of them is
     /// asked for it already, because others wait.
     fn ask_to_try(&mut self, place: Place, except: Option<u32>) -> bool {
-        let Some(loans) = self.desk.loans.get_mut(&place) else { return true };
+        let Desk { loans, uses, .. } = &mut self.desk;
+        let Some(loans) = loans.get_mut(&place) else { return true };
         let others = |loan: &&mut Loan| Some(loan.session) != except;
         if loans.iter_mut().filter(others).any(|loan| matches!(loan.asked, Some(Asked::GiveBack(_)))) {
             return false;
@@ -319,6 +358,7 @@ impl LaneState {
         let mut whom = Vec::new();
         for loan in loans.iter_mut().filter(others).filter(|loan| loan.asked.is_none()) {
             loan.asked = Some(Asked::Try);
+            loan.note_use(place.0, uses);
             whom.push(loan.session);
         }
         for session in whom {

@@ -374,6 +374,7 @@ impl LaneState {
         } else if let Some(loan) = self.desk.loan(number, place) {
             (loan.level, loan.is_first_touch, loan.asked) = (level, false, None);
             loan.hold = loan.hold.take().map(Hold::downgraded);
+            self.desk.note_use(number, place);
         }
     }
 
@@ -386,10 +387,7 @@ impl LaneState {
         }
         loan.is_declined = true;
         self.returned(place.0, place.1);
-        // Said about this one trial only.
-        if let Some(loan) = self.desk.loan(number, place) {
-            loan.is_declined = false;
-        }
+        self.desk.end_trial(number, place);
         Ok(())
     }
 
