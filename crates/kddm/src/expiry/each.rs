@@ -2,24 +2,19 @@
 //! they hold wherever an object moves, and whoever owns it by then. Looks go by copies, which may be old; before an object goes,
 //! and while it is held, its owner looks once more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kddm_core::id::{Mixer, SetId, mix};
-use parking_lot::Mutex;
+use kddm_core::id::{SetId, mix};
 use serde::{Deserialize, Serialize};
 
-use super::here::Expiring;
-use super::rule::{Expiry, check_time};
+use super::rule::check_time;
 use crate::chain::chain;
 use crate::coordination::CoordinationError;
 use crate::error::{AccessError, ConfigurationError, Error, SetError};
-use crate::linker::drive;
-use crate::node::{Node, Owner};
+use crate::node::Node;
 use crate::pending::Pending;
-use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, late};
 use crate::value::Value;
@@ -32,13 +27,10 @@ const PARTS: u64 = 1024;
 
 /// The object that says in which of them something is: the others are not looked for. It is put when the set is made, so that it
 /// has replicas; what is only read has none, and would be lost with whoever was the first to read it.
-const LIST: u64 = PARTS;
+pub(super) const LIST: u64 = PARTS;
 
 /// Objects with a time of their own in each part: all of them are written when one is, some twenty KiB at most.
 pub const PART_LIMIT: usize = 1024;
-
-/// How long a look waits for times that are on their way, and holds what is about to go.
-const LIMIT: Duration = Duration::from_secs(1);
 
 /// How long one object of a set stays: [`Set::expire`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,13 +50,14 @@ pub enum Expire {
 pub(crate) struct Own {
     /// Which change of the part it was: it counts from then on.
     change: u64,
-    time: Expire,
+    pub(super) time: Expire,
 }
 
 /// An object of the set beside.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
-    changes: u64,
+    /// How often a time was given; of the list, whether it was made.
+    pub(super) changes: u64,
     times: BTreeMap<u64, Own>,
     /// In the list, which has no times: the parts.
     listed: BTreeSet<u64>,
@@ -85,26 +78,32 @@ impl Part {
         Ok(())
     }
 
-    fn forget(&mut self, object: u64, own: Own) {
+    pub(super) fn own(&self, object: u64) -> Option<Own> {
+        self.times.get(&object).copied()
+    }
+
+    pub(super) fn forget(&mut self, object: u64, own: Own) {
         if self.times.get(&object) == Some(&own) {
             self.times.remove(&object);
         }
     }
+}
 
-    fn shortest(&self) -> Option<Duration> {
-        let time = |own: &Own| match own.time {
+impl Expire {
+    /// After so long it leaves, if it says so itself.
+    pub(super) fn own_limit(self) -> Option<Duration> {
+        match self {
             Expire::After(time) | Expire::Idle(time) => Some(time),
             Expire::Never | Expire::AsTheSet => None,
-        };
-        self.times.values().filter_map(time).min()
+        }
     }
 }
 
-fn part_of(object: u64) -> u64 {
+pub(super) fn part_of(object: u64) -> u64 {
     mix(object) % PARTS
 }
 
-fn name_of(set: SetId) -> String {
+pub(super) fn name_of(set: SetId) -> String {
     format!("{PREFIX}{}", set.0)
 }
 
@@ -141,17 +140,26 @@ pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
 }
 
 /// The times of a part, as they are now.
-async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Error> {
+pub(super) async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Error> {
     let list = times.snapshot(LIST).await?;
     if !list.listed.contains(&number) {
         return Ok(list);
     }
     match times.get_existing(number).await {
         Ok(part) => Ok(part.snapshot()),
-        // Somebody is just making it.
-        Err(Error::Access(AccessError::NotFound)) => Ok(list),
+        // Somebody is just making it, or was cut short.
+        Err(Error::Access(AccessError::NotFound)) => times.update(number, |part| Ok(Arc::new(part.clone()))).await,
         Err(error) => Err(error),
     }
+}
+
+/// The same, if all is here that it takes. Never waits.
+pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
+    let list = times.find(LIST)?.snapshot();
+    if !list.listed.contains(&number) {
+        return Some(list);
+    }
+    Some(times.find(number)?.snapshot())
 }
 
 /// Gives an object that time.
@@ -168,11 +176,6 @@ async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error>
         times.update(LIST, list).await?;
     }
     times.update(number, move |part| part.change(object, time)).await
-}
-
-async fn open(here: &SetHere) -> Result<Set<Part>, Error> {
-    let node = Node(Owner::guest(Arc::clone(&here.runtime)));
-    node.set(&name_of(here.set)).wait_limit(LIMIT).open_existing().await
 }
 
 impl<T: Value> Set<T> {
@@ -232,134 +235,6 @@ impl<T: Value> Set<T> {
     }
 }
 
-/// What a node knows of the times of single objects of a set.
-#[derive(Default)]
-pub(super) struct Times {
-    parts: Mutex<HashMap<u64, KnownPart, Mixer>>,
-    /// Some are on their way.
-    is_asking: AtomicBool,
-}
-
-#[derive(Default)]
-struct KnownPart {
-    /// The round of looks that wanted it last, and the one that asked for it last.
-    wanted: u64,
-    asked: u64,
-    /// As it was then. `None`: not known yet.
-    part: Option<Arc<Part>>,
-    shortest: Option<Duration>,
-}
-
-impl Times {
-    /// Asks for the times of those objects, once for each round. Not under the lock of a lane.
-    pub fn learn(&self, of: &Arc<Expiring>, here: &SetHere, round: u64, objects: impl Iterator<Item = u64>) {
-        let mut to_ask = Vec::new();
-        {
-            let mut parts = self.parts.lock();
-            for number in objects.map(part_of) {
-                let known = parts.entry(number).or_default();
-                known.wanted = round;
-                if known.asked != round && !self.is_asking.load(Ordering::Acquire) {
-                    known.asked = round;
-                    to_ask.push(number);
-                }
-            }
-        }
-        if !to_ask.is_empty() && !self.is_asking.swap(true, Ordering::AcqRel) {
-            drive(ask(Asking(Arc::clone(of)), here.clone(), to_ask));
-        }
-    }
-
-    /// What no look has wanted for a round is forgotten.
-    pub fn end_of_round(&self, round: u64) {
-        self.parts.lock().retain(|_, known| known.wanted == round);
-    }
-
-    fn shortest(&self) -> Option<Duration> {
-        self.parts.lock().values().filter_map(|known| known.shortest).min()
-    }
-
-    fn own(&self, object: u64) -> Option<Option<Own>> {
-        let parts = self.parts.lock();
-        let part = parts.get(&part_of(object))?.part.as_ref()?;
-        Some(part.times.get(&object).copied())
-    }
-
-    fn know(&self, number: u64, part: Arc<Part>) {
-        let mut parts = self.parts.lock();
-        let Some(known) = parts.get_mut(&number) else { return };
-        if known.part.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &part)) {
-            known.shortest = part.shortest();
-            known.part = Some(part);
-        }
-    }
-}
-
-/// Others may ask when it is gone.
-struct Asking(Arc<Expiring>);
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.times.is_asking.store(false, Ordering::Release);
-    }
-}
-
-async fn ask(asking: Asking, here: SetHere, numbers: Vec<u64>) {
-    let Asking(of) = &asking;
-    let times = match open(&here).await {
-        Ok(times) => times,
-        Err(error) => return tracing::debug!(set = of.name, %error, "the times of single objects cannot be read yet"),
-    };
-    for number in numbers {
-        match part(&times, number).await {
-            Ok(part) => of.times.know(number, part),
-            Err(error) => {
-                tracing::debug!(set = of.name, number, %error, "times of single objects cannot be read: they stay")
-            }
-        }
-    }
-}
-
-impl Expiring {
-    /// When an object leaves, and the time of its own that says so. `None`: it is not known yet.
-    pub fn rule_of(&self, object: u64) -> Option<(Expiry, Option<Own>)> {
-        if !self.rule.each {
-            return Some((self.rule, None));
-        }
-        let own = self.times.own(object)?;
-        Some((own.map_or(self.rule, |own| self.rule.with(own.time)), own))
-    }
-
-    /// How long there is between two looks at an object.
-    pub fn period(&self) -> Duration {
-        self.rule.period(if self.rule.each { self.times.shortest() } else { None })
-    }
-
-    /// Whether that is the time of the object now. Whoever changes it looks for the object after that, which is held.
-    pub async fn is_own(&self, here: &SetHere, object: u64, own: Option<Own>) -> Result<bool, Error> {
-        if !self.rule.each {
-            return Ok(true);
-        }
-        let part = part(&open(here).await?, part_of(object)).await?;
-        Ok(part.times.get(&object).copied() == own)
-    }
-
-    /// The object has left by that time, which goes with it.
-    pub async fn forget_own(&self, here: &SetHere, object: u64, own: Own) {
-        let forget = move |part: &mut Part| {
-            part.forget(object, own);
-            Ok(())
-        };
-        let forgotten = match open(here).await {
-            Ok(times) => times.update(part_of(object), forget).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = forgotten {
-            tracing::debug!(set = self.name, object, %error, "an object has left, and its time is still there");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +252,6 @@ mod tests {
         assert_eq!(part.times.len(), PART_LIMIT, "it was given anew since");
         part.change(7, Expire::AsTheSet).expect("it has none of its own then");
         part.change(5000, Expire::Never).expect("there is room");
-        assert_eq!((part.shortest(), part.times.len()), (Some(Duration::from_secs(60)), PART_LIMIT));
+        assert_eq!(part.times.len(), PART_LIMIT);
     }
 }

@@ -12,6 +12,9 @@ mod keeper;
 mod removal;
 mod rule;
 mod sweep;
+#[cfg(test)]
+mod tests;
+mod times;
 
 use std::time::Duration;
 

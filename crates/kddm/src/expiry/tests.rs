@@ -1,0 +1,122 @@
+//! Times of single objects, where the set beside is looked at, or is in somebody's hands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::SetId;
+
+use super::Expire;
+use super::each::{LIST, Part, name_of, part_of};
+use super::here::Expiring;
+use super::rule::{Expiry, OnExpiry};
+use crate::error::{AccessError, Error};
+use crate::{Node, Set};
+
+/// No test takes as long; one that does has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const SHORT: Duration = Duration::from_millis(30);
+
+/// Longer than a question takes that is asked for the times of objects.
+const QUESTION: Duration = Duration::from_millis(1_200);
+
+fn open(node: &Node) -> Set<u64> {
+    node.set("leaving").expires().replicas(0).wait_limit(LIMIT).open().wait_for(LIMIT).expect("the set opens")
+}
+
+/// The set beside, as the node has it that keeps it.
+fn beside(node: &Node, set: &Set<u64>) -> Set<Part> {
+    let times = node.set(&name_of(set.0.here.set)).wait_limit(LIMIT);
+    times.open_existing().wait_for(LIMIT).expect("it is there")
+}
+
+fn put(set: &Set<u64>, object: u64) {
+    let change = |value: &mut u64| {
+        *value = 7;
+        Ok(())
+    };
+    set.update(object, change).wait_for(LIMIT).expect("it is put");
+}
+
+fn expire(set: &Set<u64>, object: u64, time: Expire) -> bool {
+    set.expire(object, time).wait_for(LIMIT).expect("it has that time")
+}
+
+fn is_there(set: &Set<u64>, object: u64, limit: Duration) -> bool {
+    match set.get_existing(object).wait_for(limit).map(drop) {
+        Ok(()) => true,
+        Err(Error::Access(AccessError::NotFound)) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn expiring() -> Arc<Expiring> {
+    let (expired, failed, watched, under_way, sweep, times) = Default::default();
+    let rule = Expiry { after: None, idle: None, on_expiry: OnExpiry::Evict, each: true };
+    let (set, name, write_policy) = (SetId(0), "leaving".into(), None);
+    Arc::new(Expiring { set, name, rule, write_policy, expired, failed, watched, under_way, sweep, times })
+}
+
+#[test]
+fn what_is_wanted_while_others_are_asked_for_is_asked_for_too() {
+    let of = expiring();
+    let [first, second, third] = [1, 2, 3].map(|object| [object].into_iter());
+    let asking = of.times.learn(&of, 1, first.clone()).expect("nobody asks yet");
+    assert!(of.times.learn(&of, 1, first.clone()).is_none() && of.times.learn(&of, 1, second.clone()).is_none());
+    let next = |object| assert_eq!(of.times.next_to_ask(), Some(part_of(object)));
+    next(1);
+    assert!(of.times.learn(&of, 1, first.clone()).is_none(), "once in a round");
+    assert!(of.times.learn(&of, 1, third).is_none());
+    of.times.end_of_round(2);
+    assert!(of.times.learn(&of, 2, first.clone()).is_none());
+    [2, 3, 1].into_iter().for_each(next);
+    assert_eq!(of.times.next_to_ask(), None);
+    drop(asking);
+    assert!(of.times.learn(&of, 2, first).is_none());
+    assert!(of.times.learn(&of, 2, second).is_some(), "it was not wanted in this round yet");
+}
+
+/// Somebody has the times of an object that is to go: whoever wants the object has it meanwhile.
+#[test]
+fn nobody_waits_for_an_object_whose_time_is_looked_up() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    put(&sets[0], 7);
+    assert!(expire(&sets[0], 7, Expire::After(QUESTION)));
+    let leaves_in = || nodes[0].object_of("leaving", 7).ok()?.at_owner?.leaves_in;
+    until("its time is known", || leaves_in().is_some());
+    let held = [LIST, part_of(7)].map(|number| times.grab(number).wait_for(LIMIT).expect("nobody has it"));
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * QUESTION {
+        assert!(is_there(&sets[1], 7, QUESTION * 3 / 4), "nobody could see that its time is over");
+    }
+    drop(held);
+    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+}
+
+#[test]
+fn a_time_that_could_not_be_forgotten_is_forgotten_later() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    put(&sets[0], 7);
+    assert!(expire(&sets[0], 7, Expire::After(SHORT)));
+    let reads = times.get(part_of(7)).wait_for(LIMIT).expect("a copy");
+    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+    let left = Instant::now();
+    until("nobody has waited for so long", || left.elapsed() > QUESTION);
+    assert!(reads.own(7).is_some(), "it is being read");
+    drop(reads);
+    let has_none = || times.get(part_of(7)).wait_for(LIMIT).expect("a copy").own(7).is_none();
+    until("it is forgotten", has_none);
+}
