@@ -14,6 +14,7 @@ use crate::chain::chain;
 use crate::coordination::CoordinationError;
 use crate::error::{AccessError, ConfigurationError, Error, SetError};
 use crate::node::Node;
+use crate::on_loss::OnLoss;
 use crate::pending::Pending;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, late};
@@ -131,7 +132,9 @@ fn refused(set: &str, is_so: bool, rule: &'static str) -> Result<(), Error> {
 /// Makes the set beside one that is being made.
 pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
     let replicas = u8::try_from(set.replicas()).unwrap_or(DEFAULT_REPLICAS).max(DEFAULT_REPLICAS);
-    let times: Set<Part> = node.set(&name_of(set)).replicas(replicas).open().await?;
+    // With an older list what was listed since would be forgotten in silence: where losses are rolled back these are accepted by hand.
+    let on_loss = if set.forgives_loss() { OnLoss::FirstTouch } else { OnLoss::Error };
+    let times: Set<Part> = node.set(&name_of(set)).replicas(replicas).on_loss(on_loss).open().await?;
     let begin = |list: &mut Part| {
         list.changes = 1;
         Ok(())
@@ -139,9 +142,37 @@ pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
     times.update(LIST, begin).await
 }
 
+/// Which parts there are. A list that nobody has made was lost, and that was accepted: then the parts say themselves that they are
+/// there, also those that are lost, whose objects stay.
+async fn list(times: &Set<Part>) -> Result<Arc<Part>, Error> {
+    let list = times.snapshot(LIST).await?;
+    if list.changes > 0 {
+        return Ok(list);
+    }
+    let mut found = BTreeSet::new();
+    for number in 0..PARTS {
+        match times.get_existing(number).await {
+            Ok(_) | Err(Error::Access(AccessError::Lost { .. })) => _ = found.insert(number),
+            Err(Error::Access(AccessError::NotFound)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    tracing::warn!(
+        set = times.name(),
+        parts = found.len(),
+        "which times of single objects there are was lost, and is known again"
+    );
+    let make = move |list: &mut Part| {
+        list.changes = 1;
+        list.listed.append(&mut found);
+        Ok(Arc::new(list.clone()))
+    };
+    times.update(LIST, make).await
+}
+
 /// The times of a part, as they are now.
 pub(super) async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Error> {
-    let list = times.snapshot(LIST).await?;
+    let list = list(times).await?;
     if !list.listed.contains(&number) {
         return Ok(list);
     }
@@ -156,6 +187,9 @@ pub(super) async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Er
 /// The same, if all is here that it takes. Never waits.
 pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
     let list = times.find(LIST)?.snapshot();
+    if list.changes == 0 {
+        return None;
+    }
     if !list.listed.contains(&number) {
         return Some(list);
     }
@@ -165,7 +199,7 @@ pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
 /// Gives an object that time.
 async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
     let number = part_of(object);
-    if !times.snapshot(LIST).await?.listed.contains(&number) {
+    if !list(times).await?.listed.contains(&number) {
         if time == Expire::AsTheSet {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use super::each::{LIST, Part, name_of, part_of};
 use super::here::Expiring;
 use super::rule::{Expiry, OnExpiry};
 use crate::error::{AccessError, Error};
-use crate::{Node, Set};
+use crate::{Node, OnLoss, Set};
 
 /// No test takes as long; one that does has failed.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -119,4 +119,33 @@ fn a_time_that_could_not_be_forgotten_is_forgotten_later() {
     drop(reads);
     let has_none = || times.get(part_of(7)).wait_for(LIMIT).expect("a copy").own(7).is_none();
     until("it is forgotten", has_none);
+}
+
+/// As after a loss that was accepted.
+#[test]
+fn a_list_that_is_lost_is_made_anew() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    let is_made = || times.get(LIST).wait_for(LIMIT).expect("a copy").changes > 0;
+    (1..=3).for_each(|object| put(&sets[0], object));
+    assert!(
+        expire(&sets[0], 1, Expire::After(QUESTION)) && expire(&sets[0], 2, Expire::After(Duration::from_secs(600)))
+    );
+    times.remove(LIST).wait_for(LIMIT).expect("it is lost");
+    until("it has left by a time that is still known", || !is_there(&sets[1], 1, LIMIT));
+    assert!(is_made() && is_there(&sets[1], 3, LIMIT));
+    times.remove(LIST).wait_for(LIMIT).expect("it is lost");
+    assert!(expire(&sets[1], 2, Expire::AsTheSet) && is_made());
+    assert!(times.get(part_of(2)).wait_for(LIMIT).expect("a copy").own(2).is_none());
+}
+
+#[test]
+fn times_of_what_can_be_made_anew_can_be_lost_like_that() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    for (name, on_loss) in [("cache", OnLoss::FirstTouch), ("kept", OnLoss::Error), ("older", OnLoss::Rollback)] {
+        let set: Set<u64> = node.set(name).expires().on_loss(on_loss).open().wait_for(LIMIT).expect("the set opens");
+        let of_times = node.set_info(&name_of(set.0.here.set)).expect("it is there").on_loss;
+        assert_eq!(of_times == OnLoss::FirstTouch, on_loss == OnLoss::FirstTouch, "{of_times:?}");
+    }
 }
