@@ -113,20 +113,31 @@ pub(crate) fn beside(set: SetId) -> Option<String> {
     set.expires().then(|| name_of(set))
 }
 
+/// The set of which a set of that name has the times.
+pub(crate) fn is_beside(set: &str) -> Option<SetId> {
+    set.strip_prefix(PREFIX)?.parse().ok().map(SetId)
+}
+
 /// An error for whoever would destroy such a set alone.
-pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
-    refused(set, set.starts_with(PREFIX), "it goes with the set whose times it keeps; destroy that one")
+pub(crate) fn goes_with_its_set(set: &str) -> Error {
+    refused(set, "it goes with the set whose times it keeps; destroy that one")
+}
+
+/// An error for whoever would freeze such a set: its own could not be destroyed.
+pub(crate) fn check_may_freeze(set: &str) -> Result<(), Error> {
+    let rule = "it keeps the times of another set; freeze that one: its objects stay until it is thawed";
+    if set.starts_with(PREFIX) { Err(refused(set, rule)) } else { Ok(()) }
 }
 
 /// An error for whoever would keep something else in such a set.
 pub(crate) fn check_may_open(set: &str, type_name: &str) -> Result<(), Error> {
     let is_other = set.starts_with(PREFIX) && type_name != <Part as Value>::type_name();
-    refused(set, is_other, "sets of that name are for the times of objects; take another name")
+    let rule = "sets of that name are for the times of objects; take another name";
+    if is_other { Err(refused(set, rule)) } else { Ok(()) }
 }
 
-fn refused(set: &str, is_so: bool, rule: &'static str) -> Result<(), Error> {
-    let error = || ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into();
-    if is_so { Err(error()) } else { Ok(()) }
+fn refused(set: &str, rule: &'static str) -> Error {
+    ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into()
 }
 
 /// Makes the set beside one that is being made.

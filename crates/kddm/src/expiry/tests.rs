@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::id::SetId;
+use kddm_core::id::{PlacementPolicy, SetId};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Expire;
-use super::each::{LIST, Part, name_of, part_of};
+use super::each::{LIST, Part, make_beside, name_of, part_of};
 use super::here::Expiring;
 use super::rule::{Expiry, OnExpiry};
+use crate::chain::chain;
 use crate::error::{AccessError, Error};
 use crate::{Node, OnLoss, Set};
 
@@ -148,4 +151,48 @@ fn times_of_what_can_be_made_anew_can_be_lost_like_that() {
         let of_times = node.set_info(&name_of(set.0.here.set)).expect("it is there").on_loss;
         assert_eq!(of_times == OnLoss::FirstTouch, on_loss == OnLoss::FirstTouch, "{of_times:?}");
     }
+}
+
+/// Whoever was making the set was cut short.
+#[test]
+fn times_of_a_set_that_was_never_made_can_be_destroyed() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    let set = open(&node);
+    let never = SetId::new(PlacementPolicy::Hash, set.0.here.set.counter() + 1_000).expiring();
+    let maker = node.clone();
+    let make = chain(async move { make_beside(&maker, never).await }, |_| AccessError::NotFound.into());
+    make.wait_for(LIMIT).expect("it is made");
+    node.destroy_set(&name_of(never), LIMIT).wait_for(LIMIT).expect("nobody needs it");
+    let needed = node.destroy_set(&name_of(set.0.here.set), LIMIT).wait_for(LIMIT).expect_err("it is needed");
+    assert!(needed.to_string().contains("goes with the set"), "{needed}");
+}
+
+/// Of a value that this node cannot read.
+#[derive(Clone, Default, Serialize)]
+struct Strange(u64);
+
+impl<'a> Deserialize<'a> for Strange {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Strange, D::Error> {
+        match u64::deserialize(from)? {
+            13 => Err(D::Error::custom("of that there is none")),
+            other => Ok(Strange(other)),
+        }
+    }
+}
+
+#[test]
+fn what_does_not_decode_leaves_too() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| -> Set<Strange> {
+        let builder = nodes[at].set("leaving").expire_after(QUESTION).expires().replicas(0).wait_limit(LIMIT);
+        builder.open().wait_for(LIMIT).expect("the set opens")
+    });
+    let mut strange = sets[0].grab(7).wait_for(LIMIT).expect("nobody has it");
+    strange.0 = 13;
+    strange.put().wait_for(LIMIT).expect("it is put");
+    sets[1].acquire(7).wait_for(LIMIT).expect("it moves");
+    let found = sets[1].get_existing(7).wait_for(LIMIT).map(drop);
+    assert!(matches!(found, Err(Error::Access(AccessError::Decode { .. }))), "{found:?}");
+    until("it has left", || sets[0].len().wait_for(LIMIT).expect("it is counted") == 0);
+    until("it is counted", || nodes[1].expiries()[0].expired == 1);
 }

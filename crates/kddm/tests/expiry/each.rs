@@ -214,6 +214,9 @@ fn there_are_limits_and_only_sets_made_for_it_have_them() {
     assert!(taken.contains("times of objects"), "{taken}");
     let alone = nodes[1].destroy_set(&beside, LIMIT).wait_for(LIMIT).expect_err("it stays").to_string();
     assert!(alone.contains("goes with the set"), "{alone}");
+    let frozen =
+        nodes[1].freeze_set(&beside, LIMIT).wait_for(LIMIT).map(drop).expect_err("it is not frozen").to_string();
+    assert!(frozen.contains("freeze that one"), "{frozen}");
     assert!(nodes[1].set_info(&beside).is_ok());
     nodes[1].destroy_set("leaving", LIMIT).wait_for(LIMIT).expect("it is destroyed");
     assert!(nodes[1].set_info(&beside).is_err(), "it has gone");
