@@ -16,6 +16,7 @@ use crate::error::{AccessError, ConfigurationError, Error, SetError};
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::pending::Pending;
+use crate::promise::promise;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, late};
 use crate::value::Value;
@@ -33,6 +34,9 @@ pub(super) const LIST: u64 = PARTS;
 /// Objects with a time of their own in each part: all of them are written when one is, some twenty KiB at most.
 pub const PART_LIMIT: usize = 1024;
 
+/// So many are forgotten at one time where a part is full, of objects that are not there: to look for them takes a question each.
+const ROOM: usize = 64;
+
 /// How long one object of a set stays: [`Set::expire`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Expire {
@@ -42,7 +46,7 @@ pub enum Expire {
     Idle(Duration),
     /// It does not leave by itself.
     Never,
-    /// As what has no time of its own.
+    /// As what has no time of its own. For one that has none nothing changes: what is left to it is left to it.
     AsTheSet,
 }
 
@@ -207,8 +211,8 @@ pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
     Some(times.find(number)?.snapshot())
 }
 
-/// Gives an object that time.
-async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
+/// Gives an object of the set that time.
+async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
     let number = part_of(object);
     if !list(times).await?.listed.contains(&number) {
         if time == Expire::AsTheSet {
@@ -220,7 +224,46 @@ async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error>
         };
         times.update(LIST, list).await?;
     }
-    times.update(number, move |part| part.change(object, time)).await
+    let change = move |part: &mut Part| part.change(object, time);
+    match times.update(number, change).await {
+        Err(Error::Coordination(CoordinationError::TooMany { .. })) => {
+            make_room(set, times, number).await?;
+            times.update(number, change).await
+        }
+        other => other,
+    }
+}
+
+/// Forgets times of objects that are not there, those first that were given first.
+async fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Result<(), Error> {
+    let part = times.get_existing(number).await?.snapshot();
+    let mut oldest: Vec<(u64, Own)> = part.times.iter().map(|(object, own)| (*object, *own)).collect();
+    oldest.sort_unstable_by_key(|(_, own)| own.change);
+    let late = late(&set.0.here.runtime, bucket(times.name()));
+    let set = set.clone();
+    let look = move || {
+        let mut gone = Vec::with_capacity(ROOM);
+        for (object, own) in oldest {
+            if gone.len() < ROOM && !set.is_known(object)? {
+                gone.push((object, own));
+            }
+        }
+        Ok(gone)
+    };
+    let gone = promise("kddm-times", look, late).await?;
+    let forget = move |part: &mut Part| {
+        gone.iter().for_each(|(object, own)| part.forget(*object, *own));
+        Ok(())
+    };
+    times.update(number, forget).await
+}
+
+async fn is_there<T: Value>(set: &Set<T>, object: u64) -> Result<bool, Error> {
+    match set.get_existing(object).await {
+        Ok(_) => Ok(true),
+        Err(Error::Access(AccessError::NotFound)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl<T: Value> Set<T> {
@@ -243,7 +286,8 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `OutOfRange` if the set is not made for that, or the time is too short or too long; `TooMany` at
-    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT); what an update can meet: then it may hold or not.
+    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT), if all of those are there; `Destroyed`; what an update can meet: then it may hold or
+    /// not.
     pub fn expire(&self, object: u64, time: Expire) -> Pending<bool> {
         let checked = match time {
             Expire::After(time) | Expire::Idle(time) => check_time("expire", time),
@@ -264,17 +308,18 @@ impl<T: Value> Set<T> {
         let steps = async move {
             let node = Node(Arc::clone(&set.0._node));
             let times = node.set::<Part>(&name_of(id)).wait_limit(set.0.wait_limit).open_existing().await;
-            let times = times.map_err(|error| match error {
-                Error::Set(SetError::Unknown { .. }) => unfit(set.name()),
-                other => other,
-            })?;
-            give(&times, object, time).await?;
+            let times = match times {
+                Ok(times) => times,
+                Err(Error::Set(SetError::Unknown { .. })) => {
+                    // It goes when its set has ended, which the set says itself.
+                    is_there(&set, object).await?;
+                    return Err(unfit(set.name()));
+                }
+                Err(error) => return Err(error),
+            };
+            give(&set, &times, object, time).await?;
             // Whoever had it go by its time before holds it until it is gone: what is found has the new one.
-            match set.get_existing(object).await {
-                Ok(_) => Ok(true),
-                Err(Error::Access(AccessError::NotFound)) => Ok(false),
-                Err(error) => Err(error),
-            }
+            is_there(&set, object).await
         };
         chain(steps, late)
     }
