@@ -436,6 +436,12 @@ pub enum MembershipError {
     /// by itself, for some minutes: nothing was begun, and may be tried again.
     #[error("the daemon is gone or starts again, and this program attaches again as soon as it can: try again then")]
     Reattaching,
+    /// The daemon that this program is attached to has refused what was asked for, or has not answered.
+    #[error("the daemon does not serve this program: {reason}")]
+    Unserved {
+        /// Its reason.
+        reason: String,
+    },
     /// The node shares no objects now: it has not become possible yet, or was told to stop sharing.
     #[error("node {node} does not share objects now: start it with `kddmadm cluster start -n {node}`, or use another")]
     NotSharing {
@@ -465,6 +471,7 @@ impl MembershipError {
             MembershipError::Attached { .. } => 8,
             MembershipError::Detached => 9,
             MembershipError::Reattaching => 10,
+            MembershipError::Unserved { .. } => 11,
         }
     }
 }

@@ -363,10 +363,6 @@ impl Wanted {
         count.put().await?;
         let set = SetId::new(placed_by.policy(), counter).with_replicas(self.replicas.unwrap_or(DEFAULT_REPLICAS));
         let set = self.expiry.apply(self.on_loss.unwrap_or_default().apply(set));
-        if self.expiry.each {
-            // Before anybody can open the set.
-            crate::expiry::make_beside(node, set).await?;
-        }
         let description = Description {
             name: self.name.clone(),
             set: set.0,
@@ -384,6 +380,10 @@ impl Wanted {
             Ok(())
         };
         system.update(page(counter), list).await?;
+        if self.expiry.each {
+            // Before anybody can open the set, and when it can be found: whoever is cut short leaves what can be destroyed.
+            crate::expiry::make_beside(node, set).await?;
+        }
         if names.sets.is_empty() {
             names.counter = born.0.into();
         }

@@ -274,10 +274,11 @@ fn budgets(page: &mut Page, budgets: &[kddm::BudgetInfo]) {
 /// What of the sets whose objects leave by themselves has left here; nothing where there is none.
 fn expiries(page: &mut Page, expiries: &[kddm::ExpiryInfo]) {
     type Read = fn(&kddm::ExpiryInfo) -> u64;
-    let counters: [(&str, &str, &str, Read); 3] = [
+    let counters: [(&str, &str, &str, Read); 4] = [
         ("kddm_expired_total", "counter", "Objects whose time was over, and that left here.", |set| set.expired),
         ("kddm_expiry_failed_total", "counter", "Those that were to, and stayed for then.", |set| set.failed),
         ("kddm_expiry_watched", "gauge", "Objects whose time is kept here.", |set| set.watched),
+        ("kddm_expiry_unread", "gauge", "Parts of their own times that could not be read.", |set| set.unread),
     ];
     of_sets(page, expiries, &counters, |set| set.set_id, |set, read| read(set));
 }
@@ -359,7 +360,7 @@ mod tests {
             assert!(value.parse::<f64>().is_ok(), "{line}");
             assert!(families.contains(&name.split('{').next().expect("a name")), "{line}");
         }
-        for what in ["kddm_expired_total", "kddm_expiry_failed_total"] {
+        for what in ["kddm_expired_total", "kddm_expiry_failed_total", "kddm_expiry_unread"] {
             assert!(samples.contains(&format!("{what}{of_linked} 0").as_str()), "{what}");
         }
         assert!(samples.contains(&"kddm_members{state=\"possible\"} 1"));

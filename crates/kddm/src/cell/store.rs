@@ -479,16 +479,4 @@ impl<T: Value> Table<T> {
         unsafe { content::drop_value::<T>(old) };
         true
     }
-
-    /// REVOKE and WAITERS, to move them to another table.
-    pub(super) fn pending(&self, cell: CellNumber) -> u64 {
-        self.live(cell).map_or(0, |cell| cell.word.load().0 & (REVOKE | WAITERS))
-    }
-
-    /// Sets what [`Self::pending`] said.
-    pub(super) fn set_pending(&self, cell: CellNumber, flags: u64) {
-        if let Some(cell) = self.live(cell) {
-            cell.word.change(|word| word | (flags & (REVOKE | WAITERS)));
-        }
-    }
 }

@@ -426,6 +426,33 @@ fn a_table_of_bytes_becomes_a_table_of_values() {
     assert!(Table::<String>::from_store(&store).is_some() && Table::<u64>::from_store(&store).is_none());
 }
 
+/// Who walks through the cells meanwhile misses none, whoever watches is told of the next put, and what nobody uses is no
+/// younger for it.
+#[test]
+fn a_table_of_bytes_keeps_its_marks_and_the_numbers_of_its_cells() {
+    let raw: Table<Raw> = Table::new();
+    for id in 1..=2_000 {
+        let cell = raw.find_or_insert(id);
+        raw.install(cell, 1, Some(&[1, b'x'])).expect("bytes fit");
+    }
+    (1..=1_999).filter(|id| id % 3 > 0).for_each(|id| assert!(raw.release_cell(raw.find(id).expect("it is there"))));
+    let cells = raw.cells();
+    let (watched, cold) = (raw.find(999).expect("it is there"), Marks::Yes);
+    raw.set_watched(watched, true);
+    assert!(raw.look(0, 3_000, cold).0.iter().all(|looked| looked.is_used), "they have just come");
+    let table = Table::<String>::adopt(&raw).expect("nobody holds anything");
+    assert_eq!(table.cells(), cells);
+    assert!(table.look(0, 3_000, cold).0.iter().all(|looked| !looked.is_used));
+    for (id, is_told) in [(999, true), (996, false)] {
+        table.grant(table.find(id).expect("it is there"), Access::Write);
+        let hold = table.take_write(table.find(id).expect("it is there")).expect("nobody holds it");
+        assert_eq!(table.adopt_write(hold).expect("it decodes").release(), is_told, "{id}");
+    }
+    let numbers: Vec<_> = cells.iter().map(|(_, number)| *number).collect();
+    (5_000..5_100).for_each(|id| assert!(!numbers.contains(&table.find_or_insert(id)), "the others are free"));
+    assert_eq!(table.cells().len(), cells.len() + 100);
+}
+
 #[test]
 fn ten_thousand_objects_come_and_go() {
     const OBJECTS: u64 = 10_000;

@@ -130,7 +130,6 @@ fn infos<S: Kept, I>(node: &Node, info: impl Fn(&S, &str) -> I) -> Result<Vec<I>
 
 /// An error for a set that is kept for what is here: without it ids would be given again.
 pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
-    crate::expiry::check_may_go(set)?;
     if ![BarrierState::SET, LatchState::SET, IdsState::SET].contains(&set) && !set.starts_with(names::PREFIX) {
         return Ok(());
     }

@@ -2,24 +2,21 @@
 //! they hold wherever an object moves, and whoever owns it by then. Looks go by copies, which may be old; before an object goes,
 //! and while it is held, its owner looks once more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kddm_core::id::{Mixer, SetId, mix};
-use parking_lot::Mutex;
+use kddm_core::id::{SetId, mix};
 use serde::{Deserialize, Serialize};
 
-use super::here::Expiring;
-use super::rule::{Expiry, check_time};
+use super::rule::check_time;
 use crate::chain::chain;
 use crate::coordination::CoordinationError;
 use crate::error::{AccessError, ConfigurationError, Error, SetError};
-use crate::linker::drive;
-use crate::node::{Node, Owner};
+use crate::node::Node;
+use crate::on_loss::OnLoss;
 use crate::pending::Pending;
-use crate::runtime::told::SetHere;
+use crate::promise::promise;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, late};
 use crate::value::Value;
@@ -32,13 +29,13 @@ const PARTS: u64 = 1024;
 
 /// The object that says in which of them something is: the others are not looked for. It is put when the set is made, so that it
 /// has replicas; what is only read has none, and would be lost with whoever was the first to read it.
-const LIST: u64 = PARTS;
+pub(super) const LIST: u64 = PARTS;
 
 /// Objects with a time of their own in each part: all of them are written when one is, some twenty KiB at most.
 pub const PART_LIMIT: usize = 1024;
 
-/// How long a look waits for times that are on their way, and holds what is about to go.
-const LIMIT: Duration = Duration::from_secs(1);
+/// So many are forgotten at one time where a part is full, of objects that are not there: to look for them takes a question each.
+const ROOM: usize = 64;
 
 /// How long one object of a set stays: [`Set::expire`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -49,7 +46,7 @@ pub enum Expire {
     Idle(Duration),
     /// It does not leave by itself.
     Never,
-    /// As what has no time of its own.
+    /// As what has no time of its own. For one that has none nothing changes: what is left to it is left to it.
     AsTheSet,
 }
 
@@ -58,13 +55,14 @@ pub enum Expire {
 pub(crate) struct Own {
     /// Which change of the part it was: it counts from then on.
     change: u64,
-    time: Expire,
+    pub(super) time: Expire,
 }
 
 /// An object of the set beside.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
-    changes: u64,
+    /// How often a time was given; of the list, whether it was made.
+    pub(super) changes: u64,
     times: BTreeMap<u64, Own>,
     /// In the list, which has no times: the parts.
     listed: BTreeSet<u64>,
@@ -85,26 +83,32 @@ impl Part {
         Ok(())
     }
 
-    fn forget(&mut self, object: u64, own: Own) {
+    pub(super) fn own(&self, object: u64) -> Option<Own> {
+        self.times.get(&object).copied()
+    }
+
+    pub(super) fn forget(&mut self, object: u64, own: Own) {
         if self.times.get(&object) == Some(&own) {
             self.times.remove(&object);
         }
     }
+}
 
-    fn shortest(&self) -> Option<Duration> {
-        let time = |own: &Own| match own.time {
+impl Expire {
+    /// After so long it leaves, if it says so itself.
+    pub(super) fn own_limit(self) -> Option<Duration> {
+        match self {
             Expire::After(time) | Expire::Idle(time) => Some(time),
             Expire::Never | Expire::AsTheSet => None,
-        };
-        self.times.values().filter_map(time).min()
+        }
     }
 }
 
-fn part_of(object: u64) -> u64 {
+pub(super) fn part_of(object: u64) -> u64 {
     mix(object) % PARTS
 }
 
-fn name_of(set: SetId) -> String {
+pub(super) fn name_of(set: SetId) -> String {
     format!("{PREFIX}{}", set.0)
 }
 
@@ -113,26 +117,39 @@ pub(crate) fn beside(set: SetId) -> Option<String> {
     set.expires().then(|| name_of(set))
 }
 
+/// The set of which a set of that name has the times.
+pub(crate) fn is_beside(set: &str) -> Option<SetId> {
+    set.strip_prefix(PREFIX)?.parse().ok().map(SetId)
+}
+
 /// An error for whoever would destroy such a set alone.
-pub(crate) fn check_may_go(set: &str) -> Result<(), Error> {
-    refused(set, set.starts_with(PREFIX), "it goes with the set whose times it keeps; destroy that one")
+pub(crate) fn goes_with_its_set(set: &str) -> Error {
+    refused(set, "it goes with the set whose times it keeps; destroy that one")
+}
+
+/// An error for whoever would freeze such a set: its own could not be destroyed.
+pub(crate) fn check_may_freeze(set: &str) -> Result<(), Error> {
+    let rule = "it keeps the times of another set; freeze that one: its objects stay until it is thawed";
+    if set.starts_with(PREFIX) { Err(refused(set, rule)) } else { Ok(()) }
 }
 
 /// An error for whoever would keep something else in such a set.
 pub(crate) fn check_may_open(set: &str, type_name: &str) -> Result<(), Error> {
     let is_other = set.starts_with(PREFIX) && type_name != <Part as Value>::type_name();
-    refused(set, is_other, "sets of that name are for the times of objects; take another name")
+    let rule = "sets of that name are for the times of objects; take another name";
+    if is_other { Err(refused(set, rule)) } else { Ok(()) }
 }
 
-fn refused(set: &str, is_so: bool, rule: &'static str) -> Result<(), Error> {
-    let error = || ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into();
-    if is_so { Err(error()) } else { Ok(()) }
+fn refused(set: &str, rule: &'static str) -> Error {
+    ConfigurationError::OutOfRange { setting: "set", value: set.into(), rule }.into()
 }
 
 /// Makes the set beside one that is being made.
 pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
     let replicas = u8::try_from(set.replicas()).unwrap_or(DEFAULT_REPLICAS).max(DEFAULT_REPLICAS);
-    let times: Set<Part> = node.set(&name_of(set)).replicas(replicas).open().await?;
+    // With an older list what was listed since would be forgotten in silence: where losses are rolled back these are accepted by hand.
+    let on_loss = if set.forgives_loss() { OnLoss::FirstTouch } else { OnLoss::Error };
+    let times: Set<Part> = node.set(&name_of(set)).replicas(replicas).on_loss(on_loss).open().await?;
     let begin = |list: &mut Part| {
         list.changes = 1;
         Ok(())
@@ -140,24 +157,64 @@ pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
     times.update(LIST, begin).await
 }
 
-/// The times of a part, as they are now.
-async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Error> {
+/// Which parts there are. A list that nobody has made was lost, and that was accepted: then the parts say themselves that they are
+/// there, also those that are lost, whose objects stay.
+async fn list(times: &Set<Part>) -> Result<Arc<Part>, Error> {
     let list = times.snapshot(LIST).await?;
+    if list.changes > 0 {
+        return Ok(list);
+    }
+    let mut found = BTreeSet::new();
+    for number in 0..PARTS {
+        match times.get_existing(number).await {
+            Ok(_) | Err(Error::Access(AccessError::Lost { .. })) => _ = found.insert(number),
+            Err(Error::Access(AccessError::NotFound)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    tracing::warn!(
+        set = times.name(),
+        parts = found.len(),
+        "which times of single objects there are was lost, and is known again"
+    );
+    let make = move |list: &mut Part| {
+        list.changes = 1;
+        list.listed.append(&mut found);
+        Ok(Arc::new(list.clone()))
+    };
+    times.update(LIST, make).await
+}
+
+/// The times of a part, as they are now.
+pub(super) async fn part(times: &Set<Part>, number: u64) -> Result<Arc<Part>, Error> {
+    let list = list(times).await?;
     if !list.listed.contains(&number) {
         return Ok(list);
     }
     match times.get_existing(number).await {
         Ok(part) => Ok(part.snapshot()),
-        // Somebody is just making it.
-        Err(Error::Access(AccessError::NotFound)) => Ok(list),
+        // Somebody is just making it, or was cut short.
+        Err(Error::Access(AccessError::NotFound)) => times.update(number, |part| Ok(Arc::new(part.clone()))).await,
         Err(error) => Err(error),
     }
 }
 
-/// Gives an object that time.
-async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
+/// The same, if all is here that it takes. Never waits.
+pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
+    let list = times.find(LIST)?.snapshot();
+    if list.changes == 0 {
+        return None;
+    }
+    if !list.listed.contains(&number) {
+        return Some(list);
+    }
+    Some(times.find(number)?.snapshot())
+}
+
+/// Gives an object of the set that time.
+async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
     let number = part_of(object);
-    if !times.snapshot(LIST).await?.listed.contains(&number) {
+    if !list(times).await?.listed.contains(&number) {
         if time == Expire::AsTheSet {
             return Ok(());
         }
@@ -167,12 +224,46 @@ async fn give(times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error>
         };
         times.update(LIST, list).await?;
     }
-    times.update(number, move |part| part.change(object, time)).await
+    let change = move |part: &mut Part| part.change(object, time);
+    match times.update(number, change).await {
+        Err(Error::Coordination(CoordinationError::TooMany { .. })) => {
+            make_room(set, times, number).await?;
+            times.update(number, change).await
+        }
+        other => other,
+    }
 }
 
-async fn open(here: &SetHere) -> Result<Set<Part>, Error> {
-    let node = Node(Owner::guest(Arc::clone(&here.runtime)));
-    node.set(&name_of(here.set)).wait_limit(LIMIT).open_existing().await
+/// Forgets times of objects that are not there, those first that were given first.
+async fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Result<(), Error> {
+    let part = times.get_existing(number).await?.snapshot();
+    let mut oldest: Vec<(u64, Own)> = part.times.iter().map(|(object, own)| (*object, *own)).collect();
+    oldest.sort_unstable_by_key(|(_, own)| own.change);
+    let late = late(&set.0.here.runtime, bucket(times.name()));
+    let set = set.clone();
+    let look = move || {
+        let mut gone = Vec::with_capacity(ROOM);
+        for (object, own) in oldest {
+            if gone.len() < ROOM && !set.is_known(object)? {
+                gone.push((object, own));
+            }
+        }
+        Ok(gone)
+    };
+    let gone = promise("kddm-times", look, late).await?;
+    let forget = move |part: &mut Part| {
+        gone.iter().for_each(|(object, own)| part.forget(*object, *own));
+        Ok(())
+    };
+    times.update(number, forget).await
+}
+
+async fn is_there<T: Value>(set: &Set<T>, object: u64) -> Result<bool, Error> {
+    match set.get_existing(object).await {
+        Ok(_) => Ok(true),
+        Err(Error::Access(AccessError::NotFound)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl<T: Value> Set<T> {
@@ -195,7 +286,8 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `OutOfRange` if the set is not made for that, or the time is too short or too long; `TooMany` at
-    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT); what an update can meet: then it may hold or not.
+    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT), if all of those are there; `Destroyed`; what an update can meet: then it may hold or
+    /// not.
     pub fn expire(&self, object: u64, time: Expire) -> Pending<bool> {
         let checked = match time {
             Expire::After(time) | Expire::Idle(time) => check_time("expire", time),
@@ -216,147 +308,20 @@ impl<T: Value> Set<T> {
         let steps = async move {
             let node = Node(Arc::clone(&set.0._node));
             let times = node.set::<Part>(&name_of(id)).wait_limit(set.0.wait_limit).open_existing().await;
-            let times = times.map_err(|error| match error {
-                Error::Set(SetError::Unknown { .. }) => unfit(set.name()),
-                other => other,
-            })?;
-            give(&times, object, time).await?;
+            let times = match times {
+                Ok(times) => times,
+                Err(Error::Set(SetError::Unknown { .. })) => {
+                    // It goes when its set has ended, which the set says itself.
+                    is_there(&set, object).await?;
+                    return Err(unfit(set.name()));
+                }
+                Err(error) => return Err(error),
+            };
+            give(&set, &times, object, time).await?;
             // Whoever had it go by its time before holds it until it is gone: what is found has the new one.
-            match set.get_existing(object).await {
-                Ok(_) => Ok(true),
-                Err(Error::Access(AccessError::NotFound)) => Ok(false),
-                Err(error) => Err(error),
-            }
+            is_there(&set, object).await
         };
         chain(steps, late)
-    }
-}
-
-/// What a node knows of the times of single objects of a set.
-#[derive(Default)]
-pub(super) struct Times {
-    parts: Mutex<HashMap<u64, KnownPart, Mixer>>,
-    /// Some are on their way.
-    is_asking: AtomicBool,
-}
-
-#[derive(Default)]
-struct KnownPart {
-    /// The round of looks that wanted it last, and the one that asked for it last.
-    wanted: u64,
-    asked: u64,
-    /// As it was then. `None`: not known yet.
-    part: Option<Arc<Part>>,
-    shortest: Option<Duration>,
-}
-
-impl Times {
-    /// Asks for the times of those objects, once for each round. Not under the lock of a lane.
-    pub fn learn(&self, of: &Arc<Expiring>, here: &SetHere, round: u64, objects: impl Iterator<Item = u64>) {
-        let mut to_ask = Vec::new();
-        {
-            let mut parts = self.parts.lock();
-            for number in objects.map(part_of) {
-                let known = parts.entry(number).or_default();
-                known.wanted = round;
-                if known.asked != round && !self.is_asking.load(Ordering::Acquire) {
-                    known.asked = round;
-                    to_ask.push(number);
-                }
-            }
-        }
-        if !to_ask.is_empty() && !self.is_asking.swap(true, Ordering::AcqRel) {
-            drive(ask(Asking(Arc::clone(of)), here.clone(), to_ask));
-        }
-    }
-
-    /// What no look has wanted for a round is forgotten.
-    pub fn end_of_round(&self, round: u64) {
-        self.parts.lock().retain(|_, known| known.wanted == round);
-    }
-
-    fn shortest(&self) -> Option<Duration> {
-        self.parts.lock().values().filter_map(|known| known.shortest).min()
-    }
-
-    fn own(&self, object: u64) -> Option<Option<Own>> {
-        let parts = self.parts.lock();
-        let part = parts.get(&part_of(object))?.part.as_ref()?;
-        Some(part.times.get(&object).copied())
-    }
-
-    fn know(&self, number: u64, part: Arc<Part>) {
-        let mut parts = self.parts.lock();
-        let Some(known) = parts.get_mut(&number) else { return };
-        if known.part.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &part)) {
-            known.shortest = part.shortest();
-            known.part = Some(part);
-        }
-    }
-}
-
-/// Others may ask when it is gone.
-struct Asking(Arc<Expiring>);
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.times.is_asking.store(false, Ordering::Release);
-    }
-}
-
-async fn ask(asking: Asking, here: SetHere, numbers: Vec<u64>) {
-    let Asking(of) = &asking;
-    let times = match open(&here).await {
-        Ok(times) => times,
-        Err(error) => return tracing::debug!(set = of.name, %error, "the times of single objects cannot be read yet"),
-    };
-    for number in numbers {
-        match part(&times, number).await {
-            Ok(part) => of.times.know(number, part),
-            Err(error) => {
-                tracing::debug!(set = of.name, number, %error, "times of single objects cannot be read: they stay")
-            }
-        }
-    }
-}
-
-impl Expiring {
-    /// When an object leaves, and the time of its own that says so. `None`: it is not known yet.
-    pub fn rule_of(&self, object: u64) -> Option<(Expiry, Option<Own>)> {
-        if !self.rule.each {
-            return Some((self.rule, None));
-        }
-        let own = self.times.own(object)?;
-        Some((own.map_or(self.rule, |own| self.rule.with(own.time)), own))
-    }
-
-    /// How long there is between two looks at an object.
-    pub fn period(&self) -> Duration {
-        self.rule.period(if self.rule.each { self.times.shortest() } else { None })
-    }
-
-    /// Whether that is the time of the object now. Whoever changes it looks for the object after that, which is held.
-    pub async fn is_own(&self, here: &SetHere, object: u64, own: Option<Own>) -> Result<bool, Error> {
-        if !self.rule.each {
-            return Ok(true);
-        }
-        let part = part(&open(here).await?, part_of(object)).await?;
-        Ok(part.times.get(&object).copied() == own)
-    }
-
-    /// The object has left by that time, which goes with it.
-    pub async fn forget_own(&self, here: &SetHere, object: u64, own: Own) {
-        let forget = move |part: &mut Part| {
-            part.forget(object, own);
-            Ok(())
-        };
-        let forgotten = match open(here).await {
-            Ok(times) => times.update(part_of(object), forget).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = forgotten {
-            tracing::debug!(set = self.name, object, %error, "an object has left, and its time is still there");
-        }
     }
 }
 
@@ -377,6 +342,6 @@ mod tests {
         assert_eq!(part.times.len(), PART_LIMIT, "it was given anew since");
         part.change(7, Expire::AsTheSet).expect("it has none of its own then");
         part.change(5000, Expire::Never).expect("there is room");
-        assert_eq!((part.shortest(), part.times.len()), (Some(Duration::from_secs(60)), PART_LIMIT));
+        assert_eq!(part.times.len(), PART_LIMIT);
     }
 }

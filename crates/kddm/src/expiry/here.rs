@@ -8,9 +8,9 @@ use std::time::Duration;
 use kddm_core::id::SetId;
 use parking_lot::{Condvar, Mutex};
 
-use super::each::Times;
 use super::rule::{Expiry, OnExpiry};
 use super::sweep::Sweep;
+use super::times::Times;
 use crate::linker::WritePolicy;
 use crate::node::Node;
 use crate::runtime::Runtime;
@@ -39,6 +39,9 @@ pub struct ExpiryInfo {
     pub failed: u64,
     /// Objects that this node keeps the time of.
     pub watched: u64,
+    /// Of 1,024 parts of the times of single objects, those that this node could not read when it wanted them last, because they
+    /// are lost or on their way. Their objects stay.
+    pub unread: u64,
 }
 
 /// Such a set here.
@@ -72,6 +75,7 @@ impl Expiring {
             expired,
             failed,
             watched,
+            unread: self.times.unread(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kddm_core::id::SetId;
 
 use super::here::{Expiries, Expiring, Known};
-use super::sweep::Step;
+use super::sweep::{Step, Todo};
 use crate::node::{Node, Owner};
 use crate::runtime::Runtime;
 use crate::runtime::told::SetHere;
@@ -90,9 +90,9 @@ impl Expiries {
         let looked = sets.iter().filter_map(|set| {
             let here = SetHere { runtime: Arc::clone(runtime), set: set.set };
             for _ in 0..STEPS {
-                let mut goes = Vec::new();
-                let step = set.sweep.lock().step(set, &here, &mut goes);
-                goes.into_iter().for_each(|going| going.begin(&here));
+                let mut todo = Todo::default();
+                let step = set.sweep.lock().step(set, &here, &mut todo);
+                todo.begin(&here);
                 match step {
                     Step::GoesOn => {}
                     Step::Waits => return Some(Instant::now() + WAIT),

@@ -12,6 +12,9 @@ mod keeper;
 mod removal;
 mod rule;
 mod sweep;
+#[cfg(test)]
+mod tests;
+mod times;
 
 use std::time::Duration;
 
@@ -19,7 +22,7 @@ use crate::system::SetBuilder;
 use crate::value::Value;
 
 pub use each::{Expire, PART_LIMIT};
-pub(crate) use each::{beside, check_may_go, check_may_open, make_beside};
+pub(crate) use each::{beside, check_may_freeze, check_may_open, goes_with_its_set, is_beside, make_beside};
 pub(crate) use here::Expiries;
 pub use here::ExpiryInfo;
 pub use rule::OnExpiry;

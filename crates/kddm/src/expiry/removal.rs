@@ -25,6 +25,9 @@ use crate::runtime::wait::{Op, Outcome};
 /// It is not made if it does not exist by then.
 const GRAB: Wish = Wish::Request(RequestKind::Grab { existing: true });
 
+/// How often an object is asked for in a row whose time was not here when it was held.
+const ATTEMPTS: usize = 4;
+
 const REMOVE: Wish = Wish::Request(RequestKind::Remove);
 
 /// Which put it was whose time is over.
@@ -97,34 +100,73 @@ impl Going {
 async fn go(going: Going, here: SetHere) {
     let Going { under_way, object, put, op } = going;
     let (of, limit) = (&under_way.0, here.runtime.config.wait_limit);
-    let request = Request::under_way(here.clone(), object, GRAB, op, limit);
-    let hold = match Pending::asked(Granted(request)).await {
-        Ok(Some(hold)) => hold,
-        Ok(None) => return,
-        // Somebody else has removed it.
-        Err(Error::Access(AccessError::NotFound)) => return,
-        Err(error) => return of.stays(object, &error),
-    };
-    let is_own = of.is_own(&here, object, put.own).await;
-    if !matches!(is_own, Ok(true)) {
-        if hold.release() {
-            here.released(object);
-        }
-        return is_own.err().map_or((), |error| of.stays(object, &error));
-    }
+    let Some(hold) = hold_that_may_go(of, &here, (object, put, op)).await else { return };
     let Some(op) = of.remove(&here, object, put, hold) else { return };
     let request = Request::under_way(here.clone(), object, REMOVE, op, limit);
     match Pending::asked(Plain(request)).await {
-        Ok(()) => _ = of.expired.fetch_add(1, Ordering::Relaxed),
+        Ok(()) => count(&of.expired),
         Err(error) => return of.stays(object, &error),
     }
     if let Some(own) = put.own {
-        of.forget_own(&here, object, own).await;
+        of.times.has_left(object, own);
+        of.times.forget(of).into_iter().for_each(|forgetting| forgetting.begin(&here));
     }
 }
 
+/// The object, held, if its time is what it was. Where that takes a question nobody is kept waiting by the object meanwhile.
+async fn hold_that_may_go(
+    of: &Arc<Expiring>,
+    here: &SetHere,
+    (object, put, mut op): (u64, Put, Arc<Op>),
+) -> Option<Hold> {
+    let limit = here.runtime.config.wait_limit;
+    for _ in 0..ATTEMPTS {
+        let request = Request::under_way(here.clone(), object, GRAB, op, limit);
+        let hold = match Pending::asked(Granted(request)).await {
+            Ok(hold) => hold?,
+            // Somebody else has removed it.
+            Err(Error::Access(AccessError::NotFound)) => return None,
+            Err(error) => {
+                of.stays(object, &error);
+                return None;
+            }
+        };
+        let is_own = of.is_own(here, object, put.own);
+        if is_own == Some(true) {
+            return Some(hold);
+        }
+        if hold.release() {
+            here.released(object);
+        }
+        if is_own == Some(false) {
+            return None;
+        }
+        if let Err(error) = of.fetch_own(here, object).await {
+            of.stays(object, &error);
+            return None;
+        }
+        op = ask_again(here, object, put)?;
+    }
+    of.stays(object, &"others give times in its part all the while");
+    None
+}
+
+/// As [`ask`], if the object is owned here still and may go.
+fn ask_again(here: &SetHere, object: u64, put: Put) -> Option<Arc<Op>> {
+    let lane = here.lane(object);
+    let mut state = lane.lock();
+    let is_kept = state.is_frozen(here.set) || state.fenced || state.stopped;
+    let is_owner = |state: &LaneState| {
+        let seen = state.core.inspect(here.set, ObjectId(object));
+        seen.is_some_and(|seen| matches!(seen.main, Main::Owner { .. }))
+    };
+    let op = if is_kept || !is_owner(&state) { None } else { ask(lane, &mut state, here.set, object, put) };
+    lane.finish(state);
+    op
+}
+
 impl Expiring {
-    fn stays(&self, object: u64, error: &Error) {
+    fn stays(&self, object: u64, error: &dyn std::fmt::Display) {
         count(&self.failed);
         tracing::debug!(set = self.name, object, %error, "the time of an object is over, and it stays for now");
     }

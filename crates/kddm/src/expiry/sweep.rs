@@ -15,9 +15,11 @@ use super::each::Own;
 use super::here::Expiring;
 use super::removal::{self, Going, Put, UnderWay};
 use super::rule::Expiry;
+use super::times::{Asking, Forgetting};
 use crate::cell::{CellNumber, Looked};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::told::SetHere;
+use crate::value::{Raw, Value};
 
 /// Cells that are looked at in one step: some ten microseconds.
 const CELLS: u32 = 256;
@@ -40,6 +42,22 @@ pub(super) enum Step {
     At(Instant),
     /// The set is no more.
     Ended,
+}
+
+/// What a look has found to be done. The caller begins with it, when nobody else who looks at ages has to wait for that.
+#[derive(Default)]
+pub(super) struct Todo {
+    goes: Vec<Going>,
+    asks: Option<Asking>,
+    forgets: Option<Forgetting>,
+}
+
+impl Todo {
+    pub fn begin(self, here: &SetHere) {
+        self.goes.into_iter().for_each(|going| going.begin(here));
+        self.asks.into_iter().for_each(|asking| asking.begin(here));
+        self.forgets.into_iter().for_each(|forgetting| forgetting.begin(here));
+    }
 }
 
 /// Since when an object is as it is.
@@ -80,46 +98,55 @@ pub(super) struct Sweep {
     next: CellNumber,
     /// As much has been about to go since then as may be.
     full_since: Option<Instant>,
+    /// The shortest of the times that objects here have of their own: as this round has found it, and the one before.
+    shortest: [Option<Duration>; 2],
 }
 
 impl Default for Sweep {
     fn default() -> Sweep {
-        Sweep { ages: HashMap::default(), round: 1, round_began: Instant::now(), next: 0, full_since: None }
+        let (ages, shortest) = Default::default();
+        Sweep { ages, round: 1, round_began: Instant::now(), next: 0, full_since: None, shortest }
     }
 }
 
 impl Sweep {
-    /// Looks at a few cells, and grabs those objects whose time is over: the caller begins with them, when nobody else who looks
-    /// at ages has to wait for that.
-    pub fn step(&mut self, of: &Arc<Expiring>, here: &SetHere, goes: &mut Vec<Going>) -> Step {
+    /// Looks at a few cells, and grabs those objects whose time is over.
+    pub fn step(&mut self, of: &Arc<Expiring>, here: &SetHere, todo: &mut Todo) -> Step {
         let now = Instant::now();
         if now < self.round_began {
             return Step::At(self.round_began);
         }
-        let store = {
+        let memory = || {
             let state = here.runtime.lanes[0].lock();
-            if state.destroyed.contains(here.set) {
-                return Step::Ended;
-            }
             // All lanes have one memory of it.
-            state.part.known(here.set)
+            if state.destroyed.contains(here.set) { Err(Step::Ended) } else { Ok(state.part.known(here.set)) }
         };
-        let Some(store) = store else { return self.end_of_round(of, now) };
+        let store = match memory() {
+            Ok(Some(store)) => store,
+            Ok(None) => return self.end_of_round(of, now, todo),
+            Err(ended) => return ended,
+        };
         let is_full = of.under_way.load(Ordering::Acquire) >= UNDER_WAY;
         if self.waits_for_room(of, is_full, now) {
             return Step::Waits;
         }
         let (looked, next) = store.look(self.next, CELLS, of.rule.marks());
+        if store.type_name() == Raw::type_name()
+            && !memory().is_ok_and(|now| now.is_some_and(|now| now.table() == store.table()))
+        {
+            // It has just been given a type: another memory has its objects, in cells of the same numbers.
+            return Step::GoesOn;
+        }
         if of.rule.each {
-            of.times.learn(of, here, self.round, looked.iter().map(|looked| looked.object));
+            todo.asks = of.times.learn(of, self.round, looked.iter().map(|looked| looked.object));
         }
         // What is found may have come just before the look ended: it counts from here on, and is compared with `now`.
         let seen = Instant::now();
         let to_look_at: Vec<Looked> =
             looked.into_iter().filter(|looked| !self.stays(of, looked, (now, seen))).collect();
         let may_go = !is_full && (!of.needs_linker() || here.runtime.linkers.has(here.set));
-        self.look_closer(of, here, &to_look_at, (now, may_go), goes);
-        let Some(next) = next else { return self.end_of_round(of, now) };
+        self.look_closer(of, here, &to_look_at, (now, may_go), &mut todo.goes);
+        let Some(next) = next else { return self.end_of_round(of, now, todo) };
         self.next = next;
         Step::GoesOn
     }
@@ -131,7 +158,12 @@ impl Sweep {
             self.full_since = None;
             return false;
         }
-        now - *self.full_since.get_or_insert(now) < of.period()
+        now - *self.full_since.get_or_insert(now) < self.period(of)
+    }
+
+    /// How long there is between two looks at an object.
+    fn period(&self, of: &Expiring) -> Duration {
+        of.rule.period(self.shortest.into_iter().flatten().min())
     }
 
     /// At those that are new, or whose time may be over, under their lanes.
@@ -172,6 +204,7 @@ impl Sweep {
         object: u64,
         put: Put,
     ) -> Option<Going> {
+        let period = self.period(of);
         let age = self.ages.get_mut(&object)?;
         let op = removal::ask(lane, state, of.set, object, put);
         let now = Instant::now();
@@ -181,7 +214,7 @@ impl Sweep {
             return None;
         };
         let going = Going::new(of, object, put, op);
-        let pause = age.trial.as_ref().map_or(of.period(), |trial| (2 * trial.pause).min(MOST_PAUSE));
+        let pause = age.trial.as_ref().map_or(period, |trial| (2 * trial.pause).min(MOST_PAUSE));
         age.trial = Some(Box::new(Trial { under_way: going.under_way(), next: now + pause, pause }));
         Some(going)
     }
@@ -193,7 +226,7 @@ impl Sweep {
         [left(rule.after, age.since), left(rule.idle, age.used)].into_iter().flatten().min()
     }
 
-    fn end_of_round(&mut self, of: &Expiring, now: Instant) -> Step {
+    fn end_of_round(&mut self, of: &Arc<Expiring>, now: Instant, todo: &mut Todo) -> Step {
         let round = self.round;
         self.ages.retain(|_, age| age.round == round);
         if self.ages.capacity() > 4 * self.ages.len() + 1024 {
@@ -201,15 +234,20 @@ impl Sweep {
         }
         of.times.end_of_round(round);
         of.watched.store(self.ages.len() as u64, Ordering::Relaxed);
-        self.round_began = (self.round_began + of.period()).max(now);
+        todo.forgets = of.times.forget(of);
+        self.shortest = [None, self.shortest[0]];
+        self.round_began = (self.round_began + self.period(of)).max(now);
         (self.round, self.next, self.full_since) = (round + 1, 0, None);
         Step::At(self.round_began)
     }
 
     /// Whether an object is as it was, and its time is not over.
     fn stays(&mut self, of: &Expiring, looked: &Looked, (now, seen): (Instant, Instant)) -> bool {
+        let known = of.rule_of(looked.object);
+        let limit = known.and_then(|(_, own)| own?.time.own_limit());
+        self.shortest[0] = self.shortest[0].into_iter().chain(limit).min();
         let age = self.ages.get_mut(&looked.object);
-        let Some((rule, own)) = of.rule_of(looked.object) else {
+        let Some((rule, own)) = known else {
             // It stays until its time is known, and counts on.
             age.into_iter().for_each(|age| age.round = self.round);
             return true;

@@ -124,10 +124,12 @@ impl Node {
     /// As [`Set::freeze`], of a set that need not be open here. Its writers have so much time to come to an end.
     ///
     /// # Errors
-    /// As there, and `Unknown` if there is no such set, `Destroyed` if it is ending.
+    /// As there, and `Unknown` if there is no such set, `Destroyed` if it is ending, `OutOfRange` if it is one that keeps the
+    /// times of the objects of another set.
     pub fn freeze_set(&self, name: &str, limit: Duration) -> Pending<Freeze> {
         let (node, name) = (self.clone(), name.to_string());
         let begin = move |is_wanted: &dyn Fn() -> bool| {
+            crate::expiry::check_may_freeze(&name)?;
             let found = node.set_info(&name)?;
             if found.is_ending {
                 return Err(SetError::Destroyed.into());

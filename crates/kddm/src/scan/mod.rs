@@ -266,6 +266,19 @@ impl<T: Value> Set<T> {
         Ok(page)
     }
 
+    /// Whether the home of an object knows of it, or cannot say that. Blocks.
+    pub(crate) fn is_known(&self, object: u64) -> Result<bool, Error> {
+        let (here, limit) = (&self.0.here, self.0.wait_limit);
+        let shard = kddm_core::id::ObjectId(object).shard(here.set.policy().unwrap_or_default()).0;
+        let from = Cursor { shard, after: object.checked_sub(1), width: 1 };
+        let page = ask::page(here, from, 1, limit)?;
+        let is_found = page.in_doubt > 0 || page.found.iter().any(|found| found.id == object);
+        // Of a shard in doubt that is said behind its last object only.
+        let behind = Cursor { after: Some(u64::MAX), ..from };
+        let is_known = is_found || ask::page(here, behind, 1, limit)?.in_doubt > 0;
+        self.check_end().map(|()| is_known)
+    }
+
     /// Of a set that has ended nodes know nothing.
     fn check_end(&self) -> Result<(), Error> {
         self.0.table.ended().map_or(Ok(()), |ended| Err(ended.into()))

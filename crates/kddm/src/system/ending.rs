@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kddm_core::id::SetId;
 
-use super::{SystemObject, bucket, check_name, page, unknown};
+use super::{SystemObject, bucket, check_name, find_described, page, unknown};
 use crate::error::{AccessError, Error, SetError};
 use crate::freeze::FreezeError;
 use crate::node::Node;
@@ -45,7 +45,27 @@ impl Node {
     /// Says to all who open it from now on that the set ends.
     pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
         check_name(name).and_then(|()| crate::coordination::check_may_go(name))?;
+        if let Some(set) = crate::expiry::is_beside(name)
+            && self.has_set(set)?
+        {
+            return Err(crate::expiry::goes_with_its_set(name));
+        }
         self.begin_destroy_any(name)
+    }
+
+    /// Whether there is a set of that number. One that is just being made is waited for.
+    fn has_set(&self, set: SetId) -> Result<bool, Error> {
+        let system = self.system()?;
+        let listed = match system.get_existing(page(set.counter())).wait() {
+            Ok(page) => page.sets.iter().find(|listed| listed.set == set.0).map(|listed| listed.name.clone()),
+            Err(Error::Access(AccessError::NotFound)) => None,
+            Err(error) => return Err(error),
+        };
+        match listed.map(|name| find_described(&system, &name)) {
+            Some(Ok(found)) => Ok(found.set == set.0),
+            None | Some(Err(Error::Set(SetError::Unknown { .. }))) => Ok(false),
+            Some(Err(error)) => Err(error),
+        }
     }
 
     fn begin_destroy_any(&self, name: &str) -> Result<SetId, Error> {

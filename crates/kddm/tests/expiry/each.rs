@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kddm::expiry::PART_LIMIT;
-use kddm::{Cursor, Expire, Node, Set, SetBuilder};
+use kddm::{Cursor, Error, Expire, Node, Set, SetBuilder, SetError};
 use kddm_core::id::mix;
 
 use super::{LIMIT, LONG, TIME, attached, cluster, expired, find, info, is_empty, members, put, until};
@@ -180,6 +180,8 @@ fn programs_give_times_too() {
     assert!(begun.elapsed() >= TIME && find(&set, 2) == Some(7));
     program.destroy_set("leaving", LIMIT).wait_for(LIMIT).expect("it is destroyed");
     assert_eq!(node.sets().expect("they are known"), [], "nor are its times there");
+    let ended = set.expire(1, Expire::Never).wait_for(LIMIT).expect_err("it has ended");
+    assert!(matches!(ended, Error::Set(SetError::Destroyed)), "{ended}");
 }
 
 #[test]
@@ -188,13 +190,17 @@ fn there_are_limits_and_only_sets_made_for_it_have_them() {
     let set = open(&nodes[0], None, 0);
     let together = (0..).filter(|object| mix(*object) % 1024 == 7).take(PART_LIMIT + 1);
     let together: Vec<u64> = together.collect();
-    (together[1..].iter()).for_each(|object| assert!(!expire(&set, *object, Expire::Never)));
+    together.iter().for_each(|object| _ = put(&set, *object, 7));
+    (together[1..].iter()).for_each(|object| assert!(expire(&set, *object, Expire::Never)));
     let refused =
         |set: &Set<u64>, object, time| set.expire(object, time).wait_for(LIMIT).expect_err("it cannot be").to_string();
     let full = refused(&set, together[0], Expire::Never);
     assert!(full.contains("1024") && full.contains("remove some"), "{full}");
     expire(&set, together[1], Expire::AsTheSet);
     expire(&set, together[0], Expire::Never);
+    refused(&set, together[1], Expire::Never);
+    set.remove(together[500]).wait_for(LIMIT).expect("it is removed");
+    assert!(expire(&set, together[1], Expire::Never), "what is not there makes room");
     let short = refused(&set, 1, Expire::Idle(Duration::from_millis(1)));
     assert!(short.contains("at least 20 ms"), "{short}");
     let long = refused(&set, 1, Expire::After(Duration::MAX));
@@ -214,8 +220,13 @@ fn there_are_limits_and_only_sets_made_for_it_have_them() {
     assert!(taken.contains("times of objects"), "{taken}");
     let alone = nodes[1].destroy_set(&beside, LIMIT).wait_for(LIMIT).expect_err("it stays").to_string();
     assert!(alone.contains("goes with the set"), "{alone}");
+    let frozen =
+        nodes[1].freeze_set(&beside, LIMIT).wait_for(LIMIT).map(drop).expect_err("it is not frozen").to_string();
+    assert!(frozen.contains("freeze that one"), "{frozen}");
     assert!(nodes[1].set_info(&beside).is_ok());
     nodes[1].destroy_set("leaving", LIMIT).wait_for(LIMIT).expect("it is destroyed");
     assert!(nodes[1].set_info(&beside).is_err(), "it has gone");
+    let ended = set.expire(1, Expire::Never).wait_for(LIMIT).expect_err("it has ended");
+    assert!(matches!(ended, Error::Set(SetError::Destroyed)), "{ended}");
     sees_no_faults(&nodes);
 }

@@ -255,6 +255,9 @@ fn programs_open_such_sets_and_their_node_has_objects_leave() {
     });
     assert!(begun.elapsed() >= TIME);
     assert_eq!(program.set_info("leaving").expect("it is there").expire_after, Some(TIME));
+    let short = program.set::<u64>("short").expire_after(Duration::from_millis(1)).open().wait_for(LIMIT);
+    let short = short.expect_err("it is too short").to_string();
+    assert!(short.contains("this program: ") && short.contains("at least 20 ms") && !short.contains("node"), "{short}");
 }
 
 #[test]

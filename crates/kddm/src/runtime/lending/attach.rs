@@ -232,8 +232,8 @@ impl Lender {
             Ok(Reply::Told(Told::Failed(failure))) => Err(failure.error()),
             Ok(Reply::Told(told)) => Ok(told),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let reason = format!("the daemon has not answered within {limit:?}; is it alive?");
-                Err(MembershipError::Refused { reason }.into())
+                let reason = format!("it has not answered within {limit:?}; is it alive?");
+                Err(MembershipError::Unserved { reason }.into())
             }
             // Whoever is there now does not know this program, or is gone meanwhile: what was asked for may
             // have been done.
@@ -349,7 +349,7 @@ impl Lender {
 }
 
 fn another_question() -> Error {
-    MembershipError::Refused { reason: "it gives an answer to another question".into() }.into()
+    MembershipError::Unserved { reason: "it gives an answer to another question".into() }.into()
 }
 
 impl Runtime {

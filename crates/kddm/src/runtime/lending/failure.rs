@@ -173,7 +173,7 @@ impl Failure {
             Failure::Leaving => MembershipError::Reattaching.into(),
             Failure::NotSharing { node } => MembershipError::NotSharing { node }.into(),
             Failure::JoinTimedOut { limit_ms, reason } => MembershipError::JoinTimedOut { limit_ms, reason }.into(),
-            Failure::Other(reason) => MembershipError::Refused { reason }.into(),
+            Failure::Other(reason) => MembershipError::Unserved { reason }.into(),
         }
     }
 

@@ -1,0 +1,198 @@
+//! Times of single objects, where the set beside is looked at, or is in somebody's hands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kddm_core::id::{PlacementPolicy, SetId};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Expire;
+use super::each::{LIST, Part, make_beside, name_of, part_of};
+use super::here::Expiring;
+use super::rule::{Expiry, OnExpiry};
+use crate::chain::chain;
+use crate::error::{AccessError, Error};
+use crate::{Node, OnLoss, Set};
+
+/// No test takes as long; one that does has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const SHORT: Duration = Duration::from_millis(30);
+
+/// Longer than a question takes that is asked for the times of objects.
+const QUESTION: Duration = Duration::from_millis(1_200);
+
+fn open(node: &Node) -> Set<u64> {
+    node.set("leaving").expires().replicas(0).wait_limit(LIMIT).open().wait_for(LIMIT).expect("the set opens")
+}
+
+/// The set beside, as the node has it that keeps it.
+fn beside(node: &Node, set: &Set<u64>) -> Set<Part> {
+    let times = node.set(&name_of(set.0.here.set)).wait_limit(LIMIT);
+    times.open_existing().wait_for(LIMIT).expect("it is there")
+}
+
+fn put(set: &Set<u64>, object: u64) {
+    let change = |value: &mut u64| {
+        *value = 7;
+        Ok(())
+    };
+    set.update(object, change).wait_for(LIMIT).expect("it is put");
+}
+
+fn expire(set: &Set<u64>, object: u64, time: Expire) -> bool {
+    set.expire(object, time).wait_for(LIMIT).expect("it has that time")
+}
+
+fn is_there(set: &Set<u64>, object: u64, limit: Duration) -> bool {
+    match set.get_existing(object).wait_for(limit).map(drop) {
+        Ok(()) => true,
+        Err(Error::Access(AccessError::NotFound)) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn expiring() -> Arc<Expiring> {
+    let (expired, failed, watched, under_way, sweep, times) = Default::default();
+    let rule = Expiry { after: None, idle: None, on_expiry: OnExpiry::Evict, each: true };
+    let (set, name, write_policy) = (SetId(0), "leaving".into(), None);
+    Arc::new(Expiring { set, name, rule, write_policy, expired, failed, watched, under_way, sweep, times })
+}
+
+#[test]
+fn what_is_wanted_while_others_are_asked_for_is_asked_for_too() {
+    let of = expiring();
+    let [first, second, third] = [1, 2, 3].map(|object| [object].into_iter());
+    let asking = of.times.learn(&of, 1, first.clone()).expect("nobody asks yet");
+    assert!(of.times.learn(&of, 1, first.clone()).is_none() && of.times.learn(&of, 1, second.clone()).is_none());
+    let next = |object| assert_eq!(of.times.next_to_ask(), Some(part_of(object)));
+    next(1);
+    assert!(of.times.learn(&of, 1, first.clone()).is_none(), "once in a round");
+    assert!(of.times.learn(&of, 1, third).is_none());
+    of.times.end_of_round(2);
+    assert!(of.times.learn(&of, 2, first.clone()).is_none());
+    [2, 3, 1].into_iter().for_each(next);
+    assert_eq!(of.times.next_to_ask(), None);
+    drop(asking);
+    assert!(of.times.learn(&of, 2, first).is_none());
+    assert!(of.times.learn(&of, 2, second).is_some(), "it was not wanted in this round yet");
+}
+
+/// Somebody has the times of an object that is to go: whoever wants the object has it meanwhile.
+#[test]
+fn nobody_waits_for_an_object_whose_time_is_looked_up() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    put(&sets[0], 7);
+    assert!(expire(&sets[0], 7, Expire::After(QUESTION)));
+    let leaves_in = || nodes[0].object_of("leaving", 7).ok()?.at_owner?.leaves_in;
+    until("its time is known", || leaves_in().is_some());
+    let held = [LIST, part_of(7)].map(|number| times.grab(number).wait_for(LIMIT).expect("nobody has it"));
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * QUESTION {
+        assert!(is_there(&sets[1], 7, QUESTION * 3 / 4), "nobody could see that its time is over");
+    }
+    drop(held);
+    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+}
+
+#[test]
+fn a_time_that_could_not_be_forgotten_is_forgotten_later() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    put(&sets[0], 7);
+    assert!(expire(&sets[0], 7, Expire::After(SHORT)));
+    let reads = times.get(part_of(7)).wait_for(LIMIT).expect("a copy");
+    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+    let left = Instant::now();
+    until("nobody has waited for so long", || left.elapsed() > QUESTION);
+    assert!(reads.own(7).is_some(), "it is being read");
+    drop(reads);
+    let has_none = || times.get(part_of(7)).wait_for(LIMIT).expect("a copy").own(7).is_none();
+    until("it is forgotten", has_none);
+}
+
+/// As after a loss that was accepted.
+#[test]
+fn a_list_that_is_lost_is_made_anew() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = beside(&nodes[1], &sets[1]);
+    let is_made = || times.get(LIST).wait_for(LIMIT).expect("a copy").changes > 0;
+    (1..=3).for_each(|object| put(&sets[0], object));
+    assert!(
+        expire(&sets[0], 1, Expire::After(QUESTION)) && expire(&sets[0], 2, Expire::After(Duration::from_secs(600)))
+    );
+    times.remove(LIST).wait_for(LIMIT).expect("it is lost");
+    until("it has left by a time that is still known", || !is_there(&sets[1], 1, LIMIT));
+    assert!(is_made() && is_there(&sets[1], 3, LIMIT));
+    times.remove(LIST).wait_for(LIMIT).expect("it is lost");
+    assert!(expire(&sets[1], 2, Expire::AsTheSet) && is_made());
+    assert!(times.get(part_of(2)).wait_for(LIMIT).expect("a copy").own(2).is_none());
+}
+
+#[test]
+fn times_of_what_can_be_made_anew_can_be_lost_like_that() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    for (name, on_loss) in [("cache", OnLoss::FirstTouch), ("kept", OnLoss::Error), ("older", OnLoss::Rollback)] {
+        let set: Set<u64> = node.set(name).expires().on_loss(on_loss).open().wait_for(LIMIT).expect("the set opens");
+        let of_times = node.set_info(&name_of(set.0.here.set)).expect("it is there").on_loss;
+        assert_eq!(of_times == OnLoss::FirstTouch, on_loss == OnLoss::FirstTouch, "{of_times:?}");
+    }
+}
+
+/// Whoever was making the set was cut short.
+#[test]
+fn times_of_a_set_that_was_never_made_can_be_destroyed() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    let set = open(&node);
+    let never = SetId::new(PlacementPolicy::Hash, set.0.here.set.counter() + 1_000).expiring();
+    let maker = node.clone();
+    let make = chain(async move { make_beside(&maker, never).await }, |_| AccessError::NotFound.into());
+    make.wait_for(LIMIT).expect("it is made");
+    node.destroy_set(&name_of(never), LIMIT).wait_for(LIMIT).expect("nobody needs it");
+    let needed = node.destroy_set(&name_of(set.0.here.set), LIMIT).wait_for(LIMIT).expect_err("it is needed");
+    assert!(needed.to_string().contains("goes with the set"), "{needed}");
+}
+
+/// Of a value that this node cannot read.
+#[derive(Clone, Default, Serialize)]
+struct Strange(u64);
+
+impl<'a> Deserialize<'a> for Strange {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> Result<Strange, D::Error> {
+        match u64::deserialize(from)? {
+            13 => Err(D::Error::custom("of that there is none")),
+            other => Ok(Strange(other)),
+        }
+    }
+}
+
+#[test]
+fn what_does_not_decode_leaves_too() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| -> Set<Strange> {
+        let builder = nodes[at].set("leaving").expire_after(QUESTION).expires().replicas(0).wait_limit(LIMIT);
+        builder.open().wait_for(LIMIT).expect("the set opens")
+    });
+    let mut strange = sets[0].grab(7).wait_for(LIMIT).expect("nobody has it");
+    strange.0 = 13;
+    strange.put().wait_for(LIMIT).expect("it is put");
+    sets[1].acquire(7).wait_for(LIMIT).expect("it moves");
+    let found = sets[1].get_existing(7).wait_for(LIMIT).map(drop);
+    assert!(matches!(found, Err(Error::Access(AccessError::Decode { .. }))), "{found:?}");
+    until("it has left", || sets[0].len().wait_for(LIMIT).expect("it is counted") == 0);
+    until("it is counted", || nodes[1].expiries()[0].expired == 1);
+}
