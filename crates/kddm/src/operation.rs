@@ -8,7 +8,7 @@ use kddm_core::id::NodeId;
 use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Hold, Notes, ReadHold, WriteHold};
+use crate::cell::{Hold, Notes, ReadHold, Slow, WriteHold};
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
@@ -179,6 +179,10 @@ impl<T: Value> Asked<T> {
         self.by.as_ref().map(Holder::notes)
     }
 
+    fn try_read(&self) -> Result<ReadHold<T>, Slow> {
+        self.shared.try_read_by(self.request.object, self.by.as_ref())
+    }
+
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {
         self.shared.table.adopt_read_by(hold, self.notes()).map_err(|error| self.undecodable(error))
     }
@@ -228,7 +232,17 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
+        let mut read = self.0.try_read();
+        // What has no value yet is taken as whoever grabs it takes it, without another turn of its lane.
+        if matches!(read, Err(Slow::NoValue))
+            && let Ok(hold) = self.0.shared.try_write_by(object, self.0.by.as_ref())
+        {
+            if let Err(error) = self.0.guard(hold)? {
+                return Some(Err(error));
+            }
+            read = self.0.try_read();
+        }
+        match read {
             Ok(hold) => {
                 self.0.shared.table.was_missed(object);
                 Some(self.0.read_guard(hold))
