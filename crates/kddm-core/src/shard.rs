@@ -25,7 +25,7 @@ mod room;
 mod scan;
 mod sides;
 
-pub use inspect::Inspection;
+pub use inspect::{Inspection, Standing};
 pub use room::Room;
 use sides::Sides;
 

@@ -1,6 +1,10 @@
 //! The operations on one object, each as it finishes: by the fast path, by a hold that the lane
 //! handed over, or by asking again.
 
+mod then;
+
+pub(crate) use then::Then;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +12,7 @@ use kddm_core::id::NodeId;
 use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
-use crate::cell::{Hold, Notes, ReadHold, WriteHold};
+use crate::cell::{Hold, Notes, ReadHold, Slow, WriteHold};
 use crate::error::{AccessError, Error, WaitingFor};
 use crate::guard::{ReadGuard, WriteGuard};
 use crate::holder::Holder;
@@ -179,6 +183,10 @@ impl<T: Value> Asked<T> {
         self.by.as_ref().map(Holder::notes)
     }
 
+    fn try_read(&self) -> Result<ReadHold<T>, Slow> {
+        self.shared.try_read_by(self.request.object, self.by.as_ref())
+    }
+
     fn adopt_read(&self, hold: Hold) -> Result<ReadHold<T>, Error> {
         self.shared.table.adopt_read_by(hold, self.notes()).map_err(|error| self.undecodable(error))
     }
@@ -228,7 +236,17 @@ impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
             Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
         }
-        match self.0.shared.try_read_by(object, self.0.by.as_ref()) {
+        let mut read = self.0.try_read();
+        // What has no value yet is taken as whoever grabs it takes it, without another turn of its lane.
+        if matches!(read, Err(Slow::NoValue))
+            && let Ok(hold) = self.0.shared.try_write_by(object, self.0.by.as_ref())
+        {
+            if let Err(error) = self.0.guard(hold)? {
+                return Some(Err(error));
+            }
+            read = self.0.try_read();
+        }
+        match read {
             Ok(hold) => {
                 self.0.shared.table.was_missed(object);
                 Some(self.0.read_guard(hold))
@@ -443,57 +461,3 @@ where
         self.grab.limit()
     }
 }
-
-/// An operation whose result is changed by `then`: `snapshot`.
-pub(crate) struct Then<P, F> {
-    pub operation: P,
-    pub then: Option<F>,
-}
-
-impl<P, F> Then<P, F> {
-    pub fn map<A, B>(&mut self, result: Option<Result<A, Error>>) -> Option<Result<B, Error>>
-    where
-        F: FnOnce(A) -> Result<B, Error>,
-    {
-        let then = self.then.take();
-        match result {
-            None => {
-                self.then = then;
-                None
-            }
-            Some(result) => {
-                let then = then.expect("an operation finishes once");
-                Some(result.and_then(then))
-            }
-        }
-    }
-}
-
-macro_rules! then_for {
-    ($operation:ident, $output:ident) => {
-        impl<T: Value, B, F> Operation<B> for Then<$operation<T>, F>
-        where
-            F: FnOnce($output<T>) -> Result<B, Error> + Send,
-        {
-            fn finish(&mut self) -> Option<Result<B, Error>> {
-                let result = self.operation.finish();
-                self.map(result)
-            }
-            fn op(&self) -> &Arc<Op> {
-                self.operation.op()
-            }
-            fn conflict(&self) -> Option<Error> {
-                self.operation.conflict()
-            }
-            fn give_up(&mut self, limit: Duration) -> Error {
-                self.operation.give_up(limit)
-            }
-            fn limit(&self) -> Duration {
-                self.operation.limit()
-            }
-        }
-    };
-}
-
-then_for!(Get, ReadGuard);
-then_for!(Grab, WriteGuard);

@@ -5,7 +5,7 @@ use core::hash::{Hash, Hasher};
 
 use crate::id::{NodeId, ObjectId, SHARDS_PER_SET, SetId, ShardIndex};
 use crate::losses::Doubt;
-use crate::shard::{Inspection, Shard};
+use crate::shard::{Inspection, Shard, Standing};
 
 use super::{Node, Touched, untouched};
 
@@ -18,6 +18,12 @@ impl Node {
     pub fn inspect(&self, set: SetId, object: ObjectId) -> Option<Inspection> {
         let state = self.sets.get(&set.0)?;
         Some(state.get(object.shard(set.policy()?))?.shard.inspect(self.me, object))
+    }
+
+    /// The same, as far as whoever looks at many objects needs it.
+    pub fn standing(&self, set: SetId, object: ObjectId) -> Option<Standing> {
+        let state = self.sets.get(&set.0)?;
+        Some(state.get(object.shard(set.policy()?))?.shard.standing(object))
     }
 
     /// The nodes whose requests for an object wait here, in their order.

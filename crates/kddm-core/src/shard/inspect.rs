@@ -43,7 +43,27 @@ pub struct Inspection {
     pub offer: Option<(Tenure, Version)>,
 }
 
+/// What this node has to do with an object, as far as whoever looks at many of them needs it: a part of [`Inspection`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// The main role.
+    pub main: Main,
+    /// Others have copies of what this node owns.
+    pub is_shared: bool,
+    /// A wish of local threads is outstanding.
+    pub wanting: bool,
+}
+
 impl Shard {
+    /// See [`Standing`].
+    pub fn standing(&self, object: ObjectId) -> Standing {
+        let Some(packed) = self.objects.get(object) else { return Standing::default() };
+        let empty = Side::default();
+        let side = if packed.has_side { self.sides.get(&object).unwrap_or(&empty) } else { &empty };
+        let (main, is_shared) = (packed.main(side.requester), !side.sharers.is_empty());
+        Standing { main, is_shared, wanting: side.want.is_some() }
+    }
+
     /// How many replicas of others' objects are here.
     pub fn replica_count(&self) -> usize {
         self.replicas.iter().filter(|slot| !slot.is_offer()).count()

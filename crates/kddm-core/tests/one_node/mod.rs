@@ -15,7 +15,7 @@ use kddm_core::message::{
 use kddm_core::node::{HandedOver, Node};
 use kddm_core::nodeset::NodeSet;
 use kddm_core::replicas::{MOST_REPLICAS, ReplicaSet};
-use kddm_core::shard::{Inspection, Main};
+use kddm_core::shard::{Inspection, Main, Standing};
 use kddm_core::view::{Member, NodeState, View};
 
 const ME: NodeId = NodeId(1);
@@ -707,6 +707,9 @@ impl Story {
     fn look_at(&self, place: Place) {
         let (Some(now), Some(cell)) = (self.node.inspect(place.0, place.1), self.cells.get(&place)) else { return };
         assert_eq!(now.wanting, cell.wish.is_some(), "{now:?} {cell:?}");
+        let (main, is_shared, wanting) = (now.main, !now.sharers.is_empty(), now.wanting);
+        let seen = self.node.standing(place.0, place.1);
+        assert_eq!(seen, Some(Standing { main, is_shared, wanting }), "less is looked at, and the same seen");
         assert!(now.access == cell.access || cell.revoking.is_some(), "{now:?} {cell:?}");
         assert_eq!(now.replica.map(|(_, version)| version), cell.replica, "{now:?} {cell:?}");
         assert!(cell.putting.is_none() || now.is_pushing, "a put that is not done by anything: {now:?} {cell:?}");

@@ -1,4 +1,4 @@
-//! Who keeps a set to its budget: a thread while there is too much, and whoever brings more when that is not enough.
+//! Who keeps a set to its budget: whoever brings more, a little each, and a thread while there is too much all the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// When nothing can go it is tried again after that, and then after twice as long each time, at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
-/// Steps that whoever brings more makes himself, once it is a fourth more than the budget.
+/// Steps that whoever brings more makes, once it is a fourth more than the budget; before it is one.
 const OWN_STEPS: usize = 4;
 
 /// How long he waits at twice the budget, at most, while something is about to go.
@@ -236,6 +236,14 @@ impl<T: Value> Budget<T> {
     }
 }
 
+impl<T: Value> Budget<T> {
+    /// From there on whoever brings more makes a step: there is room again before the thread has to be woken for that.
+    fn is_full_at(&self) -> usize {
+        let limit_bytes = self.account.limit_bytes();
+        limit_bytes - limit_bytes / 32
+    }
+}
+
 impl<T: Value> AnyBudget for Budget<T> {
     fn info(&self) -> BudgetInfo {
         BudgetInfo::of(self.name.clone(), self.set.0, &self.account, &self.counts)
@@ -246,10 +254,19 @@ impl<T: Value> AnyBudget for Budget<T> {
             return Ok(()); // It is only to be held otherwise.
         }
         self.account.missed(object);
-        if self.account.bytes() <= self.account.limit_bytes().saturating_add(self.account.limit_bytes() / 4) {
+        if self.account.bytes() <= self.is_full_at() {
             return Ok(());
         }
         let Some(here) = self.here() else { return Ok(()) };
+        if self.account.bytes() <= self.account.limit_bytes().saturating_add(self.account.limit_bytes() / 4) {
+            // Nobody waits for others who do so, and what is stuck is left to the thread.
+            if let Some(mut sweep) = self.sweep.try_lock()
+                && sweep.is_fruitful()
+            {
+                let _whatever_round = sweep.step(self, &here, false);
+            }
+            return Ok(());
+        }
         for _ in 0..OWN_STEPS {
             if !self.is_over() {
                 return Ok(());

@@ -11,7 +11,7 @@ use kddm_core::io::Access;
 use super::here::{Counts, count};
 use super::keeper::Budget;
 use crate::cell::{CellNumber, Slow, Store, Swept, Told};
-use crate::linker::WritePolicy;
+use crate::linker::{Linked, WritePolicy};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::Wish;
 use crate::runtime::told::{Lanes, SetHere};
@@ -20,6 +20,10 @@ use crate::value::Value;
 
 /// Cells that are passed before the lane is free for others: some ten microseconds, a hundred where all of them go.
 const CELLS: u32 = 64;
+
+/// As many by whoever brings more: the lane is taken for about as long as he needs it for his own object. Where it is taken
+/// for longer, all that want an object meanwhile end up in a queue for it, each of them woken by the one before.
+const OWN_CELLS: u32 = 8;
 
 /// Objects that may be on their way to what stands behind the set, or to other nodes.
 const UNDER_WAY: usize = 64;
@@ -75,6 +79,10 @@ impl Leaving {
             let state = here.lane(self.object).lock();
             return Leaving::fate_of_flush(budget, &state, self.object);
         };
+        Leaving::fate_of(budget, op)
+    }
+
+    fn fate_of<T: Value>(budget: &Budget<T>, op: &Op) -> Fate {
         if !op.is_done() {
             return Fate::UnderWay;
         }
@@ -136,9 +144,9 @@ impl Sweep {
         (waited < PATIENCE).then(|| (waited / 2).clamp(LOOKS[0], LOOKS[1]))
     }
 
-    /// One step: a few cells, and what goes of them, as long as there is too much. `tries`: also where all have failed lately
-    /// that were to be written.
-    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, tries: bool) -> Round {
+    /// One step: a few cells, and what goes of them, as long as there is too much. `is_keeper`: the thread, which tries it
+    /// also where all have failed lately that were to be written.
+    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, is_keeper: bool) -> Round {
         let has_news = self.look_what_has_gone(budget, here);
         // The hand rests while enough is about to go: it would only make cold what had no time to be used.
         if !self.under_way.is_empty()
@@ -147,16 +155,18 @@ impl Sweep {
         {
             return Round::Waits(limit);
         }
-        let (cells, next) = budget.table.cells_from(self.next, CELLS);
+        let most = if is_keeper { CELLS } else { OWN_CELLS };
+        let (cells, next) = budget.table.cells_from(self.next, most);
         let mut owned = Vec::new();
         for lane in &here.runtime.lanes {
             let mut state = lane.lock();
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
                 self.pass(budget, (lane, &mut state), (*object, *cell), &mut owned);
             }
-            lane.finish_fair(state);
+            // Whoever wants an object has one step or a few, and is not to wait for all the others between.
+            if is_keeper { lane.finish_fair(state) } else { lane.finish(state) }
         }
-        if tries || !self.is_failing {
+        if is_keeper || !self.is_failing {
             for (object, cell) in owned {
                 self.evict(budget, here, object, cell);
             }
@@ -209,6 +219,11 @@ impl Sweep {
         self.waits_since.get_or_insert_with(Instant::now);
     }
 
+    /// Whether steps lead to something, as far as the last rounds say.
+    pub fn is_fruitful(&self) -> bool {
+        self.fruitless <= PRESSED && !self.is_failing && self.under_way.len() < UNDER_WAY
+    }
+
     fn is_pressed(&self) -> bool {
         self.fruitless >= PRESSED
     }
@@ -239,14 +254,14 @@ impl Sweep {
         if !is_time || budget.table.is_held(cell) {
             return;
         }
-        let Some(seen) = state.core.inspect(budget.set, ObjectId(object)) else { return };
+        let Some(seen) = state.core.standing(budget.set, ObjectId(object)) else { return };
         let counted: fn(&Counts) -> &AtomicU64 = match seen.main {
             _ if seen.wanting => return,
             Main::Sharer { .. } => |counts| &counts.dropped_copies,
             Main::Owner { .. } if budget.linked.is_none() => return budget.account.keep(cell),
             Main::Owner { .. } if self.has_copies && !is_pressed => return,
-            Main::Owner { .. } if seen.sharers.is_empty() => {
-                return Sweep::is_owned_alone(budget, (lane, state), (object, cell), owned);
+            Main::Owner { .. } if !seen.is_shared => {
+                return self.is_owned_alone(budget, (lane, state), (object, cell), owned);
             }
             Main::Owner { .. } => |counts| &counts.passed_on,
             _ => return,
@@ -254,16 +269,14 @@ impl Sweep {
         let leaving = Leaving { object, bytes: budget.account.bytes_of(cell), counted, op: None };
         if state.begin_flush(budget.set, ObjectId(object)) {
             self.dropped_copies |= matches!(seen.main, Main::Sharer { .. });
-            match Leaving::fate_of_flush(budget, state, object) {
-                Fate::Gone => self.has_gone(budget, &leaving),
-                Fate::UnderWay => self.is_under_way(leaving),
-                Fate::Stays => self.failures += 1,
-            }
+            let fate = Leaving::fate_of_flush(budget, state, object);
+            self.leaves(budget, leaving, fate);
         }
     }
 
     /// It can be evicted, or can be the next time that the hand is here, or never.
     fn is_owned_alone<T: Value>(
+        &mut self,
         budget: &Budget<T>,
         (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
@@ -280,13 +293,50 @@ impl Sweep {
             }
         }
         if budget.table.access(cell) == Access::Write {
-            return owned.push((object, cell));
+            return match budget.linked.as_ref().filter(|linked| linked.leaves_unwritten()) {
+                Some(linked) => self.evict_here(budget, linked, (lane, state), (object, cell)),
+                None => owned.push((object, cell)),
+            };
         }
         // Others read it once, and do not any more. Under its lane it is known that it is still this node's: elsewhere
         // this wish could take it from whoever has it by now, or make it anew.
         if !state.is_frozen(budget.set) {
             state.ask(budget.set, ObjectId(object), Wish::Acquire, Arc::new(Op::new(Arc::clone(lane))));
         }
+    }
+
+    /// What this node owns, and nobody else has, leaves the cluster in this turn of its lane: what stands behind the set has
+    /// it, if it ever does.
+    fn evict_here<T: Value>(
+        &mut self,
+        budget: &Budget<T>,
+        linked: &Linked<T>,
+        (lane, state): (&Arc<Lane>, &mut LaneState),
+        (object, cell): (u64, CellNumber),
+    ) {
+        let hold = match budget.table.try_write_at(cell, object) {
+            Ok(hold) => hold,
+            Err(Slow::Interrupted(object)) => return state.released(budget.set, ObjectId(object)),
+            Err(_) => return, // Somebody was faster.
+        };
+        let is_nowhere_else = linked.write_policy() == WritePolicy::Around && hold.version() > 0;
+        if is_nowhere_else || !hold.has_value() {
+            if is_nowhere_else {
+                budget.account.keep(cell);
+            }
+            if hold.release() {
+                state.released(budget.set, ObjectId(object));
+            }
+            return;
+        }
+        let bytes = budget.account.bytes_of(cell);
+        let op = Arc::new(Op::new(Arc::clone(lane)));
+        linked.count_evicted();
+        let release = || _ = hold.release();
+        state.remove_held(budget.set, ObjectId(object), Arc::clone(&op), release, &|error| error);
+        let fate = Leaving::fate_of(budget, &op);
+        let leaving = Leaving { object, bytes, counted: |counts| &counts.evicted, op: Some(op) };
+        self.leaves(budget, leaving, fate);
     }
 
     /// What this node owns, and nobody else has, leaves the cluster, if what stands behind the set has it.
@@ -306,7 +356,12 @@ impl Sweep {
         let bytes = budget.account.bytes_of(cell);
         let op = Some(linked.evict(here, hold));
         let leaving = Leaving { object, bytes, counted: |counts| &counts.evicted, op };
-        match leaving.fate(budget, here) {
+        let fate = leaving.fate(budget, here);
+        self.leaves(budget, leaving, fate);
+    }
+
+    fn leaves<T: Value>(&mut self, budget: &Budget<T>, leaving: Leaving, fate: Fate) {
+        match fate {
             Fate::Gone => self.has_gone(budget, &leaving),
             Fate::UnderWay => self.is_under_way(leaving),
             Fate::Stays => self.failures += 1,

@@ -104,13 +104,19 @@ impl<T: Value> Held<T> {
         taken
     }
 
-    /// The operation has ended. The hold has been taken out before.
+    /// The operation has ended. The hold has been taken out before. The lane is needed only for whom somebody else would
+    /// have to wake, or not to: a quick linker's reads end before anybody waits for them.
     pub fn end(&self, outcome: Outcome) {
-        let lane = self.here.lane(self.object);
-        let mut state = lane.lock();
-        state.alarms.take_back(self.alarm.lock().take());
-        state.complete(&self.op, outcome);
-        lane.finish(state);
+        let (waker, of_wait) = self.op.complete(outcome);
+        let of_limit = self.alarm.lock().take();
+        if waker.is_some() || of_wait.is_some() || of_limit.is_some() {
+            let lane = self.here.lane(self.object);
+            let mut state = lane.lock();
+            state.alarms.take_back(of_wait);
+            state.alarms.take_back(of_limit);
+            state.to_wake.add(waker);
+            lane.finish(state);
+        }
     }
 
     /// Nothing is changed, and the object is free. Not counted as late: that was.

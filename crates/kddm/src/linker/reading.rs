@@ -32,14 +32,21 @@ impl<T> Made<T> {
             Made::AsUsual(make) | Made::By(make) => Some(make),
         }
     }
+
+    /// Under which tenure it is to be remembered that nothing is there. What is made then is not asked for again, and its
+    /// lane is not taken for that.
+    fn tenure(&self, here: &SetHere, object: u64) -> Option<u64> {
+        self.by().is_none().then(|| here.tenure(object))
+    }
 }
 
 impl<T: Value> Linked<T> {
     /// Has an object read that is held and has no value. It has one when the answer is `Available`, and nobody holds it
     /// then.
     pub fn read(self: &Arc<Self>, here: &SetHere, hold: Hold<T>, made: Made<T>) -> Arc<Op> {
-        let (object, tenure) = (hold.id(), here.tenure(hold.id()));
-        if made.by().is_none() && self.absent.lock().knows(object, tenure, Instant::now()) {
+        let object = hold.id();
+        let tenure = made.tenure(here, object);
+        if tenure.is_some_and(|tenure| self.absent.lock().knows(object, tenure, Instant::now())) {
             count(&self.counts.known_absent, 1);
             drop(hold);
             return here.ended(object, Outcome::Failed(AccessError::NotFound.into()));
@@ -63,7 +70,8 @@ impl<T: Value> Linked<T> {
         made: Made<T>,
         is_absent: bool,
     ) -> Arc<Op> {
-        let (object, tenure) = (hold.id(), here.tenure(hold.id()));
+        let object = hold.id();
+        let tenure = made.tenure(here, object);
         Held::begin((self, here), hold, What::Read, move |held| {
             let written = if is_absent { Ok(()) } else { held.linked.write_what_waits(object) };
             let value = written.map_err(Error::from);
@@ -81,7 +89,7 @@ impl<T: Value> Linked<T> {
         Ok(())
     }
 
-    fn first_value(&self, object: u64, tenure: u64, made: &Made<T>, is_absent: bool) -> Result<T, Error> {
+    fn first_value(&self, object: u64, tenure: Option<u64>, made: &Made<T>, is_absent: bool) -> Result<T, Error> {
         if !is_absent {
             count(&self.counts.reads, 1);
             if let Some(value) = self.call(object, false, |linker| linker.first_touch(object))? {
@@ -90,7 +98,9 @@ impl<T: Value> Linked<T> {
             count(&self.counts.absent, 1);
         }
         let Some(make) = made.by() else {
-            self.absent.lock().note(object, tenure, Instant::now());
+            if let Some(tenure) = tenure {
+                self.absent.lock().note(object, tenure, Instant::now());
+            }
             return Err(AccessError::NotFound.into());
         };
         catch_unwind(AssertUnwindSafe(|| make(object))).map_err(|_panic| {

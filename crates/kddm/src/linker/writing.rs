@@ -120,7 +120,7 @@ impl<T: Value> Linked<T> {
     /// Removes the object alone, once what stands behind it has its value.
     pub fn evict(self: &Arc<Self>, here: &SetHere, hold: Hold<T>) -> Arc<Op> {
         let object = hold.id();
-        count(&self.counts.evicted, 1);
+        self.count_evicted();
         let unwritten = match self.of.policy {
             // Whoever has put it may be another node, which has not written it yet. What nobody has put came from there.
             WritePolicy::Behind { .. } if hold.version() > 0 => hold.value().cloned(),
@@ -134,6 +134,16 @@ impl<T: Value> Linked<T> {
             }
             held.linked.remove_here(held, stamp);
         })
+    }
+
+    /// Whether what is evicted is never written first.
+    pub fn leaves_unwritten(&self) -> bool {
+        !matches!(self.of.policy, WritePolicy::Behind { .. })
+    }
+
+    /// An object has been evicted, or is about to.
+    pub fn count_evicted(&self) {
+        count(&self.counts.evicted, 1);
     }
 
     /// What stands behind the object is as it is to be: it goes here.

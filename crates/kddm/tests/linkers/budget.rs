@@ -1,11 +1,13 @@
 //! Sets of which a node keeps no more than its budget: what goes, what stays, and who is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use kddm::budget::LEAST_BUDGET_BYTES;
-use kddm::linker::WritePolicy;
+use kddm::linker::{LinkerError, WritePolicy};
 use kddm::{AccessError, BudgetInfo, Error, Node, ReadGuard, Set};
+use serde::{Deserialize, Serialize};
 
 use crate::memory::{Memory, Trouble};
 use crate::{LIMIT, cluster, counts, read, write};
@@ -110,6 +112,41 @@ fn what_is_kept_behind_the_set_goes_and_is_read_again() {
     assert_eq!(counts(&node).writes, OBJECTS, "each was there already");
     assert_eq!(store.text(7), Some(text(7)));
     assert_eq!((seen.failed, seen.stuck, seen.refused), (0, 0, 0));
+}
+
+/// Says which threads dropped one.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Dropped(Vec<u8>);
+
+static DROPPED_BY: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        DROPPED_BY.lock().expect("nobody panics here").push(std::thread::current().id());
+    }
+}
+
+#[test]
+fn whoever_wants_one_more_has_others_go_before_there_is_too_much() {
+    struct Makes;
+    impl kddm::linker::Linker<Dropped> for Makes {
+        fn first_touch(&self, _: u64) -> Result<Option<Dropped>, LinkerError> {
+            Ok(Some(Dropped(vec![7; 1024])))
+        }
+    }
+    let node = cluster(1).remove(0);
+    let builder = node.set("rows").linker("makes", Makes).quick_linker().replicas(0).wait_limit(LIMIT);
+    let set: Set<Dropped> = builder.memory_budget(BUDGET as usize).open().wait_for(LIMIT).expect("the set opens");
+    for object in 0..OBJECTS {
+        assert_eq!(set.get(object).wait_for(LIMIT).expect("it is read").0.len(), 1024);
+        // There is never so much that he must.
+        until("it keeps to its budget", || set.budget().is_some_and(|budget| budget.bytes <= BUDGET));
+    }
+    let me = std::thread::current().id();
+    let by_me = DROPPED_BY.lock().expect("nobody panics here").iter().filter(|by| **by == me).count();
+    assert!(by_me > 0, "all have gone by the thread that keeps the budget");
+    let seen = set.budget().expect("it has one");
+    assert_eq!((seen.misses, seen.failed, seen.stuck, seen.refused), (OBJECTS, 0, 0, 0));
 }
 
 #[test]
