@@ -144,6 +144,13 @@ impl<T: Serialize> StreamSender<T> {
             None => self.end.wait(true, move |engine, flow| flow.send(engine, &body)),
         }
     }
+
+    /// Sends an item if that can be done now, and without waiting for anybody: there is room for it, and the connection has
+    /// nothing else to send. Whether it was sent; why not is said by [`send`](StreamSender::send).
+    pub(crate) fn send_if_idle(&mut self, item: &T) -> bool {
+        let body = postcard::to_stdvec(item).ok().filter(|body| body.len() <= ITEM_LIMIT_BYTES);
+        body.is_some_and(|body| self.end.flow.send_if_idle(&self.end.engine, &body))
+    }
 }
 
 impl<T> StreamSender<T> {
