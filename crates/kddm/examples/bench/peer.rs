@@ -27,7 +27,7 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
     let _calls = node.rpc().register(CALLED, |request| Ok(request.body().to_vec()))?;
     std::thread::spawn(move || serve_echo(&echo));
     std::thread::spawn(move || crate::replicas::serve_pipe(&pipe));
-    let mut turns: Option<Set<u64>> = None;
+    let (mut turns, mut watched): (Option<Set<u64>>, Option<Set<u64>>) = (None, None);
     let mut counters: [Option<Counter>; 2] = [None, None];
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -61,8 +61,14 @@ pub fn run(arguments: &[String]) -> Result<(), Failure> {
                 continue;
             }
             Some("put") => {
+                let set = match &watched {
+                    Some(set) => set,
+                    // Once: what that has the node do beside goes on when it is done.
+                    None => watched
+                        .insert(node.set(words[1]).placement(PlacedBy::Fixed(node.id())).replicas(0).open().wait()?),
+                };
                 // Whoever watches knows by it when that began.
-                answer(&put_one(&node, words[1], number(2))?.to_string())?;
+                answer(&put_one(set, number(2))?.to_string())?;
                 continue;
             }
             Some("fetch") => {
@@ -113,8 +119,7 @@ pub fn clock_ns() -> u64 {
 }
 
 /// Puts an object that is here, and says when.
-fn put_one(node: &Node, set: &str, object: u64) -> Result<u64, Failure> {
-    let set: Set<u64> = node.set(set).placement(PlacedBy::Fixed(node.id())).replicas(0).open().wait()?;
+fn put_one(set: &Set<u64>, object: u64) -> Result<u64, Failure> {
     let mut guard = set.grab(object).wait()?;
     *guard += 1;
     let began = clock_ns();

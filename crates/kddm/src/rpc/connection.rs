@@ -157,6 +157,11 @@ impl Connection {
         (self.unsent.len() - self.sent <= UNSENT_LIMIT_BYTES).then_some(&mut self.unsent)
     }
 
+    /// Whether nothing waits for the other side to take it.
+    pub fn is_idle(&self) -> bool {
+        self.sent == self.unsent.len()
+    }
+
     /// Whether there is room again for what was refused.
     pub fn is_relieved(&mut self) -> bool {
         let is_relieved = self.has_refused && self.room().is_some();

@@ -1,13 +1,10 @@
 //! Who watches sets, as the owners of their objects know it. What a lane finds changed goes to the feed of the set, and
-//! from there to an outbox for each watcher, and a thread sends it on. When the last one has gone, the feed is kept for a
+//! from there to an outbox for each watcher, and is sent on (`delivery`). When the last one has gone, the feed is kept for a
 //! while for those who come back.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use kddm_core::Main;
@@ -18,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::CellNumber;
 use crate::error::{Error, SetError};
-use crate::rpc::{RpcError, StreamReceiver, StreamSender};
+use crate::rpc::{StreamReceiver, StreamSender};
 use crate::runtime::Runtime;
+use crate::runtime::delivery::serve;
 use crate::runtime::feed::{Feed, Owned, Since};
 use crate::runtime::join::random;
 use crate::runtime::lane::LaneState;
@@ -150,7 +148,7 @@ impl LaneState {
         let Some(feed) = self.watchers.sets.get(&set) else { return };
         let (main, owned) = self.owned_here(set, object);
         let has_ended = self.watchers.ended.remove(&(set, object));
-        feed.looked_at(object, owned, main, has_ended);
+        feed.looked_at(object, owned, main, has_ended, &mut self.to_wake);
     }
 
     /// What is here of an object goes. Whether there was a value is known now alone.
@@ -224,6 +222,7 @@ impl Runtime {
             here.watch_set(set, &feed, !is_whole);
             drop(here);
             serve(&outbox, is_whole, from, to);
+            feed.is_left_by(&outbox);
             drop(outbox);
             if let Some(here) = runtime.upgrade() {
                 here.feeds.served.fetch_sub(1, Ordering::AcqRel);
@@ -234,53 +233,6 @@ impl Runtime {
             // Its ends are gone with it, which the watcher hears.
             tracing::warn!(%error, "no thread for a watcher of a set");
             self.feeds.served.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-}
-
-/// Until the watcher is gone, or the set.
-fn serve(outbox: &Arc<Outbox>, is_whole: bool, mut from: StreamReceiver<()>, mut to: StreamSender<Batch>) {
-    if let Err(error) = send_all(outbox, is_whole, &mut from, &mut to) {
-        to.fail(&error.to_string());
-    }
-}
-
-fn send_all(
-    outbox: &Arc<Outbox>,
-    is_whole: bool,
-    from: &mut StreamReceiver<()>,
-    to: &mut StreamSender<Batch>,
-) -> Result<(), Error> {
-    // Where the set ends, or this node, nothing begins.
-    if let Some(error) = outbox.has_ended() {
-        return Err(error);
-    }
-    to.send(&outbox.begins(is_whole)).wait()?;
-    let waker = Waker::from(Arc::clone(outbox));
-    let mut gone = from.receive();
-    loop {
-        // First, so that nothing that is told from here on is slept over.
-        outbox.looks();
-        match Pin::new(&mut gone).poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => {}
-            Poll::Ready(Err(Error::Rpc(RpcError::Idle { .. }))) => {
-                gone = from.receive();
-                continue;
-            }
-            Poll::Ready(_) => return Ok(()),
-        }
-        let Some(batch) = outbox.take() else {
-            if let Some(error) = outbox.has_ended() {
-                return Err(error);
-            }
-            outbox.wait();
-            continue;
-        };
-        // As long as the watcher takes nothing, what is newer takes the place of what is older.
-        while let Err(error) = to.send(&batch).wait() {
-            if !matches!(error, Error::Rpc(RpcError::Idle { .. })) {
-                return Err(error);
-            }
         }
     }
 }

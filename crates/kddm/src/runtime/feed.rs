@@ -15,6 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::runtime::outbox::{OUTBOX_LIMIT, Outbox};
 use crate::runtime::remembered::{ObjectFate, Past, Remembered};
+use crate::runtime::turn::ToWake;
+
+/// Whoever puts sends to so many watchers of a set itself; where there are more, the thread of each does, and a put costs
+/// to wake them.
+const SENT_AT_ONCE: usize = 4;
 
 /// Removals that are remembered of a set, for those who come back: 100 KiB.
 const REMOVED_LIMIT: usize = 4096;
@@ -205,8 +210,9 @@ impl Feed {
         }
     }
 
-    /// What is known of an object by now; and whether a value of it has gone just now.
-    pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main, has_ended: bool) {
+    /// What is known of an object by now; and whether a value of it has gone just now. Those who are to be woken then send
+    /// what there is to tell.
+    pub fn looked_at(&self, object: ObjectId, owned: Option<Owned>, main: Main, has_ended: bool, to_wake: &mut ToWake) {
         let mut known = self.known.lock();
         let known = &mut *known;
         // It may have been here before anybody watched.
@@ -250,9 +256,13 @@ impl Feed {
             (None, News::Removed { tenure, .. }) => known.remember_removed(mark, object.0, tenure),
             (None, _) => {}
         }
+        let are_few = known.outboxes.len() <= SENT_AT_ONCE;
         for outbox in known.outboxes.iter().filter_map(Weak::upgrade) {
             if begins && !outbox.wants_all {
                 outbox.passes(mark);
+            } else if are_few {
+                let sends = outbox.push_to_send(mark, object.0, news);
+                sends.into_iter().for_each(|sends| to_wake.add_once(sends, SENT_AT_ONCE));
             } else {
                 outbox.push(mark, object.0, news);
             }
@@ -270,6 +280,11 @@ impl Feed {
         known.is_over = true;
         known.outboxes.drain(..).filter_map(|outbox| outbox.upgrade()).for_each(|outbox| outbox.end(error));
         self.changed.notify_all();
+    }
+
+    /// A watcher has gone, though whoever sends something to it just now may know it for a moment still.
+    pub fn is_left_by(&self, outbox: &Arc<Outbox>) {
+        self.known.lock().outboxes.retain(|known| known.as_ptr() != Arc::as_ptr(outbox));
     }
 
     /// A watcher has gone. If it was the last one, and nobody waits here already, waits until then for one who comes back.
@@ -353,13 +368,17 @@ mod tests {
         feed
     }
 
+    fn look(feed: &Feed, object: u64, owned: Option<Owned>, main: Main, has_ended: bool) {
+        feed.looked_at(ObjectId(object), owned, main, has_ended, &mut ToWake::default());
+    }
+
     fn is_put(feed: &Feed, object: u64, version: u64) {
         let owned = Owned { tenure: 1, born: 1, version };
-        feed.looked_at(ObjectId(object), Some(owned), Main::None, false);
+        look(feed, object, Some(owned), Main::None, false);
     }
 
     fn is_removed(feed: &Feed, object: u64) {
-        feed.looked_at(ObjectId(object), None, Main::None, true);
+        look(feed, object, None, Main::None, true);
     }
 
     #[track_caller]
@@ -537,14 +556,16 @@ mod tests {
         let feed = feed();
         let (outbox, _) = join(&feed, Since::Now);
         is_put(&feed, 1, 1);
-        feed.looked_at(
-            ObjectId(1),
+        look(
+            &feed,
+            1,
             None,
             Main::Owner { tenure: Default::default(), version: Default::default(), born: Default::default() },
             false,
         );
-        feed.looked_at(
-            ObjectId(1),
+        look(
+            &feed,
+            1,
             None,
             Main::Sharer { tenure: Default::default(), version: Default::default(), counter: 0 },
             true,
@@ -552,9 +573,9 @@ mod tests {
         assert_eq!(all(&outbox).0, [put(1, 1)]);
         is_put(&feed, 1, 1);
         assert_eq!(all(&outbox).0, [put(1, 1)], "it is back");
-        feed.looked_at(ObjectId(1), Some(Owned { tenure: 1, born: 2, version: 1 }), Main::None, false);
+        look(&feed, 1, Some(Owned { tenure: 1, born: 2, version: 1 }), Main::None, false);
         assert_eq!(all(&outbox).0, [put(1, 1)], "it is another one");
-        feed.looked_at(ObjectId(1), Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None, false);
+        look(&feed, 1, Some(Owned { tenure: 3, born: 2, version: 1 }), Main::None, false);
         assert_eq!(all(&outbox).0, []);
     }
 
@@ -567,15 +588,15 @@ mod tests {
         let ends = |tenure| {
             let gone = Main::Tombstone { tenure, requester: Default::default() };
             // It is looked at again as often as something comes for it.
-            [true, false].into_iter().for_each(|has_ended| feed.looked_at(ObjectId(1), None, gone, has_ended));
+            [true, false].into_iter().for_each(|has_ended| look(&feed, 1, None, gone, has_ended));
             all(&outbox).0
         };
         let removed = |epoch, n| News::Removed { object: 1, tenure: tenure(epoch, n).0 };
         assert_eq!(ends(tenure(1, 5)), [removed(1, 4)]);
         let owned = Owned { tenure: tenure(1, 6).0, born: tenure(1, 6).0, version: 1 };
-        feed.looked_at(ObjectId(1), Some(owned), Main::None, false);
+        look(&feed, 1, Some(owned), Main::None, false);
         assert_eq!(ends(tenure(1, 7)), [removed(1, 6)], "the newest of it");
-        feed.looked_at(ObjectId(1), None, Main::None, false);
+        look(&feed, 1, None, Main::None, false);
         assert_eq!(all(&outbox).0, []);
         assert_eq!(ends(tenure(2, 3)), [removed(2, 2)], "another one, of an epoch that numbers anew");
         let (again, _) = join(&feed, Since::Mark(feed.marks.load(Ordering::Relaxed) - 4));
@@ -587,7 +608,7 @@ mod tests {
         let feed = feed();
         let (outbox, _) = join(&feed, Since::Now);
         let gone = Main::Tombstone { tenure: Tenure::new(Epoch(1), 2), requester: Default::default() };
-        feed.looked_at(ObjectId(1), None, gone, false);
+        look(&feed, 1, None, gone, false);
         assert_eq!(all(&outbox).0, []);
     }
 
@@ -602,6 +623,47 @@ mod tests {
         is_put(&feed, 1, 2);
         is_put(&feed, 2, 1);
         assert_eq!((all(&outbox).0, all(&everything).0), (vec![put(1, 2), put(2, 1)], vec![put(1, 2), put(2, 1)]));
+    }
+
+    #[derive(Default)]
+    struct Counted(AtomicU64);
+
+    impl std::task::Wake for Counted {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Once in a turn, however much that brings; and a put to many watchers costs no more than to wake the thread of each.
+    #[test]
+    fn whoever_puts_sends_to_few_watchers_itself() {
+        let (feed, counted) = (feed(), Arc::new(Counted::default()));
+        let mut outboxes = Vec::new();
+        for watchers in 1..=SENT_AT_ONCE as u64 + 1 {
+            let (outbox, _) = join(&feed, Since::Now);
+            outbox.is_sent_by(Arc::clone(&counted).into());
+            outboxes.push(outbox);
+            outboxes.iter().for_each(|outbox| outbox.looks());
+            let mut to_wake = ToWake::default();
+            for object in 0..2 {
+                let owned = Owned { tenure: 1, born: 1, version: watchers };
+                feed.looked_at(ObjectId(object), Some(owned), Main::None, false, &mut to_wake);
+            }
+            drop(to_wake);
+            // Each has a waker of its own otherwise.
+            let are_few = watchers <= SENT_AT_ONCE as u64;
+            assert_eq!(counted.0.swap(0, Ordering::Relaxed), u64::from(are_few), "{watchers}");
+            assert!(outboxes.iter().all(|outbox| outbox.waiting.lock().is_told != are_few), "{watchers}");
+            assert!(outboxes.iter().all(|outbox| all(outbox).0 == [put(0, watchers), put(1, watchers)]));
+        }
+    }
+
+    #[test]
+    fn a_watcher_that_has_gone_is_gone_though_something_is_sent_to_it_just_now() {
+        let feed = feed();
+        let (sent_to, _) = join(&feed, Since::Now);
+        feed.is_left_by(&sent_to);
+        assert!(feed.is_left_until(Instant::now()), "nobody watches");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod changes;
 pub(crate) mod control;
 pub(crate) mod couriers;
 pub(crate) mod deciding;
+pub(crate) mod delivery;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod elsewhere;

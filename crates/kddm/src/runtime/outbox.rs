@@ -1,8 +1,8 @@
 //! What waits to be sent to one watcher of a set: of each object the newest, where what is older waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::task::Wake;
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
 
 use kddm_core::id::Mixer;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -87,6 +87,8 @@ pub(crate) struct Outbox {
     pub(super) wants_all: bool,
     pub(super) waiting: Mutex<Waiting>,
     news: Condvar,
+    /// Whoever has brought something to tell may send it by this, once the watch has begun.
+    sends: OnceLock<Waker>,
 }
 
 impl Outbox {
@@ -95,10 +97,27 @@ impl Outbox {
     }
 
     pub(super) fn push(&self, mark: u64, object: u64, news: News) {
+        if self.add(mark, object, news) {
+            self.tell_thread();
+        }
+    }
+
+    /// As [`push`](Outbox::push). What is to be woken without locks to have it sent, if the thread that sends is not told.
+    pub(super) fn push_to_send(&self, mark: u64, object: u64, news: News) -> Option<&Waker> {
+        let (is_news, sends) = (self.add(mark, object, news), self.sends.get());
+        if is_news && sends.is_none() {
+            self.tell_thread();
+        }
+        sends.filter(|_| is_news)
+    }
+
+    /// Whether somebody has to send it.
+    fn add(&self, mark: u64, object: u64, news: News) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.last = waiting.last.max(mark);
         if self.only.is_some_and(|only| only != object) {
-            return self.look_how_far(waiting);
+            self.look_how_far(waiting);
+            return false;
         }
         if let Some(known) = waiting.newest.get_mut(&object) {
             *known = news;
@@ -108,8 +127,17 @@ impl Outbox {
         } else {
             waiting.skip(mark, 1);
         }
-        waiting.is_told = true;
-        drop(waiting);
+        true
+    }
+
+    /// From now on what is brought can be sent by that, too.
+    pub fn is_sent_by(&self, sends: Waker) {
+        let _once = self.sends.set(sends);
+    }
+
+    /// The thread that sends looks at everything again.
+    pub fn tell_thread(&self) {
+        self.waiting.lock().is_told = true;
         self.news.notify_one();
     }
 
@@ -183,7 +211,6 @@ impl Outbox {
 
 impl Wake for Outbox {
     fn wake(self: Arc<Self>) {
-        self.waiting.lock().is_told = true;
-        self.news.notify_one();
+        self.tell_thread();
     }
 }

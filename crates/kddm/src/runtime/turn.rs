@@ -20,6 +20,13 @@ impl ToWake {
     pub fn add(&mut self, waker: Option<Waker>) {
         self.0.extend(waker);
     }
+
+    /// As [`add`](ToWake::add), unless it is among the last `few` already.
+    pub fn add_once(&mut self, waker: &Waker, few: usize) {
+        if !self.0.iter().rev().take(few).any(|known| known.will_wake(waker)) {
+            self.0.push(waker.clone());
+        }
+    }
 }
 
 impl Drop for ToWake {

@@ -1,8 +1,6 @@
 //! Where changes wait for whoever watches.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::task::Wake;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -135,7 +133,7 @@ impl Inbox {
     }
 
     /// From there; what is here was told behind that. Nobody has taken anything yet: whoever hears first that something may be
-    /// missing, and reads what there is, need not be told so again when it comes back.
+    /// missing, and reads what there is, need not be told so again when it comes back. The seat is to be told.
     pub fn begins_at(&self, marks: Vec<Mark>, is_gap: bool) {
         let mut inside = self.inside.lock();
         if is_gap {
@@ -143,8 +141,7 @@ impl Inbox {
         } else {
             marks.into_iter().for_each(|mark| inside.position.apply(mark));
         }
-        drop(inside);
-        self.begins();
+        inside.has_begun = true;
     }
 
     /// Nobody takes anything any more.
@@ -164,12 +161,6 @@ impl Inbox {
     pub fn fail(&self, error: Error) {
         self.inside.lock().failed.get_or_insert(error);
         self.seat.tell();
-    }
-}
-
-impl Wake for Inbox {
-    fn wake(self: Arc<Self>) {
-        self.tell();
     }
 }
 

@@ -6,6 +6,7 @@ mod guards;
 mod holders;
 mod late;
 mod overdue;
+mod readers;
 mod tasks;
 mod together;
 mod wakers;

@@ -7,23 +7,23 @@ use kddm::{AccessError, Change, Error, MembershipError, Node, Position, RpcError
 
 use crate::{LIMIT, two};
 
-fn put(set: &Set<u64>, object: u64, value: u64) {
+pub fn put(set: &Set<u64>, object: u64, value: u64) {
     let mut guard = set.grab(object).wait_for(LIMIT).expect("nobody keeps it");
     *guard = value;
     guard.put().wait_for(LIMIT).expect("it is put");
 }
 
-fn seen(set: &Set<u64>, object: u64) -> Seen {
+pub fn seen(set: &Set<u64>, object: u64) -> Seen {
     set.get(object).wait_for(LIMIT).expect("a copy").seen()
 }
 
-fn watch(set: &Set<u64>) -> WatchAll {
+pub fn watch(set: &Set<u64>) -> WatchAll {
     set.watch_all().wait_for(LIMIT).expect("all answer")
 }
 
 /// Takes changes until that one, or a newer one, of the object was told; what else there was.
 #[track_caller]
-fn until_heard(changes: &mut WatchAll, object: u64, newest: Seen) -> Vec<Change> {
+pub fn until_heard(changes: &mut WatchAll, object: u64, newest: Seen) -> Vec<Change> {
     let mut heard = Vec::new();
     loop {
         let change = changes.receive().wait_for(LIMIT).unwrap_or_else(|error| panic!("{error} after {heard:?}"));

@@ -10,11 +10,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::rpc::connection::Connection;
 use crate::rpc::engine::Engine;
 use crate::rpc::error::RpcError;
 use crate::rpc::frame::{self, Fault, HEADER_BYTES};
 use crate::rpc::seat::Seat;
 use crate::rpc::service::ReplyTo;
+use crate::rpc::state::State;
 
 /// Bytes of each direction that may be on their way, or wait to be taken: what a network of 1 GB/s has under way in a
 /// quarter of a millisecond. One item may go beyond it.
@@ -194,7 +196,18 @@ impl Flow {
 
     /// Sends an item; nothing if there is no room for it yet.
     pub fn send(&self, engine: &Engine, body: &[u8]) -> Option<Result<(), Error>> {
-        let mut state = engine.state.lock();
+        self.send_in(&mut engine.state.lock(), body)
+    }
+
+    /// Whether it was sent: only where there is room for it and nothing else to send, and nobody else is at the connections.
+    pub fn send_if_idle(&self, engine: &Engine, body: &[u8]) -> bool {
+        let Some(mut state) = engine.state.try_lock() else { return false };
+        let number = self.inside.lock().connection;
+        let is_idle = state.connections.get(&number).is_some_and(Connection::is_idle);
+        is_idle && matches!(self.send_in(&mut state, body), Some(Ok(())))
+    }
+
+    fn send_in(&self, state: &mut State, body: &[u8]) -> Option<Result<(), Error>> {
         let mut inside = self.inside.lock();
         if let Some(error) = &inside.out_end {
             return Some(Err(error.clone()));

@@ -9,7 +9,7 @@ mod serving;
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -144,6 +144,13 @@ impl<T: Serialize> StreamSender<T> {
             None => self.end.wait(true, move |engine, flow| flow.send(engine, &body)),
         }
     }
+
+    /// Sends an item if that can be done now, and without waiting for anybody: there is room for it, and the connection has
+    /// nothing else to send. Whether it was sent; why not is said by [`send`](StreamSender::send).
+    pub(crate) fn send_if_idle(&mut self, item: &T) -> bool {
+        let body = postcard::to_stdvec(item).ok().filter(|body| body.len() <= ITEM_LIMIT_BYTES);
+        body.is_some_and(|body| self.end.flow.send_if_idle(&self.end.engine, &body))
+    }
 }
 
 impl<T> StreamSender<T> {
@@ -181,19 +188,31 @@ impl<T: DeserializeOwned + 'static> StreamReceiver<T> {
     /// `Codec` for what is no item of this type; `Idle` at the limit: the stream goes on. `Dropped` if the other side gave up, `Gone` if
     /// it went away, `Failed` with what it says, `NoService`, and whatever ends the node.
     pub fn receive(&mut self) -> Pending<Option<T>> {
-        self.end.wait(false, |engine, flow| {
-            let item = match flow.next(engine)? {
-                Ok(Some(body)) => body,
-                Ok(None) => return Some(Ok(None)),
-                Err(error) => return Some(Err(error)),
-            };
-            let wrong = |error: postcard::Error| {
-                let (node, service, reason) = (flow.node(), flow.service().to_string(), error.to_string());
-                Error::from(RpcError::Codec { node, service, what: ITEM, reason })
-            };
-            Some(postcard::from_bytes(&item).map(Some).map_err(wrong))
+        self.end.wait(false, next)
+    }
+
+    /// The next item if it is here, or the end; otherwise that waker is woken by whoever has read one, and nothing else does:
+    /// there is no limit to that wait.
+    pub(crate) fn take_or_wake(&mut self, waker: &Waker) -> Option<Result<Option<T>, Error>> {
+        let End { engine, flow, .. } = &self.end;
+        next(engine, flow).or_else(|| {
+            flow.reads.wake_by(waker);
+            next(engine, flow)
         })
     }
+}
+
+fn next<T: DeserializeOwned>(engine: &Engine, flow: &Arc<Flow>) -> Option<Result<Option<T>, Error>> {
+    let item = match flow.next(engine)? {
+        Ok(Some(body)) => body,
+        Ok(None) => return Some(Ok(None)),
+        Err(error) => return Some(Err(error)),
+    };
+    let wrong = |error: postcard::Error| {
+        let (node, service, reason) = (flow.node(), flow.service().to_string(), error.to_string());
+        Error::from(RpcError::Codec { node, service, what: ITEM, reason })
+    };
+    Some(postcard::from_bytes(&item).map(Some).map_err(wrong))
 }
 
 impl<T> StreamReceiver<T> {
