@@ -1,7 +1,9 @@
 //! How long this node may use what it holds.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Instant;
 
+use kddm_core::id::Time;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 /// The end of this node's lease on the coarse monotonic clock. Looked at after every local use of a
@@ -38,6 +40,11 @@ impl Lease {
     pub fn now_ns() -> u64 {
         let now = clock_gettime(ClockId::MonotonicCoarse);
         (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+    }
+
+    /// A moment by the clock of deadlines, or a little before it: that clock is never ahead of the other one.
+    pub(crate) fn time_of(moment: Instant) -> Time {
+        Time(Lease::now_ns().saturating_sub(moment.elapsed().as_nanos() as u64))
     }
 
     /// How far that clock may be behind: one tick.

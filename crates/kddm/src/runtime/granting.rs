@@ -63,8 +63,7 @@ impl Runtime {
             }
             leasing.own.begin(state.term());
             if let Some(sent) = log.confirmed(state.term()) {
-                // The clock of deadlines is never ahead of the other one: this is not later than it was.
-                let sent = Time(Lease::now_ns().saturating_sub(sent.elapsed().as_nanos() as u64));
+                let sent = Lease::time_of(sent);
                 leasing.own.confirmed = leasing.own.confirmed.max(Some(sent));
             }
             let groups = log.groups();

@@ -23,7 +23,7 @@ use crate::runtime::part::Part;
 use crate::runtime::placing::Signals;
 use crate::runtime::reviving::{self, Kept};
 use crate::runtime::{Identity, Parts, Runtime};
-use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call};
+use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call_timed};
 use crate::transport::{Address, Listener, Poller};
 
 /// How soon a cluster that cannot decide just now is asked again.
@@ -190,17 +190,16 @@ pub(crate) fn ask_all(
         let Site { zone, witness, preferred } = site;
         let lanes = config.lanes as u8;
         let question = Question::Join { wanted, address, nonce, zone, witness, preferred, lanes };
-        // The lease of who is let in counts from before it has asked.
-        let asked = Time(Lease::now_ns());
-        match call(&contact, &hello, &question, limit) {
-            Ok(Answer::Admitted { node, state }) => match State::decode(&state) {
-                Ok(state) => return Ok(Round::Admitted(NodeId(node), state, asked)),
+        match call_timed(&contact, &hello, &question, limit) {
+            Ok((Answer::Admitted { node, state }, asked)) => match State::decode(&state) {
+                // The lease of who is let in counts from before it has asked, and not from before it could.
+                Ok(state) => return Ok(Round::Admitted(NodeId(node), state, Lease::time_of(asked))),
                 Err(error) => reasons.push(format!("{contact}: {error}")),
             },
-            Ok(Answer::No(reason)) | Err(GreetError::Refused(reason)) => {
+            Ok((Answer::No(reason), _)) | Err(GreetError::Refused(reason)) => {
                 return Err(MembershipError::Refused { reason }.into());
             }
-            Ok(Answer::Ask(voter)) => {
+            Ok((Answer::Ask(voter), _)) => {
                 // Whoever decides may be another one by the time that it is asked.
                 is_worth_it = true;
                 match voter.parse::<Address>() {
@@ -208,7 +207,7 @@ pub(crate) fn ask_all(
                     _ => reasons.push(format!("{contact} names no other node to ask")),
                 }
             }
-            Ok(Answer::Later(reason)) => {
+            Ok((Answer::Later(reason), _)) => {
                 is_worth_it = true;
                 reasons.push(format!("{contact}: {reason}"));
             }

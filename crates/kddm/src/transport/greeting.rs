@@ -1,7 +1,7 @@
 //! The first words on a connection: who are you, may we talk. All bytes are hostile until checked.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -181,10 +181,25 @@ pub fn call<Q: Serialize, A: DeserializeOwned>(
     question: &Q,
     limit: Duration,
 ) -> Result<A, GreetError> {
+    call_timed(address, hello, question, limit).map(|(answer, _)| answer)
+}
+
+/// As [`call`]; and from when on the answer may count: the question was sent after that, and the connection was there, which may take
+/// longer than a lease.
+///
+/// # Errors
+/// As [`call`].
+pub fn call_timed<Q: Serialize, A: DeserializeOwned>(
+    address: &Address,
+    hello: &Hello,
+    question: &Q,
+    limit: Duration,
+) -> Result<(A, Instant), GreetError> {
     let (stream, ..) = greet(address, hello, limit)?;
+    let asked = Instant::now();
     let exchange = || {
         send(&stream, question)?;
         receive(&stream)
     };
-    exchange().map_err(|error| explain(address, &error))
+    exchange().map(|answer| (answer, asked)).map_err(|error| explain(address, &error))
 }

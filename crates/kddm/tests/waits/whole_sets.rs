@@ -103,11 +103,11 @@ fn the_newest_version_of_each_object_is_heard_in_the_end() {
 fn a_slow_watcher_has_skipped_something() {
     let (_nodes, [here, there]) = two("slow");
     let mut changes = watch(&here);
-    for object in 0..20_000 {
+    for object in 0..10_000 {
         put(&there, object, 1);
     }
     let (mut told, mut skipped) = (0, 0);
-    while told + skipped < 20_000 {
+    while told + skipped < 10_000 {
         match changes.receive().wait_for(LIMIT).expect("there is more") {
             Change::Put { .. } => told += 1,
             Change::Skipped { count: Some(count) } => skipped += count,
