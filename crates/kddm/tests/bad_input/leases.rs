@@ -41,7 +41,8 @@ fn a_process_that_was_stopped_past_its_lease_reads_and_writes_nothing_any_more()
     stopped.process().stop();
     until("it is expelled", || !is_member(&voter, 2));
     assert!(before.elapsed() >= LEASE / 2, "what it was granted last was not over");
-    assert_eq!((voter.lease().failures, voter.lease().counts.expulsions), (1, 1));
+    // Its failure counts only until all is whole again, which may be by now.
+    assert_eq!(voter.lease().counts.expulsions, 1);
     assert!(voter.lease().counts.suspicions >= 1, "nobody wondered before");
     stopped.process().go_on();
     for object in 1..=20 {
