@@ -27,7 +27,6 @@ mod book;
 pub(crate) mod choice;
 pub(crate) mod disk;
 mod election;
-mod following;
 pub(crate) mod leading;
 pub(crate) mod memory;
 pub(crate) mod message;
@@ -70,8 +69,6 @@ struct Peer {
     has: u64,
     /// When it last answered.
     heard: Time,
-    /// When that was by its own clock: it is told, so that it knows how long it was not heard.
-    said: u64,
     /// What it keeps counts: it has its log.
     counts: bool,
     /// It has said that its disk has failed.

@@ -26,7 +26,7 @@ const SOONER: u32 = 3;
 
 impl Peer {
     pub(super) fn new(next: u64, now: Time) -> Peer {
-        Peer { matched: 0, next, has: 0, heard: now, said: 0, counts: false, fails: false, told: 0 }
+        Peer { matched: 0, next, has: 0, heard: now, counts: false, fails: false, told: 0 }
     }
 }
 

@@ -12,11 +12,8 @@ use crate::voters::book::{Base, Entry};
 /// others stay below the limit of the log with one voter.
 pub const VOTERS_MESSAGE_BYTES: usize = STATE_BYTES + 65_536;
 
-/// First byte of an entry and of a state, also on disk: another one than that of the log with one voter.
+/// First byte of a message, of an entry and of a state on disk: another one than that of the log with one voter.
 const SCHEMA: u8 = 3;
-
-/// First byte of a message.
-const MESSAGE_SCHEMA: u8 = 4;
 
 /// Entries and terms are counted no further: at a million a second that takes 146 thousand years.
 pub(super) const MOST: u64 = 1 << 62;
@@ -30,7 +27,7 @@ pub(super) struct WireEntry {
     change: Vec<u8>,
 }
 
-/// The layout of messages in postcard. It changes only together with [`MESSAGE_SCHEMA`].
+/// The layout of messages in postcard. It changes only together with [`SCHEMA`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Wire {
     /// Would you make me the leader of that term (`pre`), or: do. `asked`: its
@@ -38,14 +35,13 @@ pub(super) enum Wire {
     Vote { pre: bool, asked: bool, term: u64, last: u64, last_term: u64 },
     /// The answer.
     Voted { pre: bool, term: u64, granted: bool },
-    /// Leader to voters: what follows that entry, and what is decided. `heard`: the `said` of the last answer that
-    /// has come, 0 if none has.
-    Append { term: u64, previous: u64, previous_term: u64, decided: u64, heard: u64, entries: Vec<WireEntry> },
+    /// Leader to voters: what follows that entry, and what is decided.
+    Append { term: u64, previous: u64, previous_term: u64, decided: u64, entries: Vec<WireEntry> },
     /// The answer: all up to `last` is as the leader has it, or, if `refused`, go back to there. `fails`: my disk
-    /// has failed, and I keep nothing. `said`: when, by the clock of who answers.
-    Appended { term: u64, refused: bool, last: u64, decided: u64, counts: bool, fails: bool, said: u64 },
+    /// has failed, and I keep nothing.
+    Appended { term: u64, refused: bool, last: u64, decided: u64, counts: bool, fails: bool },
     /// What is decided, as a whole: in the place of entries that are not kept any more.
-    Whole { term: u64, heard: u64, base: Vec<u8> },
+    Whole { term: u64, base: Vec<u8> },
     /// I follow, and know what is decided up to there. `fails`: name me for no voter, my disk has failed.
     Follow { decided: u64, fails: bool },
     /// The answer, and what a leader tells by itself.
@@ -100,7 +96,7 @@ pub(super) fn read_entries(entries: &[WireEntry]) -> Result<Vec<Entry>, &'static
 
 impl Wire {
     pub(super) fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![MESSAGE_SCHEMA]).expect("numbers and bytes can always be written to memory")
+        postcard::to_extend(self, vec![SCHEMA]).expect("numbers and bytes can always be written to memory")
     }
 
     pub(super) fn read(from: NodeId, message: &[u8]) -> Result<Wire, LogError> {
@@ -109,7 +105,7 @@ impl Wire {
             return Err(bad("it is longer than any message of a log"));
         }
         let (schema, body) = message.split_first().ok_or(bad("it is empty"))?;
-        if *schema != MESSAGE_SCHEMA {
+        if *schema != SCHEMA {
             return Err(bad("another version of the program wrote it, run one version on all nodes"));
         }
         match postcard::take_from_bytes(body) {

@@ -21,14 +21,14 @@ impl Voters {
                 Ok(())
             }
             Wire::Voted { pre, term, granted } => self.on_voted(from, pre, term, granted),
-            Wire::Append { term, previous, previous_term, decided, heard, entries } => {
+            Wire::Append { term, previous, previous_term, decided, entries } => {
                 let entries = read_entries(&entries).map_err(bad)?;
-                self.on_append(from, (term, heard), (previous, previous_term), decided, entries)
+                self.on_append(from, term, (previous, previous_term), decided, entries)
             }
-            Wire::Appended { term, refused, last, decided, counts, fails, said } => {
-                self.on_appended(from, term, refused, (last, decided), (counts, fails), said)
+            Wire::Appended { term, refused, last, decided, counts, fails } => {
+                self.on_appended(from, term, refused, (last, decided), (counts, fails))
             }
-            Wire::Whole { term, heard, base } => self.on_whole(from, (term, heard), Base::decode(&base).map_err(bad)?),
+            Wire::Whole { term, base } => self.on_whole(from, term, Base::decode(&base).map_err(bad)?),
             Wire::Follow { decided, fails } => {
                 self.on_follow(from, decided, fails);
                 Ok(())
@@ -184,15 +184,14 @@ impl Voters {
         let previous = peer.next.saturating_sub(1);
         if previous < first {
             peer.next = first.saturating_add(1);
-            let (heard, base) = (peer.said, self.book.base().encode());
-            return self.send(to, &Wire::Whole { term, heard, base });
+            let base = self.book.base().encode();
+            return self.send(to, &Wire::Whole { term, base });
         }
         let previous_term = self.book.term_at(previous).unwrap_or(0);
         let entries: Vec<WireEntry> =
             self.book.after(previous).take(ENTRIES_PER_MESSAGE).map(|(_, entry)| WireEntry::from(entry)).collect();
         peer.next = peer.next.saturating_add(entries.len() as u64);
-        let heard = peer.said;
-        self.send(to, &Wire::Append { term, previous, previous_term, decided, heard, entries });
+        self.send(to, &Wire::Append { term, previous, previous_term, decided, entries });
     }
 
     fn on_appended(
@@ -202,7 +201,6 @@ impl Voters {
         refused: bool,
         (last, decided): (u64, u64),
         (counts, fails): (bool, bool),
-        said: u64,
     ) -> Result<(), LogError> {
         if term > MOST {
             return Err(Voters::bad(from, "no log comes to such a term"));
@@ -221,7 +219,6 @@ impl Voters {
             return Err(Voters::bad(from, "it has entries that its leader has not"));
         }
         peer.heard = now;
-        peer.said = said;
         (peer.counts, peer.fails) = (counts, fails);
         if fails {
             // It has forgotten what it had, and would refuse for ever what follows that.
@@ -274,7 +271,7 @@ impl Voters {
         self.press();
     }
 
-    pub(super) fn decide(&mut self, index: u64) {
+    fn decide(&mut self, index: u64) {
         for entry in self.book.decide(index) {
             if entry.origin == self.origin && entry.ticket >= self.ticket && self.proposals.pop_front().is_some() {
                 self.ticket = entry.ticket + 1;
@@ -303,7 +300,7 @@ impl Voters {
         let term = self.promise.term;
         if after < self.book.first() {
             let base = self.book.base().encode();
-            return self.send(to, &Wire::Whole { term: 0, heard: 0, base });
+            return self.send(to, &Wire::Whole { term: 0, base });
         }
         let entries: Vec<WireEntry> =
             self.book.decided_after(after).take(ENTRIES_PER_MESSAGE).map(|(_, entry)| WireEntry::from(entry)).collect();
@@ -331,5 +328,165 @@ impl Voters {
         if decided <= mine {
             self.send_decided(from, decided);
         }
+    }
+
+    // Those who are led.
+
+    fn on_append(
+        &mut self,
+        from: NodeId,
+        term: u64,
+        (previous, previous_term): (u64, u64),
+        decided: u64,
+        entries: Vec<Entry>,
+    ) -> Result<(), LogError> {
+        if !self.obey(from, term)? {
+            return Ok(());
+        }
+        let known = self.book.decided();
+        let follows = previous <= known || self.book.term_at(previous) == Some(previous_term);
+        if !follows {
+            let back_to = if previous > self.book.last() { self.book.last() } else { known };
+            return self.answer(from, true, back_to);
+        }
+        if entries.iter().any(|entry| entry.term > term) {
+            return Err(Voters::bad(from, "it has entries of a term to come"));
+        }
+        let count = entries.len() as u64;
+        if !self.book.merge(previous, entries) {
+            return Err(Voters::bad(from, "it contradicts what is decided"));
+        }
+        let last = previous.saturating_add(count).max(known);
+        self.decide(decided.min(last));
+        self.press_on();
+        self.answer(from, false, last)
+    }
+
+    /// Whether this is the leader. One of an earlier term is told so.
+    fn obey(&mut self, from: NodeId, term: u64) -> Result<bool, LogError> {
+        if term > MOST {
+            return Err(Voters::bad(from, "no log comes to such a term"));
+        }
+        if term < self.promise.term {
+            self.answer(from, true, self.book.decided())?;
+            return Ok(false);
+        }
+        if term == self.promise.term && self.is_leader() {
+            return Err(Voters::bad(from, "it leads a term that has another leader"));
+        }
+        self.step_down(term);
+        if self.dead == Some((from, term)) {
+            // It was said before its end.
+            return Ok(true);
+        }
+        self.leader = Some(from);
+        self.heard = Some(self.now);
+        self.attempts = 0;
+        self.early.clear();
+        self.wait_to_elect();
+        Ok(true)
+    }
+
+    fn answer(&mut self, to: NodeId, refused: bool, last: u64) -> Result<(), LogError> {
+        let (term, decided, counts) = (self.promise.term, self.book.decided(), self.may_vote());
+        // One that keeps nothing has nothing, whatever it is sent.
+        let fails = self.retired.is_some();
+        let refused = refused || fails;
+        self.send(to, &Wire::Appended { term, refused, last, decided, counts, fails });
+        Ok(())
+    }
+
+    /// The next proposal is due once the one before it is decided.
+    fn press_on(&mut self) {
+        if self.propose_at <= self.now {
+            self.press();
+        }
+    }
+
+    fn on_whole(&mut self, from: NodeId, term: u64, base: Base) -> Result<(), LogError> {
+        if base.state.identity() != self.base().identity() {
+            return Err(Voters::bad(from, "it is of another cluster"));
+        }
+        if term != 0 && !self.obey(from, term)? {
+            return Ok(());
+        }
+        if self.is_leader() && base.term() <= self.promise.term {
+            return Ok(());
+        }
+        if base.term() > self.promise.term {
+            self.step_down(base.term());
+        }
+        let applied = base.state.applied();
+        if applied > self.book.decided() {
+            let has_mine =
+                base.taken.iter().any(|(origin, ticket, _)| *origin == self.origin && *ticket >= self.ticket);
+            let is_doubtful = base.taken_after > self.book.decided() && !has_mine && !self.proposals.is_empty();
+            self.doubts += u64::from(is_doubtful);
+            // With a number of its own: a leader that knows that it was decided would refuse the old one for ever.
+            self.ticket += u64::from(is_doubtful);
+            self.book.replace(base);
+            if has_mine && self.proposals.pop_front().is_some() {
+                self.ticket += 1;
+            }
+            self.press_on();
+        }
+        if term == 0 {
+            self.ask();
+            return Ok(());
+        }
+        self.answer(from, false, self.book.decided())
+    }
+
+    fn on_decided(
+        &mut self,
+        from: NodeId,
+        term: u64,
+        leader: NodeId,
+        after: u64,
+        entries: Vec<Entry>,
+    ) -> Result<(), LogError> {
+        if term > MOST {
+            return Err(Voters::bad(from, "no log comes to such a term"));
+        }
+        if self.is_leader() && term <= self.promise.term {
+            return Ok(());
+        }
+        if term > self.promise.term {
+            self.step_down(term);
+        }
+        if term == self.promise.term && leader.is_somebody() && leader != self.me {
+            self.leader = Some(leader);
+        }
+        // One that led and answers still is none: whoever took it for one would vote for nobody else.
+        if leader != from {
+            self.leader = self.leader.filter(|leader| *leader != from);
+        } else if term == self.promise.term && !self.is_voter() {
+            self.heard = Some(self.now);
+        }
+        let known = self.book.decided();
+        if after > known {
+            self.ask();
+            return Ok(());
+        }
+        if entries.iter().any(|entry| entry.term > term) {
+            return Err(Voters::bad(from, "it has entries of a term to come"));
+        }
+        let to = after.saturating_add(entries.len() as u64);
+        if !self.book.merge(after, entries) {
+            return Err(Voters::bad(from, "it contradicts what is decided"));
+        }
+        self.decide(to);
+        if self.book.decided() > known {
+            // Somebody may wait until all have it, and there may be more.
+            self.ask_leader(from);
+        }
+        self.press_on();
+        Ok(())
+    }
+
+    fn ask_leader(&mut self, from: NodeId) {
+        let decided = self.book.decided();
+        let to = self.leader.filter(|leader| *leader != self.me).unwrap_or(from);
+        self.send(to, &Wire::Follow { decided, fails: self.retired.is_some() });
     }
 }

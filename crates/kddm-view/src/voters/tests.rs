@@ -535,9 +535,9 @@ proptest! {
 #[test]
 fn the_bytes_of_messages_are_fixed() {
     let vote = Wire::Vote { pre: true, asked: false, term: 7, last: 300, last_term: 6 };
-    assert_eq!(vote.encode(), [4, 0, 1, 0, 7, 0xac, 2, 6]);
-    assert_eq!(Wire::LeadYou { term: 7 }.encode(), [4, 7, 7]);
-    assert_eq!(Wire::Follow { decided: 300, fails: true }.encode(), [4, 5, 0xac, 2, 1]);
+    assert_eq!(vote.encode(), [3, 0, 1, 0, 7, 0xac, 2, 6]);
+    assert_eq!(Wire::LeadYou { term: 7 }.encode(), [3, 7, 7]);
+    assert_eq!(Wire::Follow { decided: 300, fails: true }.encode(), [3, 5, 0xac, 2, 1]);
     let entry = book::Entry { term: 7, origin: 1, ticket: 2, change: Change::Seal };
     assert_eq!(message::entry_bytes(&entry), [3, 7, 1, 2, 2, 1, 3]);
     assert_eq!(message::read_entry(&[3, 7, 1, 2, 2, 1, 3]), Ok(entry));
