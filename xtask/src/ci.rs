@@ -51,12 +51,12 @@ const CI: &[(&str, Work)] = &[
 
 /// What computes, and waits for nothing.
 const BESIDE: &[(&str, Work)] = &[
+    ("etcd", Work::BuildEtcd),
     ("model", Work::Cargo(MODEL)),
     ("sim", Work::Cargo(&["run", "--release", "--quiet", "-p", "kddm-sim", "--", "sim", "--seeds", "2000"])),
     ("memory", Work::MemoryModel),
     ("mutations", Work::Mutations),
     ("release", Work::Cargo(&["build", "--release", "--quiet", "-p", "kddmd"])),
-    ("etcd", Work::BuildEtcd),
 ];
 
 /// How programs are built here: nobody measures the released ones, and what is optimized across crates takes minutes; nobody

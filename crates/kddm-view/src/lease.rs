@@ -259,6 +259,19 @@ impl Granter {
         }
     }
 
+    /// Whoever asked to be let in asks once more, and counts a whole lease from that: it has not heard that it is a member. False if it is
+    /// to be expelled.
+    pub fn welcomed_again(&mut self, node: NodeId, incarnation: Incarnation, now: Time) -> bool {
+        let until = now.after_ns(self.terms.waited_out_ns(self.terms.lease_ns));
+        let Some(granted) = self.leases.get_mut(&node).filter(|granted| granted.incarnation == incarnation) else {
+            return true;
+        };
+        if !granted.is_condemned {
+            granted.until = granted.until.max(until);
+        }
+        !granted.is_condemned
+    }
+
     /// Its expulsion is proposed: it is granted nothing more. Do this before the proposal.
     pub fn condemn(&mut self, node: NodeId, incarnation: Incarnation) {
         if let Some(granted) = self.leases.get_mut(&node).filter(|granted| granted.incarnation == incarnation) {
@@ -419,6 +432,18 @@ mod tests {
         granter.members_are([(NODE, Incarnation(6))], Time(9_000));
         assert_eq!(granter.ends_at(NODE, Incarnation(6)), Some(Time(6_021)), "to be known is no renewal");
         assert_eq!(granter.ends_at(NodeId(3), LIFE), None);
+    }
+
+    /// Its first question was decided, and the answer was lost.
+    #[test]
+    fn who_is_let_in_twice_has_a_whole_lease_from_the_second_time_on() {
+        let mut granter = granter();
+        assert!(granter.welcomed_again(NODE, LIFE, Time(700)));
+        assert_eq!(granter.ends_at(NODE, LIFE), Some(Time(1_721)));
+        assert!(granter.welcomed_again(NODE, LIFE, Time(0)), "that comes late");
+        assert_eq!(granter.ends_at(NODE, LIFE), Some(Time(1_721)));
+        granter.condemn(NODE, LIFE);
+        assert!(!granter.welcomed_again(NODE, LIFE, Time(1_721)));
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl Times {
         let mut known = self.known.lock();
         known.forget_at = Some(Instant::now() + FORGET_AGAIN);
         for (object, own) in times {
+            if known.to_forget.len() >= FORGET_LIMIT {
+                break;
+            }
             // One that has left again meanwhile has a newer one.
             known.to_forget.entry(object).or_insert(own);
         }

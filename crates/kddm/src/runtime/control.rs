@@ -302,6 +302,9 @@ impl Runtime {
             };
         }
         match self.let_in(&mut membership, join, nonce) {
+            Ok(node) if !self.is_welcome(&mut membership, node) => {
+                Answer::Later("it was let in before, and is to be expelled: its answer was lost".into())
+            }
             Ok(node) => Answer::Admitted { node: node.0, state: membership.state.encode() },
             Err(NotAdmitted::Yet(reason)) => Answer::Later(reason),
             Err(NotAdmitted::Ever(reason)) => Answer::No(reason),

@@ -294,6 +294,8 @@ mod tests {
     #[test]
     fn a_watch_of_one_object_whose_puts_are_sent_at_once_hears_how_far_it_is() {
         let mut watch = watch(Some(1));
+        watch.is_quiet(true);
+        watch.delivery.outbox.looks();
         is_put(&watch.feed, 1, 1);
         watch.is_sent();
         assert_eq!(watch.watcher.news(), [put(1, 1)]);

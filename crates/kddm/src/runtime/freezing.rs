@@ -235,7 +235,10 @@ impl Runtime {
         for lane in &self.lanes {
             let mut state = lane.lock();
             state.end_writers(set);
+            // All are taken only when none is known to be in the way.
+            let closable = state.is_closable(set);
             lane.finish_fair(state);
+            closable?;
         }
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
         let closable = states.iter().try_for_each(|state| state.is_closable(set));

@@ -84,6 +84,14 @@ impl Runtime {
         }
     }
 
+    /// Whoever is let in counts a whole lease from its last question. False if it was let in before, and may be out of its lease.
+    pub fn is_welcome(&self, membership: &mut Membership, node: NodeId) -> bool {
+        let now = self.now();
+        let Membership { state, leasing, .. } = membership;
+        let Some(incarnation) = state.member(node).map(|entry| entry.incarnation) else { return false };
+        leasing.granter.as_mut().is_none_or(|granter| granter.welcomed_again(node, incarnation, now))
+    }
+
     /// The deadline of a node that leads, from what the voters have confirmed.
     fn own_lease_follows(&self, leasing: &Leasing) {
         let until = leasing.own.until(self.identity.id, leasing.terms);

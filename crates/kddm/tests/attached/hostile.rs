@@ -61,10 +61,12 @@ fn goes_on(house: &House) {
 #[test]
 fn another_version_is_told_so() {
     let house = House::new();
+    let before = house.nodes[0].statistics().refused_greetings;
     let said = read_to_end(greet(&house, 77));
     let text = String::from_utf8_lossy(&said);
     assert!(text.contains("version 77") && text.contains("use one version"), "{text}");
-    until("it is counted", || house.nodes[0].statistics().refused_greetings == 1);
+    // Nodes may have been refused, too, that were not known yet.
+    until("it is counted", || house.nodes[0].statistics().refused_greetings > before);
     goes_on(&house);
 }
 
