@@ -65,6 +65,11 @@ impl Terms {
         ns.saturating_add(more.div_ceil(slow))
     }
 
+    /// When a whole lease that may begin now is over for sure, by the clock of the granter.
+    pub const fn whole_lease(self, now: Time) -> Time {
+        now.after_ns(self.waited_out_ns(self.lease_ns))
+    }
+
     /// How often a holder asks: four times while a lease lasts, so that two lost messages in a row, or
     /// a delay of half a lease, end nothing.
     pub const fn renew_every_ns(self) -> u64 {
@@ -193,7 +198,7 @@ impl Granter {
 
     /// Who is a member by now. Who comes in has a whole lease's time to ask for its first.
     pub fn members_are(&mut self, members: impl IntoIterator<Item = (NodeId, Incarnation)>, now: Time) {
-        let until = now.after_ns(self.terms.waited_out_ns(self.terms.lease_ns));
+        let until = self.terms.whole_lease(now);
         let before = std::mem::take(&mut self.leases);
         for (node, incarnation) in members {
             let known = before.get(&node).filter(|granted| granted.incarnation == incarnation).copied();
@@ -262,7 +267,7 @@ impl Granter {
     /// Whoever asked to be let in asks once more, and counts a whole lease from that: it has not heard that it is a member. False if it is
     /// to be expelled.
     pub fn welcomed_again(&mut self, node: NodeId, incarnation: Incarnation, now: Time) -> bool {
-        let until = now.after_ns(self.terms.waited_out_ns(self.terms.lease_ns));
+        let until = self.terms.whole_lease(now);
         let Some(granted) = self.leases.get_mut(&node).filter(|granted| granted.incarnation == incarnation) else {
             return true;
         };

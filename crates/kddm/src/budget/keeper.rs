@@ -234,9 +234,7 @@ impl<T: Value> Budget<T> {
         let limit_bytes = self.account.limit_bytes();
         limit_bytes - limit_bytes / 16
     }
-}
 
-impl<T: Value> Budget<T> {
     /// From there on whoever brings more makes a step: there is room again before the thread has to be woken for that.
     fn is_full_at(&self) -> usize {
         let limit_bytes = self.account.limit_bytes();

@@ -339,7 +339,7 @@ impl Sweep {
         self.leaves(budget, leaving, fate);
     }
 
-    /// What this node owns, and nobody else has, leaves the cluster, if what stands behind the set has it.
+    /// The same where it is written first (`Behind`), which takes until later.
     fn evict<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, object: u64, cell: CellNumber) {
         let Some(linked) = budget.linked.as_ref().filter(|_| self.is_too_much(budget)) else { return };
         let hold = match budget.table.try_write_at(cell, object) {
@@ -349,9 +349,6 @@ impl Sweep {
         };
         if !hold.has_value() {
             return;
-        }
-        if linked.write_policy() == WritePolicy::Around && hold.version() > 0 {
-            return budget.account.keep(cell); // It is nowhere else.
         }
         let bytes = budget.account.bytes_of(cell);
         let op = Some(linked.evict(here, hold));

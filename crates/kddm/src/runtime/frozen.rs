@@ -299,10 +299,7 @@ impl LaneState {
 
     /// Has those come to an end who write a set of which no cell is left that has not been looked at.
     pub fn end_writers(&mut self, set: SetId) {
-        let Some(frozen) = self.frozen.in_force(set).filter(|frozen| !frozen.is_closed) else { return };
-        if self.fenced || self.stopped {
-            return;
-        }
+        let Some(frozen) = self.to_close(set).filter(|frozen| !frozen.is_closed) else { return };
         let open: Vec<ObjectId> = frozen.open.iter().copied().collect();
         for object in open {
             self.run_own(set, object, None);
@@ -311,10 +308,7 @@ impl LaneState {
 
     /// Who is in the way of closing a set, after [`Self::end_writers`].
     pub fn is_closable(&self, set: SetId) -> Result<(), String> {
-        let Some(frozen) = self.frozen.in_force(set) else { return Ok(()) };
-        if self.fenced || self.stopped {
-            return Ok(());
-        }
+        let Some(frozen) = self.to_close(set) else { return Ok(()) };
         if frozen.is_closed {
             return self.removes_nothing(set);
         }
@@ -334,12 +328,16 @@ impl LaneState {
 
     /// Closes a set: nobody is in the way in any lane.
     pub fn close(&mut self, set: SetId) {
-        if !self.fenced
-            && !self.stopped
-            && let Some(frozen) = self.frozen.0.get_mut(&set).filter(|frozen| !frozen.by.is_empty())
+        if self.to_close(set).is_some()
+            && let Some(frozen) = self.frozen.0.get_mut(&set)
         {
             frozen.is_closed = true;
         }
+    }
+
+    /// A set that is frozen, at a node that may do something still.
+    fn to_close(&self, set: SetId) -> Option<&Frozen> {
+        self.frozen.in_force(set).filter(|_| !self.fenced && !self.stopped)
     }
 
     /// Also of who removes nothing any more, something may come: of a node that was told later.

@@ -295,7 +295,7 @@ impl Ghost {
         // As in `contacts`.
         let is_elsewhere = !inside.log.has_voters();
         let is_alone = inside.state.members().all(|(node, _)| node == self.id && !is_elsewhere);
-        let is_waited_out = is_alone || now >= elected.after_ns(terms.waited_out_ns(terms.lease_ns));
+        let is_waited_out = is_alone || now >= terms.whole_lease(elected);
         // A second change for the same life would be refused: what is not decided yet is not written again.
         if !(is_waited_out || inside.is_live) || inside.log.has_undecided() {
             return false;
