@@ -52,6 +52,8 @@ pub struct Standing {
     pub is_shared: bool,
     /// A wish of local threads is outstanding.
     pub wanting: bool,
+    /// Local threads may write it.
+    pub may_write: bool,
 }
 
 impl Shard {
@@ -61,7 +63,8 @@ impl Shard {
         let empty = Side::default();
         let side = if packed.has_side { self.sides.get(&object).unwrap_or(&empty) } else { &empty };
         let (main, is_shared) = (packed.main(side.requester), !side.sharers.is_empty());
-        Standing { main, is_shared, wanting: side.want.is_some() }
+        let may_write = packed.access == Access::Write;
+        Standing { main, is_shared, wanting: side.want.is_some(), may_write }
     }
 
     /// How many replicas of others' objects are here.

@@ -709,7 +709,12 @@ impl Story {
         assert_eq!(now.wanting, cell.wish.is_some(), "{now:?} {cell:?}");
         let (main, is_shared, wanting) = (now.main, !now.sharers.is_empty(), now.wanting);
         let seen = self.node.standing(place.0, place.1);
-        assert_eq!(seen, Some(Standing { main, is_shared, wanting }), "less is looked at, and the same seen");
+        let may_write = now.access == Access::Write;
+        assert_eq!(
+            seen,
+            Some(Standing { main, is_shared, wanting, may_write }),
+            "less is looked at, and the same seen"
+        );
         assert!(now.access == cell.access || cell.revoking.is_some(), "{now:?} {cell:?}");
         assert_eq!(now.replica.map(|(_, version)| version), cell.replica, "{now:?} {cell:?}");
         assert!(cell.putting.is_none() || now.is_pushing, "a put that is not done by anything: {now:?} {cell:?}");

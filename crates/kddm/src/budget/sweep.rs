@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use kddm_core::Main;
 use kddm_core::id::ObjectId;
 use kddm_core::io::Access;
+use kddm_core::message::RequestKind;
 
 use super::here::{Counts, count};
 use super::keeper::Budget;
-use crate::cell::{CellNumber, Slow, Store, Swept, Told};
+use crate::cell::{CellNumber, RevokeResult, Slow, Store, Swept, Told};
 use crate::linker::{Linked, WritePolicy};
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::Wish;
@@ -31,6 +32,10 @@ const UNDER_WAY: usize = 64;
 /// When whole rounds in a row have freed nothing: objects go from then on that were used meanwhile.
 const PRESSED: u32 = 2;
 
+/// Rounds in a row may spare all that they find, since what is not used has been spared often enough then: those after them
+/// are fruitless.
+const SPARING: u32 = 4;
+
 /// What is under way for longer, and nothing of it ends, is not waited for: rounds are fruitless then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -46,11 +51,16 @@ pub(super) struct Sweep {
     dropped_copies: bool,
     /// So did copies in the last one: what is owned stays as long as there are some.
     has_copies: bool,
+    /// Some were spared in this round that are nearer to going now; so many rounds in a row had nothing better.
+    spared: bool,
+    sparing: u32,
     fruitless: u32,
     /// What was to go in this round and stays.
     failures: usize,
     /// Lately all that were to go have failed: whoever brings more does not try it, the thread does.
     is_failing: bool,
+    /// Whether this step tries it all the same.
+    tries: bool,
     /// What goes once it is written, or once another node has it; what that counts; and since when nothing of it has ended.
     under_way: Vec<Leaving>,
     leaving_bytes: usize,
@@ -124,9 +134,14 @@ impl Sweep {
     fn end_of_round(&mut self) -> Round {
         let (freed, failures) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.failures));
         self.has_copies = std::mem::take(&mut self.dropped_copies);
+        let spared = std::mem::take(&mut self.spared);
         if freed {
-            self.fruitless = 0;
+            (self.fruitless, self.sparing) = (0, 0);
             return Round::Freed;
+        }
+        if spared && self.sparing < SPARING {
+            self.sparing += 1;
+            return Round::GoesOn;
         }
         self.is_failing |= failures > 0;
         match self.waits() {
@@ -156,21 +171,27 @@ impl Sweep {
             return Round::Waits(limit);
         }
         let most = if is_keeper { CELLS } else { OWN_CELLS };
+        self.tries = is_keeper || !self.is_failing;
         let (cells, next) = budget.table.cells_from(self.next, most);
-        let mut owned = Vec::new();
+        let (mut owned, mut rest) = (Vec::new(), None);
         for lane in &here.runtime.lanes {
             let mut state = lane.lock();
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
+                // Once enough has gone the others keep their marks: whoever comes next begins there. Not the thread, which
+                // goes on to count all; nor where each lane has passed some of them.
+                if !is_keeper && here.runtime.lanes.len() == 1 && !self.is_too_much(budget) {
+                    rest = Some(*cell);
+                    break;
+                }
                 self.pass(budget, (lane, &mut state), (*object, *cell), &mut owned);
             }
             // Whoever wants an object has one step or a few, and is not to wait for all the others between.
             if is_keeper { lane.finish_fair(state) } else { lane.finish(state) }
         }
-        if is_keeper || !self.is_failing {
-            for (object, cell) in owned {
-                self.evict(budget, here, object, cell);
-            }
+        for (object, cell) in owned {
+            self.evict(budget, here, object, cell);
         }
+        let next = rest.or(next);
         self.next = next.unwrap_or(0);
         // A round ends where it fails again and again, too, and the next one goes on there.
         if next.is_some() && (self.freed || self.failures < UNDER_WAY) {
@@ -245,10 +266,10 @@ impl Sweep {
             return;
         }
         let is_pressed = self.is_pressed();
-        match budget.table.sweep(cell, object) {
-            Swept::Nothing => return,
-            Swept::Used if !is_pressed => return,
-            Swept::Used | Swept::Unused => {}
+        let swept = budget.table.sweep(cell, object);
+        self.spared |= swept == Swept::Spared;
+        if swept == Swept::Nothing || (swept != Swept::Unused && !is_pressed) {
+            return;
         }
         let is_time = self.is_too_much(budget) && !state.fenced && !state.is_a_peer_full();
         if !is_time || budget.table.is_held(cell) {
@@ -282,6 +303,9 @@ impl Sweep {
         (object, cell): (u64, CellNumber),
         owned: &mut Vec<(u64, CellNumber)>,
     ) {
+        if !self.tries {
+            return;
+        }
         if budget.table.is_undecoded(cell) {
             // Nobody can hold it as it came; whoever takes it to read decodes it.
             let Some(hold) = budget.table.take_read(cell) else { return };
@@ -306,7 +330,7 @@ impl Sweep {
     }
 
     /// What this node owns, and nobody else has, leaves the cluster in this turn of its lane: what stands behind the set has
-    /// it, if it ever does.
+    /// it, if it ever does. All access is taken back at once or not at all, so that nobody changes it in between.
     fn evict_here<T: Value>(
         &mut self,
         budget: &Budget<T>,
@@ -314,27 +338,26 @@ impl Sweep {
         (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
     ) {
-        let hold = match budget.table.try_write_at(cell, object) {
-            Ok(hold) => hold,
-            Err(Slow::Interrupted(object)) => return state.released(budget.set, ObjectId(object)),
-            Err(_) => return, // Somebody was faster.
-        };
-        let is_nowhere_else = linked.write_policy() == WritePolicy::Around && hold.version() > 0;
-        if is_nowhere_else || !hold.has_value() {
-            if is_nowhere_else {
-                budget.account.keep(cell);
-            }
-            if hold.release() {
-                state.released(budget.set, ObjectId(object));
-            }
+        // Whoever waits for it has it first, and of a frozen set nothing is removed.
+        if state.is_frozen(budget.set) || state.locals.contains_key(&(budget.set, ObjectId(object))) {
             return;
         }
         let bytes = budget.account.bytes_of(cell);
+        let RevokeResult::Done { version, has_value } = budget.table.try_revoke(cell) else { return };
+        let is_nowhere_else = linked.write_policy() == WritePolicy::Around && version > 0;
+        if is_nowhere_else || !has_value {
+            if is_nowhere_else {
+                budget.account.keep(cell);
+            }
+            return budget.table.grant(cell, Access::Write);
+        }
         let op = Arc::new(Op::new(Arc::clone(lane)));
         linked.count_evicted();
-        let release = || _ = hold.release();
-        state.remove_held(budget.set, ObjectId(object), Arc::clone(&op), release, &|error| error);
+        state.ask(budget.set, ObjectId(object), Wish::Request(RequestKind::Remove), Arc::clone(&op));
         let fate = Leaving::fate_of(budget, &op);
+        if fate == Fate::Stays && state.core.standing(budget.set, ObjectId(object)).is_some_and(|seen| seen.may_write) {
+            budget.table.grant(cell, Access::Write); // The core was not even asked to take it back.
+        }
         let leaving = Leaving { object, bytes, counted: |counts| &counts.evicted, op: Some(op) };
         self.leaves(budget, leaving, fate);
     }

@@ -21,9 +21,14 @@ pub(crate) const SAMPLED: u64 = 64;
 /// What a node spends on an object besides its value, rounded up: `bytes_per_owned` of docs/numbers.md.
 const BESIDES_BYTES: usize = 120;
 
-/// An entry: bytes, two bits for what hands have found, a bit for what is here and does not count, and the low bits of the
-/// version.
-const BYTES: u64 = (1 << 37) - 1;
+/// An entry: bytes, a bit for what has just come and two for how much it was used since, two bits for what hands have found,
+/// a bit for what is here and does not count, and the low bits of the version.
+const BYTES: u64 = (1 << 34) - 1;
+const NEW: u64 = 1 << 34;
+const SCORE_ONE: u64 = 1 << 35;
+/// An object that was used in as many rounds of the hand stays for as many more in which it is not: what is read all the
+/// time outlives a walk through many objects that are read once. More would keep for longer what is of no use any more.
+const MOST_SCORE: u64 = 3 << 35;
 const KEPT: u64 = 1 << 39;
 const VERSION_SHIFT: u32 = 40;
 
@@ -103,8 +108,8 @@ impl Account {
     fn replace(&self, cell: CellNumber, new: u64) {
         let Some(entry) = self.entry(cell) else { return };
         // What hands have found of the object stays, as long as it is there.
-        let kept = if new == 0 { 0 } else { Hand::OfBudget.word() | Hand::OfAges.word() };
-        let replace = |was: u64| Some(new | (was & kept));
+        let kept = if new == 0 { 0 } else { NEW | MOST_SCORE | Hand::OfBudget.word() | Hand::OfAges.word() };
+        let replace = |was: u64| Some(new | if was == 0 && new != 0 { NEW } else { was & kept });
         let (Ok(was) | Err(was)) = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, replace);
         let (was, is) = (counted(was), counted(new));
         if is <= was {
@@ -153,6 +158,31 @@ impl Account {
     /// The same, and it stays said.
     pub(super) fn has_word(&self, cell: CellNumber, hand: Hand) -> bool {
         self.entry(cell).is_some_and(|entry| entry.load(Ordering::Relaxed) & hand.word() != 0)
+    }
+
+    /// The object in that cell was read by whoever had it brought: that is why it is here, and no other use of it. Ages count
+    /// from there.
+    pub(super) fn is_brought(&self, cell: CellNumber) {
+        let Some(entry) = self.entry(cell) else { return };
+        let read = |entry: u64| (entry & NEW != 0).then_some((entry & !NEW) | Hand::OfAges.word());
+        let _known_before = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, read);
+    }
+
+    /// The hand of the budget passes an object that was used since it came by last, or was not. What becomes of it.
+    pub(super) fn passes(&self, cell: CellNumber, is_used: bool) -> Passed {
+        let Some(entry) = self.entry(cell) else { return if is_used { Passed::Used } else { Passed::Unused } };
+        let pass = |entry: u64| match (is_used, entry & NEW != 0, entry & MOST_SCORE) {
+            // Whoever has it brought uses it: that does not tell that anybody else will.
+            (true, true, _) => Some(entry & !NEW),
+            (true, false, score) => (score < MOST_SCORE).then_some(entry.wrapping_add(SCORE_ONE)),
+            (false, _, score) => (score > 0).then_some((entry & !NEW).wrapping_sub(SCORE_ONE)),
+        };
+        let is_lowered = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass).is_ok();
+        match (is_used, is_lowered) {
+            (true, _) => Passed::Used,
+            (false, true) => Passed::Spared,
+            (false, false) => Passed::Unused,
+        }
     }
 
     /// Nothing is in that cell.
@@ -222,6 +252,15 @@ pub(super) enum Known {
     Nothing,
     This,
     Another,
+}
+
+/// What the hand of the budget leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Passed {
+    Used,
+    /// Not used, and stays this time for what it was before.
+    Spared,
+    Unused,
 }
 
 impl std::fmt::Debug for Account {

@@ -2,13 +2,16 @@
 //! reads the object next takes that away: once for each round of the hand, and not on the path of other hits, which look at
 //! that bit together with those that they look at anyway. Puts are known by their version, or are noted.
 //!
+//! What has just been brought is COLD once whoever had it brought has read it, and goes in the first round unless somebody reads
+//! it again; what was used in several rounds stays for as many in which it is not (see [`super::account`]).
+//!
 //! Where there are two hands, one for a budget and one for the age of objects, what one finds it leaves for the other.
 //!
 //! A sample stays COLD, so that each of its reads comes here and is counted; that it was read says USED.
 
 use std::sync::Arc;
 
-use super::account::{Account, Hand, Known};
+use super::account::{Account, Hand, Known, Passed};
 use super::arena::Cell;
 use super::sync::Ordering;
 use super::table::{Table, is, refused};
@@ -23,6 +26,8 @@ pub enum Swept {
     Nothing,
     /// It was used since the hand was here last.
     Used,
+    /// It was not, but before: it stays this time.
+    Spared,
     /// It was not.
     Unused,
 }
@@ -55,11 +60,14 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// An object was read here only because it had been brought: that was no hit.
+    /// An object was read here only because it had been brought: that was no hit, and no use of it from which others follow.
     pub fn was_missed(&self, id: u64) {
-        if let Some(account) = self.account() {
-            account.was_missed(id);
-        }
+        let Some(account) = self.account() else { return };
+        account.was_missed(id);
+        let Some(number) = self.find_cell(id) else { return };
+        account.is_brought(number);
+        let Some(cell) = self.arena.cell(number).filter(|cell| is(cell, id)) else { return };
+        let _by_whoever_brought_it = if account.samples(id) { cell.word.take_used() } else { cell.word.make_cold() };
     }
 
     /// A reader was not counted as others are.
@@ -140,10 +148,11 @@ impl<T: Value> Table<T> {
         if is_used {
             account.leave_word(number, Hand::OfAges);
         }
-        if is_used | account.take_word(number, Hand::OfBudget) || known == Known::Another {
-            Swept::Used
-        } else {
-            Swept::Unused
+        let is_used = is_used | account.take_word(number, Hand::OfBudget) || known == Known::Another;
+        match account.passes(number, is_used) {
+            Passed::Used => Swept::Used,
+            Passed::Spared => Swept::Spared,
+            Passed::Unused => Swept::Unused,
         }
     }
 }

@@ -164,6 +164,29 @@ fn what_is_used_again_and_again_stays() {
 }
 
 #[test]
+fn a_walk_through_what_is_read_once_leaves_what_was_used_before() {
+    const HOT: u64 = 8;
+    /// Twice as many as rounds of the hand.
+    const WALKS: u64 = 12;
+    let fit = BUDGET / (text(0).len() as u64 + 120);
+    let (node, store, set) = one(WritePolicy::Through);
+    let mut all = 0..HOT + (WALKS / 2 + 2) * fit;
+    all.clone().for_each(|object| store.insert(object, &text(object)));
+    let mut walk = |count: u64| all.by_ref().take(count as usize).for_each(|at| assert_eq!(read(&set, at), text(at)));
+    walk(HOT);
+    for _ in 0..WALKS {
+        (0..HOT).for_each(|hot| assert_eq!(read(&set, hot), text(hot)));
+        walk(fit / 2);
+    }
+    let before = counts(&node).reads;
+    walk(2 * fit);
+    assert_eq!(counts(&node).reads, before + 2 * fit, "each was read once, and is new");
+    (0..HOT).for_each(|hot| assert_eq!(read(&set, hot), text(hot)));
+    let again = counts(&node).reads - before - 2 * fit;
+    assert!(again <= 1, "{again} of {HOT} have gone for what nobody has read twice");
+}
+
+#[test]
 fn what_is_put_again_and_again_stays() {
     const HOT: u64 = 8;
     let (node, _store, set) = one(WritePolicy::Through);
