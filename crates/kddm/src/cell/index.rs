@@ -97,6 +97,12 @@ impl Index {
         }
     }
 
+    /// As [`Self::find`], by one look: what it misses may be there, unless the caller is the one writer.
+    #[inline(always)]
+    pub fn find_now<R>(&self, id: u64, look: impl Fn(CellNumber) -> Option<R>) -> Option<R> {
+        self.probe(self.hash(id), &look)
+    }
+
     /// A miss counts only if no entry was moved meanwhile.
     #[cold]
     fn find_again<R>(&self, id: u64, look: &impl Fn(CellNumber) -> Option<R>) -> Option<R> {

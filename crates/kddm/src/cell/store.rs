@@ -191,6 +191,9 @@ pub trait Store: Any + Send + Sync + Written + Aged {
     fn metadata_bytes(&self) -> usize;
 }
 
+/// Room for so many is made at once: of more it is not known how many are in use.
+const FEW_CELLS: u32 = 64;
+
 impl<T: Value> Store for Table<T> {
     fn type_name(&self) -> &'static str {
         T::type_name()
@@ -201,11 +204,13 @@ impl<T: Value> Store for Table<T> {
     }
 
     fn find_or_insert(&self, id: u64) -> CellNumber {
-        if let Some(number) = self.find_cell(id) {
+        // One look is enough both times: what the first one misses the second one finds, when no entry can be moved.
+        let find = || self.index.find_now(id, |number| self.cell_of(number, id).map(|_| number));
+        if let Some(number) = find() {
             return number;
         }
         let mut writer = self.writer.lock();
-        if let Some(number) = self.find_cell(id) {
+        if let Some(number) = find() {
             return number;
         }
         let number = writer.free.pop().unwrap_or_else(|| self.arena.grow());
@@ -222,7 +227,8 @@ impl<T: Value> Store for Table<T> {
     fn cells_from(&self, first: CellNumber, most: u32) -> (Vec<(u64, CellNumber)>, Option<CellNumber>) {
         let count = self.arena.count();
         let end = first.saturating_add(most).min(count);
-        let live = self.live_cells(first..end).map(|(id, number, _)| (id, number)).collect();
+        let mut live = Vec::with_capacity(end.saturating_sub(first).min(FEW_CELLS) as usize);
+        live.extend(self.live_cells(first..end).map(|(id, number, _)| (id, number)));
         (live, (end < count).then_some(end))
     }
 

@@ -156,7 +156,7 @@ impl<T: Value> Table<T> {
     }
 
     #[inline(always)]
-    fn cell_of(&self, number: CellNumber, id: u64) -> Option<NonNull<Cell>> {
+    pub(super) fn cell_of(&self, number: CellNumber, id: u64) -> Option<NonNull<Cell>> {
         let pointer = self.arena.pointer(number)?;
         // SAFETY: cells of the arena live as long as it.
         let cell = unsafe { pointer.as_ref() };

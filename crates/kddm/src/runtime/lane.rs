@@ -19,7 +19,7 @@ use crate::runtime::destroy::Destroyed;
 use crate::runtime::frozen::FrozenSets;
 use crate::runtime::hooked::Hooks;
 use crate::runtime::lending::{Desk, LENDER, Link, program_of};
-use crate::runtime::local::Local;
+use crate::runtime::local::{Local, Waiter};
 use crate::runtime::memory::Lent;
 use crate::runtime::overdue::Overdue;
 use crate::runtime::part::Part;
@@ -57,6 +57,8 @@ pub(crate) struct LaneState {
     pub destroyed: Destroyed,
     pub frozen: FrozenSets,
     pub locals: HashMap<(SetId, ObjectId), Local, Mixer>,
+    /// The queue of the last one that went, for the next: most are there for one waiter, and for one turn.
+    pub spare_waiters: VecDeque<Waiter>,
     /// What this node keeps so that objects of others survive these.
     pub replicas: HashMap<(SetId, ObjectId), Vec<u8>, Mixer>,
     pub peers: HashMap<NodeId, Peer, Mixer>,
@@ -118,6 +120,7 @@ impl LaneState {
             destroyed: Destroyed::default(),
             frozen: FrozenSets::default(),
             locals: HashMap::default(),
+            spare_waiters: VecDeque::new(),
             replicas: HashMap::default(),
             peers: HashMap::default(),
             dirty: Vec::new(),
@@ -246,7 +249,8 @@ impl LaneState {
     }
 
     pub fn local(&mut self, set: SetId, object: ObjectId) -> &mut Local {
-        self.locals.entry((set, object)).or_default()
+        let make = || Local { waiters: std::mem::take(&mut self.spare_waiters), ..Local::default() };
+        self.locals.entry((set, object)).or_insert_with(make)
     }
 }
 

@@ -402,7 +402,11 @@ impl LaneState {
         }
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
-                self.locals.remove(&(set, object));
+                if let Some(local) = self.locals.remove(&(set, object))
+                    && local.waiters.capacity() <= FEW_WAITERS
+                {
+                    self.spare_waiters = local.waiters;
+                }
                 false
             }
             Some(local) => !local.waiters.is_empty(),
@@ -420,6 +424,9 @@ impl LaneState {
         }
     }
 }
+
+/// A queue for more of them does not stay for the next object.
+const FEW_WAITERS: usize = 16;
 
 /// Whether somebody here may have something to do after it: not after a message that carries nothing, nor after a
 /// copy that nobody has asked for.
