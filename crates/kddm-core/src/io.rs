@@ -35,6 +35,14 @@ pub enum Input {
         /// What is asked for.
         kind: RequestKind,
     },
+    /// A wish to remove, and with it, unasked, all access to what this node owns: no local thread uses it. As `Want` of what
+    /// is not owned, or from which access is being asked back already.
+    RemoveUnused {
+        /// The newest version that local threads have put.
+        version: Version,
+        /// Whether the object has a value.
+        has_value: bool,
+    },
     /// The last local thread that waited for the outstanding wish gave up.
     Cancel,
     /// The answer to [`Output::Revoke`]: no local thread uses more than the level asked for.

@@ -441,7 +441,10 @@ impl Node {
             self.look_again();
         }
         if self.recovering.is_some()
-            && matches!(input, Input::Want { .. } | Input::Message { message: Message::Request(_), .. })
+            && matches!(
+                input,
+                Input::Want { .. } | Input::RemoveUnused { .. } | Input::Message { message: Message::Request(_), .. }
+            )
         {
             self.hasten(set, at, outputs)?;
         }

@@ -390,6 +390,7 @@ impl Turn<'_> {
     fn input(&mut self, input: Input) {
         match input {
             Input::Want { kind } => self.want(kind),
+            Input::RemoveUnused { version, has_value } => self.remove_unused(version, has_value),
             Input::Cancel => self.cancel(),
             Input::Revoked { version, has_value } => self.revoked(version, has_value),
             Input::Held => self.held(),

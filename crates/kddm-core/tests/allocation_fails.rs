@@ -190,6 +190,8 @@ fn story(refuse: (u64, u64)) -> Cluster {
     cluster.want(1, RequestKind::Remove);
     cluster.want(3, get);
     cluster.deliver_all();
+    cluster.handle(3, Input::RemoveUnused { version: Version(1), has_value: cluster.values[2] });
+    cluster.deliver_all();
     cluster
 }
 

@@ -349,8 +349,7 @@ impl Agent {
                 }
                 Served::Ask => {
                     if cell.revoking.is_none() || wish.level().is_none() {
-                        cell.outstanding = true;
-                        todo.push_back((object, Input::Want { kind: wish.kind() }));
+                        todo.push_back((object, cell.ask(wish, self.me)));
                     }
                     return;
                 }

@@ -30,6 +30,18 @@ impl Turn<'_> {
         }
     }
 
+    /// Local threads want it removed, and use nothing of it any more: nothing need be asked back for that.
+    pub fn remove_unused(&mut self, version: Version, has_value: bool) {
+        if let Main::Owner { version: known, .. } = &mut self.main
+            && self.side.revoking.is_none()
+        {
+            *known = version;
+            (self.has_value, self.access) = (has_value, Access::None);
+            self.look_after_replicas();
+        }
+        self.want(RequestKind::Remove);
+    }
+
     fn copy_is_usable(&self) -> bool {
         (self.side.late_ack.is_none() && self.side.revoking.is_none()) || mutated(Mutation::ReadBesideLateAck)
     }

@@ -109,6 +109,7 @@ impl<'a> Words<'a> {
                 let word = self.next()?;
                 Input::Want { kind: self.kind(word)? }
             }
+            "remove_unused" => Input::RemoveUnused { version: self.version()?, has_value: !self.takes("empty") },
             "cancel" => Input::Cancel,
             "accept_loss" => Input::AcceptLoss,
             "revoked" => Input::Revoked { version: self.version()?, has_value: !self.takes("empty") },

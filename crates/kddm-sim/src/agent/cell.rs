@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use kddm_core::id::Version;
-use kddm_core::io::{Access, Answer};
+use kddm_core::id::{NodeId, Version};
+use kddm_core::io::{Access, Answer, Input};
 use kddm_core::message::RequestKind;
 
 use super::{ClientNumber, Outcome, Value, Wish};
@@ -60,6 +60,18 @@ impl Cell {
         let in_the_way =
             (level < Access::Write && self.writer.is_some()) || (level == Access::None && !self.readers.is_empty());
         !in_the_way
+    }
+
+    /// What the core is asked for the first who waits. Nodes of even numbers give up with a removal what they could be asked
+    /// for, those of odd ones await that it is asked back: both ways are searched.
+    pub(super) fn ask(&mut self, wish: Wish, me: NodeId) -> Input {
+        self.outstanding = true;
+        let is_unused = self.access == Access::Write && self.revoking.is_none() && !self.is_held();
+        if wish.kind() == RequestKind::Remove && me.0.is_multiple_of(2) && is_unused {
+            self.access = Access::None;
+            return Input::RemoveUnused { version: self.version, has_value: self.value.is_some() };
+        }
+        Input::Want { kind: wish.kind() }
     }
 
     pub(super) fn fast_path_is_open(&self) -> bool {

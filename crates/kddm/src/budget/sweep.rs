@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use kddm_core::Main;
 use kddm_core::id::ObjectId;
 use kddm_core::io::Access;
-use kddm_core::message::RequestKind;
 
 use super::here::{Counts, count};
 use super::keeper::Budget;
@@ -353,7 +352,7 @@ impl Sweep {
         }
         let op = Arc::new(Op::new(Arc::clone(lane)));
         linked.count_evicted();
-        state.ask(budget.set, ObjectId(object), Wish::Request(RequestKind::Remove), Arc::clone(&op));
+        state.remove_unused(budget.set, ObjectId(object), Arc::clone(&op), (version, has_value));
         let fate = Leaving::fate_of(budget, &op);
         if fate == Fate::Stays && state.core.standing(budget.set, ObjectId(object)).is_some_and(|seen| seen.may_write) {
             budget.table.grant(cell, Access::Write); // The core was not even asked to take it back.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId, SetId, Version};
 use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::Refused;
@@ -54,6 +54,25 @@ impl LaneState {
         self.queue_first(set, object, Waiter { wish, asker: Asker::Thread(op) });
         release();
         self.run_own(set, object, None);
+    }
+
+    /// Removes an object that this node owns and nobody waits for, all access to which has been taken back in this turn: the
+    /// core need not ask for it. Not where somebody hears first that there is less.
+    pub fn remove_unused(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, (version, has_value): (u64, bool)) {
+        let wish = Wish::Request(RequestKind::Remove);
+        if self.hooked.contains_key(&set) {
+            return self.ask(set, object, wish, op);
+        }
+        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+            self.complete(&op, Outcome::Failed(error));
+            return;
+        }
+        self.outstanding += 1;
+        self.statistics.misses += 1;
+        let local = self.local(set, object);
+        local.waiters.push_back(Waiter { wish, asker: Asker::Thread(op) });
+        local.outstanding = true;
+        self.run_own(set, object, Some(Input::RemoveUnused { version: Version(version), has_value }));
     }
 
     /// As [`Self::queue`], before all others that wait here.
@@ -458,7 +477,7 @@ impl Told {
     fn of(input: &Input) -> Told {
         match input {
             Input::Message { .. } => Told::Message,
-            Input::Want { .. } => Told::Want,
+            Input::Want { .. } | Input::RemoveUnused { .. } => Told::Want,
             Input::Cancel => Told::Cancel,
             Input::Revoked { .. } | Input::Held => Told::Answer,
             Input::Put { .. } => Told::Put,

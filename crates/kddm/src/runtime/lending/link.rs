@@ -169,6 +169,8 @@ impl LaneState {
             Input::Held => link.say(place, Word::Held, &[]),
             // A program puts by the words of its own, and nobody else speaks to it.
             Input::Message { .. } | Input::Put { .. } | Input::AcceptLoss => {}
+            // A program evicts nothing.
+            Input::RemoveUnused { .. } => {}
         }
     }
 
