@@ -115,8 +115,16 @@ fn beside(
             missed = set.budget().map_or(0, |budget| budget.misses);
         }
         let reads: Vec<Vec<u64>> = (0..threads).map(|_| picks.draw(READS / threads)).collect();
-        let of_set = rate(&reads, |object| Ok(set.get(object).wait_for(LIMIT)?.0.len()), size)?;
-        let of_store = rate(&reads, |object| bytes_of(store, object), size)?;
+        let of_set = || rate(&reads, |object| Ok(set.get(object).wait_for(LIMIT)?.0.len()), size);
+        let of_store = || rate(&reads, |object| bytes_of(store, object), size);
+        // Whoever comes second finds in the store's memory what the first one has read there.
+        let (of_set, of_store) = if round % 2 == 0 {
+            let first = of_set()?;
+            (first, of_store()?)
+        } else {
+            let first = of_store()?;
+            (of_set()?, first)
+        };
         if round >= fill {
             all.push([of_set, of_store]);
         }
