@@ -95,6 +95,13 @@ impl Budgets {
         self.sets.read().get(&set.0).cloned()
     }
 
+    /// The budget of a set from now on, unless it has one.
+    pub(super) fn keep(&self, set: SetId, make: impl FnOnce() -> Arc<dyn AnyBudget>) -> Arc<dyn AnyBudget> {
+        let budget = Arc::clone(self.sets.write().entry(set.0).or_insert_with(make));
+        self.any.store(true, Ordering::Release);
+        budget
+    }
+
     /// Somebody wants an object and sends for it, unless that is too much.
     pub fn wanted(&self, set: SetId, object: u64) -> Result<(), Error> {
         self.of(set).map_or(Ok(()), |budget| budget.wanted(object))
@@ -152,12 +159,8 @@ impl<T: Value> SetBuilder<T> {
 impl<T: Value> Set<T> {
     /// Has the set on this node keep to that many bytes from now on.
     pub(crate) fn keep_to(&self, bytes: usize) {
-        let (budgets, set) = (&self.0.here.runtime.budgets, self.0.here.set);
-        let mut sets = budgets.sets.write();
         let make = || Budget::of(&self.0, bytes) as Arc<dyn AnyBudget>;
-        let budget = Arc::clone(sets.entry(set.0).or_insert_with(make));
-        budgets.any.store(true, Ordering::Release);
-        drop(sets);
+        let budget = self.0.here.runtime.budgets.keep(self.0.here.set, make);
         budget.set_limit_bytes(bytes);
     }
 

@@ -9,7 +9,7 @@ use kddm_core::id::SetId;
 use parking_lot::{Condvar, Mutex};
 
 use super::here::{AnyBudget, BudgetInfo, Counts, count};
-use super::sweep::{Round, Sweep};
+use super::sweep::{By, Round, Sweep};
 use crate::cell::{Account, Store, Table};
 use crate::error::{AccessError, Error};
 use crate::linker::Linked;
@@ -152,7 +152,7 @@ impl<T: Value> Budget<T> {
         let (mut retry, mut was_stuck, mut must_go_round) = (RETRY[0], false, true);
         while must_go_round || self.account.bytes() > self.enough() {
             let Some(here) = self.here() else { return false };
-            let round = self.sweep.lock().step(self, &here, true);
+            let round = self.sweep.lock().step(self, &here, By::Keeper);
             must_go_round &= matches!(round, Round::GoesOn | Round::Waits(_));
             if round == Round::Freed {
                 (retry, was_stuck) = (RETRY[0], false);
@@ -212,7 +212,7 @@ impl<T: Value> Budget<T> {
     fn makes_room(&self, here: &SetHere) -> bool {
         let deadline = Instant::now() + self.wait_limit.min(OWN_WAIT);
         while self.account.bytes() > self.account.limit_bytes().saturating_mul(2) {
-            let round = self.sweep.lock().step(self, here, false);
+            let round = self.sweep.lock().step(self, here, By::Caller);
             if round.is_stuck() || Instant::now() >= deadline {
                 return self.account.bytes() <= self.account.limit_bytes().saturating_mul(2);
             }
@@ -261,7 +261,8 @@ impl<T: Value> AnyBudget for Budget<T> {
             if let Some(mut sweep) = self.sweep.try_lock()
                 && sweep.is_fruitful()
             {
-                let _whatever_round = sweep.step(self, &here, false);
+                let by = if self.is_over() { By::Caller } else { By::Passer };
+                let _whatever_round = sweep.step(self, &here, by);
             }
             return Ok(());
         }
@@ -269,7 +270,7 @@ impl<T: Value> AnyBudget for Budget<T> {
             if !self.is_over() {
                 return Ok(());
             }
-            let _whatever_round = self.sweep.lock().step(self, &here, false);
+            let _whatever_round = self.sweep.lock().step(self, &here, By::Caller);
         }
         if self.makes_room(&here) {
             return Ok(());
@@ -308,3 +309,6 @@ impl<T: Value> AnyBudget for Budget<T> {
 
 /// How long the end waits for the thread, whose steps take less than a millisecond.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ const CELLS: u32 = 64;
 
 /// As many by whoever brings more: the lane is taken for about as long as he needs it for his own object. Where it is taken
 /// for longer, all that want an object meanwhile end up in a queue for it, each of them woken by the one before.
-const OWN_CELLS: u32 = 8;
+const OWN_CELLS: u32 = 4;
 
 /// Objects that may be on their way to what stands behind the set, or to other nodes.
 const UNDER_WAY: usize = 64;
@@ -31,8 +31,8 @@ const UNDER_WAY: usize = 64;
 /// When whole rounds in a row have freed nothing: objects go from then on that were used meanwhile.
 const PRESSED: u32 = 2;
 
-/// Rounds in a row may spare all that they find, since what is not used has been spared often enough then: those after them
-/// are fruitless.
+/// So many rounds after the last one that has freed something may only spare what they find: what is not used has been spared
+/// often enough then, and those after them are fruitless.
 const SPARING: u32 = 4;
 
 /// What is under way for longer, and nothing of it ends, is not waited for: rounds are fruitless then.
@@ -114,6 +114,8 @@ impl Leaving {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Round {
     GoesOn,
+    /// It is over, and all that it has come to is that some are nearer to going.
+    Spared,
     /// Something has gone in it.
     Freed,
     /// Nothing has yet, but something is about to: it is to be looked at after that time.
@@ -129,20 +131,31 @@ impl Round {
     }
 }
 
+/// Who makes a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// The thread, which tries it also where all have failed lately that were to be written.
+    Keeper,
+    /// Whoever brings more.
+    Caller,
+    /// The same while there is room still: he leaves it to another who has a lane that somebody is busy with.
+    Passer,
+}
+
 impl Sweep {
     fn end_of_round(&mut self) -> Round {
-        let (freed, failures) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.failures));
+        let (freed, spared) = (std::mem::take(&mut self.freed), std::mem::take(&mut self.spared));
+        let failures = std::mem::take(&mut self.failures);
+        self.is_failing |= failures > 0 && !freed;
         self.has_copies = std::mem::take(&mut self.dropped_copies);
-        let spared = std::mem::take(&mut self.spared);
         if freed {
             (self.fruitless, self.sparing) = (0, 0);
             return Round::Freed;
         }
         if spared && self.sparing < SPARING {
             self.sparing += 1;
-            return Round::GoesOn;
+            return Round::Spared;
         }
-        self.is_failing |= failures > 0;
         match self.waits() {
             Some(limit) if failures == 0 => Round::Waits(limit),
             _ => {
@@ -158,9 +171,8 @@ impl Sweep {
         (waited < PATIENCE).then(|| (waited / 2).clamp(LOOKS[0], LOOKS[1]))
     }
 
-    /// One step: a few cells, and what goes of them, as long as there is too much. `is_keeper`: the thread, which tries it
-    /// also where all have failed lately that were to be written.
-    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, is_keeper: bool) -> Round {
+    /// One step: a few cells, and what goes of them, as long as there is too much.
+    pub fn step<T: Value>(&mut self, budget: &Budget<T>, here: &SetHere, by: By) -> Round {
         let has_news = self.look_what_has_gone(budget, here);
         // The hand rests while enough is about to go: it would only make cold what had no time to be used.
         if !self.under_way.is_empty()
@@ -169,16 +181,21 @@ impl Sweep {
         {
             return Round::Waits(limit);
         }
+        let is_keeper = by == By::Keeper;
         let most = if is_keeper { CELLS } else { OWN_CELLS };
         self.tries = is_keeper || !self.is_failing;
         let (cells, next) = budget.table.cells_from(self.next, most);
         let (mut owned, mut rest) = (Vec::new(), None);
         for lane in &here.runtime.lanes {
-            let mut state = lane.lock();
+            let state = if by == By::Passer { lane.try_lock() } else { Some(lane.lock()) };
+            let Some(mut state) = state else {
+                rest = rest.or(cells.first().map(|(_, cell)| *cell).filter(|_| here.runtime.lanes.len() == 1));
+                continue; // With several lanes, what is its own keeps its marks for this round.
+            };
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
                 // Once enough has gone the others keep their marks: whoever comes next begins there. Not the thread, which
                 // goes on to count all; nor where each lane has passed some of them.
-                if !is_keeper && here.runtime.lanes.len() == 1 && !self.is_too_much(budget) {
+                if !is_keeper && here.runtime.lanes.len() == 1 && budget.account.bytes() <= budget.enough() {
                     rest = Some(*cell);
                     break;
                 }
@@ -355,7 +372,8 @@ impl Sweep {
         state.remove_unused(budget.set, ObjectId(object), Arc::clone(&op), (version, has_value));
         let fate = Leaving::fate_of(budget, &op);
         if fate == Fate::Stays && state.core.standing(budget.set, ObjectId(object)).is_some_and(|seen| seen.may_write) {
-            budget.table.grant(cell, Access::Write); // The core was not even asked to take it back.
+            budget.table.grant(cell, Access::Write); // The core has not heard of it.
+            state.look_at_hooks(budget.set, ObjectId(object));
         }
         let leaving = Leaving { object, bytes, counted: |counts| &counts.evicted, op: Some(op) };
         self.leaves(budget, leaving, fate);

@@ -160,18 +160,20 @@ impl Account {
         self.entry(cell).is_some_and(|entry| entry.load(Ordering::Relaxed) & hand.word() != 0)
     }
 
-    /// The object in that cell was read by whoever had it brought: that is why it is here, and no other use of it. Ages count
-    /// from there.
-    pub(super) fn is_brought(&self, cell: CellNumber) {
-        let Some(entry) = self.entry(cell) else { return };
+    /// The object in that cell was read by somebody who had waited for it. Whether that is why it is here, and no other use of
+    /// it: the first time. Ages count from there.
+    pub(super) fn was_brought(&self, cell: CellNumber) -> bool {
+        let Some(entry) = self.entry(cell) else { return false };
         let read = |entry: u64| (entry & NEW != 0).then_some((entry & !NEW) | Hand::OfAges.word());
-        let _known_before = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, read);
+        entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, read).is_ok()
     }
 
     /// The hand of the budget passes an object that was used since it came by last, or was not. What becomes of it.
     pub(super) fn passes(&self, cell: CellNumber, is_used: bool) -> Passed {
         let Some(entry) = self.entry(cell) else { return if is_used { Passed::Used } else { Passed::Unused } };
         let pass = |entry: u64| match (is_used, entry & NEW != 0, entry & MOST_SCORE) {
+            // What has no entry has none to be kept.
+            _ if entry == 0 => None,
             // Whoever has it brought uses it: that does not tell that anybody else will.
             (true, true, _) => Some(entry & !NEW),
             (true, false, score) => (score < MOST_SCORE).then_some(entry.wrapping_add(SCORE_ONE)),
@@ -223,7 +225,7 @@ impl Account {
     }
 
     /// An object was read here only because it was brought just before.
-    pub fn was_missed(&self, id: u64) {
+    pub(super) fn was_missed(&self, id: u64) {
         if self.samples(id) {
             self.hits.fetch_sub(1, Ordering::Relaxed);
         }

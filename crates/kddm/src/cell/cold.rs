@@ -60,14 +60,16 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// An object was read here only because it had been brought: that was no hit, and no use of it from which others follow.
+    /// An object was read here by somebody who had waited for it. If it was brought for him, that was no hit, and no use from
+    /// which others follow; else it is one like any.
     pub fn was_missed(&self, id: u64) {
-        let Some(account) = self.account() else { return };
-        account.was_missed(id);
-        let Some(number) = self.find_cell(id) else { return };
-        account.is_brought(number);
+        let (Some(account), Some(number)) = (self.account(), self.find_cell(id)) else { return };
         let Some(cell) = self.arena.cell(number).filter(|cell| is(cell, id)) else { return };
-        let _by_whoever_brought_it = if account.samples(id) { cell.word.take_used() } else { cell.word.make_cold() };
+        if account.was_brought(number) {
+            account.was_missed(id);
+            let _by_whoever_had_it_brought =
+                if account.samples(id) { cell.word.take_used() } else { cell.word.make_cold() };
+        }
     }
 
     /// A reader was not counted as others are.

@@ -32,7 +32,7 @@ use crate::runtime::turn::{Alarms, ToWake, Turn, ring};
 use crate::runtime::untaken::Untaken;
 use crate::runtime::wait::{Op, Outcome, is_guest};
 use crate::runtime::watching::Watchers;
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, Slip, now, slips};
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Slip, now, slips};
 use crate::transport::poll::{TIMER, WAKE};
 use crate::transport::{Event, Poller};
 
@@ -279,7 +279,16 @@ impl Lane {
 
     /// Takes the lane: run the protocol, and call [`Self::finish`] with the guard.
     pub fn lock(&self) -> Turn<'_> {
-        let mut turn = Turn::new(self.state.lock());
+        Lane::begin(self.state.lock())
+    }
+
+    /// As [`Self::lock`], unless somebody has the lane.
+    pub fn try_lock(&self) -> Option<Turn<'_>> {
+        self.state.try_lock().map(Lane::begin)
+    }
+
+    fn begin(state: MutexGuard<'_, LaneState>) -> Turn<'_> {
+        let mut turn = Turn::new(state);
         turn.fence_if_lease_has_ended();
         turn
     }

@@ -422,7 +422,7 @@ impl LaneState {
         let waits = match self.locals.get(&(set, object)) {
             Some(local) if local.is_idle() => {
                 if let Some(local) = self.locals.remove(&(set, object))
-                    && local.waiters.capacity() <= FEW_WAITERS
+                    && (1..=FEW_WAITERS).contains(&local.waiters.capacity())
                 {
                     self.spare_waiters = local.waiters;
                 }
