@@ -44,6 +44,8 @@ pub(crate) struct Budget<T: Value> {
     sweep: Mutex<Sweep>,
     /// Somebody sees to it that there is less.
     is_awake: AtomicBool,
+    /// The hand has been at everything that was here before.
+    has_counted_all: AtomicBool,
     thread: Mutex<Thread>,
     news: Condvar,
 }
@@ -76,6 +78,7 @@ impl<T: Value> Budget<T> {
                 wait_limit: shared.wait_limit,
                 sweep: Mutex::default(),
                 is_awake: AtomicBool::new(false),
+                has_counted_all: AtomicBool::new(false),
                 thread: Mutex::default(),
                 news: Condvar::new(),
             }
@@ -146,14 +149,16 @@ impl<T: Value> Budget<T> {
         goes_on
     }
 
-    /// Until there is somewhat less than the budget: a whole round at least, so that all is counted. False: the node has
-    /// stopped, or the set has ended.
+    /// Until there is somewhat less than the budget: the first time a whole round at least, so that all is counted. False: the
+    /// node has stopped, or the set has ended.
     fn keep(&self) -> bool {
-        let (mut retry, mut was_stuck, mut must_go_round) = (RETRY[0], false, true);
-        while must_go_round || self.account.bytes() > self.enough() {
+        let (mut retry, mut was_stuck) = (RETRY[0], false);
+        while !self.has_counted_all() || self.account.bytes() > self.enough() {
             let Some(here) = self.here() else { return false };
             let round = self.sweep.lock().step(self, &here, By::Keeper);
-            must_go_round &= matches!(round, Round::GoesOn | Round::Waits(_));
+            if !matches!(round, Round::GoesOn | Round::Waits(_)) {
+                self.has_counted_all.store(true, Ordering::Relaxed);
+            }
             if round == Round::Freed {
                 (retry, was_stuck) = (RETRY[0], false);
             }
@@ -229,6 +234,11 @@ impl<T: Value> Budget<T> {
         self.account.bytes() > self.account.limit_bytes()
     }
 
+    /// Whether the hand has been at everything that was here before.
+    pub(super) fn has_counted_all(&self) -> bool {
+        self.has_counted_all.load(Ordering::Relaxed)
+    }
+
     /// A sixteenth less than the budget, so that the next object does not begin it all anew.
     pub(super) fn enough(&self) -> usize {
         let limit_bytes = self.account.limit_bytes();
@@ -239,6 +249,12 @@ impl<T: Value> Budget<T> {
     fn is_full_at(&self) -> usize {
         let limit_bytes = self.account.limit_bytes();
         limit_bytes - limit_bytes / 32
+    }
+
+    /// From there on whoever brings more waits for the lanes.
+    fn is_nearly_over_at(&self) -> usize {
+        let limit_bytes = self.account.limit_bytes();
+        limit_bytes - limit_bytes / 64
     }
 }
 
@@ -261,7 +277,7 @@ impl<T: Value> AnyBudget for Budget<T> {
             if let Some(mut sweep) = self.sweep.try_lock()
                 && sweep.is_fruitful()
             {
-                let by = if self.is_over() { By::Caller } else { By::Passer };
+                let by = if self.account.bytes() > self.is_nearly_over_at() { By::Caller } else { By::Passer };
                 let _whatever_round = sweep.step(self, &here, by);
             }
             return Ok(());
@@ -282,8 +298,12 @@ impl<T: Value> AnyBudget for Budget<T> {
 
     fn note(&self, object: u64, bytes: usize, version: u64) {
         if let Some(cell) = self.table.find_cell(object) {
+            let comes = self.account.bytes_of(cell) == 0;
             self.account.note(cell, bytes, version);
-            self.table.is_in_use(cell, object);
+            // What comes is used first by whoever has it brought: that is still to be.
+            if !comes && !self.table.is_brought(cell, object) {
+                self.table.is_in_use(cell, object);
+            }
         }
     }
 

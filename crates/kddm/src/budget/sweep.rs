@@ -186,16 +186,17 @@ impl Sweep {
         self.tries = is_keeper || !self.is_failing;
         let (cells, next) = budget.table.cells_from(self.next, most);
         let (mut owned, mut rest) = (Vec::new(), None);
+        // Not before all is counted, nor where each lane passes some of these.
+        let may_rest = budget.has_counted_all() && here.runtime.lanes.len() == 1;
         for lane in &here.runtime.lanes {
             let state = if by == By::Passer { lane.try_lock() } else { Some(lane.lock()) };
             let Some(mut state) = state else {
-                rest = rest.or(cells.first().map(|(_, cell)| *cell).filter(|_| here.runtime.lanes.len() == 1));
+                rest = cells.first().map(|(_, cell)| *cell).filter(|_| may_rest);
                 continue; // With several lanes, what is its own keeps its marks for this round.
             };
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
-                // Once enough has gone the others keep their marks: whoever comes next begins there. Not the thread, which
-                // goes on to count all; nor where each lane has passed some of them.
-                if !is_keeper && here.runtime.lanes.len() == 1 && budget.account.bytes() <= budget.enough() {
+                // Once enough has gone the others keep their marks: whoever comes next begins there.
+                if may_rest && budget.account.bytes() <= budget.enough() {
                     rest = Some(*cell);
                     break;
                 }

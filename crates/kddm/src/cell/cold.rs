@@ -2,7 +2,7 @@
 //! reads the object next takes that away: once for each round of the hand, and not on the path of other hits, which look at
 //! that bit together with those that they look at anyway. Puts are known by their version, or are noted.
 //!
-//! What has just been brought is COLD once whoever had it brought has read it, and goes in the first round unless somebody reads
+//! What has just been brought is COLD once whoever had it brought has read or put it, and goes in the first round unless somebody reads
 //! it again; what was used in several rounds stays for as many in which it is not (see [`super::account`]).
 //!
 //! Where there are two hands, one for a budget and one for the age of objects, what one finds it leaves for the other.
@@ -60,16 +60,27 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// An object was read here by somebody who had waited for it. If it was brought for him, that was no hit, and no use from
-    /// which others follow; else it is one like any.
+    /// An object was read here by somebody who had waited for it: that was no hit. If it was brought for him, it is no use from
+    /// which others follow, either; else it is one like any.
     pub fn was_missed(&self, id: u64) {
-        let (Some(account), Some(number)) = (self.account(), self.find_cell(id)) else { return };
-        let Some(cell) = self.arena.cell(number).filter(|cell| is(cell, id)) else { return };
-        if account.was_brought(number) {
-            account.was_missed(id);
-            let _by_whoever_had_it_brought =
+        let Some(account) = self.account() else { return };
+        account.was_missed(id);
+        if let Some(number) = self.find_cell(id) {
+            self.is_brought(number, id);
+        }
+    }
+
+    /// The object is read or put for the first time, by whoever has it brought, or else it is one use of it like any. Whether it
+    /// was that: it is cold from here on.
+    pub fn is_brought(&self, number: CellNumber, id: u64) -> bool {
+        let Some(account) = self.account() else { return false };
+        let Some(cell) = self.arena.cell(number).filter(|cell| is(cell, id)) else { return false };
+        let is_brought = account.was_brought(number);
+        if is_brought {
+            let _by_whoever_has_it_brought =
                 if account.samples(id) { cell.word.take_used() } else { cell.word.make_cold() };
         }
+        is_brought
     }
 
     /// A reader was not counted as others are.
