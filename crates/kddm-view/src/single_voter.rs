@@ -51,6 +51,12 @@ enum Wire {
     Forgotten { first: u64, accepted: u64 },
 }
 
+impl Wire {
+    fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![MESSAGE_SCHEMA]).expect("numbers and bytes can always be written to memory")
+    }
+}
+
 /// A follower as the voter knows it.
 #[derive(Debug)]
 struct Follower {
@@ -147,9 +153,7 @@ impl SingleVoter {
         if self.outgoing.len() >= OUTGOING {
             return;
         }
-        let bytes = vec![MESSAGE_SCHEMA];
-        let message = postcard::to_extend(message, bytes).expect("numbers and bytes can always be written to memory");
-        self.outgoing.push(Outgoing { to, message });
+        self.outgoing.push(Outgoing { to, message: message.encode() });
     }
 
     fn entries_after(&self, index: u64) -> impl Iterator<Item = Decided> + '_ {

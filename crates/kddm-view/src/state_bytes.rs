@@ -237,6 +237,40 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_state_are_fixed() {
+        let identity = Identity { cluster: ClusterId(300), session: SessionId::DEFAULT };
+        let site = Site { zone: Some("z".into()), witness: false, preferred: true };
+        let (incarnation, state, nonce) = (Incarnation(6), NodeState::Possible, 8);
+        let member = MemberEntry { incarnation, state, address: "a:1".into(), nonce, draining: false, site };
+        let mut state = State {
+            voters: vec![NodeId(1), NodeId(2), NodeId(4)],
+            voters_at: 3,
+            term: 4,
+            applied: 5,
+            epoch: Epoch(9),
+            placement: Placement(10),
+            lives: 11,
+            sealed: true,
+            members: BTreeMap::from([(NodeId(2), member)]),
+            homes: vec![NodeId(2)],
+            failures: 7,
+            fewest_homes: 1,
+            anew: Epoch(8),
+            ..State::new(identity, NodeId(1)).with_lease_ms(500)
+        };
+        let member = [2, 6, 2, 3, b'a', b':', b'1', 8, 0, 1, 1, b'z', 0, 1];
+        let numbers = [0xac, 2, 0xe7, 0x24, 1, 3, 1, 2, 4, 3, 4, 5, 9, 10, 11, 1];
+        let homes = [1, 2, 7, 1, 8, 0xf4, 3];
+        let bytes = [&[6][..], &numbers, &[1], &member, &homes].concat();
+        assert_eq!(state.encode(), bytes);
+        assert_eq!(State::decode(&bytes), Ok(state.clone()));
+        state.frozen = vec![Frozen { set: 300, node: NodeId(2), incarnation, number: 12 }];
+        let bytes = [&[7], &bytes[1..], &[1, 0xac, 2, 2, 6, 12]].concat();
+        assert_eq!(state.encode(), bytes);
+        assert_eq!(State::decode(&bytes), Ok(state));
+    }
+
+    #[test]
     fn what_contradicts_itself_is_refused() {
         let broken = |change: fn(&mut State)| {
             let mut state = filled(2, "a:1");

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::error::{AccessError, Error};
 use crate::pending::{Pending, Reply};
 use crate::runtime::lane::Lane;
-use crate::runtime::turn::{AlarmKey, Alarmed};
+use crate::runtime::turn::{AlarmKey, Alarmed, wake};
 use crate::runtime::wait::{deadline_in, may_block};
 use crate::sync::Ordering;
 
@@ -118,9 +118,7 @@ struct Sleeper(Mutex<Option<Waker>>);
 impl Alarmed for Sleeper {
     fn ring(&self) {
         let waker = self.0.lock().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 }
 

@@ -157,9 +157,9 @@ pub struct Holding {
     /// How long its holders have been in the way of somebody, if they are.
     pub in_the_way_for: Option<Duration>,
     /// Who holds it: the thread that took the hold, by its number and name, or the
-    /// [`Holder`](crate::Holder), or the program to which it is lent; or the node that has frozen the set, if only that is
-    /// in the way. Empty while a hold is on its way to
-    /// whoever waits for it.
+    /// [`Holder`](crate::Holder), or the program to which it is lent; a linker that is still to hear that its copy goes
+    /// ([`Linker::hears`](crate::linker::Linker::hears)); or the node that has frozen the set, if only that is in the way. Empty
+    /// while a hold is on its way to whoever waits for it.
     pub holders: Vec<HeldBy>,
 }
 
@@ -393,7 +393,7 @@ impl Node {
                     is_held,
                     waiting_here: local.waiters.len(),
                     wanted_elsewhere: local.revoking.is_some(),
-                    in_the_way_for: local.held_up.as_ref().map(|held_up| held_up.since.elapsed()),
+                    in_the_way_for: state.in_the_way_for(*set, *object),
                     holders: state.holders(*set, *object),
                 };
                 found.insert((set.0, object.0), holding);

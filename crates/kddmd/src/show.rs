@@ -185,14 +185,19 @@ pub fn sets(answer: &Json) -> String {
         ("EXPIRE AFTER", "expire_after_ms"),
         ("IDLE", "expire_idle_ms"),
         ("EXPIRED HERE", "expired_here"),
+        ("TIMES UNREAD HERE", "expiry_unread_here"),
         ("BUDGET HERE", "budget_bytes_here"),
         ("COUNTED HERE", "counted_bytes_here"),
         ("HIT RATIO", "hit_ratio_here"),
     ];
-    let has = |name: &str| answer["sets"].as_array().is_some_and(|sets| sets.iter().any(|set| !set[name].is_null()));
+    let some = answer["sets"].as_array();
+    let has = |name: &str| some.is_some_and(|sets| sets.iter().any(|set| !set[name].is_null()));
     let (has_budget, has_expiry) = (has("budget_bytes_here"), has("on_expiry"));
+    // In all but rare moments there is nothing to say of it.
+    let has_unread = some.into_iter().flatten().any(|set| set["expiry_unread_here"].as_u64() > Some(0));
     let is_shown = |name: &str| match name {
         "expire_after_ms" | "expire_idle_ms" | "expired_here" => has_expiry,
+        "expiry_unread_here" => has_unread,
         "budget_bytes_here" | "counted_bytes_here" | "hit_ratio_here" => has_budget,
         _ => true,
     };
@@ -437,12 +442,16 @@ mod tests {
         let stays = json!({"name": "notes", "frozen_by": []});
         let text = sets(&json!({"sets": [stays]}));
         assert!(text.contains("FROZEN BY") && !text.contains("EXPIRE") && !text.contains("BUDGET"), "{text}");
-        let leaves = json!({
+        let mut leaves = json!({
             "name": "sessions", "frozen_by": [], "expire_after_ms": 1500, "expire_idle_ms": null, "on_expiry": "evict",
-            "expired_here": 7,
+            "expired_here": 7, "expiry_unread_here": 0,
         });
         let text = sets(&json!({"sets": [stays, leaves]}));
         assert!(text.contains("EXPIRED HERE") && text.contains("1.5s") && !text.contains("BUDGET"), "{text}");
+        assert!(!text.contains("UNREAD"), "{text}");
+        leaves["expiry_unread_here"] = 1023.into();
+        let text = sets(&json!({"sets": [stays, leaves]}));
+        assert!(text.contains("TIMES UNREAD HERE") && text.contains("1023"), "{text}");
     }
 
     #[test]

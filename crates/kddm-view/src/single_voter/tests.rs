@@ -266,6 +266,15 @@ proptest! {
     }
 }
 
+#[test]
+fn the_bytes_of_messages_are_fixed() {
+    assert_eq!(Wire::Follow { have: 300, proposal: None }.encode(), [1, 0, 0xac, 2, 0]);
+    assert_eq!(Wire::Follow { have: 5, proposal: Some((300, vec![1, 3])) }.encode(), [1, 0, 5, 1, 0xac, 2, 2, 1, 3]);
+    let decided = Wire::Decided { after: 300, accepted: 6, entries: vec![vec![1, 3], vec![1, 7, 9]] };
+    assert_eq!(decided.encode(), [1, 1, 0xac, 2, 6, 2, 2, 1, 3, 3, 1, 7, 9]);
+    assert_eq!(Wire::Forgotten { first: 300, accepted: 6 }.encode(), [1, 2, 0xac, 2, 6]);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 1..64)) {

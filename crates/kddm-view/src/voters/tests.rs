@@ -538,11 +538,43 @@ fn the_bytes_of_messages_are_fixed() {
     assert_eq!(vote.encode(), [3, 0, 1, 0, 7, 0xac, 2, 6]);
     assert_eq!(Wire::LeadYou { term: 7 }.encode(), [3, 7, 7]);
     assert_eq!(Wire::Follow { decided: 300, fails: true }.encode(), [3, 5, 0xac, 2, 1]);
+    assert_eq!(Wire::Voted { pre: true, term: 7, granted: false }.encode(), [3, 1, 1, 7, 0]);
+    assert_eq!(
+        Wire::Propose { known: 300, origin: 1, ticket: 2, change: vec![1, 3] }.encode(),
+        [3, 8, 0xac, 2, 1, 2, 2, 1, 3]
+    );
     let entry = book::Entry { term: 7, origin: 1, ticket: 2, change: Change::Seal };
     assert_eq!(message::entry_bytes(&entry), [3, 7, 1, 2, 2, 1, 3]);
+    let entries = || vec![message::WireEntry::from(&entry)];
+    let append = Wire::Append { term: 8, previous: 300, previous_term: 6, decided: 299, entries: entries() };
+    assert_eq!(append.encode(), [3, 2, 8, 0xac, 2, 6, 0xab, 2, 1, 7, 1, 2, 2, 1, 3]);
+    let appended = Wire::Appended { term: 8, refused: true, last: 300, decided: 299, counts: false, fails: true };
+    assert_eq!(appended.encode(), [3, 3, 8, 1, 0xac, 2, 0xab, 2, 0, 1]);
+    let appended = Wire::Appended { term: 8, refused: false, last: 300, decided: 299, counts: true, fails: false };
+    assert_eq!(appended.encode(), [3, 3, 8, 0, 0xac, 2, 0xab, 2, 1, 0]);
+    assert_eq!(Wire::Whole { term: 8, base: vec![3, 9] }.encode(), [3, 4, 8, 2, 3, 9]);
+    let decided = Wire::Decided { term: 8, leader: 300, after: 5, entries: entries() };
+    assert_eq!(decided.encode(), [3, 6, 8, 0xac, 2, 5, 1, 7, 1, 2, 2, 1, 3]);
+    for said in [append, appended, decided] {
+        assert_eq!(Wire::read(NodeId(1), &said.encode()), Ok(said));
+    }
     assert_eq!(message::read_entry(&[3, 7, 1, 2, 2, 1, 3]), Ok(entry));
     assert_eq!(message::read_entry(&[3, 7, 1, 2, 3, 1, 5, 9]), Err("it has an entry that is never in a log of voters"));
     assert_eq!(message::read_entry(&[1]), Err("an entry was written by another version of the program"));
+}
+
+/// What [`Wire::Whole`] brings, and what stands on disk in the place of older entries. The bytes of its state are fixed
+/// where they are made.
+#[test]
+fn the_bytes_of_a_whole_log_are_fixed() {
+    let mut base = book::Base::of(empty());
+    base.taken.extend([(300, 2, 5), (1, 4, 6)]);
+    base.taken_after = 3;
+    let state = base.state.encode();
+    let mut bytes = vec![3, 2, 0xac, 2, 2, 5, 1, 4, 6, 3, u8::try_from(state.len()).unwrap()];
+    bytes.extend(&state);
+    assert_eq!(base.encode(), bytes);
+    assert_eq!(book::Base::decode(&bytes), Ok(base));
 }
 
 #[test]

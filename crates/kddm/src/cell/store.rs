@@ -48,7 +48,7 @@ pub enum InstallError {
 /// Who holds an object, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeldBy {
-    /// The thread or the holder that took the hold, or the program to which the object is lent.
+    /// The thread or the holder that took the hold, or the program to which the object is lent, or whoever else is waited for.
     pub who: Arc<str>,
     /// Whether it is the write hold.
     pub is_write: bool,

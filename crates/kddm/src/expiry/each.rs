@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kddm_core::id::{SetId, mix};
 use serde::{Deserialize, Serialize};
 
+use super::once::{Outcome, for_node};
 use super::rule::check_time;
 use crate::chain::chain;
 use crate::coordination::CoordinationError;
@@ -16,7 +17,7 @@ use crate::error::{AccessError, ConfigurationError, Error, SetError};
 use crate::node::Node;
 use crate::on_loss::OnLoss;
 use crate::pending::Pending;
-use crate::promise::promise;
+use crate::runtime::wait::deadline_in;
 use crate::set::Set;
 use crate::system::{DEFAULT_REPLICAS, bucket, late};
 use crate::value::Value;
@@ -36,6 +37,9 @@ pub const PART_LIMIT: usize = 1024;
 
 /// So many are forgotten at one time where a part is full, of objects that are not there: to look for them takes a question each.
 const ROOM: usize = 64;
+
+/// Parts that are asked for at one time where the list of them is made anew.
+const ASKED_AT_ONCE: usize = 32;
 
 /// How long one object of a set stays: [`Set::expire`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -157,32 +161,55 @@ pub(crate) async fn make_beside(node: &Node, set: SetId) -> Result<(), Error> {
     times.update(LIST, begin).await
 }
 
-/// Which parts there are. A list that nobody has made was lost, and that was accepted: then the parts say themselves that they are
-/// there, also those that are lost, whose objects stay.
+/// Which parts there are. A list that nobody has made was lost, and that was accepted: then one member finds out.
 async fn list(times: &Set<Part>) -> Result<Arc<Part>, Error> {
-    let list = times.snapshot(LIST).await?;
-    if list.changes > 0 {
-        return Ok(list);
+    loop {
+        let list = times.snapshot(LIST).await?;
+        if list.changes > 0 {
+            return Ok(list);
+        }
+        let here = for_node(times);
+        once(times, LIST, times.0.wait_limit, move || make_list(&here)).await?;
     }
-    let mut found = BTreeSet::new();
-    for number in 0..PARTS {
-        match times.get_existing(number).await {
-            Ok(_) | Err(Error::Access(AccessError::Lost { .. })) => _ = found.insert(number),
-            Err(Error::Access(AccessError::NotFound)) => {}
-            Err(error) => return Err(error),
+}
+
+/// As [`Works::once`](super::once::Works::once), at the node of that set.
+async fn once(
+    times: &Set<Part>,
+    number: u64,
+    limit: Duration,
+    does: impl FnOnce() -> Outcome + Send + 'static,
+) -> Outcome {
+    let here = &times.0.here;
+    here.runtime.signals.expiries.works.once(here, number, limit, does).await
+}
+
+/// Asks for all parts, which say themselves that they are there, also those that are lost, whose objects stay. Nobody else does
+/// meanwhile, because the list is held. Blocks, for the wait limit of the node at most, and once more for each of both ends.
+fn make_list(times: &Set<Part>) -> Outcome {
+    let mut list = times.grab(LIST).wait()?;
+    if list.changes > 0 {
+        return Ok(0);
+    }
+    let (deadline, mut found) = (deadline_in(times.0.wait_limit), BTreeSet::new());
+    let numbers: Vec<u64> = (0..PARTS).collect();
+    for some in numbers.chunks(ASKED_AT_ONCE) {
+        let asked: Vec<_> = some.iter().map(|number| (*number, times.get_existing(*number))).collect();
+        for (number, asked) in asked {
+            match asked.wait_for(deadline.saturating_duration_since(Instant::now())).map(drop) {
+                Ok(()) | Err(Error::Access(AccessError::Lost { .. })) => _ = found.insert(number),
+                Err(Error::Access(AccessError::NotFound)) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    tracing::warn!(
-        set = times.name(),
-        parts = found.len(),
-        "which times of single objects there are was lost, and is known again"
-    );
-    let make = move |list: &mut Part| {
-        list.changes = 1;
-        list.listed.append(&mut found);
-        Ok(Arc::new(list.clone()))
-    };
-    times.update(LIST, make).await
+    // Somebody may have listed one that he has yet to make.
+    list.listed.append(&mut found);
+    list.changes = 1;
+    let (set, parts) = (times.name(), list.listed.len());
+    list.put().wait()?;
+    tracing::warn!(set, parts, "which times of single objects there are was lost, and is known again");
+    Ok(parts)
 }
 
 /// The times of a part, as they are now.
@@ -225,37 +252,50 @@ async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expi
         times.update(LIST, list).await?;
     }
     let change = move |part: &mut Part| part.change(object, time);
-    match times.update(number, change).await {
-        Err(Error::Coordination(CoordinationError::TooMany { .. })) => {
-            make_room(set, times, number).await?;
-            times.update(number, change).await
+    let deadline = deadline_in(set.0.wait_limit);
+    loop {
+        let full = match times.update(number, change).await {
+            Err(full @ Error::Coordination(CoordinationError::TooMany { .. })) => full,
+            other => return other,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(full);
         }
-        other => other,
+        let (set_here, times_here) = (for_node(set), for_node(times));
+        let room = once(times, number, left, move || make_room(&set_here, &times_here, number)).await?;
+        // Where there was some, others may have taken it: then there may be more.
+        if room == 0 {
+            return Err(full);
+        }
     }
 }
 
-/// Forgets times of objects that are not there, those first that were given first.
-async fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Result<(), Error> {
-    let part = times.get_existing(number).await?.snapshot();
+/// Forgets times of objects that are not there, those first that were given first; how many. Blocks: each look for an object is a
+/// question or two, and none begins when the wait limit of the node is over.
+fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Outcome {
+    let deadline = deadline_in(times.0.wait_limit);
+    let part = times.get_existing(number).wait()?.snapshot();
     let mut oldest: Vec<(u64, Own)> = part.times.iter().map(|(object, own)| (*object, *own)).collect();
     oldest.sort_unstable_by_key(|(_, own)| own.change);
-    let late = late(&set.0.here.runtime, bucket(times.name()));
-    let set = set.clone();
-    let look = move || {
-        let mut gone = Vec::with_capacity(ROOM);
-        for (object, own) in oldest {
-            if gone.len() < ROOM && !set.is_known(object)? {
-                gone.push((object, own));
-            }
+    let mut gone = Vec::with_capacity(ROOM);
+    for (object, own) in oldest {
+        if gone.len() >= ROOM || Instant::now() >= deadline {
+            break;
         }
-        Ok(gone)
-    };
-    let gone = promise("kddm-times", look, late).await?;
-    let forget = move |part: &mut Part| {
-        gone.iter().for_each(|(object, own)| part.forget(*object, *own));
-        Ok(())
-    };
-    times.update(number, forget).await
+        if !set.is_known(object)? {
+            gone.push((object, own));
+        }
+    }
+    let room = gone.len();
+    if room > 0 {
+        let forget = move |part: &mut Part| {
+            gone.iter().for_each(|(object, own)| part.forget(*object, *own));
+            Ok(())
+        };
+        times.update(number, forget).wait()?;
+    }
+    Ok(room)
 }
 
 async fn is_there<T: Value>(set: &Set<T>, object: u64) -> Result<bool, Error> {

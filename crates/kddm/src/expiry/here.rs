@@ -8,6 +8,7 @@ use std::time::Duration;
 use kddm_core::id::SetId;
 use parking_lot::{Condvar, Mutex};
 
+use super::once::Works;
 use super::rule::{Expiry, OnExpiry};
 use super::sweep::Sweep;
 use super::times::Times;
@@ -92,6 +93,7 @@ pub(crate) struct Expiries {
     pub(super) runtime: OnceLock<Weak<Runtime>>,
     pub(super) known: Mutex<Known>,
     pub(super) news: Condvar,
+    pub(super) works: Works,
 }
 
 #[derive(Default)]

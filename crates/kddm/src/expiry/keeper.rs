@@ -193,8 +193,13 @@ impl Expiries {
         self.news.notify_all();
         while known.is_there {
             if self.news.wait_for(&mut known, CLOSE_LIMIT).timed_out() {
-                return tracing::warn!("the thread of objects that leave by themselves has not ended");
+                tracing::warn!("the thread of objects that leave by themselves has not ended");
+                break;
             }
+        }
+        drop(known);
+        if !self.works.close(Instant::now() + CLOSE_LIMIT) {
+            tracing::warn!("a thread that looks for times of single objects has not ended");
         }
     }
 }

@@ -9,6 +9,7 @@ struct Page;
 mod each;
 mod here;
 mod keeper;
+mod once;
 mod removal;
 mod rule;
 mod sweep;

@@ -1,6 +1,7 @@
 //! Times of single objects, where the set beside is looked at, or is in somebody's hands.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{PlacementPolicy, SetId};
@@ -8,11 +9,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Expire;
-use super::each::{LIST, Part, make_beside, name_of, part_of};
+use super::each::{LIST, PART_LIMIT, Part, make_beside, name_of, part_of};
 use super::here::Expiring;
+use super::once::THREADS;
 use super::rule::{Expiry, OnExpiry};
 use crate::chain::chain;
 use crate::error::{AccessError, Error};
+use crate::pending::Pending;
 use crate::{Node, OnLoss, Set};
 
 /// No test takes as long; one that does has failed.
@@ -141,6 +144,81 @@ fn a_list_that_is_lost_is_made_anew() {
     times.remove(LIST).wait_for(LIMIT).expect("it is lost");
     assert!(expire(&sets[1], 2, Expire::AsTheSet) && is_made());
     assert!(times.get(part_of(2)).wait_for(LIMIT).expect("a copy").own(2).is_none());
+}
+
+/// Keeps the threads of a node from what they are to do with times, until what this gives is dropped.
+fn busy(node: &Node) -> Vec<Sender<()>> {
+    let pool = node.runtime().signals.expiries.works.pool();
+    let gates = (0..THREADS).map(|_| {
+        let ((opens, gate), (begins, begun)) = (channel(), channel());
+        let job = move || {
+            begins.send(()).expect("the test listens");
+            _ = gate.recv();
+        };
+        pool.take(|work| std::thread::Builder::new().spawn(work).map(drop), job).expect("it is taken");
+        begun.recv().expect("it runs");
+        opens
+    });
+    gates.collect()
+}
+
+/// Those who want something of the times of a set, each as far as he comes.
+fn are_waiting(node: &Node, asked: &[Pending<bool>], set: &Set<Part>, number: u64) {
+    let works = &node.runtime().signals.expiries.works;
+    until("all wait", || {
+        assert!(!asked.iter().any(Pending::is_ready), "nothing is done yet");
+        works.waiting(set.0.here.set.0, number) >= asked.len()
+    });
+    assert_eq!(works.pool().waiting(), 1, "for one that does it");
+}
+
+#[test]
+fn one_member_finds_out_which_parts_there_are_for_all_who_want_to_know() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = [0, 1].map(|at: usize| beside(&nodes[at], &sets[at]));
+    put(&sets[0], 1);
+    assert!(expire(&sets[0], 1, Expire::Never));
+    times[0].remove(LIST).wait_for(LIMIT).expect("it is lost");
+    let busy = [busy(&nodes[0]), busy(&nodes[1])];
+    let asked = [0, 1].map(|at: usize| -> Vec<Pending<bool>> {
+        let objects = 10 * at as u64 + 10..10 * at as u64 + 18;
+        objects.map(|object| sets[at].expire(object, Expire::Never)).collect()
+    });
+    (0..2).for_each(|at| are_waiting(&nodes[at], &asked[at], &times[at], LIST));
+    let misses = || nodes.iter().map(|node| node.statistics().misses).sum::<u64>();
+    let before = misses();
+    drop(busy);
+    for asked in asked.into_iter().flatten() {
+        assert!(!asked.wait_for(LIMIT).expect("it has that time"), "it is not there");
+    }
+    let asked_for = misses() - before;
+    assert!((1_000..1_500).contains(&asked_for), "{asked_for} questions, for 1,024 parts and 16 times");
+    let list = times[1].get(LIST).wait_for(LIMIT).expect("a copy");
+    assert_eq!(list.changes, 1);
+    let part = times[1].get_existing(part_of(1)).wait_for(LIMIT).expect("it is there");
+    assert!(part.own(1).is_some(), "what was there is known");
+}
+
+#[test]
+fn one_makes_room_in_a_full_part_for_all_who_want_some() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    let set = open(&node);
+    let times = beside(&node, &set);
+    let mut together = (0..).filter(|object| part_of(*object) == 7);
+    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
+    objects.iter().for_each(|object| assert!(!expire(&set, *object, Expire::Never)));
+    let busy = busy(&node);
+    let more: Vec<u64> = together.take(100).collect();
+    let asked: Vec<_> = more.iter().map(|object| set.expire(*object, Expire::Never)).collect();
+    are_waiting(&node, &asked, &times, 7);
+    drop(busy);
+    for asked in asked {
+        assert!(!asked.wait_for(LIMIT).expect("there is room, and when it is used up there is more"));
+    }
+    let part = times.get(7).wait_for(LIMIT).expect("a copy");
+    assert!(more.iter().all(|object| part.own(*object).is_some()));
+    assert!(part.own(objects[0]).is_none() && part.own(objects[PART_LIMIT - 1]).is_some(), "the oldest have gone");
 }
 
 #[test]

@@ -26,6 +26,14 @@ pub(crate) enum Lowered {
     Later(Option<Instant>),
 }
 
+/// Somebody waits for the linker to hear that there is less of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Awaited {
+    pub since: Instant,
+    /// Then he goes on.
+    until: Instant,
+}
+
 /// The copy of one object.
 struct Copy<T> {
     /// The most that the linker may believe: what it has heard, or hears just now.
@@ -35,8 +43,7 @@ struct Copy<T> {
     came: Option<(u64, Arc<T>)>,
     /// It has its place in the order.
     is_queued: bool,
-    /// Somebody waits, at most until then, for the linker to hear that there is less.
-    awaited_until: Option<Instant>,
+    awaited: Option<Awaited>,
     /// He has waited for too long.
     is_late: bool,
 }
@@ -44,7 +51,7 @@ struct Copy<T> {
 impl<T> Copy<T> {
     fn none() -> Copy<T> {
         let (told, is) = (Access::None, Access::None);
-        Copy { told, is, came: None, is_queued: false, awaited_until: None, is_late: false }
+        Copy { told, is, came: None, is_queued: false, awaited: None, is_late: false }
     }
 
     /// What the linker is to hear next. It believes the more of both while it hears of it.
@@ -137,7 +144,8 @@ impl<T> Copies<T> {
         if copy.is_told() || copy.is_late || is_closed {
             return Lowered::Told;
         }
-        let deadline = *copy.awaited_until.get_or_insert_with(|| deadline_in(limit));
+        let begins = || Awaited { since: Instant::now(), until: deadline_in(limit) };
+        let deadline = copy.awaited.get_or_insert_with(begins).until;
         let is_looked_for = inside.looks_at.is_some();
         inside.looks_at.get_or_insert(deadline);
         Lowered::Later((!is_looked_for).then_some(deadline))
@@ -195,11 +203,18 @@ impl<T> Copies<T> {
             Step::Changed { to, .. } => copy.told = *to,
             Step::Gone { .. } => copy.told = Access::None,
         }
-        let goes_on = copy.is_told() && copy.awaited_until.take().is_some();
+        let goes_on = copy.is_told() && copy.awaited.take().is_some();
         // Who waits after that waits as the first did.
         copy.is_late &= !copy.is_told();
         self.queue(&mut inside, object);
         goes_on
+    }
+
+    /// Whether somebody waits for the linker to hear of an object, and what that believes that it may do with it.
+    pub fn awaited(&self, object: u64) -> Option<(Awaited, Access)> {
+        let inside = self.inside.lock();
+        let copy = inside.of.get(&object)?;
+        Some((copy.awaited?, copy.told))
     }
 
     /// Those for which somebody has waited for too long, and when to look again.
@@ -207,12 +222,12 @@ impl<T> Copies<T> {
         let mut inside = self.inside.lock();
         let mut late = Vec::new();
         for (object, copy) in &mut inside.of {
-            if copy.awaited_until.is_some_and(|until| until <= now) {
-                (copy.awaited_until, copy.is_late) = (None, true);
+            if copy.awaited.is_some_and(|awaited| awaited.until <= now) {
+                (copy.awaited, copy.is_late) = (None, true);
                 late.push(*object);
             }
         }
-        inside.looks_at = inside.of.values().filter_map(|copy| copy.awaited_until).min();
+        inside.looks_at = inside.of.values().filter_map(|copy| Some(copy.awaited?.until)).min();
         (late, inside.looks_at)
     }
 
@@ -225,7 +240,7 @@ impl<T> Copies<T> {
         let objects: Vec<u64> = inside.of.keys().copied().collect();
         for object in objects {
             if let Some(copy) = inside.of.get_mut(&object) {
-                (copy.is, copy.came, copy.awaited_until) = (Access::None, None, None);
+                (copy.is, copy.came, copy.awaited) = (Access::None, None, None);
             }
             self.queue(&mut inside, object);
         }
@@ -289,8 +304,12 @@ mod tests {
         came(&copies, 7, Access::Write, 9);
         came(&copies, 8, Access::Read, 2);
         assert_eq!(told(&copies), "7 Read Write, 8 came 2 Read");
+        assert_eq!(copies.awaited(7), None);
         assert!(waits(&copies.lowers(7, Access::Read, LIMIT)));
+        let awaited = |object| copies.awaited(object).map(|(_, believes)| believes);
+        assert_eq!((awaited(7), awaited(8), awaited(9)), (Some(Access::Write), None, None));
         assert_eq!(told(&copies), "7 Write Read");
+        assert_eq!(awaited(7), None);
         assert!(!waits(&copies.lowers(7, Access::Read, LIMIT)), "it has heard of it");
         assert!(waits(&copies.lowers(7, Access::None, LIMIT)) && waits(&copies.lowers(8, Access::None, LIMIT)));
         assert_eq!(told(&copies), "7 gone Read, 8 gone Read");
@@ -328,7 +347,9 @@ mod tests {
             panic!("it is to be told")
         };
         assert!(matches!(copies.lowers(7, Access::None, LIMIT), Lowered::Later(None)), "somebody looks already");
+        assert!(copies.awaited(7).is_some_and(|(awaited, _)| awaited.since <= at));
         assert_eq!(copies.late(at), (vec![7], None));
+        assert_eq!(copies.awaited(7), None, "he has gone on");
         assert!(!waits(&copies.lowers(7, Access::None, LIMIT)));
         came(&copies, 7, Access::Write, 2);
         assert_eq!(told(&copies), "7 gone Read, 7 came 2 Write");

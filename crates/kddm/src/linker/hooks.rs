@@ -11,7 +11,7 @@ use super::copies::{Copies, Lowered, Step};
 use super::error::LinkerError;
 use super::here::count;
 use super::linked::Linked;
-use crate::cell::{CellNumber, Store, Table};
+use crate::cell::{CellNumber, HeldBy, Store, Table};
 use crate::error::Error;
 use crate::incident::Incident;
 use crate::runtime::Runtime;
@@ -198,6 +198,12 @@ impl<T: Value> Hooks for Linked<T> {
 
     fn is_less(&self, object: u64, access: Access) {
         self.telling.copies.is_less(object, self.telling.heard(access));
+    }
+
+    fn awaited(&self, object: u64) -> Option<(HeldBy, Instant)> {
+        let (awaited, believes) = self.telling.copies.awaited(object)?;
+        let who = format!("linker {}, which is still to hear that it goes", self.of.name).into();
+        Some((HeldBy { who, is_write: believes == Access::Write }, awaited.since))
     }
 
     fn end(&self) {

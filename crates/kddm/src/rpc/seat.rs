@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::engine::Engine;
-use crate::runtime::turn::Alarmed;
+use crate::runtime::turn::{Alarmed, wake};
 use crate::transport::Poller;
 
 #[derive(Default)]
@@ -41,9 +41,7 @@ impl Seat {
         if let Some(poller) = poller {
             poller.wake();
         }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 
     /// Waits until that is so, at most until then.
@@ -84,8 +82,6 @@ impl Seat {
 impl Alarmed for Seat {
     fn ring(&self) {
         let waker = self.inside.lock().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 }

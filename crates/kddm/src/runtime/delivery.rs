@@ -15,6 +15,10 @@ use crate::runtime::outbox::{BATCH, Batch, Outbox};
 
 /// For how long nothing was sent to a watcher to whom whoever puts sends by itself. What comes sooner is left to the thread
 /// of the watch: sending takes some microseconds, and whoever puts again and again is not to pay them for each.
+///
+/// Of each watcher by itself, though several share a connection, and whoever puts by turns in many watched sets sends for each put:
+/// what is left to a thread is sent together for its own watcher alone, and to wake the sleeping thread of another one costs whoever
+/// puts as much or more (docs/numbers.md). So all that bounds it is `SENT_AT_ONCE` for each set.
 const QUIET: Duration = Duration::from_micros(50);
 
 struct Sending {

@@ -262,7 +262,7 @@ impl Feed {
                 outbox.passes(mark);
             } else if are_few {
                 let sends = outbox.push_to_send(mark, object.0, news);
-                sends.into_iter().for_each(|sends| to_wake.add_once(sends, SENT_AT_ONCE));
+                sends.into_iter().for_each(|sends| to_wake.add_sender(sends, SENT_AT_ONCE));
             } else {
                 outbox.push(mark, object.0, news);
             }

@@ -3,11 +3,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use kddm_core::id::{ObjectId, SetId, Version};
 use kddm_core::io::{Access, Input};
 
-use crate::cell::{CellNumber, RevokeResult, Store};
+use crate::cell::{CellNumber, HeldBy, RevokeResult, Store};
 use crate::linker::Lowered;
 use crate::runtime::Runtime;
 use crate::runtime::lane::LaneState;
@@ -25,6 +26,8 @@ pub(crate) trait Hooks: Alarmed {
     fn lowers(&self, object: u64, to: Access) -> Lowered;
     /// It may be used up to that access at most, whoever knows of that already.
     fn is_less(&self, object: u64, access: Access);
+    /// Who is to hear that access to one has been taken back, and since when somebody waits for that.
+    fn awaited(&self, object: u64) -> Option<(HeldBy, Instant)>;
     /// There are none any more.
     fn end(&self);
 }
@@ -121,6 +124,13 @@ impl LaneState {
         if let Some(cell) = with_value.filter(|_| access > Access::None) {
             hooks.came(store, cell, object.0, access);
         }
+    }
+
+    /// Who is to hear that there is less of an object before it goes on, and since when.
+    pub fn awaited_hook(&self, set: SetId, object: ObjectId) -> Option<(HeldBy, Instant)> {
+        // Without the first nobody waits, for hooks either.
+        let is_going = self.locals.get(&(set, object)).is_some_and(|local| local.revoking.is_some());
+        is_going.then(|| self.hooked.get(&set)?.awaited(object.0))?
     }
 
     /// Nothing that is here is of any use any more.

@@ -84,7 +84,7 @@ use crate::runtime::part::lane_of;
 use crate::runtime::placing::Signals;
 use crate::runtime::silence::Silence;
 use crate::runtime::statistics::Statistics;
-use crate::runtime::turn::Turn;
+use crate::runtime::turn::{ToWake, Turn};
 use crate::system::typed_store;
 use crate::transport::{Address, Listener};
 use crate::value::Value;
@@ -229,9 +229,10 @@ impl Runtime {
     /// Ends the turn of who has all lanes.
     fn finish_all(&self, states: Vec<Turn<'_>>) {
         // A task that is woken may take any lane at once.
-        let to_wake: Vec<_> =
-            self.lanes.iter().zip(states).map(|(lane, state)| lane.finish_in_silence(state)).collect();
-        drop(to_wake);
+        let mut to_wake = ToWake::default();
+        for (lane, state) in self.lanes.iter().zip(states) {
+            to_wake.append(lane.finish_in_silence(state));
+        }
     }
 
     fn close_listeners(&self) {

@@ -122,12 +122,20 @@ impl LaneState {
 }
 
 impl LaneState {
-    /// Who has an object here: threads, holders, and the programs to which it is lent.
+    /// Who has an object here: threads, holders, the programs to which it is lent, and a linker that takes it for here still.
     pub fn holders(&self, set: SetId, object: ObjectId) -> Vec<HeldBy> {
         let found = self.stores.get(&set).and_then(|store| Some(store.holders(store.find(object.0)?)));
         let mut holders = found.unwrap_or_default();
         holders.extend(self.desk.borrowers(set, object));
+        holders.extend(self.awaited_hook(set, object).map(|(linker, _)| linker));
         holders
+    }
+
+    /// For how long they have been in the way of somebody.
+    pub fn in_the_way_for(&self, set: SetId, object: ObjectId) -> Option<Duration> {
+        let held_up = self.locals.get(&(set, object)).and_then(|local| local.held_up.as_ref());
+        let since = held_up.map(|held_up| held_up.since);
+        since.or_else(|| Some(self.awaited_hook(set, object)?.1)).map(|since| since.elapsed())
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 use std::task::Waker;
 use std::time::Instant;
@@ -12,28 +13,45 @@ use std::time::Instant;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::sync::{MutexGuard, Ordering};
 
-/// Wakers to wake. Dropping it wakes them.
+/// Wakes, and comes back whatever that does: it is code of whoever waits, and others are to be woken after it.
+pub(crate) fn wake(waker: Waker) {
+    if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+        tracing::error!("the waker of a task panicked, which may sleep on; the next one is woken");
+    }
+}
+
+/// Whom to wake. Dropping it does so.
 #[derive(Default)]
-pub(crate) struct ToWake(Vec<Waker>);
+pub(crate) struct ToWake {
+    /// Those that send something to watchers: first, because nobody knows how long all others take.
+    senders: Vec<Waker>,
+    /// Those of whoever waits.
+    waiting: Vec<Waker>,
+}
 
 impl ToWake {
     pub fn add(&mut self, waker: Option<Waker>) {
-        self.0.extend(waker);
+        self.waiting.extend(waker);
     }
 
-    /// As [`add`](ToWake::add), unless it is among the last `few` already.
-    pub fn add_once(&mut self, waker: &Waker, few: usize) {
-        if !self.0.iter().rev().take(few).any(|known| known.will_wake(waker)) {
-            self.0.push(waker.clone());
+    /// Has something sent, unless that is among the last `few` already.
+    pub fn add_sender(&mut self, sender: &Waker, few: usize) {
+        if !self.senders.iter().rev().take(few).any(|known| known.will_wake(sender)) {
+            self.senders.push(sender.clone());
         }
+    }
+
+    /// All of another one, too.
+    pub fn append(&mut self, mut other: ToWake) {
+        self.senders.append(&mut other.senders);
+        self.waiting.append(&mut other.waiting);
     }
 }
 
 impl Drop for ToWake {
     fn drop(&mut self) {
-        for waker in self.0.drain(..) {
-            waker.wake();
-        }
+        self.senders.drain(..).for_each(wake);
+        self.waiting.drain(..).for_each(wake);
     }
 }
 
@@ -164,5 +182,77 @@ impl Lane {
 pub(crate) fn ring(alarms: impl IntoIterator<Item = Weak<dyn Alarmed>>) {
     for whom in alarms.into_iter().filter_map(|whom| whom.upgrade()) {
         whom.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::task::Wake;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::rpc::Seat;
+
+    /// Says its number, and panics if there is none.
+    struct Says(Option<u64>, Mutex<Sender<u64>>);
+
+    impl Wake for Says {
+        fn wake(self: Arc<Self>) {
+            let number = self.0.expect("the test has it panic");
+            self.1.lock().send(number).expect("the test listens");
+        }
+    }
+
+    fn all() -> (impl Fn(Option<u64>) -> Arc<Says>, impl Fn() -> Vec<u64>) {
+        let (sender, woken) = channel();
+        let says = move |number| Arc::new(Says(number, Mutex::new(sender.clone())));
+        (says, move || woken.try_iter().collect())
+    }
+
+    #[test]
+    fn each_is_woken_whatever_another_does_and_what_is_sent_goes_first() {
+        let (says, woken) = all();
+        let waker = |number| Waker::from(says(number));
+        let sender = waker(Some(3));
+        let mut to_wake = ToWake::default();
+        to_wake.add(Some(waker(Some(1))));
+        to_wake.add(Some(waker(None)));
+        to_wake.add_sender(&waker(None), 4);
+        to_wake.add(None);
+        to_wake.add_sender(&sender, 4);
+        to_wake.add(Some(waker(Some(2))));
+        to_wake.add_sender(&sender, 4);
+        let mut of_another_lane = ToWake::default();
+        of_another_lane.add(Some(waker(None)));
+        of_another_lane.add_sender(&waker(Some(4)), 4);
+        of_another_lane.add(Some(waker(Some(5))));
+        to_wake.append(of_another_lane);
+        assert!(woken().is_empty(), "not before it is dropped");
+        drop(to_wake);
+        assert_eq!(woken(), [3, 4, 1, 2, 5]);
+    }
+
+    /// As those who wait at one connection, when something has come for all of them, or their limits are over.
+    #[test]
+    fn a_waker_that_panics_keeps_nothing_from_those_who_wait_beside_it() {
+        let (says, woken) = all();
+        let seats: Vec<Arc<Seat>> = (0..3).map(|_| Arc::default()).collect();
+        let sit = || {
+            let numbers = [Some(1), None, Some(2)];
+            seats.iter().zip(numbers).for_each(|(seat, number)| seat.wake_by(&Waker::from(says(number))));
+        };
+        sit();
+        seats.iter().for_each(|seat| seat.tell());
+        assert_eq!(woken(), [1, 2]);
+        sit();
+        let alarms = seats.iter().map(|seat| {
+            let whom: Weak<Seat> = Arc::downgrade(seat);
+            whom as Weak<dyn Alarmed>
+        });
+        ring(alarms);
+        assert_eq!(woken(), [1, 2]);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cell::Hold;
 use crate::error::Error;
 use crate::runtime::lane::Lane;
-use crate::runtime::turn::{AlarmKey, Alarmed};
+use crate::runtime::turn::{AlarmKey, Alarmed, wake};
 use crate::sync::{AtomicBool, AtomicU8, Condvar, Mutex, Ordering, Slip, now, slips, thread_local};
 
 /// When a wait that begins now ends. A limit beyond the end of time is as good as some years.
@@ -267,9 +267,7 @@ impl Op {
 impl Alarmed for Op {
     fn ring(&self) {
         let waker = self.shared.lock().waker.take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 }
 

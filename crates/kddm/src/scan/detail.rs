@@ -39,7 +39,7 @@ pub struct AtOwner {
     /// Bytes of its value, as it travels. `None`: there is no value, or somebody changes it; or there are more than 1 MiB
     /// that would have to be encoded to be counted.
     pub bytes: Option<u64>,
-    /// Who holds it there: threads, holders, programs. At most 64 are named.
+    /// Who holds it there: threads, holders, programs, a linker that is still to hear that it goes. At most 64 are named.
     pub holders: Vec<HeldBy>,
     /// Threads, tasks and programs there that wait for it.
     pub waiting_here: u32,
@@ -219,7 +219,6 @@ impl Runtime {
         let found = lane.stores.get(&set).and_then(|store| Some((store, store.find(object.0)?)));
         let bytes = found.and_then(|(store, cell)| store.encoded_len(cell, COUNTED_BYTES));
         let local = lane.locals.get(&(set, object));
-        let held_up = local.and_then(|local| local.held_up.as_ref());
         let holder = |held: HeldBy| Holder { who: held.who.to_string(), is_write: held.is_write };
         Some(Detail {
             tenure: tenure.0,
@@ -227,7 +226,7 @@ impl Runtime {
             holders: lane.holders(set, object).into_iter().take(HOLDERS_LIMIT).map(holder).collect(),
             waiting_here: local.map_or(0, |local| local.waiters.len() as u32),
             waiting: lane.core.waiting_for(set, object).iter().map(|node| node.0).collect(),
-            in_the_way_ms: held_up.map(|held_up| held_up.since.elapsed().as_millis() as u64),
+            in_the_way_ms: lane.in_the_way_for(set, object).map(|time| time.as_millis() as u64),
             leaves_in_ms: leaves_in.map(|time| time.as_millis() as u64),
         })
     }

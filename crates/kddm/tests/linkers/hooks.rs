@@ -132,9 +132,22 @@ fn a_linker_hears_of_each_copy_and_of_its_end() {
     assert_eq!((counts(&nodes[0]).hooks, counts(&nodes[0]).hooks_failed, counts(&nodes[0]).hooks_late), (5, 0, 0));
 }
 
+/// Who is in the way of whoever wants object 7, as the node says that is waited for.
+fn in_the_way(node: &Node) -> Vec<(String, bool)> {
+    let of = |holding: kddm::Holding| {
+        assert!(
+            holding.object == 7 && holding.wanted_elsewhere && !holding.is_held && holding.in_the_way_for.is_some()
+        );
+        holding.holders.into_iter().map(|by| (by.who.to_string(), by.is_write))
+    };
+    node.holdings(10).objects.into_iter().filter(|holding| holding.wanted_elsewhere).flat_map(of).collect()
+}
+
+const TELLS: &str = "linker page, which is still to hear that it goes";
+
 #[test]
 fn a_copy_is_gone_before_another_node_writes() {
-    let (_nodes, pages, sets) = two(Hears::Copies);
+    let (nodes, pages, sets) = two(Hears::Copies);
     drop(sets[0].get(7).wait_for(LIMIT).expect("it is read"));
     pages[0].wait_for(7, &["+first.0"]);
     pages[0].set(|heard| heard.stops = true);
@@ -143,12 +156,14 @@ fn a_copy_is_gone_before_another_node_writes() {
     let tried = sets[1].try_grab(8);
     drop(tried.wait_for(LIMIT).expect("it is another object"));
     assert!(!grab.is_ready());
+    assert_eq!(in_the_way(&nodes[0]), [(TELLS.to_string(), false)]);
     grab.wait_for(SHORT).expect_err("the linker of the other has not let go");
     assert!(sets[0].find(7).is_none(), "nobody uses it there meanwhile");
     let again = sets[0].get(7);
     pages[0].set(|heard| heard.stops = false);
     assert_eq!(*again.wait_for(LIMIT).expect("it goes on"), "first");
     drop(sets[1].grab(7).wait_for(LIMIT).expect("it is free now"));
+    assert_eq!(in_the_way(&nodes[0]), [], "nobody is waited for any more");
     let all = pages[0].of(7);
     let gone = all.iter().filter(|what| *what == "-").count();
     assert!(gone >= 1 && all.len() - gone <= gone + 1, "{all:?}");
@@ -175,13 +190,16 @@ fn a_trial_waits_for_the_linker_and_succeeds() {
 
 #[test]
 fn what_may_be_done_is_told_before_others_read() {
-    let (_nodes, pages, sets) = two(Hears::Access);
+    let (nodes, pages, sets) = two(Hears::Access);
     drop(sets[0].grab(7).wait_for(LIMIT).expect("it is read"));
     pages[0].wait_for(7, &["+first.0", "None>Write"]);
     pages[0].set(|heard| heard.stops = true);
     let read = sets[1].get(7);
     pages[0].wait_until(|heard| heard.stopped == 1);
     assert!(!read.is_ready());
+    assert_eq!(in_the_way(&nodes[0]), [(TELLS.to_string(), true)]);
+    let said = nodes[1].object_of("pages", 7).expect("it is there").at_owner.expect("its owner is there");
+    assert!(said.in_the_way_for.is_some() && said.holders.iter().any(|by| &*by.who == TELLS), "{said:?}");
     assert_eq!(*sets[0].get(7).wait_for(LIMIT).expect("it may be read here"), "first");
     pages[0].set(|heard| heard.stops = false);
     drop(read.wait_for(LIMIT).expect("a copy"));

@@ -30,7 +30,7 @@ fn says() -> (Arc<Says>, Receiver<()>) {
     (Arc::new(Says(Mutex::new(sender))), receiver)
 }
 
-fn poll(pending: &mut Grabbed, waker: &Waker) -> Poll<Result<WriteGuard<u64>, Error>> {
+fn poll<O: Unpin>(pending: &mut Pending<O>, waker: &Waker) -> Poll<Result<O, Error>> {
     Pin::new(pending).poll(&mut Context::from_waker(waker))
 }
 
@@ -66,6 +66,44 @@ fn a_waker_may_drop_another_request_of_its_node() {
     assert!(poll(&mut first, &waker).is_ready());
     drop(other);
     drop(there.grab(2).wait_for(LIMIT).expect("the node goes on"));
+}
+
+/// As that of an executor which is gone.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the test has it panic");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_asleep() {
+    let (nodes, [here, there]) = two("panics");
+    let echo = |request: &kddm::rpc::Request| Ok(request.body().to_vec());
+    let _service = nodes[1].rpc().register("echo", echo).expect("the name is free");
+    let (panics, (says, woken)) = (Waker::from(Arc::new(Panics)), says());
+    let says = Waker::from(says);
+    let held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
+    // Whatever their order.
+    let mut reads: Vec<_> = (0..3).map(|_| there.get(1)).collect();
+    for (read, waker) in reads.iter_mut().zip([&panics, &says, &panics]) {
+        assert!(poll(read, waker).is_pending());
+    }
+    held.put().wait_for(LIMIT).expect("it is put");
+    woken.recv_timeout(LIMIT).expect("the second is woken");
+    for read in &mut reads {
+        assert!(matches!(poll(read, &says), Poll::Ready(Ok(_))), "all have it");
+    }
+    drop(reads);
+    let mut first = nodes[0].rpc().call(2, "echo", b"first", LIMIT);
+    assert!(poll(&mut first, &panics).is_pending());
+    first.wait_for(LIMIT).expect("the answer is there, whoever is told of it");
+    let mut second = nodes[0].rpc().call(2, "echo", b"second", LIMIT);
+    if poll(&mut second, &says).is_pending() {
+        woken.recv_timeout(LIMIT).expect("who reads for all goes on");
+    }
+    assert!(matches!(poll(&mut second, &says), Poll::Ready(Ok(answer)) if answer == b"second"));
 }
 
 #[test]

@@ -402,6 +402,7 @@ fn set(info: &SetInfo, usage: Option<&SetUsage>, budgets: &[BudgetInfo], expirie
         "expire_each": info.expire_each,
         "on_expiry": info.on_expiry.map(kddm::OnExpiry::word),
         "expired_here": expiry.map(|expiry| expiry.expired),
+        "expiry_unread_here": expiry.map(|expiry| expiry.unread),
         "objects_here": usage.objects,
         "directory_entries_here": usage.directory_entries,
         "metadata_bytes_here": usage.metadata_bytes,
