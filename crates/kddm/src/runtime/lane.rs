@@ -146,7 +146,7 @@ impl LaneState {
             whole_in: None,
             newly_settled: HashMap::default(),
             missing: None,
-            desk: Desk::new(Arc::clone(&signals.uses)),
+            desk: Desk::default(),
             signals,
             link: None,
             #[cfg(test)]

@@ -34,13 +34,15 @@ impl Parted {
         self.kept.lock().attached.insert(session);
     }
 
-    /// A lane has seen the end of a program: it is over for all lanes. What the first one says counts.
-    pub fn add(&self, session: u32, took_part: bool) {
+    /// A lane has seen the end of a program: it is over for all lanes. What the first one says counts; whether it is that one.
+    pub fn add(&self, session: u32, took_part: bool) -> bool {
         let mut kept = self.kept.lock();
-        if kept.attached.remove(&session) {
+        let is_news = kept.attached.remove(&session);
+        if is_news {
             kept.ended.insert(session, took_part);
             self.news.notify_all();
         }
+        is_news
     }
 
     /// The node stops.
@@ -63,6 +65,7 @@ impl Parted {
 pub(super) fn tell_of(parted: &Parted, runtime: &Weak<Runtime>) {
     while let Some(ended) = parted.wait() {
         let Some(runtime) = runtime.upgrade().filter(|runtime| !runtime.is_stopping()) else { return };
+        // Whoever is told finds all that it had put, in whichever lane, though who has seen its end may not be through yet.
         for lane in &runtime.lanes {
             let mut state = lane.lock();
             ended.keys().for_each(|session| state.hear_program_out(*session, &lane.poller));

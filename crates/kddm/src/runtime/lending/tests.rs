@@ -276,6 +276,54 @@ fn says(mut stream: &Stream, set: SetId, object: u64, word: Word, body: &[u8]) {
     stream.write_all(&bytes).expect("it reads");
 }
 
+/// Reads until it hears that.
+fn hears(mut stream: &Stream, what: Word) {
+    stream.set_nonblocking(false).expect("it is a socket");
+    loop {
+        let mut head = [0; HEAD_BYTES];
+        stream.read_exact(&mut head).expect("it says something");
+        let head = decode(&head).expect("it is a node");
+        stream.read_exact(&mut vec![0; head.body_bytes as usize]).expect("with its body");
+        if head.word == what {
+            return;
+        }
+    }
+}
+
+/// Nobody waits for who holds what is tried: that is no reason to let him begin something else in a set that is being frozen.
+#[test]
+fn a_program_that_is_tried_begins_nothing_in_a_frozen_set() {
+    let socket = socket();
+    let all = house_with(1, &socket, 0);
+    let here: Set<u64> = all[0].set("tried").open().wait().expect("a set");
+    for object in 0..3 {
+        here.grab(object).wait_for(LIMIT).expect("nobody has it").put().wait_for(LIMIT).expect("it is put");
+    }
+    let (stream, set) = liar(&socket, "tried");
+    says(&stream, set, 1, Word::Want { kind: RequestKind::Get { existing: true }, number: 1 }, &[]);
+    assert!(stream.wait_readable(LIMIT), "it is granted");
+    let held = here.grab(0).wait_for(LIMIT).expect("nobody has it");
+    let freezing = here.freeze();
+    let begin = std::time::Instant::now();
+    while all[0].frozen_sets().is_empty() {
+        assert!(begin.elapsed() < LIMIT, "it is not decided");
+        std::thread::yield_now();
+    }
+    let tried = here.try_grab(1);
+    hears(&stream, Word::TryGiveBack);
+    says(&stream, set, 2, Word::Want { kind: RequestKind::Grab { existing: false }, number: 2 }, &[]);
+    while all[0].statistics().waits_for_thaw == 0 {
+        assert!(begin.elapsed() < LIMIT, "it was let in");
+        std::thread::yield_now();
+    }
+    says(&stream, set, 1, Word::Held, &[]);
+    let tried = tried.wait_for(LIMIT).map(drop);
+    assert!(matches!(tried, Err(Error::Access(AccessError::Busy))), "{tried:?}");
+    drop(held);
+    freezing.wait_for(LIMIT).expect("nobody writes").thaw().wait_for(LIMIT).expect("it is thawed");
+    assert_eq!(all[0].statistics().faults, 0);
+}
+
 /// It hears that it is asked for an object no more: what it had put before stays, and others go on.
 #[test]
 fn a_program_that_closes_its_ears_is_detached() {
@@ -421,6 +469,8 @@ fn sets_that_are_gone_are_forgotten() {
 fn lanes_of_programs_keep_to_their_objects_and_end_together() {
     let socket = socket();
     let all = house_with(2, &socket, 1);
+    // Without the thread that tells of their ends: it may be telling of another one.
+    all[0].runtime().signals.parted.close();
     let there: Set<u64> = all[1].set("lanes").open().wait().expect("a set");
     let set = SetId(all[1].set_info("lanes").expect("it is there").id);
     let of_lane = |lane: usize| {
