@@ -324,6 +324,42 @@ fn a_program_that_is_tried_begins_nothing_in_a_frozen_set() {
     assert_eq!(all[0].statistics().faults, 0);
 }
 
+/// When its node is back, one lane's connection cannot be used: whoever has asked in another lane by then is not forgotten.
+#[test]
+fn a_program_of_which_one_lane_cannot_attach_again_forgets_nobody() {
+    let all = house_with(2, &socket(), 1);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("half").open().wait().expect("a set")).collect();
+    let id = SetId(all[0].set_info("half").expect("it is there").id);
+    let program = all[2].runtime();
+    let is_of_first = |object: &u64| std::sync::Arc::ptr_eq(program.lane(id, ObjectId(*object)), &program.lanes[0]);
+    let object = (0..).find(is_of_first).expect("there are many");
+    let held = sets[1].grab(object).wait_for(LIMIT).expect("nobody has it");
+    let ((reached, is_reached), (asked, is_asked)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    program.lanes[1].lock().fails_to_attach = Some(Box::new(move || {
+        reached.send(()).expect("the test waits");
+        is_asked.recv_timeout(LIMIT).expect("somebody asks in the first lane");
+        std::io::ErrorKind::OutOfMemory.into()
+    }));
+    program.lanes.iter().for_each(|lane| lane.lock().link.as_ref().expect("it is attached").hang_up());
+    is_reached.recv_timeout(LIMIT).expect("it attaches again");
+    let wish = sets[2].grab(object);
+    // The node cannot see what has become of the other lane, and end this one.
+    let nodes_lane = all[0].runtime().lanes[1].lock();
+    asked.send(()).expect("the lane waits");
+    let begin = std::time::Instant::now();
+    while program.lanes[0].lock().link.as_ref().is_some_and(|link| !link.is_ended) {
+        assert!(begin.elapsed() < LIMIT, "it is attached by half");
+        std::thread::yield_now();
+    }
+    drop((nodes_lane, held));
+    drop(wish.wait_for(LIMIT).expect("it is asked for again"));
+    // Neither is anybody who asks in the other one.
+    for object in 0..8 {
+        drop(sets[2].grab(object).wait_for(LIMIT).expect("it is attached"));
+    }
+    assert_eq!(program.lanes.iter().map(|lane| lane.lock().outstanding).sum::<usize>(), 0);
+}
+
 /// It hears that it is asked for an object no more: what it had put before stays, and others go on.
 #[test]
 fn a_program_that_closes_its_ears_is_detached() {
