@@ -13,7 +13,7 @@
 //! | `putting.rs` | program | when its puts are complete |
 //! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
-//! | `parted.rs` | node | who waits for a program at a barrier hears of its end |
+//! | `parted.rs` | node | the end of a program, in all lanes and for who waits for it at a barrier |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
 //! | `watches.rs` | both | what changes in sets that programs watch |
 //! | `away.rs` | program | who asks while the node is gone, or about to go |

@@ -1,4 +1,4 @@
-//! Programs that are not attached any more: whoever waits for them at barriers and latches hears of it.
+//! Programs that are not attached any more: all lanes hear of it, and whoever waits for them at barriers and latches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
@@ -8,6 +8,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::coordination::programs_have_ended;
 use crate::node::{Node, Owner};
 use crate::runtime::Runtime;
+use crate::runtime::lane::LaneState;
+use crate::transport::Poller;
 
 /// How often it is tried: members may be lost meanwhile. After that the waits for such a program end at their limits.
 const ATTEMPTS: u32 = 3;
@@ -58,6 +60,16 @@ impl Parted {
             self.news.wait(&mut kept);
         }
         if kept.is_closed { None } else { Some(std::mem::take(&mut kept.ended)) }
+    }
+}
+
+impl LaneState {
+    /// Another lane has seen the end of a program: what it has said here before counts, and nothing more. Where all end
+    /// because the node is fenced they are told so, when this turn is over.
+    pub fn hear_program_out(&mut self, number: u32, poller: &Poller) {
+        let Some(session) = self.desk.sessions.get(&number).filter(|_| !self.fenced) else { return };
+        session.stream.shutdown();
+        self.read_program(number, true, poller);
     }
 }
 

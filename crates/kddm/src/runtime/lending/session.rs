@@ -414,13 +414,6 @@ impl LaneState {
         }
     }
 
-    /// Another lane has seen the end of a program: what it has said here before counts, and nothing more.
-    pub fn hear_program_out(&mut self, number: u32, poller: &Poller) {
-        let Some(session) = self.desk.sessions.get(&number) else { return };
-        session.stream.shutdown();
-        self.read_program(number, true, poller);
-    }
-
     /// All programs hear for how long they may use what they were lent.
     pub fn tell_programs_of_lease(&mut self, until_ns: u64) {
         let word = Word::Lease { until_ns };

@@ -218,6 +218,29 @@ fn programs_of_a_fenced_node_use_nothing_any_more() {
     assert!(guard.put().wait().is_err_and(is_fenced));
 }
 
+/// Whichever lane fences the node, and ends the program first: it is not to attach again.
+#[test]
+fn a_program_hears_in_all_lanes_that_its_node_is_fenced() {
+    let socket = socket();
+    let all = house_with(2, &socket, 0);
+    let (first, Reply::Welcome(welcome)) = say(&socket, &Purpose::Attach { name: "by hand".into() }) else {
+        panic!("it is let in")
+    };
+    let (session, secret) = (welcome.session, welcome.secret);
+    let (second, Reply::Lane) = say(&socket, &Purpose::Lane { session, secret, lane: 1 }) else {
+        panic!("it has a second lane")
+    };
+    // As whoever tells this lane of the end in the first one finds it, where the lease is over.
+    let lane = &all[0].runtime().lanes[1];
+    let mut state = lane.lock();
+    state.fence("a test says so");
+    state.hear_program_out(session, &lane.poller);
+    lane.finish(state);
+    for stream in [&first, &second] {
+        hears(stream, Word::Ended { is_fenced: true });
+    }
+}
+
 /// Says what for, and hears the answer.
 fn say(socket: &Path, purpose: &Purpose) -> (Stream, Reply) {
     let stream = dialled(socket, purpose);
