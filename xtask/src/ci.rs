@@ -148,11 +148,11 @@ fn join(mut neighbour: Child) -> bool {
     passed
 }
 
-/// What says most about lanes: all of it would take as long as with one.
+/// What says most about lanes, and what stands beside the code: all of it would take as long as with one.
 fn lanes() -> bool {
     let tests = ["attached", "freeze", "membership", "recovery"].iter().flat_map(|name| ["--test", *name]);
     let mut command = Command::new("cargo");
-    command.args(["test", "--quiet", "-p", "kddm"]).args(tests).env("KDDM_LANES", "2");
+    command.args(["test", "--quiet", "-p", "kddm", "--lib"]).args(tests).env("KDDM_LANES", "2");
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -73,6 +73,15 @@ impl Request {
         self.op.repeat(repeats);
     }
 
+    /// How it has ended; if it has not, whoever asked is let in where he holds something of a frozen set by now.
+    fn take(&self, holds: impl FnOnce() -> bool) -> Option<Outcome> {
+        let outcome = self.op.take();
+        if outcome.is_none() {
+            self.here.let_in(self.object, &self.op, holds);
+        }
+        outcome
+    }
+
     /// Who has frozen the set, if just this waited for that, and was not begun.
     fn lose_interest(&mut self) -> Option<NodeId> {
         let frozen_by = if self.op.is_done() { None } else { self.here.cancel(self.object, &self.op) };
@@ -171,6 +180,10 @@ impl<T: Value> Asked<T> {
         Asked { request, shared: Arc::clone(shared), make: None, by: None, is_existing: true }
     }
 
+    fn take(&self) -> Option<Outcome> {
+        self.request.take(|| self.notes().is_some_and(|notes| self.shared.table.is_used_by(notes)))
+    }
+
     /// A holder was asked before the request was sent: that is an error for tasks too.
     fn conflict(&self, wants_write: bool) -> Option<Error> {
         match self.by {
@@ -225,7 +238,7 @@ pub(crate) struct Get<T: Value>(pub Asked<T>);
 impl<T: Value> Operation<ReadGuard<T>> for Get<T> {
     fn finish(&mut self) -> Option<Result<ReadGuard<T>, Error>> {
         let object = self.0.request.object;
-        match self.0.request.op.take()? {
+        match self.0.take()? {
             Outcome::Read(hold) => return Some(self.0.adopt_read(hold).and_then(|hold| self.0.read_guard(hold))),
             Outcome::Write(hold) => {
                 // The first touch runs here; then the value is read like any other.
@@ -280,7 +293,7 @@ pub(crate) struct Grab<T: Value>(pub Asked<T>);
 
 impl<T: Value> Operation<WriteGuard<T>> for Grab<T> {
     fn finish(&mut self) -> Option<Result<WriteGuard<T>, Error>> {
-        match self.0.request.op.take()? {
+        match self.0.take()? {
             Outcome::Write(hold) => return self.0.write_guard(hold),
             Outcome::Read(_) | Outcome::Available | Outcome::Done | Outcome::Again => {}
             Outcome::Failed(error) => return Some(Err(error)),
@@ -317,7 +330,7 @@ pub(crate) struct Plain(pub Request);
 
 impl Operation<()> for Plain {
     fn finish(&mut self) -> Option<Result<(), Error>> {
-        match self.0.op.take()? {
+        match self.0.take(|| false)? {
             Outcome::Again => {
                 self.0.ask_again();
                 self.finish()

@@ -299,7 +299,7 @@ impl<G: Guard> Drive for Place<G> {
         let finished = operation.finish();
         operation.claim();
         if holds && finished.is_none() {
-            self.shared.here.let_in(self.object, operation.op());
+            self.shared.here.let_in(self.object, operation.op(), || true);
         }
         Some(finished?.map(|guard| self.stage = Stage::Held(guard)))
     }

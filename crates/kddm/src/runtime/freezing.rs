@@ -231,15 +231,18 @@ impl Runtime {
 
     /// Closes a set in all lanes in one step: who writes an object of one lane may need another one's to come to an end. What is
     /// in the way.
-    fn close_all_lanes(&self, set: SetId) -> Result<(), String> {
+    pub(super) fn close_all_lanes(&self, set: SetId) -> Result<(), String> {
+        let mut known = Ok(());
         for lane in &self.lanes {
             let mut state = lane.lock();
+            // In each of them, whatever is in the way elsewhere: that may wait for what a writer here is in the way of, who was
+            // let in and is to wait now.
             state.end_writers(set);
-            // All are taken only when none is known to be in the way.
-            let closable = state.is_closable(set);
+            known = known.and(state.is_closable(set));
             lane.finish_fair(state);
-            closable?;
         }
+        // All are taken only when none is known to be in the way.
+        known?;
         let mut states: Vec<_> = self.lanes.iter().map(|lane| lane.lock()).collect();
         let closable = states.iter().try_for_each(|state| state.is_closable(set));
         if closable.is_ok() {

@@ -16,6 +16,7 @@ use crate::cell::{CellNumber, RevokeResult, Store};
 use crate::error::AccessError;
 use crate::freeze::FreezeError;
 use crate::runtime::lane::LaneState;
+use crate::runtime::lending::Aside;
 use crate::runtime::local::{Asker, Local, Waiter, Wish};
 use crate::runtime::wait::{Op, Outcome};
 
@@ -29,7 +30,15 @@ struct Frozen {
     /// Objects whose cells may allow more than to read: somebody writes, or was let in.
     open: BTreeSet<ObjectId>,
     /// Who would write.
-    aside: VecDeque<(ObjectId, Waiter)>,
+    aside: VecDeque<Kept>,
+}
+
+/// Somebody who waits for a thaw.
+struct Kept {
+    object: ObjectId,
+    waiter: Waiter,
+    /// Of a program: that it is told if it begins to use something of the set. None where nobody is let in any more.
+    _of_program: Option<Aside>,
 }
 
 /// The frozen sets of a lane.
@@ -46,7 +55,7 @@ impl FrozenSets {
     pub fn take_aside(&mut self, set: Option<SetId>) -> Vec<(SetId, ObjectId, Waiter)> {
         let mut taken = Vec::new();
         for (of, frozen) in self.0.iter_mut().filter(|(of, _)| set.is_none_or(|set| set == **of)) {
-            taken.extend(frozen.aside.drain(..).map(|(object, waiter)| (*of, object, waiter)));
+            taken.extend(frozen.aside.drain(..).map(|kept| (*of, kept.object, kept.waiter)));
         }
         taken
     }
@@ -65,7 +74,7 @@ impl FrozenSets {
     pub fn waiting(&self) -> impl Iterator<Item = (SetId, ObjectId, NodeId)> + '_ {
         self.0.iter().flat_map(|(set, frozen)| {
             let by = frozen.by.first().copied().unwrap_or_default();
-            frozen.aside.iter().map(move |(object, _)| (*set, *object, by))
+            frozen.aside.iter().map(move |kept| (*set, kept.object, by))
         })
     }
 
@@ -97,29 +106,43 @@ impl LaneState {
         // A cell that is on its way down, and written, is looked at once more when that ends.
         open.into_iter().for_each(|object| self.lower_cell(set, object));
         self.forget_if_over(set);
-        self.outstanding += aside.len();
-        let objects: BTreeSet<ObjectId> = aside.iter().map(|(object, _)| *object).collect();
-        for (object, waiter) in aside {
-            self.local(set, object).waiters.push_back(waiter);
-        }
-        objects.into_iter().for_each(|object| self.serve_again(set, object));
+        self.wait_no_more(set, aside);
     }
 
-    /// Somebody has been put into the queue of an object again.
-    fn serve_again(&mut self, set: SetId, object: ObjectId) {
-        let store = self.store(set);
-        store.set_waiters(store.find_or_insert(object.0), true);
-        self.run_own(set, object, None);
+    /// Those go on to wait for their objects.
+    fn wait_no_more(&mut self, set: SetId, aside: impl IntoIterator<Item = Kept>) {
+        let mut objects = BTreeSet::new();
+        for Kept { object, waiter, .. } in aside {
+            self.outstanding += 1;
+            self.local(set, object).waiters.push_back(waiter);
+            objects.insert(object);
+        }
+        for object in objects {
+            let store = self.store(set);
+            store.set_waiters(store.find_or_insert(object.0), true);
+            self.run_own(set, object, None);
+        }
     }
 
     /// Who waits aside holds something of the set by now, so that he is let in after all.
     pub fn let_in(&mut self, set: SetId, op: &Arc<Op>) {
         let Some(frozen) = self.frozen.0.get_mut(&set) else { return };
-        let Some(at) = frozen.aside.iter().position(|(_, waiter)| waiter.asker.is(op)) else { return };
-        let Some((object, waiter)) = frozen.aside.remove(at) else { return };
-        self.outstanding += 1;
-        self.local(set, object).waiters.push_back(waiter);
-        self.serve_again(set, object);
+        let Some(at) = frozen.aside.iter().position(|kept| kept.waiter.asker.is(op)) else { return };
+        let kept = frozen.aside.remove(at);
+        self.wait_no_more(set, kept);
+    }
+
+    /// A program that waits aside uses something of the set by now, here or in another lane, so that it is let in after all.
+    pub fn let_program_in(&mut self, program: u32, set: SetId) {
+        if !self.signals.uses.are_there(program, set) {
+            return; // Not any more: there will be another errand.
+        }
+        let Some(frozen) = self.frozen.0.get_mut(&set).filter(|frozen| !frozen.is_closed) else { return };
+        let is_its = |kept: &Kept| kept.waiter.asker.session() == Some(program);
+        let (its, others) = std::mem::take(&mut frozen.aside).into_iter().partition(is_its);
+        frozen.aside = others;
+        let its: VecDeque<Kept> = its;
+        self.wait_no_more(set, its);
     }
 
     /// Whether a set is frozen here.
@@ -157,7 +180,7 @@ impl LaneState {
         }
         match asker {
             Asker::Thread(op) => op.is_newcomer(),
-            Asker::Program(session, _) => !self.desk.uses(*session, set),
+            Asker::Program(session, _) => !self.signals.uses.are_there(*session, set),
         }
     }
 
@@ -182,7 +205,14 @@ impl LaneState {
 
     /// The first who waits for an object steps aside until its set is thawed.
     pub fn set_aside(&mut self, set: SetId, object: ObjectId) {
+        let is_closed = self.frozen.in_force(set).is_some_and(|frozen| frozen.is_closed);
         let Some(local) = self.locals.get_mut(&(set, object)) else { return };
+        let program = local.waiters.front().and_then(|waiter| waiter.asker.session()).filter(|_| !is_closed);
+        let of_program = program.map(|program| self.signals.uses.step_aside(program, set));
+        // It uses something by now, in another lane: it stays where it is, and is served.
+        if matches!(of_program, Some(None)) {
+            return;
+        }
         local.held_up = None;
         let Some(waiter) = local.waiters.pop_front() else { return };
         if waiter.wish.is_try() {
@@ -199,7 +229,8 @@ impl LaneState {
         self.statistics.waits_for_thaw += 1;
         // It is none of those that readers have to wait for.
         self.outstanding -= 1;
-        self.frozen.0.entry(set).or_default().aside.push_back((object, waiter));
+        let kept = Kept { object, waiter, _of_program: of_program.flatten() };
+        self.frozen.0.entry(set).or_default().aside.push_back(kept);
     }
 
     /// Somebody who waits gives up, if he waits elsewhere than for the object itself. Who has frozen the set, if it was for
@@ -225,7 +256,7 @@ impl LaneState {
 
     fn withdraw_from_aside(&mut self, set: SetId, is_it: impl Fn(ObjectId, &Waiter) -> bool) -> Option<NodeId> {
         let frozen = self.frozen.0.get_mut(&set)?;
-        let at = frozen.aside.iter().position(|(object, waiter)| is_it(*object, waiter))?;
+        let at = frozen.aside.iter().position(|kept| is_it(kept.object, &kept.waiter))?;
         frozen.aside.remove(at);
         frozen.by.first().copied()
     }
@@ -345,3 +376,6 @@ impl LaneState {
         if self.core.is_removing(set) { Err("an object is being removed".into()) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,9 @@ pub(crate) struct LaneState {
     pub refuse_each: Option<u64>,
     #[cfg(test)]
     pub inputs: u64,
+    /// The next connection to the node that lends cannot be used, as if the system had no memory for it.
+    #[cfg(test)]
+    pub fails_to_attach: Option<Box<dyn FnOnce() -> std::io::Error + Send>>,
 }
 
 impl LaneState {
@@ -146,13 +149,15 @@ impl LaneState {
             whole_in: None,
             newly_settled: HashMap::default(),
             missing: None,
-            desk: Desk::new(Arc::clone(&signals.uses)),
+            desk: Desk::default(),
             signals,
             link: None,
             #[cfg(test)]
             refuse_each: None,
             #[cfg(test)]
             inputs: 0,
+            #[cfg(test)]
+            fails_to_attach: None,
         }
     }
 

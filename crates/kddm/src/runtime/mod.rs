@@ -11,6 +11,7 @@ pub(crate) mod delivery;
 pub(crate) mod destroy;
 pub(crate) mod drain;
 pub(crate) mod elsewhere;
+pub(crate) mod errands;
 pub(crate) mod feed;
 pub(crate) mod fence;
 pub(crate) mod freezing;
@@ -172,6 +173,7 @@ pub(crate) struct Parts {
 
 impl Runtime {
     pub fn new(parts: Parts) -> Runtime {
+        parts.signals.errands.are_of(&parts.lanes);
         Runtime {
             address: parts.address,
             config: parts.config,

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::runtime::Runtime;
 use crate::runtime::acceptance::Names;
+use crate::runtime::errands::Errands;
 use crate::runtime::incidents::Judged;
 use crate::runtime::lane::LaneState;
 use crate::runtime::lending::{Parted, Uses};
@@ -53,6 +54,8 @@ pub(crate) struct Signals {
     pub parted: Arc<Parted>,
     /// What programs use.
     pub uses: Arc<Uses>,
+    /// What one has to have done in the others.
+    pub errands: Arc<Errands>,
     /// Sets whose objects leave by themselves.
     pub expiries: Arc<crate::expiry::Expiries>,
 }

@@ -55,15 +55,19 @@ impl SetHere {
         op
     }
 
-    /// Who waits there holds another object of the set, which he may have had only after he had asked.
-    pub fn let_in(&self, object: u64, op: &Arc<Op>) {
-        if op.is_newcomer() {
-            let lane = self.lane(object);
-            let mut state = lane.lock();
+    /// Whoever waits there may hold another object of the set, which he may have had only after he had asked: one that was
+    /// here, or in a lane that had not heard yet that the set is frozen. `holds`: whether he does, if that is not this thread.
+    pub fn let_in(&self, object: u64, op: &Arc<Op>, holds: impl FnOnce() -> bool) {
+        if !op.is_newcomer() {
+            return;
+        }
+        let lane = self.lane(object);
+        let mut state = lane.lock();
+        if state.is_used_by_this_thread(self.set) || holds() {
             op.note_newcomer(false);
             state.let_in(self.set, op);
-            lane.finish(state);
         }
+        lane.finish(state);
     }
 
     /// Asks for nothing yet: whoever waits looks whether the object is here, and asks if it is not.

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod greeting;
+mod handshake;
 pub mod poll;
 pub mod stream;
 mod unix;

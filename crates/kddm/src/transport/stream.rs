@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{LazyLock, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::sockopt;
 
 use super::address::Address;
-use super::unix::{self, LEAST_LIMIT, SocketFile};
+use super::handshake::connect;
+use super::unix::{self, SocketFile};
 use crate::sync::something_has_happened;
 
 /// A connected stream socket.
@@ -140,21 +141,6 @@ pub enum DialError {
         /// What the system says.
         reason: String,
     },
-}
-
-/// After how long a handshake is begun anew, and then after twice as long each time. The system says again what was lost of
-/// one only after a whole second, which a lease may be.
-const BEGIN_AGAIN: Duration = Duration::from_millis(250);
-
-fn connect(target: &SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let (deadline, mut pause) = (Instant::now() + limit, BEGIN_AGAIN);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(LEAST_LIMIT);
-        match TcpStream::connect_timeout(target, left.min(pause)) {
-            Err(error) if error.kind() == ErrorKind::TimedOut && left > pause => pause *= 2,
-            connected => return connected,
-        }
-    }
 }
 
 /// Connects, within a limit.
@@ -413,33 +399,5 @@ mod tests {
             let idle = sockopt::tcp_keepidle(stream).expect("a TCP socket");
             assert!(limit_ms <= 2_000 && idle <= Duration::from_secs(1), "{limit_ms} ms, {idle:?}");
         }
-    }
-
-    /// A listener that has no room for another connection drops what begins one, as a network may.
-    #[test]
-    fn a_handshake_that_was_lost_is_begun_anew_long_before_the_system_would() {
-        use rustix::net::{AddressFamily, SocketType, accept, bind, getsockname, listen, socket};
-        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-        listen(&listener, 0).expect("it listens");
-        let address = SocketAddr::try_from(getsockname(&listener).expect("it is bound")).expect("of the internet");
-        let first = TcpStream::connect(address).expect("there is room for one");
-        let second = TcpStream::connect_timeout(&address, Duration::from_millis(50));
-        assert!(second.is_err_and(|error| error.kind() == ErrorKind::TimedOut), "there is none for another one");
-        let has_connected = || {
-            std::thread::scope(|scope| {
-                let dials = scope.spawn(|| connect(&address, Duration::from_millis(900)));
-                std::thread::sleep(Duration::from_millis(50));
-                accept(&listener).expect("the one that is there");
-                dials
-                    .join()
-                    .expect("no panic")
-                    .inspect(|stream| drop(stream.shutdown(std::net::Shutdown::Both)))
-                    .is_ok()
-            })
-        };
-        // On a machine that stands still it may take more than one attempt. Each needs a listener without room.
-        assert!(has_connected() || (TcpStream::connect(address).is_ok() && has_connected()));
-        drop(first);
     }
 }

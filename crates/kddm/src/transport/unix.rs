@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 const PROBE_LIMIT: Duration = Duration::from_millis(100);
 
 /// The shortest limit that the system can keep: it takes zero for none.
-pub(super) const LEAST_LIMIT: Duration = Duration::from_millis(1);
+const LEAST_LIMIT: Duration = Duration::from_millis(1);
 
 /// The file of a listening socket, told apart from whatever else may take its name.
 #[derive(Debug)]

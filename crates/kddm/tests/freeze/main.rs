@@ -364,6 +364,34 @@ fn an_attached_program_waits_too_and_says_what_to_do() {
     assert_eq!(read(&here, 2), 9);
 }
 
+/// Whoever was let in waits for what a program only reads; and that one waits for something else before it lets go.
+#[test]
+fn a_program_in_the_way_of_who_was_let_in_gets_what_it_needs() {
+    for lanes in [1, 4] {
+        let node = Node::join(Config::new().node_id(1).lanes(lanes)).wait_for(LIMIT).expect("a node");
+        let program = attached(&node, &format!("way-{lanes}"));
+        let (there, here) = (open(&program, "way", 0), open(&node, "way", 0));
+        (0..16).for_each(|object| put(&here, object, 1));
+        let held = here.grab(0).wait_for(LIMIT).expect("nobody has it");
+        let reads = there.get(1).wait_for(LIMIT).expect("nobody writes it");
+        let freezing = here.freeze();
+        until("it is decided", || !node.frozen_sets().is_empty());
+        let needs: Vec<_> = (2..16).map(|object| there.grab(object)).collect();
+        until("they wait for the thaw", || node.statistics().waits_for_thaw == 14);
+        let program_goes_on = std::thread::spawn(move || {
+            for needed in needs {
+                drop(needed.wait_for(LIMIT / 2).expect("who is waited for comes to an end"));
+            }
+            drop(reads);
+        });
+        drop(here.grab(1).wait_for(LIMIT).expect("the program has let go"));
+        program_goes_on.join().expect("it has all that it needs");
+        drop(held);
+        drop(freezing.wait_for(LIMIT).expect("nobody writes any more"));
+        put(&there, 3, 3);
+    }
+}
+
 /// Whichever lane has what it holds already, and what it needs beside that.
 #[test]
 fn a_program_that_holds_an_object_gets_those_of_other_lanes_too() {

@@ -15,9 +15,10 @@ use kddm_core::io::{Access, Input};
 use super::Place;
 use super::frame::{Bytes, Ending, Head, Word};
 use super::session::Session;
-use super::uses::{Use, Uses};
+use super::uses::Use;
 use crate::cell::{HeldBy, Hold};
 use crate::error::{AccessError, Error, MembershipError};
+use crate::runtime::errands::Errand;
 use crate::runtime::lane::LaneState;
 use crate::runtime::lending::failure::Failure;
 use crate::runtime::serving::Served;
@@ -37,7 +38,6 @@ pub(crate) struct Desk {
     pub look_again: Option<Instant>,
     /// All sessions are to end with the turn.
     pub is_to_end: bool,
-    uses: Arc<Uses>,
 }
 
 /// An object that a program has.
@@ -56,17 +56,11 @@ pub(super) struct Loan {
 }
 
 impl Loan {
-    /// The program may be in the middle of something: it has the object to write, or was asked for it and has not given it
-    /// back. A copy that nobody there may use is none.
+    /// The program may be in the middle of something: it has the object to write, or somebody waits until it has given it
+    /// back. A copy that nobody there may use is none, nor one that is asked for on trial: whoever uses it there says so at
+    /// once, and nobody waits for him.
     fn is_used(&self) -> bool {
-        self.level == Access::Write || self.asked.is_some()
-    }
-
-    fn note_use(&mut self, set: SetId, uses: &Arc<Uses>) {
-        let is_used = self.is_used();
-        if is_used != self.used.is_some() {
-            self.used = is_used.then(|| uses.begin(self.session, set));
-        }
+        self.level == Access::Write || matches!(self.asked, Some(Asked::GiveBack(_)))
     }
 }
 
@@ -78,24 +72,11 @@ pub(super) enum Asked {
 }
 
 impl Desk {
-    pub fn new(uses: Arc<Uses>) -> Desk {
-        Desk { uses, ..Desk::default() }
-    }
-
-    /// A loan has changed.
-    pub(super) fn note_use(&mut self, session: u32, place: Place) {
-        let uses = Arc::clone(&self.uses);
-        if let Some(loan) = self.loan(session, place) {
-            loan.note_use(place.0, &uses);
-        }
-    }
-
     /// What a program has declined was said about this one trial only.
     pub(super) fn end_trial(&mut self, session: u32, place: Place) {
         if let Some(loan) = self.loan(session, place) {
             loan.is_declined = false;
         }
-        self.note_use(session, place);
     }
 
     pub fn has_lent_nothing(&self) -> bool {
@@ -158,11 +139,6 @@ impl Desk {
         self.loans.iter().filter(move |(_, loans)| is_written(loans)).map(|(place, _)| *place)
     }
 
-    /// Whether a program may be in the middle of something with that set, in any lane.
-    pub fn uses(&self, session: u32, set: SetId) -> bool {
-        self.uses.are_there(session, set)
-    }
-
     /// Programs that are attached.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
@@ -180,6 +156,22 @@ impl Desk {
 }
 
 impl LaneState {
+    /// A loan has changed. A program that begins to use something of a set is let in where it waits for the thaw: else it
+    /// would keep what a freeze waits for.
+    pub(super) fn note_use(&mut self, program: u32, place: Place) {
+        let (set, uses) = (place.0, Arc::clone(&self.signals.uses));
+        let Some(loan) = self.desk.loan(program, place) else { return };
+        let is_used = loan.is_used();
+        if is_used == loan.used.is_some() {
+            return;
+        }
+        let (begun, waits_aside) = is_used.then(|| uses.begin(program, set)).unzip();
+        loan.used = begun;
+        if waits_aside == Some(true) {
+            self.send_on(Errand::LetIn { program, set });
+        }
+    }
+
     /// Whether a program may be granted anything of an object now: not while it is asked for it, and not
     /// while it has much to take first. It is served again then.
     pub fn may_lend_now(&mut self, session: u32, set: SetId, object: ObjectId) -> bool {
@@ -283,7 +275,7 @@ impl LaneState {
                 }
             }
         }
-        self.desk.note_use(session, place);
+        self.note_use(session, place);
     }
 
     /// Whether a program has that much of an object, and was not asked to give it back.
@@ -322,17 +314,16 @@ impl LaneState {
     /// been asked already is asked again when it has answered.
     pub fn ask_back(&mut self, set: SetId, object: ObjectId, to: Access, except: Option<u32>) {
         let place = (set, object);
-        let Desk { loans, uses, .. } = &mut self.desk;
-        let Some(loans) = loans.get_mut(&place) else { return };
+        let Some(loans) = self.desk.loans.get_mut(&place) else { return };
         let mut whom = Vec::new();
         for loan in loans.iter_mut().filter(|loan| loan.level > to && Some(loan.session) != except) {
             if loan.asked.is_none() {
                 loan.asked = Some(Asked::GiveBack(to));
-                loan.note_use(set, uses);
                 whom.push(loan.session);
             }
         }
         for session in whom {
+            self.note_use(session, place);
             self.desk.say(session, place, Word::GiveBack { to });
         }
     }
@@ -349,8 +340,7 @@ impl LaneState {
     /// Asks those programs to give an object back if nobody there holds it. False if one of them is
     /// asked for it already, because others wait.
     fn ask_to_try(&mut self, place: Place, except: Option<u32>) -> bool {
-        let Desk { loans, uses, .. } = &mut self.desk;
-        let Some(loans) = loans.get_mut(&place) else { return true };
+        let Some(loans) = self.desk.loans.get_mut(&place) else { return true };
         let others = |loan: &&mut Loan| Some(loan.session) != except;
         if loans.iter_mut().filter(others).any(|loan| matches!(loan.asked, Some(Asked::GiveBack(_)))) {
             return false;
@@ -358,7 +348,6 @@ impl LaneState {
         let mut whom = Vec::new();
         for loan in loans.iter_mut().filter(others).filter(|loan| loan.asked.is_none()) {
             loan.asked = Some(Asked::Try);
-            loan.note_use(place.0, uses);
             whom.push(loan.session);
         }
         for session in whom {

@@ -374,7 +374,7 @@ fn let_in(runtime: &Arc<Runtime>, stream: Stream, name: String) -> io::Result<()
     state.desk.make_dirty(session);
     lane.finish(state);
     if connected.is_err() {
-        runtime.signals.parted.add(session, false);
+        _ = runtime.signals.parted.add(session, false);
     }
     connected
 }

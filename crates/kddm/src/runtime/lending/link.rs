@@ -405,9 +405,16 @@ impl LaneState {
         self.run_own(set, object, None);
     }
 
-    /// The node is gone, or has sent this program away: nothing that is here is used any more.
+    /// The node is gone, or has sent this program away: nothing that is here is used any more, in no lane.
     pub fn detach(&mut self, poller: &Poller) {
-        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended) else { return };
+        if self.let_lender_go(poller) {
+            self.signals.links.raise();
+        }
+    }
+
+    /// As [`Self::detach`], by who does so in all lanes. False if it was done before.
+    pub fn let_lender_go(&mut self, poller: &Poller) -> bool {
+        let Some(link) = self.link.as_mut().filter(|link| !link.is_ended) else { return false };
         link.is_ended = true;
         poller.remove(&*link.stream);
         link.stream.shutdown();
@@ -432,7 +439,7 @@ impl LaneState {
         }
         // The node has these, and nobody says any more whether their replicas do.
         self.end_all(taken);
-        self.signals.links.raise();
+        true
     }
 
     /// This program ends its attachment: the node sees that, and takes back what it has lent.

@@ -8,12 +8,12 @@
 //! | `session.rs` | node | one program: its frames, its limits, its end |
 //! | `deaf.rs` | node | programs that take nothing of what they are told |
 //! | `desk.rs` | node | what is lent to whom, and how it comes back |
-//! | `uses.rs` | node | which programs are in the middle of something with a set |
+//! | `uses.rs` | node | which programs are in the middle of something with a set, or wait for its thaw |
 //! | `link.rs` | program | the lane's other end: the node in the place of the core |
 //! | `putting.rs` | program | when its puts are complete |
 //! | `clock.rs` | both | the node's deadlines on a clock that began at another time |
 //! | `attach.rs` | program | how a program finds its node, and becomes a `Runtime` |
-//! | `parted.rs` | node | who waits for a program at a barrier hears of its end |
+//! | `parted.rs` | node | the end of a program, in all lanes and for who waits for it at a barrier |
 //! | `views.rs` | both | who comes and goes, for notifiers of programs |
 //! | `watches.rs` | both | what changes in sets that programs watch |
 //! | `away.rs` | program | who asks while the node is gone, or about to go |
@@ -50,7 +50,7 @@ pub(crate) use desk::Desk;
 pub(crate) use link::{LENDER, Link};
 pub(crate) use parted::Parted;
 pub(crate) use session::program_of;
-pub(crate) use uses::Uses;
+pub(crate) use uses::{Aside, Uses};
 
 /// An object of a set.
 type Place = (SetId, ObjectId);

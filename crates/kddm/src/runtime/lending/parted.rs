@@ -1,4 +1,4 @@
-//! Programs that are not attached any more: whoever waits for them at barriers and latches hears of it.
+//! Programs that are not attached any more: all lanes hear of it, and whoever waits for them at barriers and latches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
@@ -8,6 +8,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::coordination::programs_have_ended;
 use crate::node::{Node, Owner};
 use crate::runtime::Runtime;
+use crate::runtime::lane::LaneState;
+use crate::transport::Poller;
 
 /// How often it is tried: members may be lost meanwhile. After that the waits for such a program end at their limits.
 const ATTEMPTS: u32 = 3;
@@ -34,13 +36,15 @@ impl Parted {
         self.kept.lock().attached.insert(session);
     }
 
-    /// A lane has seen the end of a program: it is over for all lanes. What the first one says counts.
-    pub fn add(&self, session: u32, took_part: bool) {
+    /// A lane has seen the end of a program: it is over for all lanes. What the first one says counts; whether it is that one.
+    pub fn add(&self, session: u32, took_part: bool) -> bool {
         let mut kept = self.kept.lock();
-        if kept.attached.remove(&session) {
+        let is_news = kept.attached.remove(&session);
+        if is_news {
             kept.ended.insert(session, took_part);
             self.news.notify_all();
         }
+        is_news
     }
 
     /// The node stops.
@@ -59,10 +63,21 @@ impl Parted {
     }
 }
 
+impl LaneState {
+    /// Another lane has seen the end of a program: what it has said here before counts, and nothing more. Where all end
+    /// because the node is fenced they are told so, when this turn is over.
+    pub fn hear_program_out(&mut self, number: u32, poller: &Poller) {
+        let Some(session) = self.desk.sessions.get(&number).filter(|_| !self.fenced) else { return };
+        session.stream.shutdown();
+        self.read_program(number, true, poller);
+    }
+}
+
 /// The thread that tells of them.
 pub(super) fn tell_of(parted: &Parted, runtime: &Weak<Runtime>) {
     while let Some(ended) = parted.wait() {
         let Some(runtime) = runtime.upgrade().filter(|runtime| !runtime.is_stopping()) else { return };
+        // Whoever is told finds all that it had put, in whichever lane, though who has seen its end may not be through yet.
         for lane in &runtime.lanes {
             let mut state = lane.lock();
             ended.keys().for_each(|session| state.hear_program_out(*session, &lane.poller));

@@ -74,20 +74,24 @@ impl Runtime {
                 continue;
             }
             tracing::info!(socket = %lender.socket.display(), "the daemon is gone: attaching again");
-            for lane in &self.lanes {
-                // All or nothing: what one lane knows of the node is worth nothing without the others.
-                let mut state = lane.lock();
-                state.detach(&lane.poller);
-                lane.finish(state);
-            }
-            // Nothing that the node had lent is used any more, so that its lease may end.
-            self.lease.set_deadline_unless_ended(Lease::NOT_NEEDED);
+            self.let_lender_go();
             self.rpc.end_connections("the daemon of this program is gone");
             if !self.attach_again(lender) {
                 return self.give_up();
             }
             self.offer_again(lender);
         }
+    }
+
+    /// All or nothing: what one lane knows of the node is worth nothing without the others.
+    fn let_lender_go(&self) {
+        for lane in &self.lanes {
+            let mut state = lane.lock();
+            state.let_lender_go(&lane.poller);
+            lane.finish(state);
+        }
+        // Nothing that the node had lent is used any more, so that its lease may end.
+        self.lease.set_deadline_unless_ended(Lease::NOT_NEEDED);
     }
 
     /// Tries until it succeeds, or the limit is over. False: it is of no use.
@@ -142,7 +146,10 @@ impl Runtime {
             let core = Core::new(identity.id, incarnation, number);
             let attached = state.attach_again(stream, reading, core, &living, &lane.poller);
             lane.finish(state);
-            if attached.is_err() {
+            if let Err(error) = attached {
+                // Also those lanes that are attached again: whoever asked there would be forgotten by the next attempt.
+                self.let_lender_go();
+                tracing::warn!(%error, lane = number, "a connection to the daemon could not be used: trying again");
                 return Err(Trouble::NotYet(MembershipError::Reattaching.into()));
             }
         }
@@ -225,6 +232,8 @@ impl LaneState {
         poller: &Poller,
     ) -> std::io::Result<()> {
         let Some(old) = self.link.as_ref().filter(|_| !self.stopped && !self.fenced) else { return Ok(()) };
+        #[cfg(test)]
+        self.fails_to_attach.take().map_or(Ok(()), |fail| Err(fail()))?;
         let mut link = Box::new(Link::new(stream, poller, Arc::clone(&old.notify), reading)?);
         link.numbered = old.numbered;
         link.opened.clone_from(living);

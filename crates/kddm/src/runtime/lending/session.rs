@@ -16,6 +16,7 @@ use super::pipe::{Inbox, Outbox};
 use crate::cell::Hold;
 use crate::error::{AccessError, Error, MembershipError, WhyUnreachable};
 use crate::inspect::ProgramInfo;
+use crate::runtime::errands::Errand;
 use crate::runtime::lane::{Lane, LaneState};
 use crate::runtime::local::{Asker, Waiter, Wish};
 use crate::runtime::not_a_member;
@@ -374,7 +375,7 @@ impl LaneState {
         } else if let Some(loan) = self.desk.loan(number, place) {
             (loan.level, loan.is_first_touch, loan.asked) = (level, false, None);
             loan.hold = loan.hold.take().map(Hold::downgraded);
-            self.desk.note_use(number, place);
+            self.note_use(number, place);
         }
     }
 
@@ -400,7 +401,9 @@ impl LaneState {
         self.statistics.frames_sent += session.outbox.frames;
         tracing::debug!(program = number, pid = session.pid, name = session.name, "a program is not attached any more");
         // One that has opened no set took part in nothing.
-        self.signals.parted.add(number, !session.sets.is_empty());
+        if self.signals.parted.add(number, !session.sets.is_empty()) {
+            self.send_on(Errand::HearOut { program: number });
+        }
         for place in session.waits.into_keys() {
             self.withdraw_program(number, place);
         }
@@ -409,13 +412,6 @@ impl LaneState {
             self.release_after_put(number, place, loan.and_then(|loan| loan.hold));
             self.returned(place.0, place.1);
         }
-    }
-
-    /// Another lane has seen the end of a program: what it has said here before counts, and nothing more.
-    pub fn hear_program_out(&mut self, number: u32, poller: &Poller) {
-        let Some(session) = self.desk.sessions.get(&number) else { return };
-        session.stream.shutdown();
-        self.read_program(number, true, poller);
     }
 
     /// All programs hear for how long they may use what they were lent.

@@ -218,6 +218,29 @@ fn programs_of_a_fenced_node_use_nothing_any_more() {
     assert!(guard.put().wait().is_err_and(is_fenced));
 }
 
+/// Whichever lane fences the node, and ends the program first: it is not to attach again.
+#[test]
+fn a_program_hears_in_all_lanes_that_its_node_is_fenced() {
+    let socket = socket();
+    let all = house_with(2, &socket, 0);
+    let (first, Reply::Welcome(welcome)) = say(&socket, &Purpose::Attach { name: "by hand".into() }) else {
+        panic!("it is let in")
+    };
+    let (session, secret) = (welcome.session, welcome.secret);
+    let (second, Reply::Lane) = say(&socket, &Purpose::Lane { session, secret, lane: 1 }) else {
+        panic!("it has a second lane")
+    };
+    // As whoever tells this lane of the end in the first one finds it, where the lease is over.
+    let lane = &all[0].runtime().lanes[1];
+    let mut state = lane.lock();
+    state.fence("a test says so");
+    state.hear_program_out(session, &lane.poller);
+    lane.finish(state);
+    for stream in [&first, &second] {
+        hears(stream, Word::Ended { is_fenced: true });
+    }
+}
+
 /// Says what for, and hears the answer.
 fn say(socket: &Path, purpose: &Purpose) -> (Stream, Reply) {
     let stream = dialled(socket, purpose);
@@ -274,6 +297,90 @@ fn says(mut stream: &Stream, set: SetId, object: u64, word: Word, body: &[u8]) {
     let mut bytes = encode(&Head { set, object: ObjectId(object), word, body_bytes: body.len() as u32 }).to_vec();
     bytes.extend(body);
     stream.write_all(&bytes).expect("it reads");
+}
+
+/// Reads until it hears that.
+fn hears(mut stream: &Stream, what: Word) {
+    stream.set_nonblocking(false).expect("it is a socket");
+    loop {
+        let mut head = [0; HEAD_BYTES];
+        stream.read_exact(&mut head).expect("it says something");
+        let head = decode(&head).expect("it is a node");
+        stream.read_exact(&mut vec![0; head.body_bytes as usize]).expect("with its body");
+        if head.word == what {
+            return;
+        }
+    }
+}
+
+/// Nobody waits for who holds what is tried: that is no reason to let him begin something else in a set that is being frozen.
+#[test]
+fn a_program_that_is_tried_begins_nothing_in_a_frozen_set() {
+    let socket = socket();
+    let all = house_with(1, &socket, 0);
+    let here: Set<u64> = all[0].set("tried").open().wait().expect("a set");
+    for object in 0..3 {
+        here.grab(object).wait_for(LIMIT).expect("nobody has it").put().wait_for(LIMIT).expect("it is put");
+    }
+    let (stream, set) = liar(&socket, "tried");
+    says(&stream, set, 1, Word::Want { kind: RequestKind::Get { existing: true }, number: 1 }, &[]);
+    assert!(stream.wait_readable(LIMIT), "it is granted");
+    let held = here.grab(0).wait_for(LIMIT).expect("nobody has it");
+    let freezing = here.freeze();
+    let begin = std::time::Instant::now();
+    while all[0].frozen_sets().is_empty() {
+        assert!(begin.elapsed() < LIMIT, "it is not decided");
+        std::thread::yield_now();
+    }
+    let tried = here.try_grab(1);
+    hears(&stream, Word::TryGiveBack);
+    says(&stream, set, 2, Word::Want { kind: RequestKind::Grab { existing: false }, number: 2 }, &[]);
+    while all[0].statistics().waits_for_thaw == 0 {
+        assert!(begin.elapsed() < LIMIT, "it was let in");
+        std::thread::yield_now();
+    }
+    says(&stream, set, 1, Word::Held, &[]);
+    let tried = tried.wait_for(LIMIT).map(drop);
+    assert!(matches!(tried, Err(Error::Access(AccessError::Busy))), "{tried:?}");
+    drop(held);
+    freezing.wait_for(LIMIT).expect("nobody writes").thaw().wait_for(LIMIT).expect("it is thawed");
+    assert_eq!(all[0].statistics().faults, 0);
+}
+
+/// When its node is back, one lane's connection cannot be used: whoever has asked in another lane by then is not forgotten.
+#[test]
+fn a_program_of_which_one_lane_cannot_attach_again_forgets_nobody() {
+    let all = house_with(2, &socket(), 1);
+    let sets: Vec<Set<u64>> = all.iter().map(|node| node.set("half").open().wait().expect("a set")).collect();
+    let id = SetId(all[0].set_info("half").expect("it is there").id);
+    let program = all[2].runtime();
+    let is_of_first = |object: &u64| std::sync::Arc::ptr_eq(program.lane(id, ObjectId(*object)), &program.lanes[0]);
+    let object = (0..).find(is_of_first).expect("there are many");
+    let held = sets[1].grab(object).wait_for(LIMIT).expect("nobody has it");
+    let ((reached, is_reached), (asked, is_asked)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    program.lanes[1].lock().fails_to_attach = Some(Box::new(move || {
+        reached.send(()).expect("the test waits");
+        is_asked.recv_timeout(LIMIT).expect("somebody asks in the first lane");
+        std::io::ErrorKind::OutOfMemory.into()
+    }));
+    program.lanes.iter().for_each(|lane| lane.lock().link.as_ref().expect("it is attached").hang_up());
+    is_reached.recv_timeout(LIMIT).expect("it attaches again");
+    let wish = sets[2].grab(object);
+    // The node cannot see what has become of the other lane, and end this one.
+    let nodes_lane = all[0].runtime().lanes[1].lock();
+    asked.send(()).expect("the lane waits");
+    let begin = std::time::Instant::now();
+    while program.lanes[0].lock().link.as_ref().is_some_and(|link| !link.is_ended) {
+        assert!(begin.elapsed() < LIMIT, "it is attached by half");
+        std::thread::yield_now();
+    }
+    drop((nodes_lane, held));
+    drop(wish.wait_for(LIMIT).expect("it is asked for again"));
+    // Neither is anybody who asks in the other one.
+    for object in 0..8 {
+        drop(sets[2].grab(object).wait_for(LIMIT).expect("it is attached"));
+    }
+    assert_eq!(program.lanes.iter().map(|lane| lane.lock().outstanding).sum::<usize>(), 0);
 }
 
 /// It hears that it is asked for an object no more: what it had put before stays, and others go on.
@@ -421,6 +528,8 @@ fn sets_that_are_gone_are_forgotten() {
 fn lanes_of_programs_keep_to_their_objects_and_end_together() {
     let socket = socket();
     let all = house_with(2, &socket, 1);
+    // Without the thread that tells of their ends: it may be telling of another one.
+    all[0].runtime().signals.parted.close();
     let there: Set<u64> = all[1].set("lanes").open().wait().expect("a set");
     let set = SetId(all[1].set_info("lanes").expect("it is there").id);
     let of_lane = |lane: usize| {
