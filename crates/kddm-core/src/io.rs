@@ -35,8 +35,8 @@ pub enum Input {
         /// What is asked for.
         kind: RequestKind,
     },
-    /// A wish to remove, and with it, unasked, all access to what this node owns: no local thread uses it. As `Want` of what
-    /// is not owned, or from which access is being asked back already.
+    /// A wish to remove, and with it, unasked, all access to what this node owns: no local thread uses it. As `Want`, whatever
+    /// it says, where this node does not own it, or access is being asked back already: that is to be answered still.
     RemoveUnused {
         /// The newest version that local threads have put.
         version: Version,

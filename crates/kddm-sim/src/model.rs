@@ -236,6 +236,8 @@ const SMALL_CRASHES: &[&str] = &[
     "2:w,r,+k+R1",
     "2:wx,w,+k+R1",
     "1:wx,x,+k+R1",
+    "1:r,wx,+k+R1",
+    "2:r,wx,+k+R1",
     "3:wf,x,+k+R1",
     "1:w,w,+k+c+R1",
     "2:w,r+k+a",

@@ -138,7 +138,7 @@ pub(super) enum By {
     Keeper,
     /// Whoever brings more.
     Caller,
-    /// The same while there is room still: he leaves it to another who has a lane that somebody is busy with.
+    /// The same while there is room still: while somebody is busy with the lane, if there is only one, he leaves it to another.
     Passer,
 }
 
@@ -189,10 +189,10 @@ impl Sweep {
         // Not before all is counted, nor where each lane passes some of these.
         let may_rest = budget.has_counted_all() && here.runtime.lanes.len() == 1;
         for lane in &here.runtime.lanes {
-            let state = if by == By::Passer { lane.try_lock() } else { Some(lane.lock()) };
+            let state = if by == By::Passer && may_rest { lane.try_lock() } else { Some(lane.lock()) };
             let Some(mut state) = state else {
-                rest = cells.first().map(|(_, cell)| *cell).filter(|_| may_rest);
-                continue; // With several lanes, what is its own keeps its marks for this round.
+                rest = cells.first().map(|(_, cell)| *cell);
+                break;
             };
             for (object, cell) in cells.iter().filter(|(object, _)| Arc::ptr_eq(here.lane(*object), lane)) {
                 // Once enough has gone the others keep their marks: whoever comes next begins there.
