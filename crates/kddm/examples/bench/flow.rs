@@ -44,7 +44,7 @@ pub fn run(pinning: &str, peer_processor: usize, only: Option<(&str, u64)>) -> R
     let set: Set<Raw> = node.set("bench/stream").placement(PlacedBy::Fixed(peer.id)).replicas(0).open().wait()?;
     for (name, size) in LARGE {
         if let Some(rounds) = rounds(name) {
-            rows.push(streams(&set, &mut peer, &mut echo, (&format!("{name}@{pinning}"), size), rounds)?);
+            rows.extend(streams(&set, &mut peer, &mut echo, (name, size, pinning), rounds)?);
         }
     }
     Ok(rows)
@@ -88,42 +88,47 @@ fn windowed(objects: std::ops::Range<u64>, window: usize, ask: impl Fn(u64) -> P
 }
 
 /// The bytes of large objects that the peer has written anew come here. The floor: as many answers of that size over a
-/// bare connection, asked for as far ahead, read into one buffer.
+/// bare connection, asked for as far ahead, read into one buffer. The other floor: each into one of its own, where it
+/// stays until the next round, as objects do.
 fn streams(
     set: &Set<Raw>,
     peer: &mut Peer,
     echo: &mut TcpStream,
-    (name, size): (&str, usize),
+    (name, size, pinning): (&str, usize, &str),
     rounds: u64,
-) -> Result<Row, Failure> {
-    let (mut work, mut floor) = (Samples::default(), Samples::default());
+) -> Result<[Row; 2], Failure> {
+    let (mut work, mut floor, mut floor_kept) = (Samples::default(), Samples::default(), Samples::default());
     let (count, window) = ((BYTES / size) as u64, BYTES_UNDER_WAY / size);
+    let (mut one, mut all) = ([vec![0; size]], vec![vec![0; size]; count as usize]);
     for round in 0..rounds + WARM_UP_ROUNDS {
         peer.tell(&format!("own bench/stream 0 {count} {size}"))?;
         let start = Instant::now();
         windowed(0..count, window, |object| set.fetch(object))?;
         let work_ns = start.elapsed().as_nanos() as f64;
-        let floor_ns = answers(echo, count, window as u64, size)?;
+        let floor_ns = answers(echo, count, window as u64, &mut one)?;
+        let kept_ns = answers(echo, count, window as u64, &mut all)?;
         if round >= WARM_UP_ROUNDS {
             // Nanoseconds for each MiB.
             let mebibytes = (count as usize * size) as f64 / (1 << 20) as f64;
             work.push(work_ns / mebibytes);
             floor.push(floor_ns / mebibytes);
+            floor_kept.push(kept_ns / mebibytes);
         }
     }
-    Ok(rate(name, "MiB/s", 1e9, work, floor))
+    let row = |name: String, floor| rate(&name, "MiB/s", 1e9, work.clone(), floor);
+    Ok([row(format!("{name}@{pinning}"), floor), row(format!("{name}_kept@{pinning}"), floor_kept)])
 }
 
-fn answers(echo: &mut TcpStream, count: u64, window: u64, size: usize) -> Result<f64, Failure> {
-    let mut answer = vec![0; size];
-    let start = Instant::now();
-    let mut asked = 0;
+/// So many answers into these, by turns.
+fn answers(echo: &mut TcpStream, count: u64, window: u64, into: &mut [Vec<u8>]) -> Result<f64, Failure> {
+    let (size, start) = (into.first().map_or(0, Vec::len), Instant::now());
+    let (mut asked, places) = (0, into.len());
     for answered in 0..count {
         while asked < count && asked - answered < window {
             echo.write_all(&echo_request(size, 0))?;
             asked += 1;
         }
-        echo.read_exact(&mut answer)?;
+        echo.read_exact(&mut into[answered as usize % places])?;
     }
     Ok(start.elapsed().as_nanos() as f64)
 }

@@ -28,6 +28,9 @@ const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)]
 /// Steps that whoever brings more makes, once it is a fourth more than the budget; before it is one.
 const OWN_STEPS: usize = 4;
 
+/// How long he waits for his turn to make one: longer than several of the thread's take.
+const OWN_STEP_WAIT: Duration = Duration::from_millis(20);
+
 /// How long he waits at twice the budget, at most, while something is about to go.
 const OWN_WAIT: Duration = Duration::from_millis(250);
 
@@ -217,17 +220,23 @@ impl<T: Value> Budget<T> {
     fn makes_room(&self, here: &SetHere) -> bool {
         let deadline = Instant::now() + self.wait_limit.min(OWN_WAIT);
         while self.account.bytes() > self.account.limit_bytes().saturating_mul(2) {
-            let round = self.sweep.lock().step(self, here, By::Caller);
-            if round.is_stuck() || Instant::now() >= deadline {
+            let round = self.own_step(here);
+            if round.is_some_and(Round::is_stuck) || Instant::now() >= deadline {
                 return self.account.bytes() <= self.account.limit_bytes().saturating_mul(2);
             }
-            if let Round::Waits(limit) = round
+            if let Some(Round::Waits(limit)) = round
                 && (!may_block() || self.pause(limit))
             {
                 return false;
             }
         }
         true
+    }
+
+    /// A step of whoever brings more, unless others make theirs for so long. It may be this thread that does: a task that is
+    /// woken when a turn of its step is over asks at once, perhaps for another object of the set.
+    fn own_step(&self, here: &SetHere) -> Option<Round> {
+        self.sweep.try_lock_for(OWN_STEP_WAIT).map(|mut sweep| sweep.step(self, here, By::Caller))
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -286,7 +295,7 @@ impl<T: Value> AnyBudget for Budget<T> {
             if !self.is_over() {
                 return Ok(());
             }
-            let _whatever_round = self.sweep.lock().step(self, &here, By::Caller);
+            let _whatever_round = self.own_step(&here);
         }
         if self.makes_room(&here) {
             return Ok(());

@@ -185,15 +185,17 @@ async fn once(
 }
 
 /// Asks for all parts, which say themselves that they are there, also those that are lost, whose objects stay. Nobody else does
-/// meanwhile, because the list is held. Blocks, for the wait limit of the node at most, and once more for each of both ends.
+/// meanwhile, because the list is held. Blocks, for the wait limit of the node at most for each of both ends, and for some of the
+/// parts at a time: where each answer takes its time, all of them together take more than one is given.
 fn make_list(times: &Set<Part>) -> Outcome {
     let mut list = times.grab(LIST).wait()?;
     if list.changes > 0 {
         return Ok(0);
     }
-    let (deadline, mut found) = (deadline_in(times.0.wait_limit), BTreeSet::new());
+    let mut found = BTreeSet::new();
     let numbers: Vec<u64> = (0..PARTS).collect();
     for some in numbers.chunks(ASKED_AT_ONCE) {
+        let deadline = deadline_in(times.0.wait_limit);
         let asked: Vec<_> = some.iter().map(|number| (*number, times.get_existing(*number))).collect();
         for (number, asked) in asked {
             match asked.wait_for(deadline.saturating_duration_since(Instant::now())).map(drop) {

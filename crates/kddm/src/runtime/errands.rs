@@ -34,6 +34,12 @@ struct Kept {
 }
 
 impl Errands {
+    /// Has that done in all lanes. By whoever has none.
+    pub fn send(self: Arc<Errands>, errand: Errand) {
+        self.kept.lock().waiting.push_back(errand);
+        self.wake();
+    }
+
     /// Those are the lanes of the node.
     pub fn are_of(&self, lanes: &[Arc<Lane>]) {
         let _said_before = self.lanes.set(lanes.iter().map(Arc::downgrade).collect());

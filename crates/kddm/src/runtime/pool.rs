@@ -73,10 +73,10 @@ impl Pool {
         let Err(error) = start(Box::new(move || pool.work())) else { return Ok(()) };
         let mut inside = self.inside.lock();
         inside.threads -= 1;
-        // Those that run take it; without any, nobody does.
-        let left = if inside.threads > 0 { None } else { inside.jobs.pop_back() };
+        // Those that run take it; without any, nobody does, nor any that was left to one that did not come up either.
+        let left = if inside.threads > 0 { VecDeque::new() } else { std::mem::take(&mut inside.jobs) };
         drop(inside);
-        left.map_or(Ok(()), |_not_run| Err(NotTaken::NoThread(error.to_string())))
+        if left.is_empty() { Ok(()) } else { Err(NotTaken::NoThread(error.to_string())) }
     }
 
     /// Does that on this thread; the end of the pool waits for it as for a thread of its own.
@@ -187,6 +187,33 @@ mod tests {
         assert!(pool.close(Instant::now() + LIMIT), "threads without work end");
         assert!(matches!(pool.take(start, || ()), Err(NotTaken::Closed)));
         assert_eq!(began.iter().take(2).count(), 2, "what waited was run");
+    }
+
+    #[test]
+    fn what_was_left_to_a_thread_that_does_not_come_up_goes_with_the_last_of_them() {
+        let pool = Arc::new(Pool::new(THREADS, 10));
+        let refuse = |_work| Err(std::io::Error::other("the test has none"));
+        let (says, goes) = channel();
+        let ends = says.clone();
+        let inner = Arc::clone(&pool);
+        // While one is being started another one is refused, which leaves its job to that one.
+        let meanwhile = move |_work| {
+            let ended = Ended(ends);
+            assert!(inner.take(refuse, move || drop(ended)).is_ok());
+            Err(std::io::Error::other("nor this one"))
+        };
+        let refused = pool.take(meanwhile, || ());
+        assert!(matches!(refused, Err(NotTaken::NoThread(_))) && pool.waiting() == 0, "{refused:?}");
+        goes.recv_timeout(LIMIT).expect("whoever waits for the other one hears that it is not run");
+        drop(says);
+    }
+
+    struct Ended(std::sync::mpsc::Sender<()>);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.send(()).expect("the test listens");
+        }
     }
 
     #[test]

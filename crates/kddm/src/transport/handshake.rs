@@ -65,6 +65,8 @@ fn first_answered(
             // Those that are under way may come to an end though there is no descriptor, or no port, for one more.
             match begin() {
                 Ok(socket) => under_way.push(socket),
+                // Nobody listens there any more: those that are under way will not be answered.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(error),
                 Err(error) => trouble = Some(error),
             }
         }

@@ -82,6 +82,13 @@ fn a_waker_that_panics_keeps_nobody_else_asleep() {
     let (nodes, [here, there]) = two("panics");
     let echo = |request: &kddm::rpc::Request| Ok(request.body().to_vec());
     let _service = nodes[1].rpc().register("echo", echo).expect("the name is free");
+    let (go, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let when_told = move |request: &kddm::rpc::Request| {
+        gate.lock().expect("no panic").recv_timeout(LIMIT).expect("the test says go");
+        Ok(request.body().to_vec())
+    };
+    let _other = nodes[1].rpc().register("when told", when_told).expect("the name is free");
     let (panics, (says, woken)) = (Waker::from(Arc::new(Panics)), says());
     let says = Waker::from(says);
     let held = here.grab(1).wait_for(LIMIT).expect("nobody else has it");
@@ -96,8 +103,9 @@ fn a_waker_that_panics_keeps_nobody_else_asleep() {
         assert!(matches!(poll(read, &says), Poll::Ready(Ok(_))), "all have it");
     }
     drop(reads);
-    let mut first = nodes[0].rpc().call(2, "echo", b"first", LIMIT);
+    let mut first = nodes[0].rpc().call(2, "when told", b"first", LIMIT);
     assert!(poll(&mut first, &panics).is_pending());
+    go.send(()).expect("the service waits");
     first.wait_for(LIMIT).expect("the answer is there, whoever is told of it");
     let mut second = nodes[0].rpc().call(2, "echo", b"second", LIMIT);
     if poll(&mut second, &says).is_pending() {

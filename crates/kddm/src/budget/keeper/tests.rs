@@ -140,14 +140,15 @@ fn what_cannot_go_is_as_it_was() {
     let kept = Kept::of(WritePolicy::Through, 1 << 20);
     kept.read_all();
     let here = kept.budget.here().expect("the node is there");
-    let lane = here.lane(0);
     let set_limit = |outstanding| {
-        let mut state = lane.lock();
-        let before = std::mem::replace(&mut state.limits.outstanding, outstanding);
-        lane.finish(state);
-        before
+        for lane in &here.runtime.lanes {
+            let mut state = lane.lock();
+            state.limits.outstanding = outstanding;
+            lane.finish(state);
+        }
     };
-    let allowed = set_limit(0);
+    let allowed = here.lane(0).lock().limits.outstanding;
+    set_limit(0);
     kept.budget.account.set_limit_bytes(64 << 10);
     // Each is brought, and passed, once: it goes where nobody has read it again.
     let mut sweep = kept.budget.sweep.lock();
@@ -215,4 +216,26 @@ fn whoever_is_refused_hears_so_at_once_where_what_is_written_never_ends() {
     assert!(steps.is_some(), "steps of whoever brings more find out that nothing can go: {:?}", begin.elapsed());
     let refused = kept.budget.wanted(OBJECTS);
     assert!(matches!(refused, Err(Error::Access(AccessError::OverBudget { .. }))), "{refused:?}");
+}
+
+/// As a task does that is woken by the step.
+#[test]
+fn whoever_asks_in_the_middle_of_his_own_step_is_not_waited_for() {
+    let kept = Kept::of(WritePolicy::Through, 1 << 20);
+    kept.read_all();
+    for limit_bytes in [170 << 10, 100 << 10] {
+        let budget = Arc::clone(&kept.budget);
+        let (says, hears) = std::sync::mpsc::channel();
+        let asks = std::thread::spawn(move || {
+            let sweep = budget.sweep.lock();
+            budget.account.set_limit_bytes(limit_bytes);
+            says.send(budget.wanted(OBJECTS)).expect("the test listens");
+            drop(sweep);
+        });
+        let asked = hears.recv_timeout(LIMIT).expect("he waits for himself");
+        let is_twice = kept.budget.account.bytes() > 2 * limit_bytes;
+        assert_eq!(asked.is_err(), is_twice, "{asked:?}");
+        asks.join().expect("no panic");
+        kept.budget.account.set_limit_bytes(1 << 20);
+    }
 }

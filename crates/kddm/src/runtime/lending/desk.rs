@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::{Access, Input};
@@ -18,11 +18,13 @@ use super::session::Session;
 use super::uses::Use;
 use crate::cell::{HeldBy, Hold};
 use crate::error::{AccessError, Error, MembershipError};
-use crate::runtime::errands::Errand;
+use crate::runtime::errands::{Errand, Errands};
 use crate::runtime::lane::LaneState;
 use crate::runtime::lending::failure::Failure;
 use crate::runtime::serving::Served;
+use crate::runtime::turn::Alarmed;
 use crate::runtime::wait::Outcome;
+use crate::sync::now;
 
 /// How often a hold is taken again that a reader on the fast path may hide for some nanoseconds.
 const SLIPS: u32 = 1_000;
@@ -53,6 +55,23 @@ pub(super) struct Loan {
     pub is_declined: bool,
     /// See [`Loan::is_used`].
     used: Option<Use>,
+    /// It is a copy that is used for longer, as it seems.
+    keeps: Option<Arc<Keeps>>,
+}
+
+/// A copy that nobody uses is back at once when it is asked for: only who keeps it for longer may wait for something else first.
+const KEEPS_FOR: Duration = Duration::from_millis(20);
+
+/// A program that keeps a copy which is asked back is let in where it waits for the thaw.
+struct Keeps {
+    errands: Arc<Errands>,
+    errand: Errand,
+}
+
+impl Alarmed for Keeps {
+    fn ring(&self) {
+        Arc::clone(&self.errands).send(self.errand);
+    }
 }
 
 impl Loan {
@@ -166,9 +185,19 @@ impl LaneState {
             return;
         }
         let (begun, waits_aside) = is_used.then(|| uses.begin(program, set)).unzip();
-        loan.used = begun;
-        if waits_aside == Some(true) {
-            self.send_on(Errand::LetIn { program, set });
+        (loan.used, loan.keeps) = (begun, None);
+        let errand = Errand::LetIn { program, set };
+        match (waits_aside, loan.level) {
+            (Some(true), Access::Write) => self.send_on(errand),
+            (Some(true), _) => {
+                // Not at once: that would let in all that it wants each time that an idle copy is asked back, and a freeze
+                // would come to no end where programs write.
+                let keeps = Arc::new(Keeps { errands: Arc::clone(&self.signals.errands), errand });
+                let whom = Arc::downgrade(&keeps);
+                loan.keeps = Some(keeps);
+                self.alarms.set(now() + KEEPS_FOR, whom);
+            }
+            _ => {}
         }
     }
 
@@ -268,7 +297,7 @@ impl LaneState {
         match self.desk.loan(session, place) {
             Some(loan) => (loan.level, loan.hold) = (level, hold),
             None => {
-                let loan = Loan { session, level, hold, asked, is_first_touch, is_declined, used: None };
+                let loan = Loan { session, level, hold, asked, is_first_touch, is_declined, used: None, keeps: None };
                 self.desk.loans.entry(place).or_default().push(loan);
                 if let Some(session) = self.desk.sessions.get_mut(&session) {
                     session.borrowed.insert(place);
