@@ -13,7 +13,7 @@ use kddm_core::session::Session;
 use crate::cell::SharedBytes;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::lane::LaneState;
-use crate::runtime::receive::Inbox;
+use crate::runtime::receive::{ACK_DELAY, Inbox};
 use crate::runtime::silence::Silence;
 use crate::sync::now;
 use crate::transport::{Poller, Stream};
@@ -195,17 +195,17 @@ impl LaneState {
 
     /// Deferred frames and acknowledgements have waited long enough.
     pub fn flush_deferred(&mut self) {
+        let (me, mut owes_ack) = (self.core.id(), false);
         for (id, peer) in &mut self.peers {
-            let has_deferred = peer.session.has_deferred();
-            if has_deferred {
-                peer.session.flush_deferred();
-            } else if peer.session.owes_ack() {
-                write_ack(self.core.id(), peer);
-            }
+            let has_deferred = peer.flush(me);
+            owes_ack |= peer.session.owes_ack();
             if !peer.rest_of_ack.is_empty() || (!peer.is_dirty && has_deferred) {
                 peer.is_dirty = true;
                 self.dirty.push(*id);
             }
+        }
+        if owes_ack {
+            self.defer(ACK_DELAY); // A frame is half written: its end may be the last for long.
         }
     }
 
@@ -324,6 +324,21 @@ impl LaneState {
     }
 }
 
+impl Peer {
+    /// What was deferred is to be written now, and what came since it was made is acknowledged, too: it says only what had come
+    /// by then. Whether anything was deferred.
+    fn flush(&mut self, me: NodeId) -> bool {
+        let has_deferred = self.session.has_deferred();
+        if has_deferred {
+            self.session.flush_deferred();
+        }
+        if self.session.owes_ack() {
+            write_ack(me, self);
+        }
+        has_deferred
+    }
+}
+
 /// The checksum of a body. Most messages have none, and that one is known.
 pub(crate) fn checksum_of(body: &[u8]) -> u32 {
     if body.is_empty() { 0 } else { crc32fast::hash(body) }
@@ -341,7 +356,26 @@ pub(crate) fn write_ack(me: NodeId, peer: &mut Peer) {
 
 #[cfg(test)]
 mod tests {
+    use kddm_core::session::Accept;
+
     use super::*;
+
+    #[test]
+    fn what_came_after_a_deferred_frame_was_made_is_acknowledged_beside_it() {
+        let mut peer = Peer::unconnected(Incarnation(1));
+        let frame = |bytes: &mut Vec<u8>| {
+            bytes.extend([7; 64]);
+            Ok(())
+        };
+        peer.session.push(false, frame).expect("there is memory");
+        for sequence in 1..=3 {
+            assert_eq!(peer.session.accept(sequence, 64), Accept::New);
+        }
+        assert!(peer.session.owes_ack() && peer.session.has_deferred());
+        assert!(peer.flush(NodeId(1)));
+        assert!(!peer.session.owes_ack() && !peer.session.has_deferred() && !peer.rest_of_ack.is_empty());
+        assert!(!peer.flush(NodeId(1)), "that was all");
+    }
 
     #[test]
     fn no_body_has_the_checksum_that_is_known_of_it() {

@@ -27,7 +27,7 @@ const HEAD_BYTES: usize = 1 << 10;
 
 /// How long an acknowledgement may wait for a frame to ride on: far below the time in which an
 /// unacknowledged buffer fills, far above the time between frames of a busy link.
-const ACK_DELAY: Duration = Duration::from_millis(20);
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// For so many bytes of a body pages are found at once: not for more than that beyond what has come.
 const PAGES_BYTES: usize = 256 << 10;
@@ -224,7 +224,8 @@ impl LaneState {
         if peer.session.must_ack_now() {
             write_ack(self.core.id(), peer);
             self.make_dirty(id);
-        } else if peer.session.owes_ack() {
+        }
+        if self.peers.get(&id).is_some_and(|peer| peer.session.owes_ack()) {
             self.defer(ACK_DELAY);
         }
         match result {
