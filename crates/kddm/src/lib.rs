@@ -25,6 +25,8 @@ mod chain;
 mod coordination;
 mod cow;
 pub mod error;
+#[cfg(test)]
+mod eventually;
 pub mod expiry;
 mod freeze;
 mod guard;

@@ -9,6 +9,7 @@ use kddm_core::id::mix;
 
 use super::CellNumber;
 use super::arena::{BUCKETS, Cell, bucket_cells, place};
+use super::cold::Swept;
 use super::sync::Ordering;
 use super::table::Table;
 use super::word::{LIVE, READY};
@@ -168,9 +169,8 @@ impl Account {
         entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, read).is_ok()
     }
 
-    /// The hand of the budget passes an object that was used since it came by last, or was not. What becomes of it.
-    pub(super) fn passes(&self, cell: CellNumber, is_used: bool) -> Passed {
-        let Some(entry) = self.entry(cell) else { return if is_used { Passed::Used } else { Passed::Unused } };
+    /// The hand of the budget passes an object that was used since it came by last, or was not. What it leaves behind.
+    pub(super) fn passes(&self, cell: CellNumber, is_used: bool) -> Swept {
         let pass = |entry: u64| match (is_used, entry & NEW != 0, entry & MOST_SCORE) {
             // What has no entry has none to be kept.
             _ if entry == 0 => None,
@@ -179,11 +179,11 @@ impl Account {
             (true, false, score) => (score < MOST_SCORE).then_some(entry.wrapping_add(SCORE_ONE)),
             (false, _, score) => (score > 0).then_some((entry & !NEW).wrapping_sub(SCORE_ONE)),
         };
-        let is_lowered = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass).is_ok();
-        match (is_used, is_lowered) {
-            (true, _) => Passed::Used,
-            (false, true) => Passed::Spared,
-            (false, false) => Passed::Unused,
+        let changes = |entry: &AtomicU64| entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass).is_ok();
+        match self.entry(cell).is_some_and(changes) {
+            _ if is_used => Swept::Used,
+            true => Swept::Spared,
+            false => Swept::Unused,
         }
     }
 
@@ -254,15 +254,6 @@ pub(super) enum Known {
     Nothing,
     This,
     Another,
-}
-
-/// What the hand of the budget leaves behind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Passed {
-    Used,
-    /// Not used, and stays this time for what it was before.
-    Spared,
-    Unused,
 }
 
 impl std::fmt::Debug for Account {

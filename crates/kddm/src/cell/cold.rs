@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::account::{Account, Hand, Known, Passed};
+use super::account::{Account, Hand, Known};
 use super::arena::Cell;
 use super::sync::Ordering;
 use super::table::{Table, is, refused};
@@ -162,10 +162,6 @@ impl<T: Value> Table<T> {
             account.leave_word(number, Hand::OfAges);
         }
         let is_used = is_used | account.take_word(number, Hand::OfBudget) || known == Known::Another;
-        match account.passes(number, is_used) {
-            Passed::Used => Swept::Used,
-            Passed::Spared => Swept::Spared,
-            Passed::Unused => Swept::Unused,
-        }
+        account.passes(number, is_used)
     }
 }

@@ -40,7 +40,7 @@ struct Inside {
 
 impl Default for Works {
     fn default() -> Works {
-        // What waits for a thread is bounded by those who wait for it: each of them waits for one thing.
+        // What waits for a thread is bounded by what there is to be done: each of it waits once, whoever wants it.
         let pool = Arc::new(Pool::new(THREADS, usize::MAX));
         Works(Arc::new(Inside { under_way: Mutex::default(), pool }))
     }

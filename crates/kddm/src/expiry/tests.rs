@@ -15,6 +15,7 @@ use super::once::THREADS;
 use super::rule::{Expiry, OnExpiry};
 use crate::chain::chain;
 use crate::error::{AccessError, Error};
+use crate::eventually::eventually;
 use crate::pending::Pending;
 use crate::{Node, OnLoss, Set};
 
@@ -56,15 +57,6 @@ fn is_there(set: &Set<u64>, object: u64, limit: Duration) -> bool {
     }
 }
 
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "still not: {what}");
-        std::thread::yield_now();
-    }
-}
-
 fn expiring() -> Arc<Expiring> {
     let (expired, failed, watched, under_way, sweep, times) = Default::default();
     let rule = Expiry { after: None, idle: None, on_expiry: OnExpiry::Evict, each: true };
@@ -100,14 +92,14 @@ fn nobody_waits_for_an_object_whose_time_is_looked_up() {
     put(&sets[0], 7);
     assert!(expire(&sets[0], 7, Expire::After(QUESTION)));
     let leaves_in = || nodes[0].object_of("leaving", 7).ok()?.at_owner?.leaves_in;
-    until("its time is known", || leaves_in().is_some());
+    eventually(LIMIT, "its time is known", || leaves_in().is_some());
     let held = [LIST, part_of(7)].map(|number| times.grab(number).wait_for(LIMIT).expect("nobody has it"));
     let begun = Instant::now();
     while begun.elapsed() < 3 * QUESTION {
         assert!(is_there(&sets[1], 7, QUESTION * 3 / 4), "nobody could see that its time is over");
     }
     drop(held);
-    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+    eventually(LIMIT, "it has left", || !is_there(&sets[1], 7, LIMIT));
 }
 
 #[test]
@@ -118,13 +110,13 @@ fn a_time_that_could_not_be_forgotten_is_forgotten_later() {
     put(&sets[0], 7);
     assert!(expire(&sets[0], 7, Expire::After(SHORT)));
     let reads = times.get(part_of(7)).wait_for(LIMIT).expect("a copy");
-    until("it has left", || !is_there(&sets[1], 7, LIMIT));
+    eventually(LIMIT, "it has left", || !is_there(&sets[1], 7, LIMIT));
     let left = Instant::now();
-    until("nobody has waited for so long", || left.elapsed() > QUESTION);
+    eventually(LIMIT, "nobody has waited for so long", || left.elapsed() > QUESTION);
     assert!(reads.own(7).is_some(), "it is being read");
     drop(reads);
     let has_none = || times.get(part_of(7)).wait_for(LIMIT).expect("a copy").own(7).is_none();
-    until("it is forgotten", has_none);
+    eventually(LIMIT, "it is forgotten", has_none);
 }
 
 /// As after a loss that was accepted.
@@ -139,7 +131,7 @@ fn a_list_that_is_lost_is_made_anew() {
         expire(&sets[0], 1, Expire::After(QUESTION)) && expire(&sets[0], 2, Expire::After(Duration::from_secs(600)))
     );
     times.remove(LIST).wait_for(LIMIT).expect("it is lost");
-    until("it has left by a time that is still known", || !is_there(&sets[1], 1, LIMIT));
+    eventually(LIMIT, "it has left by a time that is still known", || !is_there(&sets[1], 1, LIMIT));
     assert!(is_made() && is_there(&sets[1], 3, LIMIT));
     times.remove(LIST).wait_for(LIMIT).expect("it is lost");
     assert!(expire(&sets[1], 2, Expire::AsTheSet) && is_made());
@@ -165,7 +157,7 @@ fn busy(node: &Node) -> Vec<Sender<()>> {
 /// Those who want something of the times of a set, each as far as he comes.
 fn are_waiting(node: &Node, asked: &[Pending<bool>], set: &Set<Part>, number: u64) {
     let works = &node.runtime().signals.expiries.works;
-    until("all wait", || {
+    eventually(LIMIT, "all wait", || {
         assert!(!asked.iter().any(Pending::is_ready), "nothing is done yet");
         works.waiting(set.0.here.set.0, number) >= asked.len()
     });
@@ -179,8 +171,9 @@ fn one_member_finds_out_which_parts_there_are_for_all_who_want_to_know() {
     let times = [0, 1].map(|at: usize| beside(&nodes[at], &sets[at]));
     put(&sets[0], 1);
     assert!(expire(&sets[0], 1, Expire::Never));
-    times[0].remove(LIST).wait_for(LIMIT).expect("it is lost");
+    // Before: whoever looks by himself what is to leave finds out, too.
     let busy = [busy(&nodes[0]), busy(&nodes[1])];
+    times[0].remove(LIST).wait_for(LIMIT).expect("it is lost");
     let asked = [0, 1].map(|at: usize| -> Vec<Pending<bool>> {
         let objects = 10 * at as u64 + 10..10 * at as u64 + 18;
         objects.map(|object| sets[at].expire(object, Expire::Never)).collect()
@@ -271,6 +264,6 @@ fn what_does_not_decode_leaves_too() {
     sets[1].acquire(7).wait_for(LIMIT).expect("it moves");
     let found = sets[1].get_existing(7).wait_for(LIMIT).map(drop);
     assert!(matches!(found, Err(Error::Access(AccessError::Decode { .. }))), "{found:?}");
-    until("it has left", || sets[0].len().wait_for(LIMIT).expect("it is counted") == 0);
-    until("it is counted", || nodes[1].expiries()[0].expired == 1);
+    eventually(LIMIT, "it has left", || sets[0].len().wait_for(LIMIT).expect("it is counted") == 0);
+    eventually(LIMIT, "it is counted", || nodes[1].expiries()[0].expired == 1);
 }

@@ -139,6 +139,11 @@ impl LaneState {
         !self.full.full.is_empty() && request.id.node != self.core.id() && self.takes_nothing(to).is_some()
     }
 
+    /// Why that wish is not begun here now, if that is so.
+    pub fn refusal_of(&self, set: SetId, object: ObjectId, wish: Wish) -> Option<Error> {
+        self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish))
+    }
+
     /// The peer that takes nothing any more and that this wish would be sent to first.
     pub fn refused_by_backlog(&self, set: SetId, object: ObjectId, wish: Wish) -> Option<Error> {
         if self.full.full.is_empty() {

@@ -189,8 +189,9 @@ impl Runtime {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
+    use crate::eventually::eventually;
     use crate::{Config, Node};
 
     const LIMIT: Duration = Duration::from_secs(60);
@@ -209,18 +210,10 @@ mod tests {
         nodes
     }
 
-    fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + LIMIT;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-
     #[test]
     fn a_voter_whose_disk_has_failed_is_replaced() {
         let nodes = cluster([config(), config(), config()]);
-        eventually("three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        eventually(LIMIT, "three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
         {
             let runtime = nodes[2].runtime();
             let mut membership = runtime.membership.lock();
@@ -228,7 +221,7 @@ mod tests {
             runtime.advance(&mut membership);
         }
         assert!(nodes[2].voting().failure.is_some() && !nodes[2].voting().votes);
-        eventually("another one votes", || nodes.iter().all(|node| node.voting().voters == [1, 2, 4]));
+        eventually(LIMIT, "another one votes", || nodes.iter().all(|node| node.voting().voters == [1, 2, 4]));
         assert_eq!(nodes[0].voting().failing, [3]);
         assert!(nodes[2].members().len() == 4 && nodes[2].lease().remaining != Some(Duration::ZERO), "a member still");
         // The next one to fail leaves two that can vote: one of them decides.
@@ -238,23 +231,23 @@ mod tests {
             membership.log.close();
             runtime.advance(&mut membership);
         }
-        eventually("one decides", || nodes.iter().all(|node| node.voting().voters == [1]));
+        eventually(LIMIT, "one decides", || nodes.iter().all(|node| node.voting().voters == [1]));
         let named = || nodes[0].runtime().membership.lock().log.decided_since(0).map(|entries| entries.len());
         let before = named().expect("all entries are kept");
         let granted = nodes[0].lease().counts.granted;
-        eventually("time goes by", || nodes[0].lease().counts.granted > granted + 6);
+        eventually(LIMIT, "time goes by", || nodes[0].lease().counts.granted > granted + 6);
         assert_eq!(named().ok(), Some(before), "nobody is named again and again");
     }
 
     #[test]
     fn the_preferred_one_of_two_decides_also_when_it_comes_second() {
         let nodes = cluster([config().preferred()]);
-        eventually("it decides", || nodes.iter().all(|node| node.voting().voters == [2]));
+        eventually(LIMIT, "it decides", || nodes.iter().all(|node| node.voting().voters == [2]));
         assert_eq!(nodes[0].voting().preferred, [2]);
         let third = Node::join(config().contact(nodes[0].address().clone())).wait_for(LIMIT).expect("it is let in");
-        eventually("three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        eventually(LIMIT, "three decide", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
         third.stop();
-        eventually("it decides again", || nodes.iter().all(|node| node.voting().voters == [2]));
+        eventually(LIMIT, "it decides again", || nodes.iter().all(|node| node.voting().voters == [2]));
         let both = Node::join(config().witness().preferred()).wait_for(LIMIT).err().expect("it shares nothing");
         assert!(both.to_string().contains("it is for nodes that share objects"), "{both}");
     }

@@ -23,7 +23,7 @@ impl LaneState {
         if self.can_wait_for_lender(set, wish) {
             return self.wait_for_lender(op);
         }
-        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+        if let Some(error) = self.refusal_of(set, object, wish) {
             self.complete(&op, Outcome::Failed(error));
             return;
         }
@@ -44,8 +44,7 @@ impl LaneState {
     /// ends, and whoever waits for the object comes after it, here or elsewhere.
     pub fn remove_held(&mut self, set: SetId, object: ObjectId, op: Arc<Op>, release: impl FnOnce(), tell: Tell<'_>) {
         let wish = Wish::Request(RequestKind::Remove);
-        let refusal = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish));
-        if let Some(error) = refusal.or_else(|| self.hold_is_of_before(set, object)) {
+        if let Some(error) = self.refusal_of(set, object, wish).or_else(|| self.hold_is_of_before(set, object)) {
             release();
             self.released(set, object);
             self.complete(&op, Outcome::Failed(tell(error)));
@@ -63,7 +62,7 @@ impl LaneState {
         if self.hooked.contains_key(&set) {
             return self.ask(set, object, wish, op);
         }
-        if let Some(error) = self.refusal(set).or_else(|| self.refused_by_backlog(set, object, wish)) {
+        if let Some(error) = self.refusal_of(set, object, wish) {
             self.complete(&op, Outcome::Failed(error));
             return;
         }

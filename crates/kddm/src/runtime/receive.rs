@@ -221,11 +221,16 @@ impl LaneState {
         self.serve_relieved();
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         peer.inbox = inbox;
-        if peer.session.must_ack_now() {
+        let must_ack = peer.session.must_ack_now();
+        if must_ack {
             write_ack(self.core.id(), peer);
+        }
+        // In the middle of a frame it is owed still.
+        let owes_ack = peer.session.owes_ack();
+        if must_ack {
             self.make_dirty(id);
         }
-        if self.peers.get(&id).is_some_and(|peer| peer.session.owes_ack()) {
+        if owes_ack {
             self.defer(ACK_DELAY);
         }
         match result {

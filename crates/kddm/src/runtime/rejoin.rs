@@ -82,19 +82,12 @@ fn may_come(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
+    use crate::eventually::eventually;
     use crate::{Address, Config, Node, Set};
 
     const LIMIT: Duration = Duration::from_secs(60);
-
-    fn eventually(what: &str, is_so: impl Fn() -> bool) {
-        let until = Instant::now() + LIMIT;
-        while !is_so() {
-            assert!(Instant::now() < until, "still not: {what}");
-            std::thread::yield_now();
-        }
-    }
 
     fn put(set: &Set<u64>, value: u64) {
         let mut guard = set.grab(1).wait_for(LIMIT).expect("nobody holds it");
@@ -128,8 +121,9 @@ mod tests {
             config.contacts.extend(nodes.first().map(|first| first.address().clone()));
             nodes.push(Node::join(config).wait_for(LIMIT).expect("it is let in"));
         }
-        let three_vote =
-            |nodes: &[Node]| eventually("three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]));
+        let three_vote = |nodes: &[Node]| {
+            eventually(LIMIT, "three vote", || nodes.iter().all(|node| node.voting().voters == [1, 2, 3]))
+        };
         three_vote(&nodes);
         for at in 0..3 {
             let set: Set<u64> =
@@ -139,14 +133,14 @@ mod tests {
             fence(&nodes[at]);
             let old = Arc::downgrade(nodes[at].runtime());
             nodes[at] = rejoin(&nodes[at..=at]).remove(0);
-            eventually("nothing is left of the former life", || old.strong_count() == 0);
+            eventually(LIMIT, "nothing is left of the former life", || old.strong_count() == 0);
             for node in &nodes {
                 let set: Set<u64> = node.set(&format!("of {at}")).open().wait_for(LIMIT).expect("it is there");
                 assert_eq!(*set.get(1).wait_for(LIMIT).expect("it has come back"), 10 + at as u64);
             }
             three_vote(&nodes);
             let is_healed = |node: &Node| node.runtime().membership.lock().state.is_healed();
-            eventually("all is whole", || nodes.iter().all(is_healed));
+            eventually(LIMIT, "all is whole", || nodes.iter().all(is_healed));
         }
         nodes.iter().for_each(fence);
         let nodes = rejoin(&nodes);

@@ -6,6 +6,7 @@ use kddm_core::io::Access;
 use super::*;
 use crate::cell::{Aged, CellNumber, Marks, Swept};
 use crate::error::AccessError;
+use crate::eventually::eventually;
 use crate::linker::{Linker, LinkerError, Stamp, WritePolicy, Written};
 use crate::{Node, Set};
 
@@ -77,11 +78,7 @@ impl Kept {
     }
 
     fn until_at_rest(&self) {
-        let deadline = Instant::now() + LIMIT;
-        while self.budget.is_awake.load(Ordering::Acquire) {
-            assert!(Instant::now() < deadline, "its thread has something to do");
-            std::thread::yield_now();
-        }
+        eventually(LIMIT, "its thread has nothing to do", || !self.budget.is_awake.load(Ordering::Acquire));
     }
 }
 
@@ -205,11 +202,7 @@ fn whoever_is_refused_hears_so_at_once_where_what_is_written_never_ends() {
     }
     kept.budget.set_limit_bytes(64 << 10);
     // All that may be under way is, and its patience is over.
-    let deadline = Instant::now() + LIMIT;
-    while kept.budget.counts.stuck.load(Ordering::Relaxed) == 0 {
-        assert!(Instant::now() < deadline, "its thread does not give up");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    eventually(LIMIT, "its thread gives up", || kept.budget.counts.stuck.load(Ordering::Relaxed) > 0);
     let here = kept.budget.here().expect("the node is there");
     let begin = Instant::now();
     let steps = (0..100_000).find(|_| kept.budget.sweep.lock().step(&kept.budget, &here, By::Caller).is_stuck());

@@ -1,9 +1,10 @@
 //! While lanes hear of a freeze one after the other.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
 
+use crate::eventually::eventually;
 use crate::runtime::Runtime;
 use crate::runtime::destroy::SLICE;
 use crate::{Node, Pending, Set, WriteGuard};
@@ -66,14 +67,14 @@ impl House {
     fn lets_in(&self, asks: &Set<u64>) {
         self.freeze(0);
         let first: Pending<WriteGuard<u64>> = asks.grab(self.objects[0]);
-        until("it waits for the thaw", || self.node.statistics().waits_for_thaw == 1);
+        eventually(LIMIT, "it waits for the thaw", || self.node.statistics().waits_for_thaw == 1);
         let second = asks.grab(self.objects[1]).wait_for(LIMIT).expect("that lane has not heard of it");
         self.freeze(1);
         self.is_asked();
         assert!(!self.closes(), "somebody writes");
         let first = first.wait_for(LIMIT).expect("who holds one is given what else he asks for");
         drop((first, second));
-        until("nobody writes", || self.closes());
+        eventually(LIMIT, "nobody writes", || self.closes());
         assert_eq!(self.node.statistics().faults, 0);
     }
 }
@@ -81,15 +82,6 @@ impl House {
 fn first_of_lane(runtime: &Runtime, set: SetId, lane: usize, from: u64) -> u64 {
     let is_its = |object: &u64| std::sync::Arc::ptr_eq(runtime.lane(set, ObjectId(*object)), &runtime.lanes[lane]);
     (from..).find(is_its).expect("there are many")
-}
-
-#[track_caller]
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "still not: {what}");
-        std::thread::yield_now();
-    }
 }
 
 /// What it uses in one lane lets a program in by another one. When it uses nothing any more it is in nobody's way there, though a
@@ -117,13 +109,13 @@ fn who_was_let_in_and_is_no_more_keeps_nobody_from_reading_in_another_lane() {
     let _wish = there.grab(wanted);
     let lane = &house.runtime().lanes[1];
     let waiting = || lane.lock().locals.get(&(house.id, ObjectId(wanted))).map_or(0, |local| local.waiters.len());
-    until("it waits for the reader", || waiting() == 1);
+    eventually(LIMIT, "it waits for the reader", || waiting() == 1);
     house.is_asked();
     go_on.send(()).expect("it waits");
-    until("the writer comes after it", || waiting() == 2);
+    eventually(LIMIT, "the writer comes after it", || waiting() == 2);
     drop(used);
-    until("the program uses nothing", || lane.lock().desk.lent_to_write().next().is_none());
-    until("the writer comes to an end", || {
+    eventually(LIMIT, "the program uses nothing", || lane.lock().desk.lent_to_write().next().is_none());
+    eventually(LIMIT, "the writer comes to an end", || {
         house.closes();
         writer.is_finished()
     });
