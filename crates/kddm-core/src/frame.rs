@@ -223,7 +223,7 @@ pub fn encode(
     reserved.map_err(|_| NoMemory)
 }
 
-/// As [`encode`], for a body that does not follow in the same memory.
+/// As [`encode`], for a body that does not follow in the same memory. Its checksum may follow, too: by [`seal_body`].
 pub fn encode_head(
     envelope: &Envelope,
     message: &Message,
@@ -265,6 +265,26 @@ pub fn encode_ack(from: NodeId, acknowledged: u64, out: &mut Vec<u8>) -> Result<
     out.extend_from_slice(header.as_bytes());
     seal_header(out, start);
     Ok(())
+}
+
+/// Writes the checksum of a body that is kept apart into the head of its frame.
+///
+/// ```
+/// # use kddm_core::frame::{BodySeal, DecodedHead, Envelope, Numbers, decode_head, encode_head, seal_body};
+/// # use kddm_core::{id::Tenure, message::Message};
+/// let mut head = Vec::new();
+/// let seal = BodySeal { length: 3, checksum: 0 };
+/// encode_head(&Envelope::default(), &Message::Confirm { tenure: Tenure(1) }, Numbers::default(), seal, &mut head)?;
+/// seal_body(&mut head, 0x352441c2);
+/// let Ok(DecodedHead::Head(head, _)) = decode_head(&head) else { panic!("it is whole") };
+/// assert_eq!(head.seal.checksum, 0x352441c2);
+/// # Ok::<(), kddm_core::io::NoMemory>(())
+/// ```
+pub fn seal_body(head: &mut [u8], checksum: u32) {
+    if let Ok((header, _)) = Header::mut_from_prefix(head) {
+        header.body_checksum = checksum.into();
+    }
+    seal_header(head, 0);
 }
 
 fn seal_header(out: &mut [u8], start: usize) {

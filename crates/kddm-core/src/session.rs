@@ -37,6 +37,8 @@ struct Apart<B> {
     at: u64,
     /// How many bytes that are not in such bodies come before it.
     inline_at: u64,
+    /// Bytes of its frame before it.
+    head_bytes: u64,
     body: B,
 }
 
@@ -57,6 +59,8 @@ pub struct Session<B = Vec<u8>> {
     base: u64,
     /// Bodies that are kept apart, in order.
     apart: VecDeque<Apart<B>>,
+    /// How many of them, the last ones, have heads that are not sealed yet.
+    unsealed: usize,
     /// Position behind everything.
     end: u64,
     /// Positions behind each frame that is kept.
@@ -84,6 +88,7 @@ impl<B> Default for Session<B> {
             bytes: Vec::new(),
             base: 0,
             apart: VecDeque::new(),
+            unsealed: 0,
             end: 0,
             ends: VecDeque::new(),
             freed: 0,
@@ -133,7 +138,7 @@ impl<B: AsRef<[u8]>> Session<B> {
     }
 
     /// As [`push`](Self::push), with a body that is kept as it is: `write` appends what comes before
-    /// it. Its bytes must not change while it is kept.
+    /// it. Its bytes must not change while it is kept. It waits until it is [sealed](Self::seal_next).
     pub fn push_apart(
         &mut self,
         urgent: bool,
@@ -147,11 +152,13 @@ impl<B: AsRef<[u8]>> Session<B> {
             self.bytes.truncate(before);
             return Err(refused);
         }
-        self.end += (self.bytes.len() - before) as u64;
+        let head_bytes = (self.bytes.len() - before) as u64;
+        self.end += head_bytes;
         if let Some(body) = body {
-            let apart = Apart { at: self.end, inline_at: self.base + self.bytes.len() as u64, body };
+            let apart = Apart { at: self.end, inline_at: self.base + self.bytes.len() as u64, head_bytes, body };
             self.end = apart.end();
             self.apart.push_back(apart);
+            self.unsealed += 1;
         }
         self.ends.push_back(self.end);
         if urgent {
@@ -184,17 +191,42 @@ impl<B: AsRef<[u8]>> Session<B> {
         self.urgent = self.end;
     }
 
+    /// Has `seal` complete the heads of bodies that are kept apart, of which it gets both, until so many bytes are ready to
+    /// be written. A body is looked at just before it is written, so that it is in a cache then.
+    pub fn seal_next(&mut self, bytes: u64, mut seal: impl FnMut(&mut [u8], &[u8])) {
+        while self.urgent > self.written && self.ready() < self.written.saturating_add(bytes) && self.unsealed > 0 {
+            let first = self.apart.len() - self.unsealed;
+            if let Some(apart) = self.apart.get(first) {
+                let end = (apart.inline_at - self.base) as usize;
+                let start = end - apart.head_bytes as usize;
+                if let Some(head) = self.bytes.get_mut(start..end) {
+                    seal(head, apart.body.as_ref());
+                }
+            }
+            self.unsealed -= 1;
+        }
+    }
+
+    /// Position up to which all heads are sealed.
+    fn ready(&self) -> u64 {
+        let first = self.apart.get(self.apart.len() - self.unsealed);
+        first.map_or(self.end, |apart| apart.at - apart.head_bytes)
+    }
+
     /// What to write first; deferred frames go along with the first urgent one behind them. Empty if
     /// nothing is to be written now.
     pub fn to_write(&self) -> &[u8] {
         self.pieces_to_write().next().unwrap_or_default()
     }
 
-    /// All that is to be written now, in order and in several pieces, none of them empty.
+    /// All that is to be written now and is sealed, in order and in several pieces, none of them empty.
     pub fn pieces_to_write(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = if self.urgent <= self.written { self.end } else { self.written };
+        let ready = self.ready();
         core::iter::from_fn(move || {
             let piece = self.piece_at(at)?;
+            let left = usize::try_from(ready.saturating_sub(at)).unwrap_or(usize::MAX);
+            let piece = piece.get(..piece.len().min(left)).filter(|piece| !piece.is_empty())?;
             at += piece.len() as u64;
             Some(piece)
         })

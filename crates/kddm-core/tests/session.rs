@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use kddm_core::frame::{BodySeal, Decoded, Envelope, Numbers, decode, encode, encode_ack, encode_head};
+use kddm_core::frame::{
+    BodySeal, Decoded, Envelope, HEADER_BYTES, Numbers, decode, encode, encode_ack, encode_head, seal_body,
+};
 use kddm_core::id::{NodeId, Tenure};
 use kddm_core::io::{DEFERRED_NS, NoMemory};
 use kddm_core::message::Message;
@@ -14,10 +16,12 @@ use proptest::prelude::*;
 fn send(session: &mut Session, number: u64, body_bytes: usize, urgent: bool) {
     let numbers = Numbers { sequence: session.next_sequence(), acknowledged: session.received() };
     let body = vec![number as u8; body_bytes];
-    let seal = BodySeal { length: body_bytes as u32, checksum: crc32fast::hash(&body) };
+    let is_apart = body_bytes >= APART_BYTES;
+    let checksum = if is_apart { 0 } else { crc32fast::hash(&body) };
+    let seal = BodySeal { length: body_bytes as u32, checksum };
     let message = Message::Confirm { tenure: Tenure(number) };
     let envelope = Envelope::default();
-    if body_bytes >= APART_BYTES {
+    if is_apart {
         let pushed = session.push_apart(urgent, Some(body), |out| encode_head(&envelope, &message, numbers, seal, out));
         return pushed.unwrap();
     }
@@ -33,7 +37,18 @@ fn send(session: &mut Session, number: u64, body_bytes: usize, urgent: bool) {
 /// Bodies of that size are kept apart here.
 const APART_BYTES: usize = 200;
 
-fn all_to_write(session: &Session) -> Vec<u8> {
+/// Until so many bytes are ready. How many bodies were looked at.
+fn seal(session: &mut Session, bytes: u64) -> usize {
+    let mut sealed = 0;
+    session.seal_next(bytes, |head, body| {
+        sealed += 1;
+        seal_body(head, crc32fast::hash(body));
+    });
+    sealed
+}
+
+fn all_to_write(session: &mut Session) -> Vec<u8> {
+    seal(session, u64::MAX / 2);
     session.pieces_to_write().collect::<Vec<_>>().concat()
 }
 
@@ -209,7 +224,7 @@ fn a_frame_acknowledged_while_it_is_written_again_goes_out_whole() {
     session.wrote(BODY_BYTES - 10);
     session.acknowledged(1).unwrap();
     assert!(!session.is_between_frames());
-    assert_eq!(all_to_write(&session), &all[BODY_BYTES - 10..]);
+    assert_eq!(all_to_write(&mut session), &all[BODY_BYTES - 10..]);
     write_all(&mut session);
     assert!(session.is_between_frames());
     session.acknowledged(2).unwrap();
@@ -223,7 +238,7 @@ fn a_body_that_lies_apart_is_written_in_its_place() {
     for (number, body_bytes) in [(1, APART_BYTES), (2, 10), (3, 3 * APART_BYTES), (4, APART_BYTES), (5, 0)] {
         send(&mut session, number, body_bytes, true);
     }
-    let all = all_to_write(&session);
+    let all = all_to_write(&mut session);
     let mut rest = &all[..];
     for expected in 1..=5 {
         let Ok(Decoded::Frame(frame, length)) = decode(rest) else { panic!("not a frame") };
@@ -232,7 +247,7 @@ fn a_body_that_lies_apart_is_written_in_its_place() {
     }
     assert!(rest.is_empty() && session.unacknowledged_bytes() == all.len());
     for written in 0..all.len() {
-        assert_eq!(all_to_write(&session), &all[written..]);
+        assert_eq!(all_to_write(&mut session), &all[written..]);
         assert!(session.pieces_to_write().all(|piece| !piece.is_empty()));
         session.wrote(1);
         if written == all.len() / 2 {
@@ -243,6 +258,34 @@ fn a_body_that_lies_apart_is_written_in_its_place() {
     session.acknowledged(5).unwrap();
     assert_eq!(session.unacknowledged_bytes(), 0);
     assert!(session.memory_bytes() + 4 * APART_BYTES <= kept, "the bodies are gone");
+}
+
+#[test]
+fn a_body_is_sealed_only_when_it_is_to_be_written() {
+    let mut session = Session::new();
+    for number in 1..=4 {
+        send(&mut session, number, APART_BYTES * usize::from(number != 2), number != 4);
+    }
+    assert!(session.to_write().is_empty(), "its head lacks the checksum");
+    assert_eq!(seal(&mut session, 1), 1);
+    let ready: usize = session.pieces_to_write().map(<[u8]>::len).sum();
+    assert_eq!(ready, session.unacknowledged_bytes() - 2 * (HEADER_BYTES + APART_BYTES), "the second one has no body");
+    assert_eq!(seal(&mut session, ready as u64), 0, "so much is ready");
+    session.wrote(ready);
+    assert!(session.to_write().is_empty() && session.is_between_frames());
+    assert_eq!((seal(&mut session, 1), seal(&mut session, 1)), (1, 0));
+    session.wrote(HEADER_BYTES + APART_BYTES);
+    assert_eq!(seal(&mut session, 1), 0, "the last one may wait");
+    session.flush_deferred();
+    assert_eq!(seal(&mut session, 1), 1);
+    session.resume(0).unwrap();
+    let all = all_to_write(&mut session);
+    let mut rest = &all[..];
+    while let Ok(Decoded::Frame(frame, length)) = decode(rest) {
+        assert_eq!(crc32fast::hash(frame.body), frame.seal.checksum);
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty() && all.len() == session.unacknowledged_bytes());
 }
 
 #[test]
@@ -316,6 +359,7 @@ impl End {
     fn write(&mut self, peer: &mut End, mut limit: usize) {
         while limit > 0 {
             let ack_first = !self.rest_of_ack.is_empty();
+            seal(&mut self.session, 1);
             let bytes = if ack_first { &self.rest_of_ack[..] } else { self.session.to_write() };
             let count = bytes.len().min(limit);
             if count == 0 {

@@ -244,6 +244,7 @@ impl<'a> Network<'a> {
             return agenda.push((side.busy_until, Event::Write(from, to)));
         }
         let most = [64, 500, 4_000, 64_000][side.random.usize(0..4)];
+        side.session.seal_next(most as u64, |_head, _body| {});
         let bytes: Vec<u8> = side.session.pieces_to_write().flatten().copied().take(most).collect();
         if bytes.is_empty() {
             return;

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, IoSlice, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kddm_core::frame::{BodySeal, Envelope, Numbers, encode, encode_ack, encode_head};
+use kddm_core::frame::{BodySeal, Envelope, Numbers, encode, encode_ack, encode_head, seal_body};
 use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId};
 use kddm_core::io::DEFERRED_NS;
 use kddm_core::message::Message;
@@ -21,6 +21,10 @@ use crate::transport::{Poller, Stream};
 /// Bodies from this size on are kept where they lie until they are acknowledged, and go from the
 /// socket straight to where they will stay: a copy would cost more than what it saves.
 pub(crate) const APART_BYTES: usize = 16 << 10;
+
+/// So much is made ready to be written at a time: what has just been read for its checksum is in a near cache when the
+/// system copies it.
+const READY_BYTES: u64 = 512 << 10;
 
 /// Pieces written at once.
 const PIECES: usize = 16;
@@ -123,7 +127,9 @@ impl LaneState {
             return self.fence("a peer takes nothing any more");
         }
         let body = apart.as_ref().map_or(&*self.scratch, SharedBytes::as_ref);
-        let seal = BodySeal { length: body.len() as u32, checksum: checksum_of(body) };
+        // One that is kept apart gets its checksum when it is written.
+        let checksum = if apart.is_some() { 0 } else { checksum_of(body) };
+        let seal = BodySeal { length: body.len() as u32, checksum };
         let numbers = Numbers { sequence: peer.session.next_sequence(), acknowledged: peer.session.received() };
         let pushed = if apart.is_some() {
             peer.session.push_apart(!deferred, apart, |out| encode_head(&envelope, message, numbers, seal, out))
@@ -228,6 +234,7 @@ impl LaneState {
             let written = if ack_first {
                 (&mut &**stream).write(&peer.rest_of_ack)
             } else {
+                peer.session.seal_next(READY_BYTES, |head, body| seal_body(head, checksum_of(body)));
                 let mut pieces = [IoSlice::new(&[]); PIECES];
                 let mut count = 0;
                 for (to, piece) in pieces.iter_mut().zip(peer.session.pieces_to_write()) {
