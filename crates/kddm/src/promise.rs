@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{AccessError, ConfigurationError, Error};
 use crate::pending::{Pending, Reply};
+use crate::runtime::turn::wake;
 use crate::runtime::wait::{deadline_in, may_block};
 
 /// Begins `work` on a thread of that name. `late` says why there is no answer yet to whoever waits for
@@ -72,7 +73,7 @@ impl<O> Kept<O> {
         };
         self.news.notify_all();
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 }

@@ -169,7 +169,14 @@ fn late(limit: Duration) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::future::IntoFuture;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::task::{Context, Wake, Waker};
     use std::time::Duration;
+
+    use parking_lot::Mutex;
 
     use crate::error::{AccessError, Error};
     use crate::{Config, Node, Set};
@@ -207,5 +214,29 @@ mod tests {
         drop(freeze);
         let again = open(&second).freeze().wait_for(LIMIT).expect("it is frozen anew");
         assert!(again.is_held() && first.frozen_sets().values().all(|by| *by == [2]));
+    }
+
+    /// Says which sets are frozen when it is woken.
+    struct Asks(Node, Mutex<Sender<bool>>);
+
+    impl Wake for Asks {
+        fn wake(self: Arc<Self>) {
+            let is_thawed = self.0.frozen_sets().is_empty();
+            self.1.lock().send(is_thawed).expect("the test listens");
+        }
+    }
+
+    #[test]
+    fn who_is_woken_by_a_thaw_may_ask_his_node_at_once() {
+        let node = Node::join(Config::new()).wait_for(LIMIT).expect("a node");
+        let set: Set<u64> = node.set("asked").open().wait_for(LIMIT).expect("it opens");
+        let freeze = set.freeze().wait_for(LIMIT).expect("nobody writes it");
+        let (sender, woken) = channel();
+        let waker = Waker::from(Arc::new(Asks(node.clone(), Mutex::new(sender))));
+        let mut grab = pin!(set.grab(1).into_future());
+        assert!(grab.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(), "it is frozen");
+        freeze.thaw().wait_for(LIMIT).expect("it is thawed");
+        assert_eq!(woken.recv_timeout(LIMIT), Ok(true));
+        assert!(grab.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kddm_core::id::{NodeId, ObjectId, SetId};
+use kddm_core::io::Input;
+use kddm_core::message::RequestKind;
 use kddm_core::view::NodeState;
 use kddm_view::{Change, MemberEntry};
 
@@ -44,6 +46,16 @@ struct Patience {
 }
 
 impl LaneState {
+    /// Asks the core to give an object away. False if it is asked for something already.
+    pub fn begin_flush(&mut self, set: SetId, object: ObjectId) -> bool {
+        if self.locals.get(&(set, object)).is_some_and(|local| local.outstanding) {
+            return false;
+        }
+        self.local(set, object).outstanding = true;
+        self.run_own(set, object, Some(Input::Want { kind: RequestKind::Flush { to: NodeId::NOBODY } }));
+        true
+    }
+
     /// Begins to give away up to `most` of the objects in `list`, from its end. Those that local
     /// threads hold, or that are on their way already, stay for the next round.
     fn give_away(&mut self, list: &mut Vec<(SetId, ObjectId)>, most: usize) -> usize {

@@ -92,6 +92,7 @@ impl LaneState {
     pub fn send_on(&mut self, errand: Errand) {
         let errands = Arc::clone(&self.signals.errands);
         errands.kept.lock().waiting.push_back(errand);
-        self.to_wake.add(Some(Waker::from(errands)));
+        // Before those who wait: nobody knows what their code does.
+        self.to_wake.add_sender(&Waker::from(errands), usize::MAX);
     }
 }

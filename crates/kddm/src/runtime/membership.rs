@@ -22,6 +22,7 @@ use crate::runtime::freezing::Freezes;
 use crate::runtime::healing::Healing;
 use crate::runtime::leasing::Leasing;
 use crate::runtime::peer::Peer;
+use crate::runtime::quiet::QuietGuard;
 use crate::runtime::reviving::Revived;
 
 /// How often a task looks whether sets exist by now: once in the life of a cluster, for a round trip.
@@ -200,7 +201,8 @@ impl Membership {
     }
 }
 
-pub(crate) type Guard<'a> = parking_lot::MutexGuard<'a, Membership>;
+/// Nobody is woken while a thread has it: that waits until it has given it up.
+pub(crate) type Guard<'a> = QuietGuard<'a, Membership>;
 
 impl Runtime {
     /// The time of the view log and of the notifiers.

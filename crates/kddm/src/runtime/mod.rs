@@ -41,6 +41,7 @@ pub(crate) mod places;
 pub(crate) mod placing;
 pub(crate) mod pool;
 pub(crate) mod proof;
+pub(crate) mod quiet;
 pub(crate) mod receive;
 pub(crate) mod refusals;
 mod rejoin;
@@ -66,7 +67,7 @@ use std::time::{Duration, Instant};
 
 use kddm_core::id::{Incarnation, NodeId, ObjectId, SetId, ShardIndex};
 use kddm_core::view::View;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use crate::budget::Budgets;
 use crate::cell::{Lease, Table};
@@ -79,10 +80,11 @@ use crate::options::Config;
 use crate::rpc::Engine;
 use crate::runtime::lane::{Lane, Limits};
 use crate::runtime::lending::attach::Lender;
-use crate::runtime::membership::Membership;
+use crate::runtime::membership::{Guard, Membership};
 use crate::runtime::notify::Notify;
 use crate::runtime::part::lane_of;
 use crate::runtime::placing::Signals;
+use crate::runtime::quiet::QuietMutex;
 use crate::runtime::silence::Silence;
 use crate::runtime::statistics::Statistics;
 use crate::runtime::turn::{ToWake, Turn};
@@ -109,7 +111,7 @@ pub(crate) struct Runtime {
     pub lanes: Vec<Arc<Lane>>,
     pub lease: Arc<Lease>,
     pub started: Instant,
-    pub membership: Mutex<Membership>,
+    pub membership: QuietMutex<Membership>,
     /// Told at every change of the membership, of a link, and at the stop.
     pub changed: Condvar,
     pub notify: Arc<Notify>,
@@ -182,7 +184,7 @@ impl Runtime {
             lanes: parts.lanes,
             lease: parts.lease,
             started: parts.membership.since,
-            membership: Mutex::new(parts.membership),
+            membership: QuietMutex::new(parts.membership),
             changed: Condvar::new(),
             notify: parts.notify,
             signals: parts.signals,
@@ -299,8 +301,8 @@ impl Runtime {
     }
 
     /// Waits until something changes, at most until `deadline`.
-    pub fn wait_for_change(&self, membership: &mut MutexGuard<'_, Membership>, deadline: Instant) -> bool {
-        !self.changed.wait_until(membership, deadline).timed_out()
+    pub fn wait_for_change(&self, membership: &mut Guard<'_>, deadline: Instant) -> bool {
+        membership.wait_until(&self.changed, deadline)
     }
 
     /// Hands over all that this node holds and leaves, tells the notifiers, and ends everything:

@@ -225,19 +225,17 @@ impl LaneState {
         let is_message = matches!(&input, Input::Message { .. });
         let told = Told::of(&input);
         let question = question_of(&input);
-        match self.hand_in(set, object, input, &mut outputs) {
+        let handed_in = self.hand_in(set, object, input, &mut outputs);
+        let lacks_memory = matches!(handed_in, Err(Refused::NoMemory));
+        match handed_in {
             Ok(()) => self.was_told(set, object, told),
-            Err(Refused::NoMemory) => {
-                self.statistics.refused_memory += 1;
-                self.outputs = outputs;
-                self.lacks_memory(set, object, told)?;
-                return Ok(true);
-            }
+            Err(Refused::NoMemory) => self.statistics.refused_memory += 1,
             Err(refused) => self.refused(set, object, refused),
         }
         let mut touched = told != Told::Message;
-        // The first input to a shard in a new epoch takes all its objects there.
+        // The first input to a shard in a new epoch takes all its objects there, also if there is no memory for the input then.
         let mut others = Follows::default();
+        let body = if lacks_memory { &mut None } else { body };
         for output in outputs.drain() {
             if output.object() == object {
                 touched |= changes_what_is_here(&output);
@@ -248,21 +246,15 @@ impl LaneState {
         }
         self.outputs = outputs;
         others.go_on(self, set);
+        if lacks_memory {
+            self.lacks_memory(set, object, told)?;
+            return Ok(true);
+        }
         question.into_iter().for_each(|question| self.is_answered(question));
         if is_word || (is_message && self.core.is_handing_over()) {
             self.look_whether_settled();
         }
         Ok(touched)
-    }
-
-    /// Asks the core to give an object away. False if it is asked for something already.
-    pub fn begin_flush(&mut self, set: SetId, object: ObjectId) -> bool {
-        if self.locals.get(&(set, object)).is_some_and(|local| local.outstanding) {
-            return false;
-        }
-        self.local(set, object).outstanding = true;
-        self.run_own(set, object, Some(Input::Want { kind: RequestKind::Flush { to: NodeId::NOBODY } }));
-        true
     }
 
     fn hand_in(&mut self, set: SetId, object: ObjectId, input: Input, outputs: &mut Outputs) -> Result<(), Refused> {

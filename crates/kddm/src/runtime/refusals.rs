@@ -85,7 +85,12 @@ impl LaneState {
 pub(crate) mod tests {
     use std::time::Duration;
 
+    use kddm_core::id::{Epoch, NodeId, ObjectId, SetId, ShardIndex, Tenure};
+    use kddm_core::io::Input;
+    use kddm_core::message::{Message, RequestKind};
+
     use crate::error::{AccessError, Error};
+    use crate::runtime::lane::LaneState;
     use crate::{Node, Raw, Set};
 
     const LIMIT: Duration = Duration::from_secs(30);
@@ -153,6 +158,29 @@ pub(crate) mod tests {
                 assert_eq!((seen.dropped, seen.faults, seen.malformed), (0, 0, 0), "each n-th is {nth}");
             }
         }
+    }
+
+    /// The first input to a shard of an epoch takes all its objects there, and that stays done if there is no memory for the
+    /// input itself: it is told at once, since what comes next may be about another set.
+    #[test]
+    fn what_was_done_before_memory_was_refused_is_told() {
+        let nodes = Node::local_cluster(1).expect("a node");
+        let _set: Set<u64> = nodes[0].set("refused").open().wait().expect("a set");
+        refuse_each(&nodes, Some(1));
+        let lane = &nodes[0].runtime().lanes[0];
+        let mut state = lane.lock();
+        let before = state.statistics.dropped;
+        let (shard, floor, unbroken) = (ShardIndex(0), Tenure(1), Epoch(1));
+        let message = Message::ShardIsYours { shard, floor, in_doubt: false, unbroken };
+        let stray = Input::Message { from: NodeId::NOBODY, message };
+        let LaneState { core, outputs, .. } = &mut *state;
+        core.handle(SetId::SYSTEM, ObjectId(0), stray, outputs).expect("it is dropped");
+        assert!(!outputs.is_empty());
+        state.run_own(SetId::SYSTEM, ObjectId(7), Some(Input::Want { kind: RequestKind::Get { existing: true } }));
+        assert!(state.statistics.refused_memory > 0);
+        assert_eq!((state.statistics.dropped - before, state.outputs.is_empty()), (1, true));
+        state.refuse_each = None;
+        lane.finish(state);
     }
 
     /// A large body waits where it has arrived, and what came behind it waits too.

@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::runtime::lane::{Lane, LaneState};
+use crate::runtime::quiet;
 use crate::sync::{MutexGuard, Ordering};
 
 /// Wakes, and comes back whatever that does: it is code of whoever waits, and others are to be woken after it.
@@ -20,10 +21,10 @@ pub(crate) fn wake(waker: Waker) {
     }
 }
 
-/// Whom to wake. Dropping it does so.
+/// Whom to wake. Dropping it does so, when this thread has no [quiet](quiet) lock any more.
 #[derive(Default)]
 pub(crate) struct ToWake {
-    /// Those that send something to watchers: first, because nobody knows how long all others take.
+    /// Those that send something to watchers, and errands in all lanes: first, because nobody knows how long all others take.
     senders: Vec<Waker>,
     /// Those of whoever waits.
     waiting: Vec<Waker>,
@@ -41,6 +42,15 @@ impl ToWake {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.senders.is_empty() && self.waiting.is_empty()
+    }
+
+    fn wake(mut self) {
+        std::mem::take(&mut self.senders).into_iter().for_each(wake);
+        std::mem::take(&mut self.waiting).into_iter().for_each(wake);
+    }
+
     /// All of another one, too.
     pub fn append(&mut self, mut other: ToWake) {
         self.senders.append(&mut other.senders);
@@ -50,8 +60,11 @@ impl ToWake {
 
 impl Drop for ToWake {
     fn drop(&mut self) {
-        self.senders.drain(..).for_each(wake);
-        self.waiting.drain(..).for_each(wake);
+        if !self.is_empty()
+            && let Some(now) = quiet::keep(std::mem::take(self))
+        {
+            now.wake();
+        }
     }
 }
 

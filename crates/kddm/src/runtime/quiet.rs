@@ -1,0 +1,175 @@
+//! A lock under which nobody is woken. A waker runs code of whoever waits, which may want the same lock at once, for instance to
+//! freeze a set; so what a thread wants woken while it has such a lock waits beside the thread until it has given up the last one.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::runtime::turn::ToWake;
+use crate::sync::thread_local;
+
+/// What one thread waits with.
+struct Kept {
+    /// How many such locks it has.
+    locks: usize,
+    to_wake: ToWake,
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::new(Kept { locks: 0, to_wake: ToWake::default() });
+}
+
+/// Keeps those back, if this thread has such a lock; else they are woken now.
+pub(crate) fn keep(to_wake: ToWake) -> Option<ToWake> {
+    let mut to_wake = Some(to_wake);
+    // A thread that ends has no such lock.
+    let _is_ending = KEPT.try_with(|kept| {
+        let mut kept = kept.borrow_mut();
+        if kept.locks > 0
+            && let Some(more) = to_wake.take()
+        {
+            kept.to_wake.append(more);
+        }
+    });
+    to_wake
+}
+
+/// This thread has one such lock.
+struct Has;
+
+impl Has {
+    fn new() -> Has {
+        KEPT.with(|kept| kept.borrow_mut().locks += 1);
+        Has
+    }
+}
+
+impl Drop for Has {
+    fn drop(&mut self) {
+        let due = KEPT.with(|kept| {
+            let mut kept = kept.borrow_mut();
+            kept.locks -= 1;
+            (kept.locks == 0).then(|| std::mem::take(&mut kept.to_wake))
+        });
+        // Outside of what it was kept in: whoever is woken may take the lock again.
+        drop(due);
+    }
+}
+
+/// See the module.
+pub(crate) struct QuietMutex<T>(Mutex<T>);
+
+impl<T> QuietMutex<T> {
+    pub fn new(inside: T) -> QuietMutex<T> {
+        QuietMutex(Mutex::new(inside))
+    }
+
+    pub fn lock(&self) -> QuietGuard<'_, T> {
+        let guard = self.0.lock();
+        QuietGuard { guard, _has: Has::new() }
+    }
+}
+
+/// Such a lock, taken.
+pub(crate) struct QuietGuard<'a, T> {
+    // In this order: the lock is given up first.
+    guard: MutexGuard<'a, T>,
+    _has: Has,
+}
+
+impl<T> QuietGuard<'_, T> {
+    /// Gives up the lock until there is news, at most until `deadline`: false. Who has kept somebody asleep wakes him instead,
+    /// and looks again.
+    pub fn wait_until(&mut self, news: &Condvar, deadline: Instant) -> bool {
+        let due = KEPT.with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let is_due = kept.locks == 1 && !kept.to_wake.is_empty();
+            is_due.then(|| {
+                kept.locks = 0;
+                std::mem::take(&mut kept.to_wake)
+            })
+        });
+        if due.is_none() {
+            return !news.wait_until(&mut self.guard, deadline).timed_out();
+        }
+        MutexGuard::unlocked(&mut self.guard, || drop(due));
+        KEPT.with(|kept| kept.borrow_mut().locks += 1);
+        true
+    }
+}
+
+impl<T> Deref for QuietGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for QuietGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// Whoever waits wants the lock as soon as he is woken.
+    struct Wants {
+        lock: QuietMutex<()>,
+        woken: AtomicUsize,
+    }
+
+    impl Wake for Wants {
+        fn wake(self: Arc<Self>) {
+            assert!(self.lock.0.try_lock().is_some(), "the lock has been given up");
+            drop(self.lock.lock());
+            self.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn woken_at(wants: &Arc<Wants>) -> ToWake {
+        let mut to_wake = ToWake::default();
+        to_wake.add(Some(Waker::from(Arc::clone(wants))));
+        to_wake
+    }
+
+    #[test]
+    fn who_is_to_be_woken_under_the_lock_is_woken_when_it_has_been_given_up() {
+        let wants = Arc::new(Wants { lock: QuietMutex::new(()), woken: AtomicUsize::new(0) });
+        let other = QuietMutex::new(());
+        let woken = || wants.woken.load(Ordering::Relaxed);
+        drop(woken_at(&wants));
+        assert_eq!(woken(), 1, "nothing is locked");
+        let lock = wants.lock.lock();
+        let inner = other.lock();
+        drop(woken_at(&wants));
+        drop(inner);
+        drop(woken_at(&wants));
+        assert_eq!(woken(), 1);
+        drop(lock);
+        assert_eq!(woken(), 3);
+    }
+
+    #[test]
+    fn who_waits_for_news_keeps_nobody_asleep() {
+        let wants = Arc::new(Wants { lock: QuietMutex::new(()), woken: AtomicUsize::new(0) });
+        let news = Condvar::new();
+        let mut lock = wants.lock.lock();
+        drop(woken_at(&wants));
+        assert!(lock.wait_until(&news, Instant::now()), "there may be news by that");
+        assert_eq!(wants.woken.load(Ordering::Relaxed), 1);
+        assert!(!lock.wait_until(&news, Instant::now()));
+        drop(woken_at(&wants));
+        assert_eq!(wants.woken.load(Ordering::Relaxed), 1, "it is locked again");
+        drop(lock);
+        assert_eq!(wants.woken.load(Ordering::Relaxed), 2);
+    }
+}
