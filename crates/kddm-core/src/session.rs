@@ -255,7 +255,7 @@ impl<B: AsRef<[u8]>> Session<B> {
 
     /// So many bytes of [`pieces_to_write`](Self::pieces_to_write) have been written.
     pub fn wrote(&mut self, count: usize) {
-        self.written = (self.written + count as u64).min(self.end);
+        self.written = (self.written + count as u64).min(self.ready());
         self.sent = self.sent.max(self.written);
         self.release();
     }

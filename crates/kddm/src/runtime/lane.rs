@@ -51,6 +51,9 @@ pub(crate) struct LaneState {
     pub core: Core,
     pub part: Part,
     pub outputs: Outputs,
+    /// Of a message for which there was no memory: taking its shard to a new epoch may have been done before. It is told when
+    /// nobody takes the message for received any more, and before anything else is handed in.
+    pub undone: Option<(SetId, Outputs)>,
     /// Inputs that follow from one input; empty between two.
     pub todo: VecDeque<Input>,
     pub stores: HashMap<SetId, Arc<dyn Store>, Mixer>,
@@ -118,6 +121,7 @@ impl LaneState {
             core,
             part,
             outputs: Outputs::new(),
+            undone: None,
             todo: VecDeque::new(),
             stores: HashMap::default(),
             destroyed: Destroyed::default(),
@@ -327,6 +331,7 @@ impl Lane {
     }
 
     fn wind_up(&self, state: &mut LaneState) {
+        state.follow_undone();
         state.cut_off_if_fenced(&self.poller);
         // First what may have more to say to others.
         state.write_programs(&self.poller);

@@ -78,6 +78,13 @@ impl LaneState {
         }
     }
 
+    /// What was done before there was no memory for the rest.
+    pub fn follow_undone(&mut self) {
+        if let Some((set, outputs)) = self.undone.take() {
+            self.follow(set, outputs);
+        }
+    }
+
     fn follow(&mut self, set: SetId, mut outputs: Outputs) {
         let mut follows = Follows::default();
         for output in outputs.drain() {

@@ -220,6 +220,7 @@ impl LaneState {
         if self.fenced {
             return Ok(false); // What the core knows is not to be relied on.
         }
+        self.follow_undone();
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         let is_message = matches!(&input, Input::Message { .. });
@@ -229,7 +230,13 @@ impl LaneState {
         let lacks_memory = matches!(handed_in, Err(Refused::NoMemory));
         match handed_in {
             Ok(()) => self.was_told(set, object, told),
-            Err(Refused::NoMemory) => self.statistics.refused_memory += 1,
+            Err(Refused::NoMemory) => {
+                self.statistics.refused_memory += 1;
+                if let Err(refused) = self.lacks_memory(set, object, told) {
+                    self.undone = Some((set, outputs));
+                    return Err(refused);
+                }
+            }
             Err(refused) => self.refused(set, object, refused),
         }
         let mut touched = told != Told::Message;
@@ -247,7 +254,6 @@ impl LaneState {
         self.outputs = outputs;
         others.go_on(self, set);
         if lacks_memory {
-            self.lacks_memory(set, object, told)?;
             return Ok(true);
         }
         question.into_iter().for_each(|question| self.is_answered(question));

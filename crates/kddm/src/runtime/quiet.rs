@@ -36,25 +36,34 @@ pub(crate) fn keep(to_wake: ToWake) -> Option<ToWake> {
     to_wake
 }
 
-/// This thread has one such lock.
-struct Has;
+/// This thread has one such lock, and keeps back whom it wakes: not if it is about to end and has no place for that any more.
+struct Has {
+    is_counted: bool,
+}
 
 impl Has {
     fn new() -> Has {
-        KEPT.with(|kept| kept.borrow_mut().locks += 1);
-        Has
+        Has { is_counted: KEPT.try_with(|kept| kept.borrow_mut().locks += 1).is_ok() }
+    }
+
+    /// Whom to wake when this is given up now, if it is the last one.
+    fn due(&self) -> Option<ToWake> {
+        if !self.is_counted {
+            return None;
+        }
+        let give_up = |kept: &RefCell<Kept>| {
+            let mut kept = kept.borrow_mut();
+            kept.locks -= 1;
+            (kept.locks == 0).then(|| std::mem::take(&mut kept.to_wake))
+        };
+        KEPT.try_with(give_up).ok().flatten()
     }
 }
 
 impl Drop for Has {
     fn drop(&mut self) {
-        let due = KEPT.with(|kept| {
-            let mut kept = kept.borrow_mut();
-            kept.locks -= 1;
-            (kept.locks == 0).then(|| std::mem::take(&mut kept.to_wake))
-        });
         // Outside of what it was kept in: whoever is woken may take the lock again.
-        drop(due);
+        drop(self.due());
     }
 }
 
@@ -68,7 +77,7 @@ impl<T> QuietMutex<T> {
 
     pub fn lock(&self) -> QuietGuard<'_, T> {
         let guard = self.0.lock();
-        QuietGuard { guard, _has: Has::new() }
+        QuietGuard { guard, has: Has::new() }
     }
 }
 
@@ -76,26 +85,22 @@ impl<T> QuietMutex<T> {
 pub(crate) struct QuietGuard<'a, T> {
     // In this order: the lock is given up first.
     guard: MutexGuard<'a, T>,
-    _has: Has,
+    has: Has,
 }
 
 impl<T> QuietGuard<'_, T> {
     /// Gives up the lock until there is news, at most until `deadline`: false. Who has kept somebody asleep wakes him instead,
     /// and looks again.
     pub fn wait_until(&mut self, news: &Condvar, deadline: Instant) -> bool {
-        let due = KEPT.with(|kept| {
-            let mut kept = kept.borrow_mut();
-            let is_due = kept.locks == 1 && !kept.to_wake.is_empty();
-            is_due.then(|| {
-                kept.locks = 0;
-                std::mem::take(&mut kept.to_wake)
-            })
-        });
-        if due.is_none() {
+        let keeps = |kept: &RefCell<Kept>| {
+            let kept = kept.borrow();
+            kept.locks == 1 && !kept.to_wake.is_empty()
+        };
+        if !KEPT.try_with(keeps).unwrap_or(false) {
             return !news.wait_until(&mut self.guard, deadline).timed_out();
         }
-        MutexGuard::unlocked(&mut self.guard, || drop(due));
-        KEPT.with(|kept| kept.borrow_mut().locks += 1);
+        MutexGuard::unlocked(&mut self.guard, || drop(std::mem::replace(&mut self.has, Has { is_counted: false })));
+        self.has = Has::new();
         true
     }
 }
@@ -120,6 +125,7 @@ mod tests {
     use std::task::{Wake, Waker};
 
     use super::*;
+    use crate::{Config, Node};
 
     /// Whoever waits wants the lock as soon as he is woken.
     struct Wants {
@@ -171,5 +177,21 @@ mod tests {
         assert_eq!(wants.woken.load(Ordering::Relaxed), 1, "it is locked again");
         drop(lock);
         assert_eq!(wants.woken.load(Ordering::Relaxed), 2);
+    }
+
+    std::thread_local! {
+        /// Made before what this module keeps, so that it goes after it.
+        static LAST: RefCell<Option<Node>> = const { RefCell::new(None) };
+    }
+
+    #[test]
+    fn a_node_may_end_with_its_thread() {
+        let run = || {
+            LAST.with(|last| assert!(last.borrow().is_none()));
+            let node = Node::join(Config::new()).wait().expect("a node");
+            assert!(node.frozen_sets().is_empty());
+            LAST.set(Some(node));
+        };
+        std::thread::spawn(run).join().expect("it ends in peace");
     }
 }

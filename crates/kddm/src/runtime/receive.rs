@@ -303,7 +303,7 @@ impl LaneState {
         Ok(0)
     }
 
-    fn handle_frame(
+    pub fn handle_frame(
         &mut self,
         id: NodeId,
         head: &Head,

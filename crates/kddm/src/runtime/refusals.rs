@@ -85,8 +85,9 @@ impl LaneState {
 pub(crate) mod tests {
     use std::time::Duration;
 
+    use kddm_core::frame::{BodySeal, Decoded, Envelope, Head, Numbers, decode};
     use kddm_core::id::{Epoch, NodeId, ObjectId, SetId, ShardIndex, Tenure};
-    use kddm_core::io::Input;
+    use kddm_core::io::{Input, Outputs};
     use kddm_core::message::{Message, RequestKind};
 
     use crate::error::{AccessError, Error};
@@ -160,26 +161,86 @@ pub(crate) mod tests {
         }
     }
 
+    /// Two nodes, their handles of a set, and its number.
+    fn pair() -> (Vec<Node>, Vec<Set<u64>>, SetId) {
+        let nodes = Node::local_cluster(2).expect("two nodes");
+        let sets = nodes.iter().map(|node| node.set("refused").open().wait().expect("a set")).collect();
+        let set = SetId(nodes[0].set_info("refused").expect("it is there").id);
+        (nodes, sets, set)
+    }
+
+    /// In the place of what taking a shard to a new epoch says: whatever follows from that wish.
+    fn do_before(state: &mut LaneState, set: SetId, object: ObjectId) {
+        let LaneState { core, outputs, .. } = state;
+        let wish = Input::Want { kind: RequestKind::Get { existing: true } };
+        core.handle(set, object, wish, outputs).expect("there is memory");
+        assert!(!outputs.is_empty());
+    }
+
     /// The first input to a shard of an epoch takes all its objects there, and that stays done if there is no memory for the
-    /// input itself: it is told at once, since what comes next may be about another set.
+    /// input itself. What it has to say acknowledges what had been received; that message is not.
     #[test]
-    fn what_was_done_before_memory_was_refused_is_told() {
-        let nodes = Node::local_cluster(1).expect("a node");
-        let _set: Set<u64> = nodes[0].set("refused").open().wait().expect("a set");
-        refuse_each(&nodes, Some(1));
+    fn a_message_for_which_there_is_no_memory_is_not_acknowledged_by_what_was_done_before() {
+        let (nodes, _sets, set) = pair();
+        let lane = &nodes[1].runtime().lanes[0];
+        let mut state = lane.lock();
+        let of_the_other = |object: &ObjectId| state.core.home(set, *object) == Some(NodeId(1));
+        let object = (0..10_000).map(ObjectId).find(of_the_other).expect("it is home of half of them");
+        do_before(&mut state, set, object);
+        let view = state.core.view();
+        let incarnation = view.member(NodeId(1)).expect("a member").incarnation;
+        let (epoch, placement) = (view.epoch, view.placement);
+        let envelope = Envelope { epoch, placement, from: NodeId(1), incarnation, set, object };
+        let sequence = state.peers[&NodeId(1)].session.received() + 1;
+        let message = Some(Message::Confirm { tenure: Tenure(1) });
+        let numbers = Numbers { sequence, acknowledged: 0 };
+        let head = Head { envelope, numbers, message, seal: BodySeal::default() };
+        state.refuse_each = Some(1);
+        assert!(state.handle_frame(NodeId(1), &head, 100, 0, &mut None).is_err());
+        state.refuse_each = None;
+        state.follow_undone();
+        let session = &state.peers[&NodeId(1)].session;
+        let Ok(Decoded::Frame(frame, _)) = decode(session.to_write()) else { panic!("it is said to the home") };
+        assert_eq!((frame.numbers.acknowledged, session.received()), (sequence - 1, sequence - 1));
+        lane.finish(state);
+    }
+
+    /// And what follows from it here is done: whoever waits for the same object is served, or asks for more.
+    #[test]
+    fn what_follows_from_what_was_done_before_is_not_lost() {
+        let (nodes, sets, set) = pair();
+        let object = ObjectId(7);
+        sets[0].grab(7).wait_for(LIMIT).expect("nobody has it").put().wait_for(LIMIT).expect("it is put");
+        drop(sets[1].get(7).wait_for(LIMIT).expect("a copy"));
+        let lane = nodes[0].runtime().lane(set, object);
+        // As if the core had been asked: the answer is what was done before.
+        lane.lock().local(set, object).outstanding = true;
+        let grab = sets[0].grab(7);
+        let mut state = lane.lock();
+        do_before(&mut state, set, object);
+        state.refuse_each = Some(1);
+        let message = Message::Confirm { tenure: Tenure(1) };
+        assert!(state.message(NodeId(2), set, object, message, &mut None).is_err());
+        state.refuse_each = None;
+        lane.finish(state);
+        assert!(grab.wait_for(LIMIT).is_ok(), "the wish was said to nobody");
+    }
+
+    /// It is told before anything else, which may be about another set.
+    #[test]
+    fn what_was_done_before_memory_was_refused_is_told_at_once() {
+        let (nodes, _sets, set) = pair();
         let lane = &nodes[0].runtime().lanes[0];
         let mut state = lane.lock();
         let before = state.statistics.dropped;
+        let mut undone = Outputs::new();
         let (shard, floor, unbroken) = (ShardIndex(0), Tenure(1), Epoch(1));
         let message = Message::ShardIsYours { shard, floor, in_doubt: false, unbroken };
         let stray = Input::Message { from: NodeId::NOBODY, message };
-        let LaneState { core, outputs, .. } = &mut *state;
-        core.handle(SetId::SYSTEM, ObjectId(0), stray, outputs).expect("it is dropped");
-        assert!(!outputs.is_empty());
-        state.run_own(SetId::SYSTEM, ObjectId(7), Some(Input::Want { kind: RequestKind::Get { existing: true } }));
-        assert!(state.statistics.refused_memory > 0);
-        assert_eq!((state.statistics.dropped - before, state.outputs.is_empty()), (1, true));
-        state.refuse_each = None;
+        state.core.handle(SetId::SYSTEM, ObjectId(0), stray, &mut undone).expect("it is dropped");
+        state.undone = Some((SetId::SYSTEM, undone));
+        state.run_own(set, ObjectId(7), Some(Input::Cancel));
+        assert_eq!((state.statistics.dropped - before, state.undone.is_some()), (1, false));
         lane.finish(state);
     }
 
