@@ -325,7 +325,10 @@ pub enum SetError {
     #[error("the set has been destroyed")]
     Destroyed,
     /// Not every node has confirmed the destroy: the set refuses new operations already.
-    #[error("node {node} has not confirmed the destroy of {name:?}: {reason}")]
+    #[error(
+        "node {node} has not confirmed the destroy of {name:?}: {reason}; the set is ending, destroy it again when that node \
+         answers, or is expelled"
+    )]
     DestroyUnconfirmed {
         /// The set.
         name: String,

@@ -118,8 +118,11 @@ impl Runtime {
     pub fn destroy_here(&self, set: SetId, limit: Duration) {
         self.numbers.note(set.counter());
         let deadline = wait::deadline_in(limit);
+        let mut is_first = true;
         for lane in &self.lanes {
             let mut state = lane.lock();
+            // One that was cut short is begun again.
+            is_first &= !state.destroyed.contains(set);
             state.begin_destroy(set);
             lane.finish_fair(state);
         }
@@ -145,6 +148,9 @@ impl Runtime {
         }
         if let Some(store) = left {
             discard_all(&*store, &|_| true);
+        }
+        if is_first {
+            self.lanes[0].lock().statistics.sets_destroyed += 1;
         }
         self.budgets.forget(set);
         self.signals.expiries.forget(set);

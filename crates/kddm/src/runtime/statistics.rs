@@ -47,6 +47,8 @@ pub struct Statistics {
     pub detached: u64,
     /// Losses that were accepted by this node: of one object, or all of a set.
     pub losses_accepted: u64,
+    /// Sets that have ended here.
+    pub sets_destroyed: u64,
     /// Lost objects of which this node is the home and whose place an older version has taken.
     pub rolled_back: u64,
     /// Objects that this node owned when it lost its lease, and still has.
@@ -96,6 +98,7 @@ impl Statistics {
         self.frames_received += other.frames_received;
         self.detached += other.detached;
         self.losses_accepted += other.losses_accepted;
+        self.sets_destroyed += other.sets_destroyed;
         self.rolled_back += other.rolled_back;
         self.waits_for_thaw += other.waits_for_thaw;
         self.remembered += other.remembered;

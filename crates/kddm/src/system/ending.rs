@@ -4,23 +4,43 @@ use std::time::Duration;
 
 use kddm_core::id::SetId;
 
-use super::{SystemObject, bucket, check_name, find_described, page, unknown};
-use crate::error::{AccessError, Error, SetError};
+use super::{SYSTEM_NAME, SystemObject, bucket, check_name, find_described, page, unknown};
+use crate::error::{AccessError, ConfigurationError, Error, SetError};
 use crate::freeze::FreezeError;
+use crate::inspect::SetInfo;
 use crate::node::Node;
 use crate::pending::Pending;
 use crate::promise::promise;
 
+/// An error for whoever would destroy what all need, and for names that no set has.
+fn check_may_go(name: &str) -> Result<(), Error> {
+    if name == SYSTEM_NAME {
+        let rule = "it is the list of all sets, which ends with its cluster; destroy single ones of them";
+        return Err(ConfigurationError::OutOfRange { setting: "set", value: name.into(), rule }.into());
+    }
+    check_name(name).and_then(|()| crate::coordination::check_may_go(name))
+}
+
 impl Node {
-    /// Destroys a set: every node refuses new operations at once, waits for holders up to `limit`,
-    /// and forgets all objects. Holders that are left get `Destroyed` at their next operation. Goes on if
-    /// the answer is dropped.
+    /// Destroys a set, which need not be open here: every node refuses new operations at once, waits for holders up to
+    /// `limit`, and forgets all objects. Holders that are left get `Destroyed` at their next operation. Goes on if
+    /// the answer is dropped. One that was cut short is ended by the next.
+    ///
+    /// ```
+    /// let nodes = kddm::Node::local_cluster(2)?;
+    /// let set: kddm::Set<u64> = nodes[0].set("ends").open().wait()?;
+    /// set.grab(1).wait()?.put().wait()?;
+    /// nodes[1].destroy_set("ends", std::time::Duration::from_secs(1)).wait()?;
+    /// assert!(matches!(set.get(1).wait().map(drop), Err(kddm::Error::Set(kddm::SetError::Destroyed))));
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
     ///
     /// # Errors
     /// `Unknown` if there is no such set; `DestroyUnconfirmed` names a node that could not be told; `Frozen` if somebody has
-    /// [frozen](crate::Freeze) it.
+    /// [frozen](crate::Freeze) it; `OutOfRange` if it is one that KDDM keeps for itself: of barriers, latches, ids or names, or
+    /// one that keeps the times of the objects of another set, with which it goes; `BadName` of a name that no set has.
     pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
-        if let Err(error) = check_name(name) {
+        if let Err(error) = check_may_go(name) {
             return Pending::ready(Err(error));
         }
         let (node, named, me) = (self.clone(), name.to_string(), self.id());
@@ -36,6 +56,31 @@ impl Node {
         promise("kddm-destroy", destroy, late)
     }
 
+    /// The set that [`destroy_set`](Node::destroy_set) would end, for whoever asks somebody first whether that is meant. Changes
+    /// nothing. Blocks.
+    ///
+    /// ```
+    /// let node = kddm::Node::local_cluster(1)?.remove(0);
+    /// let _set: kddm::Set<u64> = node.set("ends").open().wait()?;
+    /// assert!(!node.check_may_destroy("ends")?.is_ending);
+    /// assert!(node.check_may_destroy("other").is_err());
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `destroy_set` before it has begun; `Attached` in a program.
+    pub fn check_may_destroy(&self, name: &str) -> Result<SetInfo, Error> {
+        self.is_no_program("ask whether a set may be destroyed", "`kddmadm set destroy` does")?;
+        check_may_go(name)?;
+        let info = self.set_info(name)?;
+        self.check_goes_alone(name)?;
+        match info.frozen_by.first() {
+            // A destroy that has begun goes on.
+            Some(node) if !info.is_ending => Err(FreezeError::Frozen { set: name.into(), node: *node }.into()),
+            _ => Ok(info),
+        }
+    }
+
     fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
         let set = self.begin_destroy(name)?;
         self.runtime().destroy_everywhere(set, name, limit)?;
@@ -44,13 +89,17 @@ impl Node {
 
     /// Says to all who open it from now on that the set ends.
     pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
-        check_name(name).and_then(|()| crate::coordination::check_may_go(name))?;
-        if let Some(set) = crate::expiry::is_beside(name)
-            && self.has_set(set)?
-        {
-            return Err(crate::expiry::goes_with_its_set(name));
-        }
+        check_may_go(name)?;
+        self.check_goes_alone(name)?;
         self.begin_destroy_any(name)
+    }
+
+    /// An error for whoever would destroy what another set needs.
+    fn check_goes_alone(&self, name: &str) -> Result<(), Error> {
+        match crate::expiry::is_beside(name) {
+            Some(set) if self.has_set(set)? => Err(crate::expiry::goes_with_its_set(name)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is a set of that number. One that is just being made is waited for.
@@ -102,12 +151,41 @@ impl Node {
         }
         let system = self.system()?;
         let mut names = system.grab(bucket(name)).wait()?;
-        names.sets.retain(|d| d.name != name);
+        // By its number: another destroy may have ended it already, and its name may be that of the next.
+        names.sets.retain(|d| d.set != set.0);
         let unlist = move |page: &mut SystemObject| {
             page.sets.retain(|d| d.set != set.0);
             Ok(())
         };
         system.update(page(set.counter()), unlist).wait()?;
         names.put().wait()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{Node, Set};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn open(node: &Node) -> Set<u64> {
+        node.set("again").open().wait_for(LIMIT).expect("it opens")
+    }
+
+    #[test]
+    fn who_ends_a_set_that_has_ended_leaves_the_next_of_its_name_alone() {
+        let nodes = Node::local_cluster(2).expect("two nodes");
+        let former = open(&nodes[0]);
+        let late = nodes[1].begin_destroy("again").expect("it begins");
+        assert!(nodes[0].check_may_destroy("again").expect("one that has begun goes on").is_ending);
+        nodes[0].destroy_set("again", LIMIT).wait_for(LIMIT).expect("it ends");
+        let next = open(&nodes[0]);
+        next.grab(1).wait_for(LIMIT).expect("it is made").put().wait_for(LIMIT).expect("it is put");
+        nodes[1].end_destroy(late, "again").expect("it has ended");
+        assert_ne!(nodes[1].set_info("again").expect("the next one is there").id, late.0);
+        drop(open(&nodes[1]).get(1).wait_for(LIMIT).expect("it is the same for all"));
+        assert!(former.get(1).wait_for(LIMIT).is_err(), "it has ended");
     }
 }
