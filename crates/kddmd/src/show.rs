@@ -10,8 +10,8 @@ use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
 pub use crate::admin::detail::{history_text as history, show_text as detail};
-pub use crate::admin::freezing::{FreezeSet, show_frozen as frozen};
-pub use crate::admin::listing::{Lists, ShowNames, ShowSet, show_names as names, show_set as of_set};
+pub use crate::admin::listing::{Lists, ShowNames, show_names as names};
+pub use crate::admin::sets::AskSet;
 
 /// A cell: strings without quotes, nothing for what is missing.
 pub(crate) fn text(value: &Json) -> String {

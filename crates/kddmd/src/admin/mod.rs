@@ -12,4 +12,5 @@ pub mod listing;
 pub mod object;
 pub mod protocol;
 pub mod server;
+pub mod sets;
 pub mod sure;

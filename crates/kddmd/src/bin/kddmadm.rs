@@ -154,17 +154,8 @@ struct Which {
 
 #[derive(Subcommand)]
 enum Sets {
-    /// One set.
-    Show(show::ShowSet),
-    /// Accepts that all that is lost of a set is gone: it has never existed, and can be made anew.
-    AcceptLoss {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        sure: Sure,
-    },
     #[command(flatten)]
-    Freeze(show::FreezeSet),
+    Ask(show::AskSet),
 }
 
 #[derive(Args)]
@@ -343,13 +334,10 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
         },
         Command::Nodes => ask(protocol::Command::Status, show::nodes),
         Command::Sets { which: None } => ask(protocol::Command::Sets, show::sets),
-        Command::Sets { which: Some(Sets::Show(shown)) } => ask(shown.question(), show::of_set),
-        Command::Sets { which: Some(Sets::AcceptLoss { name, sure }) } => {
-            let what = format!("all that is lost of set {name:?}");
-            sure.check(&what, &format!("kddmadm sets accept-loss {name}")).map_err(ToolError::Other)?;
-            ask(protocol::Command::AcceptLoss { set: name, id: None }, show::accepted)
+        Command::Sets { which: Some(Sets::Ask(which)) } => {
+            let (command, shows) = which.question().map_err(ToolError::Other)?;
+            ask(command, shows)
         }
-        Command::Sets { which: Some(Sets::Freeze(which)) } => ask(which.question(), show::frozen),
         Command::Object(object) => {
             let shows = object.shows();
             ask(object_command(object)?, shows)
