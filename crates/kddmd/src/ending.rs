@@ -1,7 +1,6 @@
 //! `kddmadm cluster stop` without a node: all daemons end, and what is only in memory ends with them. Said before
 //! it is done, and done only when that is meant.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde_json::{Value as Json, json};
 
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::{Command, Failure};
+use crate::admin::sure::is_meant;
 use crate::doctor::{self, Case, Unsaid};
 
 /// The service's name.
@@ -125,13 +125,6 @@ fn show(survey: &Json) -> String {
     std::iter::once(head).chain(listed).chain([total]).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether whoever sits at the terminal means it.
-fn is_confirmed() -> bool {
-    let (mut output, mut answer) = (std::io::stderr().lock(), String::new());
-    let asked = write!(output, "stop all? Type yes: ").and_then(|()| output.flush());
-    asked.is_ok() && std::io::stdin().lock().read_line(&mut answer).is_ok() && answer.trim() == "yes"
-}
-
 /// What the tool does: the text that it prints, and its exit status.
 pub fn run(client: &Client, yes: bool, json: bool) -> (Result<String, ClientError>, u8) {
     let survey = match client.ask(Command::End { is_meant: false }) {
@@ -141,9 +134,7 @@ pub fn run(client: &Client, yes: bool, json: bool) -> (Result<String, ClientErro
     if !json {
         eprintln!("{}", show(&survey));
     }
-    let can_ask = !json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let is_meant = yes || (can_ask && is_confirmed());
-    if !is_meant {
+    if !is_meant("stop all?", yes, json) {
         eprintln!("kddmadm: nothing was changed; `kddmadm cluster stop --yes` stops all of it");
         return (Ok(if json { survey.to_string() } else { "not stopped".into() }), 1);
     }

@@ -193,6 +193,7 @@ fn counters(page: &mut Page, counted: &kddm::Statistics) {
             "Losses that were accepted by this node: of one object, or all of a set.",
             counted.losses_accepted,
         ),
+        ("kddm_sets_destroyed_total", "Sets that have ended at this node.", counted.sets_destroyed),
         (
             "kddm_rolled_back_total",
             "Lost objects whose places older versions have taken, of those that this node is the home of.",

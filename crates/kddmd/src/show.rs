@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use crate::admin::client::{Client, ClientError};
 use crate::admin::protocol::Command;
 
+pub use crate::admin::destroying::DestroySet;
 pub use crate::admin::detail::{history_text as history, show_text as detail};
 pub use crate::admin::listing::{Lists, ShowNames, show_names as names};
 pub use crate::admin::sets::AskSet;

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::freezing::Freezes;
 use super::protocol::{Command, Failure};
-use super::{coordination, detail, linkers, listing, object};
+use super::{coordination, destroying, detail, linkers, listing, object};
 use crate::ending::{self, End};
 use crate::{bench, doctor, sharing};
 
@@ -160,6 +160,9 @@ impl Subject {
             }
             Command::Freeze { set, minutes } => self.freezes.freeze(&self.node, set, *minutes),
             Command::Thaw { set } => self.freezes.thaw(&self.node, set),
+            Command::Destroy { set, limit_ms, is_meant } => {
+                destroying::destroy(&self.node, set, Duration::from_millis(*limit_ms), *is_meant)
+            }
             Command::Doctor => doctor::examine(&self.node),
             Command::Barriers => coordination::barriers(&self.node),
             Command::Latches => coordination::latches(&self.node),
@@ -296,6 +299,7 @@ impl Subject {
             "replicas": recovery.replicas,
             "lost": recovery.lost,
             "losses_accepted": counted.losses_accepted,
+            "sets_destroyed": counted.sets_destroyed,
             "rolled_back": counted.rolled_back,
             "waits_for_thaw": counted.waits_for_thaw,
             "remembered": counted.remembered,

@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod client;
 pub mod coordination;
+pub mod destroying;
 pub mod detail;
 pub mod events;
 pub mod freezing;

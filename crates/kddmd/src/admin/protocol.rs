@@ -122,6 +122,15 @@ pub enum Command {
         /// The set.
         set: String,
     },
+    /// What would end with a set; if that is meant, it is destroyed in the whole cluster.
+    Destroy {
+        /// The set.
+        set: String,
+        /// How long whoever holds one of its objects may take to put it.
+        limit_ms: u64,
+        /// Do it.
+        is_meant: bool,
+    },
     /// What is wrong with the cluster, why, and what to do.
     Doctor,
     /// All barriers: who has to come, and who waits.

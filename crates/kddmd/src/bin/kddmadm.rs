@@ -156,6 +156,7 @@ struct Which {
 enum Sets {
     #[command(flatten)]
     Ask(show::AskSet),
+    Destroy(show::DestroySet),
 }
 
 #[derive(Args)]
@@ -338,6 +339,7 @@ fn run(cli: Cli) -> Result<u8, ToolError> {
             let (command, shows) = which.question().map_err(ToolError::Other)?;
             ask(command, shows)
         }
+        Command::Sets { which: Some(Sets::Destroy(which)) } => finish(which.run(&client()?, cli.json), cli.json),
         Command::Object(object) => {
             let shows = object.shows();
             ask(object_command(object)?, shows)

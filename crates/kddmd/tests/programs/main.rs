@@ -3,6 +3,7 @@
 mod attached;
 mod coordination;
 mod daemons;
+mod destroying;
 mod doctor;
 mod harness;
 mod hostile;
