@@ -160,8 +160,8 @@ impl Subject {
             }
             Command::Freeze { set, minutes } => self.freezes.freeze(&self.node, set, *minutes),
             Command::Thaw { set } => self.freezes.thaw(&self.node, set),
-            Command::Destroy { set, limit_ms, is_meant } => {
-                destroying::destroy(&self.node, set, Duration::from_millis(*limit_ms), *is_meant)
+            Command::Destroy { set, limit_ms, meant } => {
+                destroying::destroy(&self.node, set, Duration::from_millis(*limit_ms), *meant)
             }
             Command::Doctor => doctor::examine(&self.node),
             Command::Barriers => coordination::barriers(&self.node),

@@ -94,7 +94,7 @@ impl Client {
                 | Command::Stats
                 | Command::Doctor
                 | Command::End { is_meant: false }
-                | Command::Destroy { is_meant: false, .. }
+                | Command::Destroy { meant: None, .. }
         );
         // What goes on for as long as it likes begins soon.
         let begins = matches!(command, Command::Events { .. });

@@ -32,8 +32,8 @@ impl DestroySet {
     /// What the tool does: the text that it prints, and its exit status.
     pub fn run(self, client: &Client, json: bool) -> (Result<String, ClientError>, u8) {
         let DestroySet { name, limit_ms, yes } = self;
-        let ask = |is_meant| client.ask(Command::Destroy { set: name.clone(), limit_ms, is_meant });
-        let survey = match ask(false) {
+        let ask = |meant| client.ask(Command::Destroy { set: name.clone(), limit_ms, meant });
+        let survey = match ask(None) {
             Ok(survey) => survey,
             Err(error) => return (Err(error), 1),
         };
@@ -45,22 +45,27 @@ impl DestroySet {
             eprintln!("kddmadm: nothing was changed; `kddmadm set destroy {set} --yes` destroys it");
             return (Ok(if json { survey.to_string() } else { "not destroyed".into() }), 1);
         }
-        match ask(true) {
+        match ask(survey["id"].as_u64()) {
             Ok(answer) => (Ok(if json { answer.to_string() } else { show_destroyed(&answer) }), 0),
             Err(error) => (Err(error), 1),
         }
     }
 }
 
-/// Says what ends with a set; if that is meant, destroys it. Those who hold something of it have so long to put it.
+/// Says what ends with a set; if the one of that number is `meant`, destroys it. Those who hold something of it have so long to put
+/// it.
 ///
 /// # Errors
-/// What [`Node::check_may_destroy`] and [`Node::destroy_set`] can meet.
-pub fn destroy(node: &Node, name: &str, limit: Duration, is_meant: bool) -> Result<Json, Failure> {
+/// What [`Node::check_may_destroy`] and [`Node::destroy_set`] can meet; the set of that name is another one now.
+pub fn destroy(node: &Node, name: &str, limit: Duration, meant: Option<u64>) -> Result<Json, Failure> {
     let info = node.check_may_destroy(name)?;
+    if meant.is_some_and(|id| id != info.id) {
+        let what = "has been destroyed meanwhile, and there is another one of that name now: look at it first";
+        return Err(Failure::new(format!("the set {name:?} {what}")));
+    }
     // Of one that is ending already nobody counts them any more. A count that fails keeps nobody from ending it.
     let objects = if info.is_ending { None } else { node.object_count(name).ok() };
-    if is_meant {
+    if meant.is_some() {
         tracing::warn!(set = name, objects, "this set is destroyed, as an operator wants it");
         node.destroy_set(name, limit.min(Duration::from_millis(MOST_LIMIT_MS))).wait()?;
     }
@@ -71,7 +76,7 @@ pub fn destroy(node: &Node, name: &str, limit: Duration, is_meant: bool) -> Resu
         "objects": objects,
         "ending": info.is_ending,
         "linker": info.linker,
-        "destroyed": is_meant,
+        "destroyed": meant.is_some(),
     }))
 }
 

@@ -128,8 +128,8 @@ pub enum Command {
         set: String,
         /// How long whoever holds one of its objects may take to put it.
         limit_ms: u64,
-        /// Do it.
-        is_meant: bool,
+        /// Do it, if that is its number still: the name may have gone to another one since what would end was said.
+        meant: Option<u64>,
     },
     /// What is wrong with the cluster, why, and what to do.
     Doctor,

@@ -189,12 +189,18 @@ fn what_cannot_be_destroyed_is_refused_before_anybody_is_asked() {
     second.json(&scratch, &["set", "destroy", "leaving", "--yes"]);
     assert_eq!(names(&first, &scratch), ["kddm/barriers", "notes"], "what keeps its times goes with it");
 
-    // By the socket itself.
-    let mut stream = UnixStream::connect(first.dir.join("admin.sock")).expect("it listens");
-    stream.write_all(b"{\"version\":1,\"command\":\"destroy\",\"set\":\"notes\"}\n").expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.contains("limit_ms") && names(&first, &scratch).contains(&"notes".into()), "{answer}");
+    // By the socket itself: what is not whole, and a set of that name that is another one now.
+    let by_socket = |rest: &str| {
+        let mut stream = UnixStream::connect(first.dir.join("admin.sock")).expect("it listens");
+        let request = format!("{{\"version\":1,\"command\":\"destroy\",\"set\":\"notes\"{rest}}}\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(names(&first, &scratch).contains(&"notes".into()), "{answer}");
+        answer
+    };
+    let (cut, other) = (by_socket(""), by_socket(",\"limit_ms\":1,\"meant\":12345"));
+    assert!(cut.contains("limit_ms") && other.contains("there is another one of that name now"), "{cut} {other}");
 }
 
 fn destroying(daemon: &Daemon, scratch: &Scratch, limit_ms: &str) -> Child {
