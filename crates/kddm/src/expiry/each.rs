@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kddm_core::id::{SetId, mix};
 use serde::{Deserialize, Serialize};
 
-use super::once::{Outcome, for_node};
+use super::once::{Outcome, for_node, not_yet};
 use super::rule::check_time;
 use crate::chain::chain;
 use crate::coordination::CoordinationError;
@@ -89,6 +89,11 @@ impl Part {
 
     pub(super) fn own(&self, object: u64) -> Option<Own> {
         self.times.get(&object).copied()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.times.len()
     }
 
     pub(super) fn forget(&mut self, object: u64, own: Own) {
@@ -262,7 +267,8 @@ async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expi
         };
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(full);
+            // Whether there is room to be made nobody has found out.
+            return Err(not_yet(&times.0.here, number, set.0.wait_limit, deadline));
         }
         let (set_here, times_here) = (for_node(set), for_node(times));
         let room = once(times, number, left, move || make_room(&set_here, &times_here, number)).await?;
@@ -274,15 +280,21 @@ async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expi
 }
 
 /// Forgets times of objects that are not there, those first that were given first; how many. Blocks: each look for an object is a
-/// question or two, and none begins when the wait limit of the node is over.
-fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Outcome {
+/// question or two, and none begins when the wait limit of the node is over. `TimedOut` if none was found until then: there may
+/// be some among those that were not looked for.
+pub(super) fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Outcome {
     let deadline = deadline_in(times.0.wait_limit);
     let part = times.get_existing(number).wait()?.snapshot();
     let mut oldest: Vec<(u64, Own)> = part.times.iter().map(|(object, own)| (*object, *own)).collect();
     oldest.sort_unstable_by_key(|(_, own)| own.change);
     let mut gone = Vec::with_capacity(ROOM);
     for (object, own) in oldest {
-        if gone.len() >= ROOM || Instant::now() >= deadline {
+        let is_late = Instant::now() >= deadline;
+        if is_late && gone.is_empty() {
+            let limit_ms = times.0.wait_limit.as_millis().try_into().unwrap_or(u64::MAX);
+            return Err(AccessError::TimedOut { limit_ms, waiting_for: set.who_knows(object) }.into());
+        }
+        if is_late || gone.len() >= ROOM {
             break;
         }
         if !set.is_known(object)? {
@@ -328,8 +340,8 @@ impl<T: Value> Set<T> {
     ///
     /// # Errors
     /// `OutOfRange` if the set is not made for that, or the time is too short or too long; `TooMany` at
-    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT), if all of those are there; `Destroyed`; what an update can meet: then it may hold or
-    /// not.
+    /// [`PART_LIMIT`](crate::expiry::PART_LIMIT), if all of those are there; `TimedOut` if the limit of the wait is over before that
+    /// is known; `Destroyed`; what an update can meet: then it may hold or not.
     pub fn expire(&self, object: u64, time: Expire) -> Pending<bool> {
         let checked = match time {
             Expire::After(time) | Expire::Idle(time) => check_time("expire", time),

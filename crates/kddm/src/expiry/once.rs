@@ -118,7 +118,7 @@ fn start(work: crate::runtime::pool::Work) -> std::io::Result<()> {
 }
 
 /// Why there is no outcome yet.
-fn not_yet(at: &SetHere, number: u64, limit: Duration, deadline: Instant) -> Error {
+pub(super) fn not_yet(at: &SetHere, number: u64, limit: Duration, deadline: Instant) -> Error {
     if Instant::now() < deadline {
         return MembershipError::Stopped.into();
     }

@@ -9,11 +9,12 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Expire;
-use super::each::{LIST, PART_LIMIT, Part, make_beside, name_of, part_of};
+use super::each::{LIST, PART_LIMIT, Part, make_beside, make_room, name_of, part_of};
 use super::here::Expiring;
 use super::once::THREADS;
 use super::rule::{Expiry, OnExpiry};
 use crate::chain::chain;
+use crate::coordination::CoordinationError;
 use crate::error::{AccessError, Error};
 use crate::eventually::eventually;
 use crate::pending::Pending;
@@ -212,6 +213,32 @@ fn one_makes_room_in_a_full_part_for_all_who_want_some() {
     let part = times.get(7).wait_for(LIMIT).expect("a copy");
     assert!(more.iter().all(|object| part.own(*object).is_some()));
     assert!(part.own(objects[0]).is_none() && part.own(objects[PART_LIMIT - 1]).is_some(), "the oldest have gone");
+}
+
+/// There is none where all objects are there; else nobody has found out.
+#[test]
+fn whoever_has_no_time_to_make_room_does_not_say_that_there_is_none() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    let set = open(&node);
+    let times = beside(&node, &set);
+    let mut together = (0..).filter(|object| part_of(*object) == 7);
+    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
+    objects.iter().for_each(|object| assert!(!expire(&set, *object, Expire::Never)));
+    let more = together.next().expect("there are many");
+    let hurried: Set<u64> = node.set("leaving").wait_limit(Duration::ZERO).open().wait_for(LIMIT).expect("it opens");
+    let builder = node.set(&name_of(set.0.here.set)).wait_limit(Duration::ZERO);
+    let hurried_times: Set<Part> = builder.open_existing().wait_for(LIMIT).expect("it is there");
+    let asked = hurried.expire(more, Expire::Never).wait_for(LIMIT).map(|_| ());
+    for late in [asked, make_room(&set, &hurried_times, 7).map(|_| ())] {
+        let late = late.expect_err("all of its time is over at once");
+        assert!(matches!(late, Error::Access(AccessError::TimedOut { limit_ms: 0, .. })), "{late}");
+    }
+    assert_eq!(times.get(7).wait_for(LIMIT).expect("a copy").count(), PART_LIMIT, "nothing was forgotten");
+    objects.iter().for_each(|object| put(&set, *object));
+    let full = set.expire(more, Expire::Never).wait_for(LIMIT).expect_err("all are there");
+    assert!(matches!(full, Error::Coordination(CoordinationError::TooMany { limit: PART_LIMIT, .. })), "{full}");
+    set.remove(objects[1]).wait_for(LIMIT).expect("it is removed");
+    assert!(!expire(&set, more, Expire::Never), "there is room for it, and it is not there");
 }
 
 #[test]

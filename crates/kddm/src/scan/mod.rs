@@ -35,6 +35,7 @@ use crate::guard::ReadGuard;
 use crate::operation::{Asked, Get};
 use crate::pending::Pending;
 use crate::promise::promise;
+use crate::runtime::told::SetHere;
 use crate::set::Set;
 use crate::value::Value;
 
@@ -277,6 +278,16 @@ impl<T: Value> Set<T> {
         let behind = Cursor { after: Some(u64::MAX), ..from };
         let is_known = is_found || ask::page(here, behind, 1, limit)?.in_doubt > 0;
         self.check_end().map(|()| is_known)
+    }
+
+    /// Who is asked for that.
+    pub(crate) fn who_knows(&self, object: u64) -> WaitingFor {
+        let SetHere { runtime, set } = &self.0.here;
+        if runtime.lender.is_some() {
+            return WaitingFor::Node(runtime.identity.id.0);
+        }
+        let shard = kddm_core::id::ObjectId(object).shard(set.policy().unwrap_or_default());
+        WaitingFor::Node(runtime.lane_of_shard(shard).lock().core.answers_for(*set, shard).0)
     }
 
     /// Of a set that has ended nodes know nothing.
