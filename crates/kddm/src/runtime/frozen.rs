@@ -363,6 +363,9 @@ impl LaneState {
             && let Some(frozen) = self.frozen.0.get_mut(&set)
         {
             frozen.is_closed = true;
+            // Programs that wait aside are not let in any more, so that nobody need be told of what they use meanwhile: neither
+            // all lanes at each such use, nor an alarm. They wait on, until the thaw.
+            frozen.aside.iter_mut().for_each(|kept| kept._of_program = None);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kddm_core::id::{ObjectId, SetId};
+use kddm_core::id::{NodeId, ObjectId, SetId};
 
 use crate::eventually::eventually;
 use crate::runtime::Runtime;
@@ -48,9 +48,17 @@ impl House {
 
     /// A lane hears of the freeze.
     fn freeze(&self, lane: usize) {
+        self.is_frozen_by(lane, vec![self.runtime().identity.id]);
+    }
+
+    fn thaw(&self, lane: usize) {
+        self.is_frozen_by(lane, Vec::new());
+    }
+
+    fn is_frozen_by(&self, lane: usize, by: Vec<NodeId>) {
         let lane = &self.runtime().lanes[lane];
         let mut state = lane.lock();
-        state.freeze(self.id, vec![self.runtime().identity.id]);
+        state.freeze(self.id, by);
         lane.finish(state);
     }
 
@@ -121,6 +129,27 @@ fn who_was_let_in_and_is_no_more_keeps_nobody_from_reading_in_another_lane() {
     });
     writer.join().expect("it ends").expect("nobody is in the way of a reader");
     drop(reads);
+}
+
+/// Nobody is let in where a set is closed: what programs use then is no news for the lanes.
+#[test]
+fn whoever_waits_aside_when_a_set_is_closed_is_not_called_back_before_the_thaw() {
+    let house = House::new();
+    let (program, written) = (house.program("closed"), house.objects[1]);
+    let there: Set<u64> = program.set("lanes").open().wait_for(LIMIT).expect("the set opens");
+    (0..2).for_each(|lane| house.freeze(lane));
+    let writes = there.grab(written);
+    eventually(LIMIT, "it waits for the thaw", || house.node.statistics().waits_for_thaw == 1);
+    let session = house.node.programs().first().expect("it is attached").session;
+    let aside = || house.runtime().signals.uses.aside(session, house.id);
+    assert_eq!(aside(), 1, "a use would let it in");
+    house.is_asked();
+    assert!(house.closes(), "nobody writes");
+    assert_eq!(aside(), 0, "none does any more");
+    assert!(!writes.is_ready());
+    (0..2).for_each(|lane| house.thaw(lane));
+    drop(writes.wait_for(LIMIT).expect("it has waited on"));
+    assert_eq!(house.node.statistics().faults, 0);
 }
 
 #[test]

@@ -53,6 +53,12 @@ impl Uses {
         Some(Aside { all: Arc::clone(self), of })
     }
 
+    /// How much of what a program wants of the set waits for the thaw.
+    #[cfg(test)]
+    pub fn aside(&self, program: u32, set: SetId) -> usize {
+        self.0.lock().get(&(program, set)).map_or(0, |counts| counts.aside)
+    }
+
     fn end(&self, of: Of, which: impl FnOnce(&mut Counts) -> &mut usize) {
         let mut all = self.0.lock();
         let Some(counts) = all.get_mut(&of) else { return };
