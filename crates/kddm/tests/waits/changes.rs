@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kddm::{AccessError, Error, MembershipError, Node, Seen, Set, SetError};
+use kddm::{AccessError, Config, Error, MembershipError, Node, Seen, Set, SetError};
 
 use crate::{LIMIT, two};
 
@@ -102,7 +102,15 @@ fn a_wait_costs_no_message() {
 
 #[test]
 fn a_wait_that_is_dropped_leaves_nothing_behind() {
-    let node = Node::join(crate::unhurried().outstanding_limit(4)).wait_for(LIMIT).expect("it begins a cluster");
+    // Each lane has its share of what a node may have outstanding.
+    for lanes in [1, 2, 5] {
+        leaves_nothing_behind(crate::unhurried().lanes(lanes).outstanding_limit(4 * lanes));
+    }
+}
+
+/// At a node of which each lane may have four waiting.
+fn leaves_nothing_behind(config: Config) {
+    let node = Node::join(config).wait_for(LIMIT).expect("it begins a cluster");
     let set: Set<u64> = node.set("dropped").open().wait_for(LIMIT).expect("the set opens");
     put(&set, 1);
     let before = seen(&set);
