@@ -58,8 +58,6 @@ pub(super) struct Sweep {
     failures: usize,
     /// Lately all that were to go have failed: whoever brings more does not try it, the thread does.
     is_failing: bool,
-    /// Whether this step tries it all the same.
-    tries: bool,
     /// What goes once it is written, or once another node has it; what that counts; and since when nothing of it has ended.
     under_way: Vec<Leaving>,
     leaving_bytes: usize,
@@ -183,7 +181,6 @@ impl Sweep {
         }
         let is_keeper = by == By::Keeper;
         let most = if is_keeper { CELLS } else { OWN_CELLS };
-        self.tries = is_keeper || !self.is_failing;
         let (cells, next) = budget.table.cells_from(self.next, most);
         let (mut owned, mut rest) = (Vec::new(), None);
         // Not before all is counted, nor where each lane passes some of these.
@@ -200,7 +197,7 @@ impl Sweep {
                     rest = Some(*cell);
                     break;
                 }
-                self.pass(budget, (lane, &mut state), (*object, *cell), &mut owned);
+                self.pass(budget, by, (lane, &mut state), (*object, *cell), &mut owned);
             }
             // Whoever wants an object has one step or a few, and is not to wait for all the others between.
             if is_keeper { lane.finish_fair(state) } else { lane.finish(state) }
@@ -275,6 +272,7 @@ impl Sweep {
     fn pass<T: Value>(
         &mut self,
         budget: &Budget<T>,
+        by: By,
         (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
         owned: &mut Vec<(u64, CellNumber)>,
@@ -299,7 +297,7 @@ impl Sweep {
             Main::Owner { .. } if budget.linked.is_none() => return budget.account.keep(cell),
             Main::Owner { .. } if self.has_copies && !is_pressed => return,
             Main::Owner { .. } if !seen.is_shared => {
-                return self.is_owned_alone(budget, (lane, state), (object, cell), owned);
+                return self.is_owned_alone(budget, by, (lane, state), (object, cell), owned);
             }
             Main::Owner { .. } => |counts| &counts.passed_on,
             _ => return,
@@ -316,11 +314,12 @@ impl Sweep {
     fn is_owned_alone<T: Value>(
         &mut self,
         budget: &Budget<T>,
+        by: By,
         (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
         owned: &mut Vec<(u64, CellNumber)>,
     ) {
-        if !self.tries {
+        if self.is_failing && by != By::Keeper {
             return;
         }
         if budget.table.is_undecoded(cell) {
