@@ -58,7 +58,8 @@ pub(super) struct Sweep {
     failures: usize,
     /// Lately all that were to go have failed: whoever brings more does not try it, the thread does.
     is_failing: bool,
-    /// What goes once it is written, or once another node has it; what that counts; and since when nothing of it has ended.
+    /// What goes once it is written, or once another node has it; what there will be less then; and since when nothing of it has
+    /// ended.
     under_way: Vec<Leaving>,
     leaving_bytes: usize,
     waits_since: Option<Instant>,
@@ -89,6 +90,11 @@ impl Leaving {
         Leaving::fate_of(budget, op)
     }
 
+    /// What there will be less. Of a removal the value goes first, and is counted no more while others have yet to hear of it.
+    fn bytes_to_go<T: Value>(&self, budget: &Budget<T>) -> usize {
+        if is_here(budget, self.object) { self.bytes } else { 0 }
+    }
+
     fn fate_of<T: Value>(budget: &Budget<T>, op: &Op) -> Fate {
         if !op.is_done() {
             return Fate::UnderWay;
@@ -100,12 +106,16 @@ impl Leaving {
     }
 
     fn fate_of_flush<T: Value>(budget: &Budget<T>, state: &LaneState, object: u64) -> Fate {
-        if !budget.table.find_cell(object).is_some_and(|cell| budget.table.has_value(cell)) {
+        if !is_here(budget, object) {
             return Fate::Gone;
         }
         let local = state.locals.get(&(budget.set, ObjectId(object)));
         if local.is_some_and(|local| local.outstanding) { Fate::UnderWay } else { Fate::Stays }
     }
+}
+
+fn is_here<T: Value>(budget: &Budget<T>, object: u64) -> bool {
+    budget.table.find_cell(object).is_some_and(|cell| budget.table.has_value(cell))
 }
 
 /// How far it has come.
@@ -234,7 +244,7 @@ impl Sweep {
                 Fate::Stays => self.failures += 1,
             }
         }
-        self.leaving_bytes = self.under_way.iter().map(|leaving| leaving.bytes).sum();
+        self.leaving_bytes = self.under_way.iter().map(|leaving| leaving.bytes_to_go(budget)).sum();
         let has_news = self.under_way.len() < before;
         if has_news {
             self.waits_since = (!self.under_way.is_empty()).then(Instant::now);
@@ -248,8 +258,8 @@ impl Sweep {
         count(&budget.counts.freed_bytes, leaving.bytes as u64);
     }
 
-    fn is_under_way(&mut self, leaving: Leaving) {
-        self.leaving_bytes += leaving.bytes;
+    fn is_under_way<T: Value>(&mut self, budget: &Budget<T>, leaving: Leaving) {
+        self.leaving_bytes += leaving.bytes_to_go(budget);
         self.under_way.push(leaving);
         self.waits_since.get_or_insert_with(Instant::now);
     }
@@ -400,7 +410,7 @@ impl Sweep {
     fn leaves<T: Value>(&mut self, budget: &Budget<T>, leaving: Leaving, fate: Fate) {
         match fate {
             Fate::Gone => self.has_gone(budget, &leaving),
-            Fate::UnderWay => self.is_under_way(leaving),
+            Fate::UnderWay => self.is_under_way(budget, leaving),
             Fate::Stays => self.failures += 1,
         }
     }

@@ -42,7 +42,7 @@ impl Linker<String> for Arc<Slow> {
 }
 
 struct Kept {
-    _node: Node,
+    nodes: Vec<Node>,
     slow: Arc<Slow>,
     set: Set<String>,
     budget: Arc<Budget<String>>,
@@ -51,12 +51,17 @@ struct Kept {
 impl Kept {
     /// A set of one node, with a budget.
     fn of(policy: WritePolicy, limit_bytes: usize) -> Kept {
-        let (node, slow) = (Node::local_cluster(1).expect("a node").remove(0), Arc::<Slow>::default());
-        let builder = node.set("rows").linker("slow", Arc::clone(&slow)).write_policy(policy).linker_limit(LIMIT);
+        Kept::of_many(1, policy, limit_bytes)
+    }
+
+    /// The same, of the first one of several nodes.
+    fn of_many(nodes: usize, policy: WritePolicy, limit_bytes: usize) -> Kept {
+        let (nodes, slow) = (Node::local_cluster(nodes).expect("a cluster"), Arc::<Slow>::default());
+        let builder = nodes[0].set("rows").linker("slow", Arc::clone(&slow)).write_policy(policy).linker_limit(LIMIT);
         let set: Set<String> = builder.replicas(0).wait_limit(LIMIT).open().wait_for(LIMIT).expect("a set");
         let budget = Budget::of(&set.0, limit_bytes);
         let _same = set.0.here.runtime.budgets.keep(set.0.here.set, || Arc::clone(&budget) as Arc<dyn AnyBudget>);
-        let kept = Kept { _node: node, slow, set, budget };
+        let kept = Kept { nodes, slow, set, budget };
         kept.until_at_rest();
         kept
     }
@@ -162,6 +167,24 @@ fn what_cannot_go_is_as_it_was() {
         _ = sweep.step(&kept.budget, &here, By::Keeper);
     }
     assert!(kept.budget.counts.evicted.load(Ordering::Relaxed) > OBJECTS / 2);
+}
+
+/// What is removed is counted no more at once, though its home has not heard of it.
+#[test]
+fn as_much_goes_where_homes_hear_of_it_later() {
+    let kept = Kept::of_many(2, WritePolicy::Through, 1 << 20);
+    kept.read_all();
+    let here = kept.budget.here().expect("the node is there");
+    // Somewhat less than may be under way.
+    kept.budget.account.set_limit_bytes(kept.budget.account.bytes() - (32 << 10));
+    let deaf: Vec<_> = kept.nodes[1].runtime().lanes.iter().map(|lane| lane.lock()).collect();
+    let mut sweep = kept.budget.sweep.lock();
+    (0..4 * OBJECTS.div_ceil(64)).for_each(|_| _ = sweep.step(&kept.budget, &here, By::Keeper));
+    let gone = kept.budget.counts.evicted.load(Ordering::Relaxed);
+    assert!(gone + (kept.set.local_count() as u64) < OBJECTS, "all homes have heard of all {gone}");
+    assert!(kept.budget.account.bytes() <= kept.budget.enough(), "{:?}", kept.budget.account);
+    drop(deaf);
+    drop(sweep);
 }
 
 #[test]
