@@ -16,6 +16,12 @@ pub(crate) enum Errand {
     /// That program is in the middle of something with a set: what else it wants of it does not wait for the thaw any more.
     LetIn { program: u32, set: SetId },
     /// That program has ended: what it has said before counts, and nothing more.
+    ///
+    /// Where the node stops, one lane after the other, it comes from the first of them to those that have not been stopped yet.
+    /// These let the program go then as where it has ended by itself, and a moment later are stopped without it. To the program
+    /// that is the same: it has heard in one lane that it is over, which counts for all of them, and takes the end of a
+    /// connection as that word (`LaneState::lender_says`). A wish that gets no answer any more is taken as one that was answered
+    /// with a node that has stopped: it may have been done, and waits for the node where it can be asked for again.
     HearOut { program: u32 },
 }
 
