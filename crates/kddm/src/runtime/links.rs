@@ -25,9 +25,6 @@ const RETRY: Duration = Duration::from_millis(50);
 /// descriptors, and says so again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often failed accepts are reported.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Connections that may be greeted at one time: what strangers can make us hold.
 const GREETINGS: usize = 64;
 
@@ -66,13 +63,11 @@ impl Runtime {
     fn accept_all(self: &Arc<Self>) {
         static GREETED: LazyLock<Places> = LazyLock::new(Places::default);
         let Some(listener) = self.listener.lock().clone() else { return };
-        let mut failures = Failures::default();
         while !self.is_stopping() {
             let stream: Stream = match listener.accept() {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return,
-                Err(error) => {
-                    failures.report(&error);
+                Err(_) => {
                     self.pause(ACCEPT_PAUSE);
                     continue;
                 }
@@ -189,20 +184,3 @@ impl Runtime {
 
 /// The bound on greetings is for the process; tests run many nodes in one.
 const MANY_NODES: usize = 16;
-
-/// Accepts that failed since they were last reported.
-#[derive(Default)]
-struct Failures {
-    count: u64,
-    reported: Option<Instant>,
-}
-
-impl Failures {
-    fn report(&mut self, error: &std::io::Error) {
-        self.count += 1;
-        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-            tracing::warn!(%error, times = self.count, "a connection could not be accepted");
-            *self = Failures { count: 0, reported: Some(Instant::now()) };
-        }
-    }
-}

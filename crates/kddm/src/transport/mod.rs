@@ -2,6 +2,7 @@
 //! sockets, so everything above is one code.
 
 pub mod address;
+mod failures;
 pub mod greeting;
 mod handshake;
 pub mod poll;

