@@ -54,6 +54,7 @@ mod shuttle_tests;
 pub(crate) mod silence;
 pub(crate) mod statistics;
 pub(crate) mod telling;
+pub(crate) mod threads;
 pub(crate) mod told;
 pub(crate) mod turn;
 pub(crate) mod untaken;

@@ -26,6 +26,7 @@ use crate::runtime::membership::Membership;
 use crate::runtime::notify::Notify;
 use crate::runtime::part::Part;
 use crate::runtime::placing::Signals;
+use crate::runtime::threads::{Spawn, spawn};
 use crate::runtime::{Parts, Runtime};
 use crate::system::{Description, Wanted};
 use crate::transport::stream::dial;
@@ -64,11 +65,22 @@ pub(super) struct Pass {
 
 /// Attaches to the node that accepts programs there.
 pub(crate) fn attach(socket: &Path) -> Result<Arc<Runtime>, Error> {
+    attach_by(socket, &mut spawn)
+}
+
+/// The same with threads that begin like that.
+pub(super) fn attach_by(socket: &Path, spawn: Spawn<'_>) -> Result<Arc<Runtime>, Error> {
     if !crate::runtime::wait::may_block() {
         return Err(AccessError::WouldBlock.into());
     }
     let (welcome, reading, streams) = be_let_in(socket)?;
-    start(socket, &welcome, reading, streams)
+    let runtime = make(socket, &welcome, reading, streams)?;
+    if let Err(error) = runtime.start_attached(spawn) {
+        // The threads that have begun end, and so does the attachment.
+        runtime.stop_within(Duration::ZERO, Duration::ZERO);
+        return Err(ConfigurationError::System { what: "threads", reason: error.to_string() }.into());
+    }
+    Ok(runtime)
 }
 
 /// Is let in: what the node says, how its deadlines are read here, and a connection for each lane.
@@ -94,7 +106,7 @@ pub(super) fn be_let_in(socket: &Path) -> Result<(Welcome, Reading, Vec<Stream>)
     Ok((welcome, reading, streams))
 }
 
-fn start(socket: &Path, welcome: &Welcome, reading: Reading, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
+fn make(socket: &Path, welcome: &Welcome, reading: Reading, streams: Vec<Stream>) -> Result<Arc<Runtime>, Error> {
     let state = State::decode(&welcome.state).map_err(|error| not_attached(socket, error.to_string()))?;
     let address: Address = welcome.address.parse().map_err(|error| not_attached(socket, format!("{error}")))?;
     let system = |what| move |error: std::io::Error| ConfigurationError::System { what, reason: error.to_string() };
@@ -144,21 +156,7 @@ fn start(socket: &Path, welcome: &Welcome, reading: Reading, streams: Vec<Stream
         signals,
         lease,
     };
-    let runtime = Arc::new(Runtime::new(parts));
-    for lane in &runtime.lanes {
-        let lane = Arc::clone(lane);
-        let thread = std::thread::Builder::new().name("kddm-lane".into()).spawn(move || lane.drive());
-        runtime.threads.lock().push(thread.map_err(system("threads"))?);
-    }
-    let tells = Arc::clone(&runtime);
-    // As in a node: a stop waits for the notifiers, up to a limit, and not for their thread.
-    let teller = std::thread::Builder::new().name("kddm-notify".into()).spawn(move || tells.run_notifiers());
-    teller.map_err(system("threads"))?;
-    let keeps = Arc::clone(&runtime);
-    // Not among those that a stop waits for: it may be waiting for the node.
-    let keeper = std::thread::Builder::new().name("kddm-attached".into()).spawn(move || keeps.keep_attached());
-    keeper.map_err(system("threads"))?;
-    Ok(runtime)
+    Ok(Arc::new(Runtime::new(parts)))
 }
 
 /// The members, as the node has told them when this program attached.
@@ -353,6 +351,22 @@ fn another_question() -> Error {
 }
 
 impl Runtime {
+    /// Has the threads of a program begin. Where one does not, the others are there still.
+    fn start_attached(self: &Arc<Self>, spawn: Spawn<'_>) -> std::io::Result<()> {
+        for lane in &self.lanes {
+            let lane = Arc::clone(lane);
+            let thread = spawn("kddm-lane", Box::new(move || lane.drive()))?;
+            self.threads.lock().push(thread);
+        }
+        let tells = Arc::clone(self);
+        // As in a node: a stop waits for the notifiers, up to a limit, and not for their thread.
+        let _teller = spawn("kddm-notify", Box::new(move || tells.run_notifiers()))?;
+        let keeps = Arc::clone(self);
+        // Not among those that a stop waits for: it may be waiting for the node.
+        let _keeper = spawn("kddm-attached", Box::new(move || keeps.keep_attached()))?;
+        Ok(())
+    }
+
     /// An attached program stops: what it has put is on its way to the node.
     pub fn wait_for_puts(&self, limit: Duration) {
         let deadline = Instant::now() + limit.min(CONTROL_LIMIT);

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::runtime::Runtime;
 use crate::runtime::control::CONTROL_LIMIT;
 use crate::runtime::join::random;
 use crate::runtime::places::{Place, Places};
+use crate::runtime::threads::{Spawn, spawn};
 use crate::system::{Description, Wanted, described, find_described};
 use crate::transport::{Address, Listener, Stream, greeting};
 
@@ -182,8 +184,13 @@ impl Node {
     /// `Listen` if that cannot be, or if this node accepts programs already; `Attached` in a program that
     /// is attached itself.
     pub fn accept_programs(&self, socket: impl AsRef<Path>) -> Result<(), Error> {
+        self.accept_programs_by(socket.as_ref(), &mut spawn)
+    }
+
+    /// The same with threads that begin like that.
+    pub(super) fn accept_programs_by(&self, socket: &Path, spawn: Spawn<'_>) -> Result<(), Error> {
         self.is_no_program("lend objects to others", "they attach to the daemon themselves")?;
-        let address = Address::Unix(socket.as_ref().into());
+        let address = Address::Unix(socket.into());
         let failed = |reason: String| Error::from(ConfigurationError::Listen { address: address.clone(), reason });
         let mut door = self.runtime().door.lock();
         if self.runtime().is_stopping() {
@@ -195,16 +202,34 @@ impl Node {
         let listener = Arc::new(Listener::bind(&address, false).map_err(failed)?);
         let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(socket, only_owner).map_err(|error| failed(error.to_string()))?;
-        let (owner, listens) = (Arc::downgrade(&self.0), Arc::clone(&listener));
-        let accept = move || accept_all(&owner, &listens);
-        let thread = std::thread::Builder::new().name("kddm-attach".into()).spawn(accept);
-        let thread = thread.map_err(|error| failed(error.to_string()))?;
-        self.runtime().threads.lock().push(thread);
+        self.begin_to_accept(&listener, spawn).map_err(|error| failed(error.to_string()))?;
+        *door = Some(listener);
+        Ok(())
+    }
+
+    /// Has one thread let programs in, and another one tell of those that have ended: both, or none.
+    fn begin_to_accept(&self, listener: &Arc<Listener>, spawn: Spawn<'_>) -> io::Result<()> {
+        let (owner, listens) = (Arc::downgrade(&self.0), Arc::clone(listener));
+        let (begins, begin) = channel();
+        let accept = move || {
+            if begin.recv().is_ok() {
+                accept_all(&owner, &listens);
+            }
+        };
+        let accepts = spawn("kddm-attach", Box::new(accept))?;
         let (node, parted) = (Arc::downgrade(self.runtime()), Arc::clone(&self.runtime().signals.parted));
         let tell = move || parted::tell_of(&parted, &node);
-        let thread = std::thread::Builder::new().name("kddm-parted".into()).spawn(tell);
-        self.runtime().threads.lock().push(thread.map_err(|error| failed(error.to_string()))?);
-        *door = Some(listener);
+        let tells = match spawn("kddm-parted", Box::new(tell)) {
+            Ok(tells) => tells,
+            Err(error) => {
+                // It has let nobody in, and lets go of the socket.
+                drop(begins);
+                let _ended = accepts.join();
+                return Err(error);
+            }
+        };
+        let _it_waits_for_that = begins.send(());
+        self.runtime().threads.lock().extend([accepts, tells]);
         Ok(())
     }
 

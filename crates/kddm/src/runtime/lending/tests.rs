@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use kddm_core::io::Access;
 use kddm_core::message::RequestKind;
 
 use super::VERSION;
+use super::attach::attach_by;
 use super::door::{Opening, Purpose, Question, Reply, Told};
 use super::frame::{Bytes, HEAD_BYTES, Head, Word, decode, encode};
-use crate::error::{AccessError, Error};
+use crate::error::{AccessError, ConfigurationError, Error};
+use crate::eventually::eventually;
 use crate::runtime::refusals::tests::{refuse_each, work_on};
+use crate::runtime::threads::tests::few;
 use crate::system::Wanted;
 use crate::transport::stream::dial;
 use crate::transport::{Address, Stream, greeting};
@@ -50,6 +54,43 @@ fn a_program_that_ends_while_it_attaches_again_leaves_no_thread() {
         assert!(begun.elapsed() < LIMIT, "a thread has kept it");
         std::thread::yield_now();
     }
+}
+
+/// A program has a thread for each lane and two more: where one of them does not begin, none of the others stays.
+#[test]
+fn a_program_without_a_thread_leaves_no_other_and_is_not_attached() {
+    let socket = socket();
+    let nodes = house_with(2, &socket, 0);
+    for threads in 0..4 {
+        let (mut spawn, alive) = few(threads);
+        let error = attach_by(&socket, &mut spawn).map(drop).expect_err("one is missing").to_string();
+        assert!(error.contains("threads"), "{error}");
+        eventually(LIMIT, "all that have begun end", || alive.load(Ordering::Acquire) == 0);
+    }
+    eventually(LIMIT, "the node has seen their ends", || nodes[0].programs().is_empty());
+    let (mut spawn, alive) = few(4);
+    let program = attach_by(&socket, &mut spawn).expect("that is all");
+    assert_eq!((nodes[0].programs().len(), alive.load(Ordering::Acquire)), (1, 4));
+    program.stop();
+    eventually(LIMIT, "its threads end", || alive.load(Ordering::Acquire) == 0);
+}
+
+#[test]
+fn a_node_without_a_thread_for_programs_lets_none_in_and_may_try_again() {
+    let (node, socket) = (Node::local_cluster(1).expect("a node").remove(0), socket());
+    for threads in 0..2 {
+        let (mut spawn, alive) = few(threads);
+        let error = node.accept_programs_by(&socket, &mut spawn).expect_err("one is missing");
+        assert!(matches!(error, Error::Configuration(ConfigurationError::Listen { .. })), "{error}");
+        assert_eq!(alive.load(Ordering::Acquire), 0, "what has begun has ended");
+        let nobody = Node::attach(&socket).wait_for(LIMIT).map(drop).expect_err("nobody lets it in").to_string();
+        assert!(nobody.contains("no daemon is there"), "{nobody}");
+    }
+    let (mut spawn, alive) = few(2);
+    node.accept_programs_by(&socket, &mut spawn).expect("the path is free");
+    drop(Node::attach(&socket).wait_for(LIMIT).expect("it accepts programs"));
+    node.stop();
+    assert_eq!(alive.load(Ordering::Acquire), 0, "a stop waits for both");
 }
 
 /// Two nodes, the first of which accepts programs, and then so many programs.
