@@ -22,6 +22,7 @@ use crate::runtime::notify::Notify;
 use crate::runtime::part::Part;
 use crate::runtime::placing::Signals;
 use crate::runtime::reviving::{self, Kept};
+use crate::runtime::threads::{Spawn, spawn};
 use crate::runtime::{Identity, Parts, Runtime};
 use crate::transport::greeting::{GreetError, Hello, PROTOCOL, Purpose, call_timed};
 use crate::transport::{Address, Listener, Poller};
@@ -33,6 +34,11 @@ pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) const JOIN_ROUND: Duration = Duration::from_millis(5);
 
 pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
+    join_by(config, &mut spawn)
+}
+
+/// The same with threads that begin like that.
+fn join_by(config: Config, spawn: Spawn<'_>) -> Result<Arc<Runtime>, Error> {
     if !super::wait::may_block() {
         return Err(AccessError::WouldBlock.into());
     }
@@ -51,7 +57,12 @@ pub(crate) fn join(config: Config) -> Result<Arc<Runtime>, Error> {
         Some(kept) => come_back(&config, &listener, kept, nonce)?,
         None => come_in(&config, address, nonce, session, lease_ms)?,
     };
-    let runtime = start(config, secret, identity, listener, membership)?;
+    let runtime = make(config, secret, identity, listener, membership)?;
+    if let Err(error) = runtime.start_threads(spawn) {
+        // The threads that have begun end. It has been let in already: it leaves, or is one that has ended without that.
+        runtime.stop_within(Duration::ZERO, Duration::ZERO);
+        return Err(ConfigurationError::System { what: "threads", reason: error.to_string() }.into());
+    }
     // Whoever asked has waited long enough: a notifier that does not return is not waited for again.
     let (state, limit) = (runtime.config.start_as, runtime.config.join_limit);
     become_member(&runtime, state, limit).inspect_err(|_| runtime.stop_within(Duration::ZERO, Duration::ZERO))?;
@@ -219,7 +230,7 @@ pub(crate) fn ask_all(
     Ok(if is_worth_it { Round::Later(reason) } else { Round::Nobody(reason) })
 }
 
-fn start(
+fn make(
     config: Config,
     secret: Secret,
     identity: Identity,
@@ -268,7 +279,6 @@ fn start(
     runtime.follow_freezes(&mut runtime.membership.lock());
     runtime.install(&first);
     runtime.signals.settled.raise();
-    runtime.start_threads().map_err(system("threads"))?;
     Ok(runtime)
 }
 
@@ -315,5 +325,36 @@ pub(crate) fn become_member(runtime: &Arc<Runtime>, wanted: NodeState, limit: Du
         }
         let mut membership = runtime.membership.lock();
         runtime.wait_for_change(&mut membership, deadline.min(Instant::now() + JOIN_ROUND));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::eventually::eventually;
+    use crate::runtime::threads::tests::few;
+
+    /// No test takes as long; one that does has failed.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// One for each of two lanes, and six more.
+    const THREADS: usize = 8;
+
+    #[test]
+    fn a_node_without_a_thread_leaves_no_other_one_behind() {
+        let config = || Config { guardian: None, ..Config::new().lanes(2) };
+        for threads in 0..THREADS {
+            let (mut spawn, alive) = few(threads);
+            let error = join_by(config(), &mut spawn).map(drop).expect_err("one is missing").to_string();
+            assert!(error.contains("threads"), "{error}");
+            eventually(LIMIT, "all that have begun end", || alive.load(Ordering::Acquire) == 0);
+        }
+        let (mut spawn, alive) = few(THREADS);
+        let runtime = join_by(config(), &mut spawn).expect("that is all");
+        assert_eq!(alive.load(Ordering::Acquire), THREADS);
+        runtime.stop();
+        eventually(LIMIT, "its threads end", || alive.load(Ordering::Acquire) == 0);
     }
 }

@@ -15,6 +15,7 @@ use crate::runtime::lane::Lane;
 use crate::runtime::peer::Peer;
 use crate::runtime::places::Places;
 use crate::runtime::silence::LOOK_INTERVAL;
+use crate::runtime::threads::Spawn;
 use crate::transport::greeting::{GreetError, Purpose, greet};
 use crate::transport::{Address, Stream};
 
@@ -29,35 +30,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const GREETINGS: usize = 64;
 
 impl Runtime {
-    pub fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
-        let mut threads = self.threads.lock();
-        let named = |name: &str| std::thread::Builder::new().name(format!("kddm-{name}"));
+    /// Has the threads of a node begin. Where one does not, those before it are there still, until the node stops.
+    pub fn start_threads(self: &Arc<Self>, spawn: Spawn<'_>) -> std::io::Result<()> {
         for lane in &self.lanes {
             let lane = Arc::clone(lane);
-            threads.push(named("lane").spawn(move || lane.drive())?);
+            let thread = spawn("kddm-lane", Box::new(move || lane.drive()))?;
+            self.threads.lock().push(thread);
         }
-        let runtime = Arc::clone(self);
-        threads.push(named("accept").spawn(move || runtime.accept_all())?);
-        let runtime = Arc::clone(self);
-        threads.push(named("links").spawn(move || runtime.keep_links())?);
-        let runtime = Arc::clone(self);
-        threads.push(named("views").spawn(move || runtime.keep_views())?);
-        let runtime = Arc::clone(self);
-        threads.push(named("lease").spawn(move || runtime.keep_lease())?);
-        let runtime = Arc::clone(self);
-        threads.push(named("placing").spawn(move || runtime.keep_placement())?);
-        if self.membership.lock().is_kept_elsewhere() {
+        let mut begin = |name: &str, work: fn(&Arc<Runtime>)| {
             let runtime = Arc::clone(self);
-            threads.push(named("news").spawn(move || runtime.keep_news())?);
+            spawn(name, Box::new(move || work(&runtime)))
+        };
+        let mut keep = |name: &str, work: fn(&Arc<Runtime>)| {
+            let thread = begin(name, work)?;
+            self.threads.lock().push(thread);
+            Ok::<(), std::io::Error>(())
+        };
+        keep("kddm-accept", |runtime| runtime.accept_all())?;
+        keep("kddm-links", |runtime| runtime.keep_links())?;
+        keep("kddm-views", |runtime| runtime.keep_views())?;
+        keep("kddm-lease", |runtime| runtime.keep_lease())?;
+        keep("kddm-placing", |runtime| runtime.keep_placement())?;
+        if self.membership.lock().is_kept_elsewhere() {
+            keep("kddm-news", |runtime| runtime.keep_news())?;
         }
         if self.config.guardian.is_some() && !matches!(self.address, Address::Local(_)) {
-            let runtime = Arc::clone(self);
-            threads.push(named("guarded").spawn(move || runtime.keep_guarded())?);
+            keep("kddm-guarded", |runtime| runtime.keep_guarded())?;
         }
-        let runtime = Arc::clone(self);
         // Not among those that a stop waits for: it waits for the notifiers, up to a limit.
-        named("notify").spawn(move || runtime.run_notifiers())?;
-        Ok(())
+        begin("kddm-notify", |runtime| runtime.run_notifiers()).map(drop)
     }
 
     fn accept_all(self: &Arc<Self>) {
