@@ -166,6 +166,14 @@ mutations! {
     TakeNumberForLife = "take_number_for_life",
     /// An owner does not ask again for the acks that it is owed.
     ForgetToAskAgain = "forget_to_ask_again",
+    /// A removal in one step (L12) forgets that others have copies.
+    RemoveBesideCopies = "remove_beside_copies",
+    /// A removal in one step forgets that acks are owed.
+    RemoveWithAcksOwed = "remove_with_acks_owed",
+    /// A removal in one step goes on while access is being asked back.
+    RemoveWhileAskedBack = "remove_while_asked_back",
+    /// A node that does not own an object removes its own copy in one step, and no more.
+    RemoveUnowned = "remove_unowned",
 }
 
 /// No mutation; the others are their number plus one.

@@ -272,6 +272,7 @@ pub fn named() -> Vec<Case> {
         "2:te,ag,rr+n",
         "1:ww,rw,rw+d",
         "3:wf,rf,wx+c",
+        "1:r,wwx,+c",
         "12:w1w,1w0w",
         "21:w1r,1w0r",
         "12:w1x0r,1w0x1r",

@@ -101,6 +101,7 @@ const AIMED: &[(Mutation, &str)] = &[
     (Mutation::RemoveAgain, "1:w,x,w+k+R1"),
     (Mutation::ForgetRevalidated, "1:w,r+e"),
     (Mutation::RevalidateUnderWriter, "1:ww,rr+e"),
+    (Mutation::RemoveWithAcksOwed, "1:r,wwx,+c"),
 ];
 /// Worlds that the search looks at in such a case, and its time.
 const AIMED_STATES: usize = 2_000_000;

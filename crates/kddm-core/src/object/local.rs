@@ -32,11 +32,27 @@ impl Turn<'_> {
 
     /// Local threads want it removed, and use nothing of it any more: nothing need be asked back for that.
     pub fn remove_unused(&mut self, version: Version, has_value: bool) {
+        if self.side.revoking.is_some() && mutated(Mutation::RemoveWhileAskedBack) {
+            self.side.revoking = None;
+        }
+        if let Main::Sharer { .. } = self.main
+            && self.copy_is_usable()
+            && mutated(Mutation::RemoveUnowned)
+        {
+            self.give_up_copy();
+            return self.answer(Answer::Removed);
+        }
         if let Main::Owner { version: known, .. } = &mut self.main
             && self.side.revoking.is_none()
         {
             *known = version;
             (self.has_value, self.access) = (has_value, Access::None);
+            if !self.side.owed.is_empty() && mutated(Mutation::RemoveWithAcksOwed) {
+                self.side.owed.clear();
+            }
+            if !self.side.sharers.is_empty() && mutated(Mutation::RemoveBesideCopies) {
+                self.side.sharers.clear();
+            }
             self.look_after_replicas();
         }
         self.want(RequestKind::Remove);

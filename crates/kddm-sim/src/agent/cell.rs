@@ -63,10 +63,10 @@ impl Cell {
     }
 
     /// What the core is asked for the first who waits. Nodes of even numbers give up with a removal what they could be asked
-    /// for, those of odd ones await that it is asked back: both ways are searched.
+    /// for, whether they own it or not; those of odd ones await that it is asked back: both ways are searched.
     pub(super) fn ask(&mut self, wish: Wish, me: NodeId) -> Input {
         self.outstanding = true;
-        let is_unused = self.access == Access::Write && self.revoking.is_none() && !self.is_held();
+        let is_unused = self.access != Access::None && self.revoking.is_none() && !self.is_held();
         if wish.kind() == RequestKind::Remove && me.0.is_multiple_of(2) && is_unused {
             self.access = Access::None;
             return Input::RemoveUnused { version: self.version, has_value: self.value.is_some() };
