@@ -250,3 +250,6 @@ impl Operation<Option<Hold>> for Granted {
         self.0.limit
     }
 }
+
+#[cfg(test)]
+mod tests;
