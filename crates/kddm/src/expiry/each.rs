@@ -210,7 +210,7 @@ fn make_list(times: &Set<Part>) -> Outcome {
             }
         }
     }
-    // Somebody may have listed one that he has yet to make.
+    // Somebody may have listed one that was not there yet when it was asked for.
     list.listed.append(&mut found);
     list.changes = 1;
     let (set, parts) = (times.name(), list.listed.len());
@@ -245,19 +245,38 @@ pub(super) fn part_here(times: &Set<Part>, number: u64) -> Option<Arc<Part>> {
     Some(times.find(number)?.snapshot())
 }
 
-/// Gives an object of the set that time.
+/// Whether there is that part: also one that is not listed, by whoever was cut short.
+async fn is_made(times: &Set<Part>, number: u64) -> Result<bool, Error> {
+    if list(times).await?.listed.contains(&number) {
+        return Ok(true);
+    }
+    match times.get_existing(number).await {
+        Ok(_) => Ok(true),
+        Err(Error::Access(AccessError::NotFound)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives an object of the set that time. It is listed behind that: whoever makes a list that was lost anew asks which parts there
+/// are, and finds no part that is still to be made.
 async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
     let number = part_of(object);
-    if !list(times).await?.listed.contains(&number) {
-        if time == Expire::AsTheSet {
-            return Ok(());
-        }
-        let list = move |list: &mut Part| {
-            list.listed.insert(number);
-            Ok(())
-        };
-        times.update(LIST, list).await?;
+    if time == Expire::AsTheSet && !is_made(times, number).await? {
+        return Ok(());
     }
+    change(set, times, object, time).await?;
+    if list(times).await?.listed.contains(&number) {
+        return Ok(());
+    }
+    let list = move |list: &mut Part| {
+        list.listed.insert(number);
+        Ok(())
+    };
+    times.update(LIST, list).await
+}
+
+async fn change<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
+    let number = part_of(object);
     let change = move |part: &mut Part| part.change(object, time);
     let deadline = deadline_in(set.0.wait_limit);
     loop {
@@ -284,7 +303,12 @@ async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expi
 /// be some among those that were not looked for.
 pub(super) fn make_room<T: Value>(set: &Set<T>, times: &Set<Part>, number: u64) -> Outcome {
     let deadline = deadline_in(times.0.wait_limit);
-    let part = times.get_existing(number).wait()?.snapshot();
+    let part = match times.get_existing(number).wait() {
+        Ok(part) => part.snapshot(),
+        // It was lost meanwhile, and that was accepted: there is all the room.
+        Err(Error::Access(AccessError::NotFound)) => return Ok(PART_LIMIT),
+        Err(error) => return Err(error),
+    };
     let mut oldest: Vec<(u64, Own)> = part.times.iter().map(|(object, own)| (*object, *own)).collect();
     oldest.sort_unstable_by_key(|(_, own)| own.change);
     let mut gone = Vec::with_capacity(ROOM);

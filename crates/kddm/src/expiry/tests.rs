@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Expire;
-use super::each::{LIST, PART_LIMIT, Part, make_beside, make_room, name_of, part_of};
+use super::each::{LIST, PART_LIMIT, Part, make_beside, make_room, name_of, part, part_of};
 use super::here::Expiring;
 use super::once::THREADS;
 use super::rule::{Expiry, OnExpiry};
@@ -239,6 +239,55 @@ fn whoever_has_no_time_to_make_room_does_not_say_that_there_is_none() {
     assert!(matches!(full, Error::Coordination(CoordinationError::TooMany { limit: PART_LIMIT, .. })), "{full}");
     set.remove(objects[1]).wait_for(LIMIT).expect("it is removed");
     assert!(!expire(&set, more, Expire::Never), "there is room for it, and it is not there");
+}
+
+/// As after losses that were accepted: the list is made anew when the part is not there yet that somebody is about to write.
+#[test]
+fn a_time_is_listed_that_is_given_while_the_list_is_lost() {
+    let nodes = Node::local_cluster(2).expect("a cluster");
+    let sets = [0, 1].map(|at: usize| open(&nodes[at]));
+    let times = [0, 1].map(|at: usize| beside(&nodes[at], &sets[at]));
+    let here = |at: usize, number| {
+        let times = times[at].clone();
+        let found = chain(async move { part(&times, number).await }, |_| AccessError::NotFound.into());
+        found.wait_for(LIMIT).expect("it can be read")
+    };
+    let mut together = (0..).filter(|object| part_of(*object) == 7);
+    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
+    objects.iter().for_each(|object| assert!(!expire(&sets[0], *object, Expire::Never)));
+    let busy = busy(&nodes[0]);
+    let more = together.next().expect("there are more");
+    let asked = [sets[0].expire(more, Expire::Never)];
+    are_waiting(&nodes[0], &asked, &times[0], 7);
+    [7, LIST].iter().for_each(|number| times[1].remove(*number).wait_for(LIMIT).expect("it is lost"));
+    assert!(here(1, 7).own(objects[0]).is_none(), "nothing is known of it in the list that is made anew");
+    drop(busy);
+    for asked in asked {
+        assert!(!asked.wait_for(LIMIT).expect("there is room"), "it is not there");
+    }
+    assert!((0..2).all(|at| here(at, 7).own(more).is_some()), "it is found by whoever looks");
+}
+
+/// Whoever gave it was cut short before he could list it.
+#[test]
+fn a_time_that_is_not_listed_can_be_taken_back() {
+    let node = Node::local_cluster(1).expect("a cluster").remove(0);
+    let set = open(&node);
+    let times = beside(&node, &set);
+    assert!(!expire(&set, 1, Expire::Never));
+    let given = times.get_existing(part_of(1)).wait_for(LIMIT).expect("it is there").snapshot();
+    times.remove(part_of(1)).wait_for(LIMIT).expect("it is lost");
+    times.remove(LIST).wait_for(LIMIT).expect("so is the list");
+    assert!(!expire(&set, 1, Expire::AsTheSet), "there is none, and none is made");
+    assert!(matches!(times.get_existing(part_of(1)).wait_for(LIMIT), Err(Error::Access(AccessError::NotFound))));
+    let again = move |part: &mut Part| {
+        *part = (*given).clone();
+        Ok(())
+    };
+    times.update(part_of(1), again).wait_for(LIMIT).expect("it is put");
+    assert!(!expire(&set, 1, Expire::AsTheSet));
+    let own = times.get_existing(part_of(1)).wait_for(LIMIT).expect("it is there").own(1);
+    assert!(own.is_none(), "whoever is the next to list it finds {own:?}");
 }
 
 #[test]
