@@ -342,6 +342,10 @@ impl Sweep {
                 return budget.account.keep(cell); // It does not fit the type.
             }
         }
+        // Of a frozen set nothing is removed, nor held to be: whoever closes it would wait for one after the other.
+        if state.is_frozen(budget.set) {
+            return;
+        }
         if budget.table.access(cell) == Access::Write {
             return match budget.linked.as_ref().filter(|linked| linked.leaves_unwritten()) {
                 Some(linked) => self.evict_here(budget, linked, (lane, state), (object, cell)),
@@ -350,9 +354,7 @@ impl Sweep {
         }
         // Others read it once, and do not any more. Under its lane it is known that it is still this node's: elsewhere
         // this wish could take it from whoever has it by now, or make it anew.
-        if !state.is_frozen(budget.set) {
-            state.ask(budget.set, ObjectId(object), Wish::Acquire, Arc::new(Op::new(Arc::clone(lane))));
-        }
+        state.ask(budget.set, ObjectId(object), Wish::Acquire, Arc::new(Op::new(Arc::clone(lane))));
     }
 
     /// What this node owns, and nobody else has, leaves the cluster in this turn of its lane: what stands behind the set has
@@ -364,8 +366,8 @@ impl Sweep {
         (lane, state): (&Arc<Lane>, &mut LaneState),
         (object, cell): (u64, CellNumber),
     ) {
-        // Whoever waits for it has it first, and of a frozen set nothing is removed.
-        if state.is_frozen(budget.set) || state.locals.contains_key(&(budget.set, ObjectId(object))) {
+        // Whoever waits for it has it first.
+        if state.locals.contains_key(&(budget.set, ObjectId(object))) {
             return;
         }
         let bytes = budget.account.bytes_of(cell);

@@ -231,7 +231,7 @@ impl Runtime {
 
     /// Closes a set in all lanes in one step: who writes an object of one lane may need another one's to come to an end. What is
     /// in the way.
-    pub(super) fn close_all_lanes(&self, set: SetId) -> Result<(), String> {
+    pub fn close_all_lanes(&self, set: SetId) -> Result<(), String> {
         let mut known = Ok(());
         for lane in &self.lanes {
             let mut state = lane.lock();

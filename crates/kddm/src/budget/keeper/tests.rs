@@ -10,6 +10,8 @@ use crate::eventually::eventually;
 use crate::linker::{Linker, LinkerError, Stamp, WritePolicy, Written};
 use crate::{Node, Set};
 
+mod frozen;
+
 const LIMIT: Duration = Duration::from_secs(30);
 const OBJECTS: u64 = 200;
 
