@@ -11,6 +11,7 @@ mod behind;
 mod budget;
 mod evicted;
 mod failures;
+mod heard;
 mod hooks;
 mod losses;
 mod memory;
