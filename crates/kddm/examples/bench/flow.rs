@@ -88,8 +88,8 @@ fn windowed(objects: std::ops::Range<u64>, window: usize, ask: impl Fn(u64) -> P
 }
 
 /// The bytes of large objects that the peer has written anew come here. The floor: as many answers of that size over a
-/// bare connection, asked for as far ahead, read into one buffer. The other floor: each into one of its own, where it
-/// stays until the next round, as objects do.
+/// bare connection, asked for as far ahead, sent from one buffer and read into one. The other floor: each from one of its own, and
+/// into one where it stays until the next round, as objects do.
 fn streams(
     set: &Set<Raw>,
     peer: &mut Peer,
@@ -106,6 +106,9 @@ fn streams(
         windowed(0..count, window, |object| set.fetch(object))?;
         let work_ns = start.elapsed().as_nanos() as f64;
         let floor_ns = answers(echo, count, window as u64, &mut one)?;
+        // All are made anew before they are asked for, as those of the peer are.
+        echo.write_all(&echo_request(size, 1, count))?;
+        echo.read_exact(&mut all[0])?;
         let kept_ns = answers(echo, count, window as u64, &mut all)?;
         if round >= WARM_UP_ROUNDS {
             // Nanoseconds for each MiB.
@@ -119,13 +122,15 @@ fn streams(
     Ok([row(format!("{name}@{pinning}"), floor), row(format!("{name}_kept@{pinning}"), floor_kept)])
 }
 
-/// So many answers into these, by turns.
+/// So many answers into these, by turns: of as many values, or of one.
 fn answers(echo: &mut TcpStream, count: u64, window: u64, into: &mut [Vec<u8>]) -> Result<f64, Failure> {
     let (size, start) = (into.first().map_or(0, Vec::len), Instant::now());
     let (mut asked, places) = (0, into.len());
     for answered in 0..count {
         while asked < count && asked - answered < window {
-            echo.write_all(&echo_request(size, 0))?;
+            // The first one would have all made anew.
+            let which = if places == 1 { 0 } else { 1 + asked.max(1) };
+            echo.write_all(&echo_request(size, which, count))?;
             asked += 1;
         }
         echo.read_exact(&mut into[answered as usize % places])?;

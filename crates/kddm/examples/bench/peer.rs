@@ -9,7 +9,6 @@ use kddm::{Node, PlacedBy, Raw, Set};
 use crate::Failure;
 use crate::contended::{Counter, HOW};
 use crate::memory::Fields;
-use crate::remote::BATCH;
 
 /// The service that answers what it was asked.
 pub const CALLED: &str = "bench/echo";
@@ -150,11 +149,12 @@ fn fetch(node: &Node, count: u64) -> Result<usize, Failure> {
     Ok(set.metadata_bytes() - before)
 }
 
-/// What the floor asks for: an answer of that size, always the same one (0), or one of many values.
-pub fn echo_request(size: usize, which: u64) -> [u8; 64] {
+/// What the floor asks for: an answer of that size, always the same one (0), or one of `of` values.
+pub fn echo_request(size: usize, which: u64, of: u64) -> [u8; 64] {
     let mut request = [0u8; 64];
-    request[..8].copy_from_slice(&(size as u64).to_le_bytes());
-    request[8..16].copy_from_slice(&which.to_le_bytes());
+    for (word, number) in request.chunks_exact_mut(8).zip([size as u64, which, of]) {
+        word.copy_from_slice(&number.to_le_bytes());
+    }
     request
 }
 
@@ -175,7 +175,7 @@ fn serve_echo(listener: &TcpListener) {
                 Some(which) => {
                     // The first one makes all anew, as those of the set are, and is not timed.
                     if which == 0 {
-                        values = (0..=BATCH).map(|_| vec![7u8; size]).collect();
+                        values = (0..number(16)).map(|_| vec![7u8; size]).collect();
                     }
                     &values[which % values.len()]
                 }

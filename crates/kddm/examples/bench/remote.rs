@@ -161,7 +161,7 @@ enum Miss {
 pub fn ping(echo: &mut TcpStream, size: usize, reply: &mut Vec<u8>) -> Result<f64, Failure> {
     reply.resize(size, 0);
     let start = Instant::now();
-    echo.write_all(&echo_request(size, 0))?;
+    echo.write_all(&echo_request(size, 0, 0))?;
     echo.read_exact(reply)?;
     Ok(start.elapsed().as_nanos() as f64)
 }
@@ -169,7 +169,7 @@ pub fn ping(echo: &mut TcpStream, size: usize, reply: &mut Vec<u8>) -> Result<f6
 /// The floor of what is kept: each answer is another value, and has come to stay.
 fn ping_to_keep(echo: &mut TcpStream, size: usize, which: u64) -> Result<(f64, Vec<u8>), Failure> {
     let start = Instant::now();
-    echo.write_all(&echo_request(size, 1 + which))?;
+    echo.write_all(&echo_request(size, 1 + which, 1 + BATCH))?;
     let mut reply = Vec::with_capacity(size);
     while reply.len() < size {
         if rustix::io::read(&*echo, rustix::buffer::spare_capacity(&mut reply))? == 0 {
