@@ -257,14 +257,20 @@ async fn is_made(times: &Set<Part>, number: u64) -> Result<bool, Error> {
     }
 }
 
-/// Gives an object of the set that time. It is listed behind that: whoever makes a list that was lost anew asks which parts there
-/// are, and finds no part that is still to be made.
+/// Gives an object of the set that time. Its part is listed before, so that who is cut short leaves nothing that counts only when
+/// somebody else lists it; and once more if the list was lost meanwhile, and made anew of the parts that were there.
 async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expire) -> Result<(), Error> {
     let number = part_of(object);
-    if time == Expire::AsTheSet && !is_made(times, number).await? {
-        return Ok(());
+    if time == Expire::AsTheSet {
+        return if is_made(times, number).await? { change(set, times, object, time).await } else { Ok(()) };
     }
+    is_listed(times, number).await?;
     change(set, times, object, time).await?;
+    is_listed(times, number).await
+}
+
+/// Lists a part.
+async fn is_listed(times: &Set<Part>, number: u64) -> Result<(), Error> {
     if list(times).await?.listed.contains(&number) {
         return Ok(());
     }
