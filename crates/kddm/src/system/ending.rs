@@ -40,13 +40,40 @@ impl Node {
     /// [frozen](crate::Freeze) it; `OutOfRange` if it is one that KDDM keeps for itself: of barriers, latches, ids or names, or
     /// one that keeps the times of the objects of another set, with which it goes; `BadName` of a name that no set has.
     pub fn destroy_set(&self, name: &str, limit: Duration) -> Pending<()> {
+        self.destroy(name, None, limit)
+    }
+
+    /// As [`destroy_set`](Node::destroy_set), of the very set that was found, for instance by
+    /// [`check_may_destroy`](Node::check_may_destroy), and of no other one that has its name by now.
+    ///
+    /// ```
+    /// let node = kddm::Node::local_cluster(1)?.remove(0);
+    /// let set: kddm::Set<u64> = node.set("ends").open().wait()?;
+    /// let found = node.check_may_destroy("ends")?;
+    /// set.destroy().wait()?;
+    /// let _next: kddm::Set<u64> = node.set("ends").open().wait()?;
+    /// assert!(node.destroy_found(&found, std::time::Duration::from_secs(1)).wait().is_err());
+    /// assert!(node.check_may_destroy("ends").is_ok());
+    /// # Ok::<(), kddm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As there, `Unknown` also if another one has its name; `Attached` in a program.
+    pub fn destroy_found(&self, found: &SetInfo, limit: Duration) -> Pending<()> {
+        match self.is_no_program("destroy a set that was found", "`destroy_set` does, by its name") {
+            Ok(()) => self.destroy(&found.name, Some(SetId(found.id)), limit),
+            Err(error) => Pending::ready(Err(error)),
+        }
+    }
+
+    fn destroy(&self, name: &str, meant: Option<SetId>, limit: Duration) -> Pending<()> {
         if let Err(error) = check_may_go(name) {
             return Pending::ready(Err(error));
         }
         let (node, named, me) = (self.clone(), name.to_string(), self.id());
         let destroy = move || match &node.runtime().lender {
             Some(lender) => lender.destroy(&named, limit),
-            None => node.destroy_set_now(&named, limit),
+            None => node.destroy_set_now(&named, meant, limit),
         };
         let named = name.to_string();
         let late = move |limit| {
@@ -81,17 +108,17 @@ impl Node {
         }
     }
 
-    fn destroy_set_now(&self, name: &str, limit: Duration) -> Result<(), Error> {
-        let set = self.begin_destroy(name)?;
+    fn destroy_set_now(&self, name: &str, meant: Option<SetId>, limit: Duration) -> Result<(), Error> {
+        let set = self.begin_destroy(name, meant)?;
         self.runtime().destroy_everywhere(set, name, limit)?;
         self.end_destroy(set, name)
     }
 
-    /// Says to all who open it from now on that the set ends.
-    pub(crate) fn begin_destroy(&self, name: &str) -> Result<SetId, Error> {
+    /// Says to all who open it from now on that the set ends, if it is the one that is meant.
+    pub(crate) fn begin_destroy(&self, name: &str, meant: Option<SetId>) -> Result<SetId, Error> {
         check_may_go(name)?;
         self.check_goes_alone(name)?;
-        self.begin_destroy_any(name)
+        self.begin_destroy_any(name, meant)
     }
 
     /// An error for whoever would destroy what another set needs.
@@ -117,14 +144,15 @@ impl Node {
         }
     }
 
-    fn begin_destroy_any(&self, name: &str) -> Result<SetId, Error> {
+    fn begin_destroy_any(&self, name: &str, meant: Option<SetId>) -> Result<SetId, Error> {
         let system = self.system()?;
         let found = system.grab_existing(bucket(name)).wait();
         let mut names = found.map_err(|error| match error {
             Error::Access(AccessError::NotFound) => unknown(name),
             other => other,
         })?;
-        let Some(found) = names.sets.iter_mut().find(|d| d.name == name) else { return Err(unknown(name)) };
+        let mut named = names.sets.iter_mut().filter(|d| d.name == name);
+        let found = named.find(|d| meant.is_none_or(|meant| meant.0 == d.set)).ok_or_else(|| unknown(name))?;
         let set = SetId(found.set);
         // One that has begun goes on.
         let by = if found.destroying { None } else { self.runtime().frozen_by(set) };
@@ -140,7 +168,7 @@ impl Node {
     pub(crate) fn end_destroy(&self, set: SetId, name: &str) -> Result<(), Error> {
         if let Some(beside) = crate::expiry::beside(set) {
             // It keeps the times of the objects, which are gone. Before the name: whoever is cut short here goes on.
-            match self.begin_destroy_any(&beside) {
+            match self.begin_destroy_any(&beside, None) {
                 Ok(times) => {
                     self.runtime().destroy_everywhere(times, &beside, self.runtime().config.wait_limit)?;
                     self.end_destroy(times, &beside)?;
@@ -178,7 +206,7 @@ mod tests {
     fn who_ends_a_set_that_has_ended_leaves_the_next_of_its_name_alone() {
         let nodes = Node::local_cluster(2).expect("two nodes");
         let former = open(&nodes[0]);
-        let late = nodes[1].begin_destroy("again").expect("it begins");
+        let late = nodes[1].begin_destroy("again", None).expect("it begins");
         assert!(nodes[0].check_may_destroy("again").expect("one that has begun goes on").is_ending);
         nodes[0].destroy_set("again", LIMIT).wait_for(LIMIT).expect("it ends");
         let next = open(&nodes[0]);

@@ -56,7 +56,7 @@ impl DestroySet {
 /// it.
 ///
 /// # Errors
-/// What [`Node::check_may_destroy`] and [`Node::destroy_set`] can meet; the set of that name is another one now.
+/// What [`Node::check_may_destroy`] and [`Node::destroy_found`] can meet; the set of that name is another one now.
 pub fn destroy(node: &Node, name: &str, limit: Duration, meant: Option<u64>) -> Result<Json, Failure> {
     let info = node.check_may_destroy(name)?;
     if meant.is_some_and(|id| id != info.id) {
@@ -67,7 +67,7 @@ pub fn destroy(node: &Node, name: &str, limit: Duration, meant: Option<u64>) -> 
     let objects = if info.is_ending { None } else { node.object_count(name).ok() };
     if meant.is_some() {
         tracing::warn!(set = name, objects, "this set is destroyed, as an operator wants it");
-        node.destroy_set(name, limit.min(Duration::from_millis(MOST_LIMIT_MS))).wait()?;
+        node.destroy_found(&info, limit.min(Duration::from_millis(MOST_LIMIT_MS))).wait()?;
     }
     Ok(json!({
         "answered_by": node.id(),

@@ -441,7 +441,7 @@ fn answer(owner: &Weak<Owner>, runtime: &Arc<Runtime>, session: u32, question: Q
             Ok(Told::Set(description))
         }
         Question::Destroy { name, limit_ms } => {
-            let set = wanted(owner)?.begin_destroy(&name)?;
+            let set = wanted(owner)?.begin_destroy(&name, None)?;
             runtime.destroy_everywhere(set, &name, Duration::from_millis(limit_ms))?;
             wanted(owner)?.end_destroy(set, &name).map(|()| Told::Done)
         }
