@@ -121,6 +121,7 @@ impl LaneState {
                     if let Some(peer) = self.peers.get_mut(&id) {
                         peer.backlog.held.push_front(held);
                     }
+                    self.follow_undone();
                     return self.relieve_later(id);
                 }
             }

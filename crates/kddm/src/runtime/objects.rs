@@ -9,7 +9,6 @@ use kddm_core::io::{Answer, Body, Input, NoMemory, Output, Outputs};
 use kddm_core::message::{Message, RequestKind};
 use kddm_core::node::Refused;
 
-use crate::cell::Hold;
 use crate::error::{AccessError, Error, MembershipError, SetError};
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Waiter, Wish};
@@ -132,16 +131,6 @@ impl LaneState {
         self.run_own(set, object, withdraw.then_some(Input::Cancel));
     }
 
-    /// A read hold of the copy that is here, decoded, if nobody writes it or waits to.
-    pub fn take_read(&mut self, set: SetId, object: ObjectId) -> Option<Hold> {
-        if self.locals.contains_key(&(set, object)) {
-            return None;
-        }
-        let store = self.stores.get(&set)?;
-        let cell = store.find(object.0)?;
-        store.take_read(cell).inspect(|_| store.uses(cell))
-    }
-
     /// A hold was released while somebody waited or access was being taken back.
     pub fn released(&mut self, set: SetId, object: ObjectId) {
         if self.stopped || self.fenced || self.destroyed.contains(set) || slips(Slip::ReleaseInSilence) {
@@ -193,10 +182,16 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<(), NoMemory> {
-        let mut touched = todo.is_empty();
+        let (mut touched, mut is_first) = (todo.is_empty(), true);
         loop {
             while let Some(input) = todo.pop_front() {
-                touched |= self.step(set, object, input, body, todo)?;
+                match self.step(set, object, input, body, todo) {
+                    Ok(done) => touched |= done,
+                    Err(refused) if is_first => return Err(refused),
+                    // It has followed from another one, which is done: nobody hands it in again.
+                    Err(NoMemory) => self.refused(set, object, Refused::NoMemory),
+                }
+                is_first = false;
             }
             self.serve_local(set, object, todo);
             if todo.is_empty() {
@@ -217,10 +212,10 @@ impl LaneState {
         body: &mut Option<Cow<'_, [u8]>>,
         todo: &mut VecDeque<Input>,
     ) -> Result<bool, NoMemory> {
+        self.follow_undone();
         if self.fenced {
             return Ok(false); // What the core knows is not to be relied on.
         }
-        self.follow_undone();
         let mut outputs = std::mem::take(&mut self.outputs);
         let is_word = matches!(&input, Input::Message { message: Message::Placed { .. }, .. });
         let is_message = matches!(&input, Input::Message { .. });
@@ -305,7 +300,7 @@ impl LaneState {
     }
 
     /// The core does not take an input. Whoever waits here hears of it.
-    fn refused(&mut self, set: SetId, object: ObjectId, refused: Refused) {
+    pub fn refused(&mut self, set: SetId, object: ObjectId, refused: Refused) {
         let error: Error = match refused {
             Refused::UnknownSet => SetError::Destroyed.into(),
             Refused::NoHome | Refused::Settling => MembershipError::NotSharing { node: self.core.id().0 }.into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::{Input, NoMemory, Output};
-use kddm_core::node::HandedOver;
+use kddm_core::node::{HandedOver, Refused};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -107,7 +107,9 @@ impl Follows {
     /// Does what follows.
     pub fn go_on(self, lane: &mut LaneState, set: SetId) {
         for (object, mut todo) in self.of {
-            let _no_message_that_could_be_refused = lane.go_on(set, object, &mut None, &mut todo);
+            if lane.go_on(set, object, &mut None, &mut todo).is_err() {
+                lane.refused(set, object, Refused::NoMemory);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ thread_local! {
 /// Keeps those back, if this thread has such a lock; else they are woken now.
 pub(crate) fn keep(to_wake: ToWake) -> Option<ToWake> {
     let mut to_wake = Some(to_wake);
-    // A thread that ends has no such lock.
+    // A thread that is about to end keeps nobody back: it has no place for that any more.
     let _is_ending = KEPT.try_with(|kept| {
         let mut kept = kept.borrow_mut();
         if kept.locks > 0

@@ -350,6 +350,8 @@ impl LaneState {
             {
                 peer.session.take_back(length);
             }
+            // Now it acknowledges what was received, and nothing else has been.
+            self.follow_undone();
             handled?;
         }
         self.statistics.received[usize::from(message.kind())] += 1;

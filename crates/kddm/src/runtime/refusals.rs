@@ -83,6 +83,7 @@ impl LaneState {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::VecDeque;
     use std::time::Duration;
 
     use kddm_core::frame::{BodySeal, Decoded, Envelope, Head, Numbers, decode};
@@ -198,7 +199,6 @@ pub(crate) mod tests {
         state.refuse_each = Some(1);
         assert!(state.handle_frame(NodeId(1), &head, 100, 0, &mut None).is_err());
         state.refuse_each = None;
-        state.follow_undone();
         let session = &state.peers[&NodeId(1)].session;
         let Ok(Decoded::Frame(frame, _)) = decode(session.to_write()) else { panic!("it is said to the home") };
         assert_eq!((frame.numbers.acknowledged, session.received()), (sequence - 1, sequence - 1));
@@ -224,6 +224,25 @@ pub(crate) mod tests {
         state.refuse_each = None;
         lane.finish(state);
         assert!(grab.wait_for(LIMIT).is_ok(), "the wish was said to nobody");
+    }
+
+    /// What follows from an input is handed in by nobody again: who waits for it hears that there is no memory.
+    #[test]
+    fn what_follows_and_is_refused_ends_the_wait() {
+        let (nodes, sets, set) = pair();
+        let object = ObjectId(7);
+        let held = sets[1].grab(7).wait_for(LIMIT).expect("nobody has it");
+        let waits = sets[0].grab(7);
+        let lane = nodes[0].runtime().lane(set, object);
+        let mut state = lane.lock();
+        state.refuse_each = Some(1);
+        let mut todo = VecDeque::from([Input::Cancel, Input::AcceptLoss]);
+        assert!(state.go_on(set, object, &mut None, &mut todo).is_ok(), "it is none of a message");
+        state.refuse_each = None;
+        lane.finish(state);
+        let refused = waits.wait_for(LIMIT).map(drop).expect_err("it is over");
+        assert!(matches!(refused, Error::Access(AccessError::Overloaded { .. })), "{refused}");
+        drop(held);
     }
 
     /// It is told before anything else, which may be about another set.

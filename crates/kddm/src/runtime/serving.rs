@@ -6,7 +6,7 @@ use kddm_core::id::{ObjectId, SetId};
 use kddm_core::io::{Access, Input};
 use kddm_core::message::RequestKind;
 
-use crate::cell::{CellNumber, Store};
+use crate::cell::{CellNumber, Hold, Store};
 use crate::error::AccessError;
 use crate::runtime::lane::LaneState;
 use crate::runtime::local::{Asker, Wish};
@@ -20,6 +20,16 @@ pub(crate) enum Served {
 }
 
 impl LaneState {
+    /// A read hold of the copy that is here, decoded, if nobody writes it or waits to.
+    pub fn take_read(&mut self, set: SetId, object: ObjectId) -> Option<Hold> {
+        if self.locals.contains_key(&(set, object)) {
+            return None;
+        }
+        let store = self.stores.get(&set)?;
+        let cell = store.find(object.0)?;
+        store.take_read(cell).inspect(|_| store.uses(cell))
+    }
+
     /// Serves waiting local threads in order of arrival, and asks the core for what is missing.
     pub fn serve_local(&mut self, set: SetId, object: ObjectId, todo: &mut VecDeque<Input>) {
         if self.fenced {
