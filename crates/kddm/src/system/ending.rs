@@ -48,9 +48,9 @@ impl Node {
     ///
     /// ```
     /// let node = kddm::Node::local_cluster(1)?.remove(0);
-    /// let set: kddm::Set<u64> = node.set("ends").open().wait()?;
+    /// let _set: kddm::Set<u64> = node.set("ends").open().wait()?;
     /// let found = node.check_may_destroy("ends")?;
-    /// set.destroy().wait()?;
+    /// node.destroy_set("ends", std::time::Duration::from_secs(1)).wait()?;
     /// let _next: kddm::Set<u64> = node.set("ends").open().wait()?;
     /// assert!(node.destroy_found(&found, std::time::Duration::from_secs(1)).wait().is_err());
     /// assert!(node.check_may_destroy("ends").is_ok());
