@@ -264,13 +264,13 @@ async fn give<T: Value>(set: &Set<T>, times: &Set<Part>, object: u64, time: Expi
     if time == Expire::AsTheSet {
         return if is_made(times, number).await? { change(set, times, object, time).await } else { Ok(()) };
     }
-    is_listed(times, number).await?;
+    list_part(times, number).await?;
     change(set, times, object, time).await?;
-    is_listed(times, number).await
+    list_part(times, number).await
 }
 
-/// Lists a part.
-async fn is_listed(times: &Set<Part>, number: u64) -> Result<(), Error> {
+/// Lists a part, if it is not listed yet.
+async fn list_part(times: &Set<Part>, number: u64) -> Result<(), Error> {
     if list(times).await?.listed.contains(&number) {
         return Ok(());
     }

@@ -165,6 +165,14 @@ fn are_waiting(node: &Node, asked: &[Pending<bool>], set: &Set<Part>, number: u6
     assert_eq!(works.pool().waiting(), 1, "for one that does it");
 }
 
+/// Has a part filled with the times of as many objects as it can have; these, and others that belong there.
+fn full_part(set: &Set<u64>) -> (Vec<u64>, impl Iterator<Item = u64>) {
+    let mut together = (0..).filter(|object| part_of(*object) == 7);
+    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
+    objects.iter().for_each(|object| assert!(!expire(set, *object, Expire::Never)));
+    (objects, together)
+}
+
 #[test]
 fn one_member_finds_out_which_parts_there_are_for_all_who_want_to_know() {
     let nodes = Node::local_cluster(2).expect("a cluster");
@@ -199,11 +207,9 @@ fn one_makes_room_in_a_full_part_for_all_who_want_some() {
     let node = Node::local_cluster(1).expect("a cluster").remove(0);
     let set = open(&node);
     let times = beside(&node, &set);
-    let mut together = (0..).filter(|object| part_of(*object) == 7);
-    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
-    objects.iter().for_each(|object| assert!(!expire(&set, *object, Expire::Never)));
+    let (objects, more) = full_part(&set);
     let busy = busy(&node);
-    let more: Vec<u64> = together.take(100).collect();
+    let more: Vec<u64> = more.take(100).collect();
     let asked: Vec<_> = more.iter().map(|object| set.expire(*object, Expire::Never)).collect();
     are_waiting(&node, &asked, &times, 7);
     drop(busy);
@@ -221,10 +227,8 @@ fn whoever_has_no_time_to_make_room_does_not_say_that_there_is_none() {
     let node = Node::local_cluster(1).expect("a cluster").remove(0);
     let set = open(&node);
     let times = beside(&node, &set);
-    let mut together = (0..).filter(|object| part_of(*object) == 7);
-    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
-    objects.iter().for_each(|object| assert!(!expire(&set, *object, Expire::Never)));
-    let more = together.next().expect("there are many");
+    let (objects, mut more) = full_part(&set);
+    let more = more.next().expect("there are many");
     let hurried: Set<u64> = node.set("leaving").wait_limit(Duration::ZERO).open().wait_for(LIMIT).expect("it opens");
     let builder = node.set(&name_of(set.0.here.set)).wait_limit(Duration::ZERO);
     let hurried_times: Set<Part> = builder.open_existing().wait_for(LIMIT).expect("it is there");
@@ -252,11 +256,9 @@ fn a_time_is_listed_that_is_given_while_the_list_is_lost() {
         let found = chain(async move { part(&times, number).await }, |_| AccessError::NotFound.into());
         found.wait_for(LIMIT).expect("it can be read")
     };
-    let mut together = (0..).filter(|object| part_of(*object) == 7);
-    let objects: Vec<u64> = together.by_ref().take(PART_LIMIT).collect();
-    objects.iter().for_each(|object| assert!(!expire(&sets[0], *object, Expire::Never)));
+    let (objects, mut more) = full_part(&sets[0]);
     let busy = busy(&nodes[0]);
-    let more = together.next().expect("there are more");
+    let more = more.next().expect("there are more");
     let asked = [sets[0].expire(more, Expire::Never)];
     are_waiting(&nodes[0], &asked, &times[0], 7);
     [7, LIST].iter().for_each(|number| times[1].remove(*number).wait_for(LIMIT).expect("it is lost"));

@@ -221,9 +221,7 @@ impl LaneState {
         let is_message = matches!(&input, Input::Message { .. });
         let told = Told::of(&input);
         let question = question_of(&input);
-        let handed_in = self.hand_in(set, object, input, &mut outputs);
-        let lacks_memory = matches!(handed_in, Err(Refused::NoMemory));
-        match handed_in {
+        match self.hand_in(set, object, input, &mut outputs) {
             Ok(()) => self.was_told(set, object, told),
             Err(Refused::NoMemory) => {
                 self.statistics.refused_memory += 1;
@@ -237,7 +235,6 @@ impl LaneState {
         let mut touched = told != Told::Message;
         // The first input to a shard in a new epoch takes all its objects there, also if there is no memory for the input then.
         let mut others = Follows::default();
-        let body = if lacks_memory { &mut None } else { body };
         for output in outputs.drain() {
             if output.object() == object {
                 touched |= changes_what_is_here(&output);
@@ -248,9 +245,6 @@ impl LaneState {
         }
         self.outputs = outputs;
         others.go_on(self, set);
-        if lacks_memory {
-            return Ok(true);
-        }
         question.into_iter().for_each(|question| self.is_answered(question));
         if is_word || (is_message && self.core.is_handing_over()) {
             self.look_whether_settled();

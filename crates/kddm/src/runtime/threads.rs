@@ -3,8 +3,7 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// What a thread does from its begin to its end.
-pub(crate) type Work = Box<dyn FnOnce() + Send>;
+use crate::runtime::pool::Work;
 
 /// Begins a thread of that name.
 pub(crate) type Spawn<'a> = &'a mut dyn FnMut(&str, Work) -> io::Result<JoinHandle<()>>;
